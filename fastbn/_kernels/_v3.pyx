@@ -1,0 +1,2 @@
+# The kernels for one ISA level; its flags are in setup.py.
+include "kernels.pxi"

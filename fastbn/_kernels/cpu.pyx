@@ -1,0 +1,82 @@
+"""What this CPU can do. Built without any ISA flag, and asked before a kernel module is imported."""
+
+import os
+
+cdef extern from *:
+    """
+    #if (defined(__GNUC__) || defined(__clang__)) && (defined(__x86_64__) || defined(__i386__))
+    #define FASTBN_HAS(feature) (__builtin_cpu_supports(feature) != 0)
+    #define FASTBN_CPU_INIT() __builtin_cpu_init()
+    #else
+    #define FASTBN_HAS(feature) 0
+    #define FASTBN_CPU_INIT() ((void)0)
+    #endif
+    static int fastbn_level(void) {
+        FASTBN_CPU_INIT();
+        if (!(FASTBN_HAS("ssse3") && FASTBN_HAS("sse4.1") && FASTBN_HAS("sse4.2") && FASTBN_HAS("popcnt"))) return 1;
+        if (!(FASTBN_HAS("avx") && FASTBN_HAS("avx2") && FASTBN_HAS("bmi") && FASTBN_HAS("bmi2") && FASTBN_HAS("fma")))
+            return 2;
+        if (!(FASTBN_HAS("avx512f") && FASTBN_HAS("avx512bw") && FASTBN_HAS("avx512cd") && FASTBN_HAS("avx512dq")
+              && FASTBN_HAS("avx512vl"))) return 3;
+        return 4;
+    }
+    #ifndef FASTBN_FLAGS
+    #define FASTBN_FLAGS "unknown"
+    #endif
+    #if defined(__clang__)
+    #define FASTBN_COMPILER "clang " __VERSION__
+    #elif defined(__GNUC__)
+    #define FASTBN_COMPILER "gcc " __VERSION__
+    #else
+    #define FASTBN_COMPILER "msvc"
+    #endif
+    """
+    int fastbn_level() noexcept nogil
+    const char* FASTBN_FLAGS
+    const char* FASTBN_COMPILER
+
+
+def level():
+    """The x86-64 psABI level of this CPU under this operating system, 1 to 4; 1 on any other architecture.
+
+    Returns
+    -------
+    int
+    """
+    return fastbn_level()
+
+
+def cache_bytes():
+    """Bytes of second-level cache for each core; 1 MiB where the system does not tell.
+
+    It decides in which order work is done, never what is computed.
+
+    Returns
+    -------
+    int
+    """
+    try:
+        size = os.sysconf("SC_LEVEL2_CACHE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        size = 0
+    return size if size > 0 else 1 << 20
+
+
+def compiler():
+    """The compiler that built the kernels, with its version.
+
+    Returns
+    -------
+    str
+    """
+    return FASTBN_COMPILER.decode()
+
+
+def flags():
+    """The flags that all kernels were built with; each ISA level adds its own -march.
+
+    Returns
+    -------
+    str
+    """
+    return FASTBN_FLAGS.decode()

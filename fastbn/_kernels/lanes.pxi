@@ -1,0 +1,80 @@
+# What every kernel shares: element types, constants, the job that a call hands down, and the one merge of statistics.
+
+from libc.math cimport sqrt
+from libc.stdint cimport uint64_t
+
+ctypedef fused real:    # what the arrays hold
+    float
+    double
+
+ctypedef fused lane:    # what a running sum is held in
+    float
+    double
+
+cdef enum:
+    TILE = 64           # elements that one step of any loop takes: 4 zmm, 8 ymm or 16 xmm of float
+    PIVOT = 8           # a pivot is the mean of the first 1/PIVOT of what is reduced
+
+cdef enum:              # where the gradient of a fused ReLU comes from
+    OPEN = 0            # no activation
+    REPLAY = 1          # the forward is computed again from x
+    BITS = 2            # the forward left one bit an element
+
+cdef struct Moments:
+    double n
+    double mean
+    double m2           # sum of squared distances from the mean
+
+cdef struct Block:      # where an array is: element (n, c, s) is p[n * step_n + c * step_c + s]
+    char* p
+    Py_ssize_t step_n
+    Py_ssize_t step_c
+
+
+cdef inline Py_ssize_t least(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    return a if a < b else b
+
+
+cdef inline Py_ssize_t parts(Py_ssize_t total, Py_ssize_t part) noexcept nogil:
+    return (total + part - 1) // part
+
+
+cdef inline void merge(Moments* a, Moments b) noexcept nogil:
+    # Chan, Golub and LeVeque (1983): the one way in which two sets of statistics become one.
+    cdef double n = a.n + b.n
+    cdef double delta = b.mean - a.mean
+    cdef double weight
+    if b.n == 0:
+        return
+    if a.n == 0:
+        a[0] = b
+        return
+    weight = b.n / n
+    a.mean += delta * weight
+    a.m2 += b.m2 + delta * delta * (a.n * weight)
+    a.n = n
+
+
+cdef inline Moments moments_about(double pivot, double n, double e, double q) noexcept nogil:
+    # e and q are the sums of (x - pivot) and of its square.
+    cdef Moments out
+    cdef double m2 = q - e * (e / n)
+    out.n = n
+    out.mean = pivot + e / n
+    out.m2 = 0.0 if m2 < 0.0 else m2    # NaN stays NaN
+    return out
+
+
+cdef inline bint squares_held(double n, double e, double q) noexcept nogil:
+    # False where float sums overflowed, met a NaN, or are so small that squares were lost below the normal range
+    # (2**-126; the bound of 2**-100 an element leaves 26 bits). All zero is exact: what a constant channel gives.
+    return (q >= n * 7.888609052210118e-31 and q < 1e300) or (q == 0.0 and e == 0.0)
+
+
+cdef inline bint finite(double a) noexcept nogil:
+    return a - a == 0.0
+
+
+cdef inline real opened(real dy, real d, real scale, real shift) noexcept nogil:
+    # The gradient that a ReLU lets through; the same expression as in transform.pxi, so that the bits agree.
+    return 0 if d * scale + shift <= 0 else dy

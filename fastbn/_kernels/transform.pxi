@@ -1,0 +1,225 @@
+# The elementwise passes, for both memory shapes: `rows` rows of `width` <= TILE elements.
+#
+# a) In `rows` a tile is TILE neighbouring channels over some rows, and every column has constants of its own. In
+#    `planes` a run of one channel is cut into rows of TILE elements, and one constant serves all: `spread` is 1 or 0,
+#    a literal that multiplies the index of the constants.
+# b) A row is computed into a local array and then stored: x and y may be the same memory, and the compiler need not
+#    prove that they are not.
+# c) Constants are copied into local arrays first, so they stay in registers although y is written.
+# d) The switches are literals; the `_tile` functions at the end of each part choose among them.
+
+
+cdef inline void affine_rows(
+    const real* x, Py_ssize_t x_step, const real* r, Py_ssize_t r_step,         # IN  (rows, width), r: residual
+    real* y, Py_ssize_t y_step,                                                 # OUT (rows, width)
+    uint64_t* bits, Py_ssize_t bits_step,                                       # OUT (rows,) or NULL
+    Py_ssize_t rows, int width,
+    const real* m, const real* scale, const real* shift, int spread,            # IN  (TILE,) or (1,)
+    bint residual, bint relu, bint keep,
+) noexcept nogil:
+    # y = (x - m) * scale + shift [+ r] [then ReLU, which lets NaN through]
+    cdef real mc[TILE]
+    cdef real ac[TILE]
+    cdef real bc[TILE]
+    cdef real t[TILE]
+    cdef const real* p
+    cdef real* o
+    cdef uint64_t word
+    cdef Py_ssize_t i
+    cdef int j
+    for j in range(TILE if spread else 1):
+        if j < width:
+            mc[j] = m[j]
+            ac[j] = scale[j]
+            bc[j] = shift[j]
+    for i in range(rows):
+        p = x + i * x_step
+        for j in range(TILE):
+            if j < width:
+                t[j] = (p[j] - mc[j * spread]) * ac[j * spread] + bc[j * spread]
+        if residual:
+            p = r + i * r_step
+            for j in range(TILE):
+                if j < width:
+                    t[j] += p[j]
+        if keep:
+            word = 0
+            for j in range(TILE):
+                if j < width:
+                    word |= <uint64_t> (0 if t[j] <= 0 else 1) << j
+            bits[i * bits_step] = word
+        o = y + i * y_step
+        for j in range(TILE):
+            if j < width:
+                if relu:
+                    o[j] = 0 if t[j] <= 0 else t[j]
+                else:
+                    o[j] = t[j]
+
+
+cdef inline void affine_modes(
+    const real* x, Py_ssize_t x_step, const real* r, Py_ssize_t r_step, real* y, Py_ssize_t y_step,
+    uint64_t* bits, Py_ssize_t bits_step, Py_ssize_t rows, int width,
+    const real* m, const real* scale, const real* shift, int spread, bint relu,
+) noexcept nogil:
+    if r == NULL:
+        if relu:
+            affine_rows(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, m, scale, shift, spread,
+                        False, True, False)
+        else:
+            affine_rows(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, m, scale, shift, spread,
+                        False, False, False)
+    elif not relu:
+        affine_rows(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, m, scale, shift, spread,
+                    True, False, False)
+    elif bits == NULL:
+        affine_rows(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, m, scale, shift, spread,
+                    True, True, False)
+    else:
+        affine_rows(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, m, scale, shift, spread,
+                    True, True, True)
+
+
+cdef void affine_tile(
+    const real* x, Py_ssize_t x_step, const real* r, Py_ssize_t r_step, real* y, Py_ssize_t y_step,
+    uint64_t* bits, Py_ssize_t bits_step, Py_ssize_t rows, int width, const real* coef, Py_ssize_t coef_step,
+    int spread, bint relu,
+) noexcept nogil:
+    cdef const real* m = coef + SUBTRACT * coef_step
+    cdef const real* a = coef + SCALE * coef_step
+    cdef const real* b = coef + SHIFT * coef_step
+    if spread and width == TILE:
+        affine_modes(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, TILE, m, a, b, 1, relu)
+    elif spread:
+        affine_modes(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, m, a, b, 1, relu)
+    elif width == TILE:
+        affine_modes(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, TILE, m, a, b, 0, relu)
+    else:
+        affine_modes(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, m, a, b, 0, relu)
+
+
+cdef inline void gradient_rows(
+    const real* g, Py_ssize_t g_step, const real* x, Py_ssize_t x_step,         # IN  (rows, width)
+    const uint64_t* bits, Py_ssize_t bits_step,                                 # IN  (rows,) or NULL
+    real* dx, Py_ssize_t dx_step, real* dr, Py_ssize_t dr_step,                 # OUT (rows, width), dr: d residual
+    Py_ssize_t rows, int width,
+    const real* m, const real* scale, const real* shift,                        # IN  of the forward, for REPLAY
+    const real* a, const real* b, const real* c, const real* rstd, int spread,  # IN
+    int gate, bint residual, bint frozen,
+) noexcept nogil:
+    # dx = a * dy + b * ((x - m) * rstd) + c; with frozen statistics dx = a * dy
+    cdef real mc[TILE]
+    cdef real sc[TILE]
+    cdef real hc[TILE]
+    cdef real ac[TILE]
+    cdef real bc[TILE]
+    cdef real cc[TILE]
+    cdef real rc[TILE]
+    cdef real t[TILE]
+    cdef real v[TILE]
+    cdef const real* p
+    cdef const real* h
+    cdef real* o
+    cdef uint64_t word
+    cdef Py_ssize_t i
+    cdef int j
+    for j in range(TILE if spread else 1):
+        if j < width:
+            mc[j] = m[j]
+            sc[j] = scale[j]
+            hc[j] = shift[j]
+            ac[j] = a[j]
+            bc[j] = b[j]
+            cc[j] = c[j]
+            rc[j] = rstd[j]
+    for i in range(rows):
+        h = g + i * g_step
+        p = x + i * x_step
+        for j in range(TILE):
+            if j < width:
+                v[j] = h[j]
+        if gate == REPLAY:
+            for j in range(TILE):
+                if j < width:
+                    v[j] = opened(v[j], p[j] - mc[j * spread], sc[j * spread], hc[j * spread])
+        elif gate == BITS:
+            word = bits[i * bits_step]
+            for j in range(TILE):
+                if j < width:
+                    v[j] = v[j] if (word >> j) & 1 else 0
+        for j in range(TILE):
+            if j < width:
+                if frozen:
+                    t[j] = ac[j * spread] * v[j]
+                else:
+                    t[j] = (ac[j * spread] * v[j] + bc[j * spread] * ((p[j] - mc[j * spread]) * rc[j * spread])
+                            + cc[j * spread])
+        if residual:
+            o = dr + i * dr_step
+            for j in range(TILE):
+                if j < width:
+                    o[j] = v[j]
+        o = dx + i * dx_step
+        for j in range(TILE):
+            if j < width:
+                o[j] = t[j]
+
+
+cdef inline void gradient_modes(
+    const real* g, Py_ssize_t g_step, const real* x, Py_ssize_t x_step, const uint64_t* bits, Py_ssize_t bits_step,
+    real* dx, Py_ssize_t dx_step, real* dr, Py_ssize_t dr_step, Py_ssize_t rows, int width,
+    const real* m, const real* scale, const real* shift, const real* a, const real* b, const real* c,
+    const real* rstd, int spread, int gate, bint frozen,
+) noexcept nogil:
+    # A residual without an activation leaves the gate open; with one, it is what the bits are for.
+    if frozen:
+        if gate == REPLAY:
+            gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width,
+                          m, scale, shift, a, b, c, rstd, spread, REPLAY, False, True)
+        elif gate == BITS:
+            gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width,
+                          m, scale, shift, a, b, c, rstd, spread, BITS, True, True)
+        elif dr != NULL:
+            gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width,
+                          m, scale, shift, a, b, c, rstd, spread, OPEN, True, True)
+        else:
+            gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width,
+                          m, scale, shift, a, b, c, rstd, spread, OPEN, False, True)
+    elif gate == REPLAY:
+        gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width,
+                      m, scale, shift, a, b, c, rstd, spread, REPLAY, False, False)
+    elif gate == BITS:
+        gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width,
+                      m, scale, shift, a, b, c, rstd, spread, BITS, True, False)
+    elif dr != NULL:
+        gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width,
+                      m, scale, shift, a, b, c, rstd, spread, OPEN, True, False)
+    else:
+        gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width,
+                      m, scale, shift, a, b, c, rstd, spread, OPEN, False, False)
+
+
+cdef void gradient_tile(
+    const real* g, Py_ssize_t g_step, const real* x, Py_ssize_t x_step, const uint64_t* bits, Py_ssize_t bits_step,
+    real* dx, Py_ssize_t dx_step, real* dr, Py_ssize_t dr_step, Py_ssize_t rows, int width,
+    const real* coef, Py_ssize_t coef_step, int spread, int gate, bint frozen,
+) noexcept nogil:
+    cdef const real* m = coef + SUBTRACT * coef_step
+    cdef const real* scale = coef + SCALE * coef_step
+    cdef const real* shift = coef + SHIFT * coef_step
+    cdef const real* a = coef + DX_DY * coef_step
+    cdef const real* b = coef + DX_X * coef_step
+    cdef const real* c = coef + DX_1 * coef_step
+    cdef const real* rstd = coef + RSTD * coef_step
+    if spread and width == TILE:
+        gradient_modes(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, TILE,
+                       m, scale, shift, a, b, c, rstd, 1, gate, frozen)
+    elif spread:
+        gradient_modes(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width,
+                       m, scale, shift, a, b, c, rstd, 1, gate, frozen)
+    elif width == TILE:
+        gradient_modes(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, TILE,
+                       m, scale, shift, a, b, c, rstd, 0, gate, frozen)
+    else:
+        gradient_modes(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width,
+                       m, scale, shift, a, b, c, rstd, 0, gate, frozen)

@@ -1,0 +1,318 @@
+# cython: language_level=3
+"""The only file that knows axes: checks an array once and turns it into one of the two shapes that kernels walk.
+
+``planes`` is (N, C, S): everything before the channel axis, the channels, everything after it. ``rows`` is (R, C): the
+channels lie last. Which axes come "before" and "after" is a matter of memory, not of the order in which the array names
+them: a Fortran-ordered (N, C) array is planes with N = 1, and the channels-last view of an image batch is rows.
+
+It is compiled because a small call spends its time here: in Python these checks take longer than the arithmetic.
+"""
+
+import numpy as np
+
+cimport numpy as cnp
+
+cnp.import_array()
+
+cdef str SUPPORTED = "float32 and float64"
+
+
+cdef class View:
+    """One array as the kernels walk it."""
+
+    @property
+    def shape(self):
+        """(n, c, s) of planes; rows have s == 1."""
+        return self.n, self.c, self.s
+
+    @property
+    def size(self):
+        """How many elements."""
+        return self.n * self.c * self.s
+
+    @property
+    def packed(self):
+        """Whether the kernels walk a copy."""
+        return self.target is not None
+
+    def finish(self):
+        """The array that the caller gets: a packed result is copied to where it belongs."""
+        if self.target is None:
+            return self.array
+        np.copyto(self.target, self.array)
+        return self.target
+
+
+cdef cnp.ndarray array_of(object x, str name):
+    cdef cnp.ndarray a
+    if type(x) is np.ndarray:
+        a = <cnp.ndarray> x
+    else:
+        if isinstance(x, np.ma.MaskedArray):
+            raise TypeError(f"{name} is a masked array, whose mask would be ignored; expected a plain array")
+        a = np.asarray(x)
+    if cnp.PyArray_TYPE(a) != cnp.NPY_FLOAT and cnp.PyArray_TYPE(a) != cnp.NPY_DOUBLE:
+        raise TypeError(f"{name} has dtype {a.dtype}; expected {SUPPORTED}")
+    return a
+
+
+cdef int axis_of(object axis, int ndim) except -1:
+    cdef Py_ssize_t k
+    if isinstance(axis, bool):
+        raise TypeError(f"axis must be an integer, got {axis!r}")
+    try:
+        k = axis
+    except TypeError:
+        raise TypeError(f"axis must be an integer, got {axis!r}") from None
+    if k < -ndim or k >= ndim:
+        raise ValueError(f"axis {k} is out of range for an array of {ndim} dimensions")
+    return <int> (k + ndim if k < 0 else k)
+
+
+cdef inline bint plain(cnp.ndarray a) noexcept:
+    return cnp.PyArray_ISALIGNED(a) and cnp.PyArray_ISNOTSWAPPED(a)
+
+
+cdef bint walk(View v, cnp.ndarray a, int axis) noexcept:
+    # Fill in shape and steps for the order of axes that v has; False where no single step covers the outer axes, or the
+    # inner ones are not contiguous.
+    cdef cnp.npy_intp* shape = cnp.PyArray_DIMS(a)
+    cdef cnp.npy_intp* strides = cnp.PyArray_STRIDES(a)
+    cdef Py_ssize_t itemsize = cnp.PyArray_ITEMSIZE(a)
+    cdef Py_ssize_t n = 1, s = 1, step_n = 0, step_s = itemsize, step_c
+    cdef int ndim = cnp.PyArray_NDIM(a), i, k
+    if not plain(a):
+        return False
+    for i in range(ndim - 1, -1, -1):
+        k = i if v.order is None else v.order[i]
+        if k == axis or shape[k] == 1:
+            continue
+        if i > v.outer:
+            if strides[k] != itemsize * s:
+                return False
+            s *= shape[k]
+        else:
+            if n == 1:
+                step_n = strides[k]
+            elif strides[k] != step_n * n:
+                return False
+            n *= shape[k]
+    step_c = strides[axis] if shape[axis] > 1 else itemsize * s
+    if n == 1:
+        step_n = step_c * shape[axis]
+    if step_n % itemsize or step_c % itemsize or (s == 1 and step_c != itemsize):
+        return False
+    v.array = a
+    v.p = cnp.PyArray_BYTES(a)
+    v.is_double = itemsize == 8
+    v.n = n
+    v.c = shape[axis]
+    v.s = s
+    v.step_n = step_n // itemsize
+    v.step_c = step_c // itemsize
+    return True
+
+
+cdef void find_order(View v, cnp.ndarray a, int axis):
+    # The axes by falling distance in memory; a broadcast axis (stride 0) repeats everything, so it is outermost.
+    cdef int ndim = cnp.PyArray_NDIM(a)
+    reach = [abs(a.strides[k]) if a.strides[k] else 1 << 62 for k in range(ndim)]
+    if a.shape[axis] == 1:
+        reach[axis] = 1 << 63
+    rest = [k for k in range(ndim) if k != axis]
+    outer = sorted((k for k in rest if reach[k] > reach[axis]), key=lambda k: -reach[k])
+    inner = sorted((k for k in rest if reach[k] <= reach[axis]), key=lambda k: -reach[k])
+    v.order = (*outer, axis, *inner)
+    v.outer = len(outer)
+
+
+cdef cnp.ndarray arranged(View v, cnp.ndarray a, bint empty):
+    # A contiguous array in the order of v: a copy of a, or an empty one of its shape and type.
+    dtype = a.dtype.newbyteorder("=")
+    if v.order is None:
+        return np.empty((<object> a).shape, dtype) if empty else np.array(a, dtype, order="C", subok=False)
+    moved = a.transpose(v.order)
+    out = np.empty(moved.shape, dtype) if empty else np.array(moved, dtype, order="C", subok=False)
+    return out.transpose(np.argsort(v.order))
+
+
+def view(x, axis, channels=None, str name="x"):
+    """Check an input and turn it into a View.
+
+    Parameters
+    ----------
+    x : array_like of float32 or float64, two or more dimensions
+    axis : int
+        The channel axis.
+    channels : int, optional
+        How many channels there must be.
+    name : str
+        What errors call it.
+
+    Returns
+    -------
+    View
+        Of a packed copy where the kernels cannot walk `x`.
+    """
+    cdef cnp.ndarray a = array_of(x, name)
+    cdef View v = View.__new__(View)
+    cdef int k
+    if cnp.PyArray_NDIM(a) < 2:
+        raise ValueError(f"{name} has shape {(<object> a).shape}; expected two or more dimensions")
+    k = axis_of(axis, cnp.PyArray_NDIM(a))
+    if channels is not None and cnp.PyArray_DIMS(a)[k] != <Py_ssize_t> channels:
+        raise ValueError(f"{name} has shape {(<object> a).shape}, which is {(<object> a).shape[k]} channels along axis "
+                         f"{axis}; expected {channels}")
+    v.outer = k
+    if cnp.PyArray_IS_C_CONTIGUOUS(a) and walk(v, a, k):
+        return v
+    if cnp.PyArray_SIZE(a):
+        find_order(v, a, k)
+        if walk(v, a, k):
+            return v
+    v.order = None
+    v.outer = k
+    walk(v, arranged(v, a, False), k)
+    return v
+
+
+cdef View beside(View x, cnp.ndarray a, object target):
+    cdef View v = View.__new__(View)
+    v.order = x.order
+    v.outer = x.outer
+    v.target = target
+    walk(v, a, x.outer if x.order is None else x.order[x.outer])
+    return v
+
+
+def like(View x, a, str name):
+    """A View of another input of the shape, dtype and axis of `x` (a residual, a gradient)."""
+    cdef View v
+    cdef cnp.ndarray b = array_of(a, name)
+    if not same_shape(<cnp.ndarray> x.array, b):
+        raise ValueError(f"{name} has shape {(<object> b).shape}; expected the shape of x, {x.array.shape}")
+    if cnp.PyArray_TYPE(b) != cnp.PyArray_TYPE(<cnp.ndarray> x.array):
+        raise TypeError(f"{name} has dtype {b.dtype}; expected that of x, {x.array.dtype}")
+    v = beside(x, b, None)
+    return v if v.p != NULL else beside(x, arranged(x, b, False), None)
+
+
+def empty(View x):
+    """A View of a new array of the shape, dtype and order in memory of `x`."""
+    return beside(x, arranged(x, <cnp.ndarray> x.array, True), None)
+
+
+def output(View x, out, str name="out", tuple inputs=()):
+    """A View of the array that the caller wants filled.
+
+    Parameters
+    ----------
+    x : View
+    out : numpy.ndarray
+        Of the shape and dtype of `x`, writable. It may be one of the inputs; it must not overlap one in any other way.
+    name : str
+    inputs : tuple of (str, array or None)
+
+    Returns
+    -------
+    View
+        Of a packed array where the kernels cannot walk `out`; ``finish()`` copies it back.
+    """
+    cdef View v
+    cdef cnp.ndarray a
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"{name} must be a numpy.ndarray, got {type(out).__name__}")
+    a = array_of(out, name)
+    if not same_shape(<cnp.ndarray> x.array, a):
+        raise ValueError(f"{name} has shape {(<object> a).shape}; expected the shape of x, {x.array.shape}")
+    if cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(<cnp.ndarray> x.array):
+        raise TypeError(f"{name} has dtype {a.dtype}; expected that of x, {x.array.dtype}")
+    if not cnp.PyArray_ISWRITEABLE(a):
+        raise ValueError(f"{name} is read-only")
+    if not cnp.PyArray_IS_C_CONTIGUOUS(a) and overlaps_itself(a):
+        raise ValueError(f"{name} has elements that share memory")
+    for other_name, other in inputs:
+        if isinstance(other, np.ndarray):
+            refuse_overlap(name, a, other_name, <cnp.ndarray> other)
+    v = beside(x, a, None)
+    return v if v.p != NULL else beside(x, arranged(x, a, True), a)
+
+
+cdef bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
+    cdef int i
+    if cnp.PyArray_NDIM(a) != cnp.PyArray_NDIM(b):
+        return False
+    for i in range(cnp.PyArray_NDIM(a)):
+        if cnp.PyArray_DIMS(a)[i] != cnp.PyArray_DIMS(b)[i]:
+            return False
+    return True
+
+
+cdef bint overlaps_itself(cnp.ndarray a):
+    # Sorted by stride, each axis must step over all that the shorter ones reach; what does not is refused, though some
+    # odd strides would do.
+    reach = <Py_ssize_t> cnp.PyArray_ITEMSIZE(a)
+    for stride, length in sorted((abs(s), n) for s, n in zip((<object> a).strides, (<object> a).shape) if n > 1):
+        if stride < reach:
+            return True
+        reach = stride * (length - 1) + reach
+    return False
+
+
+cdef int refuse_overlap(str name, cnp.ndarray a, str other_name, cnp.ndarray b) except -1:
+    cdef int i
+    cdef bint same = cnp.PyArray_DATA(a) == cnp.PyArray_DATA(b) and same_shape(a, b)
+    if same:
+        for i in range(cnp.PyArray_NDIM(a)):
+            if cnp.PyArray_STRIDES(a)[i] != cnp.PyArray_STRIDES(b)[i] and cnp.PyArray_DIMS(a)[i] > 1:
+                same = False
+    if same:
+        return 0
+    if cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_IS_C_CONTIGUOUS(b):
+        if (cnp.PyArray_BYTES(a) + cnp.PyArray_NBYTES(a) <= cnp.PyArray_BYTES(b)
+                or cnp.PyArray_BYTES(b) + cnp.PyArray_NBYTES(b) <= cnp.PyArray_BYTES(a)):
+            return 0
+    elif not np.may_share_memory(a, b):
+        return 0
+    try:
+        shared = np.shares_memory(a, b, max_work=100000)
+    except np.exceptions.TooHardError:
+        shared = True
+    if shared:
+        raise ValueError(f"{name} overlaps {other_name} without being the same array; pass the same array or one apart")
+    return 0
+
+
+cdef int load_vector(object a, double* out, Py_ssize_t c, double missing, str name) except -1:
+    """A channel vector in double: None is `missing` everywhere."""
+    cdef cnp.ndarray v
+    cdef Py_ssize_t i
+    if a is None:
+        for i in range(c):
+            out[i] = missing
+        return 0
+    v = a if type(a) is np.ndarray else np.asarray(a)
+    if cnp.PyArray_NDIM(v) != 1 or cnp.PyArray_DIMS(v)[0] != c:
+        raise ValueError(f"{name} has shape {(<object> v).shape}; expected ({c},), one value a channel")
+    if cnp.PyArray_TYPE(v) != cnp.NPY_FLOAT and cnp.PyArray_TYPE(v) != cnp.NPY_DOUBLE:
+        raise TypeError(f"{name} has dtype {v.dtype}; expected {SUPPORTED}")
+    if not (plain(v) and cnp.PyArray_IS_C_CONTIGUOUS(v)):
+        v = np.array(v, np.float64)
+    if cnp.PyArray_TYPE(v) == cnp.NPY_DOUBLE:
+        for i in range(c):
+            out[i] = (<double*> cnp.PyArray_DATA(v))[i]
+    else:
+        for i in range(c):
+            out[i] = (<float*> cnp.PyArray_DATA(v))[i]
+    return 0
+
+
+def check_vector(a, Py_ssize_t channels, str name):
+    """Raise an error unless `a` is None or one value of a supported dtype for each channel."""
+    if a is None:
+        return
+    v = a if type(a) is np.ndarray else np.asarray(a)
+    if v.ndim != 1 or v.shape[0] != channels:
+        raise ValueError(f"{name} has shape {v.shape}; expected ({channels},), one value a channel")
+    if v.dtype.kind != "f" or v.dtype.itemsize not in (4, 8):
+        raise TypeError(f"{name} has dtype {v.dtype}; expected {SUPPORTED}")

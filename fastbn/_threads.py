@@ -1,0 +1,206 @@
+"""How many threads a call may use.
+
+The first of these that says something decides: the `num_threads` of the call or layer, ``with fastbn.num_threads(n)``,
+``fastbn.set_num_threads(n)``, FASTBN_NUM_THREADS, OMP_NUM_THREADS, and else the CPUs that this process may run on, by
+affinity and by the quota of its cgroup. The kernels pass the count to every parallel region; the default of the OpenMP
+runtime is neither read nor set, so other libraries in the process keep theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import math
+import operator
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# More threads than this help nothing here, and a runtime that cannot start them ends the process.
+MOST_THREADS = max(256, os.cpu_count() or 1)
+
+
+class Choice(NamedTuple):
+    """A thread count and where it came from."""
+
+    count: int
+    source: str
+
+
+_process: Choice | None = None
+_context: contextvars.ContextVar[int | None] = contextvars.ContextVar("fastbn_num_threads", default=None)
+
+
+def check(n: object, name: str = "num_threads") -> int:
+    """Return `n` as an int in 1..MOST_THREADS, or raise an error that names it."""
+    if isinstance(n, bool):
+        raise TypeError(f"{name} must be an integer, got {n!r}")
+    try:
+        count = operator.index(n)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {n!r}") from None
+    if not 1 <= count <= MOST_THREADS:
+        raise ValueError(f"{name} must be between 1 and {MOST_THREADS}, got {count}")
+    return count
+
+
+def resolve(n: object) -> int:
+    """Return the thread count of a call: `n` where it is given, else the default."""
+    return current().count if n is None else check(n)
+
+
+def current() -> Choice:
+    """Return the default thread count and its source."""
+    here = _context.get()
+    if here is not None:
+        return Choice(here, "fastbn.num_threads")
+    return _process or _environment()
+
+
+def set_num_threads(n: int) -> None:
+    """Set how many threads a call may use, for the whole process.
+
+    Parameters
+    ----------
+    n : int
+        At least 1. Results do not depend on it: fastbn computes the same bits with any number of threads.
+
+    Raises
+    ------
+    TypeError
+        If `n` is not an integer.
+    ValueError
+        If `n` is less than 1, or more than this machine can sensibly start.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> before = fastbn.get_num_threads()
+    >>> fastbn.set_num_threads(2)
+    >>> fastbn.get_num_threads()
+    2
+    >>> fastbn.set_num_threads(before)
+    """
+    global _process
+    _process = Choice(check(n, "n"), "fastbn.set_num_threads")
+
+
+def get_num_threads() -> int:
+    """Return how many threads a call may use, unless it is told otherwise.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> fastbn.get_num_threads() >= 1
+    True
+    """
+    return current().count
+
+
+@contextlib.contextmanager
+def num_threads(n: int) -> Iterator[None]:
+    """Limit the threads of the calls inside a ``with`` block, in this thread or task only.
+
+    Parameters
+    ----------
+    n : int
+        At least 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `set_num_threads`.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> with fastbn.num_threads(1):
+    ...     fastbn.get_num_threads()
+    1
+    """
+    token = _context.set(check(n, "n"))
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+@functools.cache
+def _environment() -> Choice:
+    text = os.environ.get("FASTBN_NUM_THREADS", "").strip()
+    if text:
+        try:
+            return Choice(check(int(text), "FASTBN_NUM_THREADS"), "FASTBN_NUM_THREADS")
+        except ValueError as error:
+            raise ValueError(
+                f"FASTBN_NUM_THREADS={text!r}; expected an integer between 1 and {MOST_THREADS}") from error
+    # OpenMP allows a list, one count a nesting level, and ignores what it cannot read.
+    text = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if text.isdecimal() and int(text) >= 1:
+        return Choice(min(int(text), MOST_THREADS), "OMP_NUM_THREADS")
+    try:
+        cpus, source = len(os.sched_getaffinity(0)), "affinity"
+    except AttributeError:
+        cpus, source = os.cpu_count() or 1, "cpu count"
+    quota = cgroup_quota(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    if quota is not None and quota < cpus:
+        return Choice(quota, "cgroup quota")
+    return Choice(min(cpus, MOST_THREADS), source)
+
+
+def cgroup_quota(membership: Path, root: Path) -> int | None:
+    """Return the CPUs that the cgroup of this process may use, rounded up, or None without a limit.
+
+    Parameters
+    ----------
+    membership : Path
+        /proc/self/cgroup.
+    root : Path
+        Where the cgroup file systems are mounted.
+    """
+    quotas = []
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            folder, read = root / path.lstrip("/"), _quota_v2
+        elif "cpu" in controllers.split(","):
+            folder, read = root / "cpu" / path.lstrip("/"), _quota_v1
+        else:
+            continue
+        # A parent's limit holds for its children; inside a container the path itself may not be mounted.
+        for here in (folder, *folder.parents):
+            if here == root.parent:
+                break
+            quota = read(here)
+            if quota is not None:
+                quotas.append(quota)
+    return max(1, math.ceil(min(quotas))) if quotas else None
+
+
+def _quota_v2(folder: Path) -> float | None:
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else int(quota) / int(period)
+
+
+def _quota_v1(folder: Path) -> float | None:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        period = int((folder / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return None
+    return None if quota <= 0 else quota / period

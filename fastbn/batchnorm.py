@@ -1,0 +1,387 @@
+"""The layer: parameters, running averages and modes around the functions of fastbn.functional."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fastbn import _layout, functional
+from fastbn._dispatch import kernels
+from fastbn._threads import check as check_threads
+from fastbn.affine import ChannelAffine
+from fastbn.functional import Saved, check_activation, check_eps, output_view
+from fastbn.stats import check_count
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+
+class _Forward(NamedTuple):
+    # What the last forward leaves for backward: saved is None after a forward with running statistics, where it is
+    # worked out when it is asked for; x is None where the forward wrote over what a backward would read.
+    x: Any
+    residual: Any
+    relu: bool
+    saved: Saved | None
+
+
+class BatchNorm:
+    """Batch normalization over every axis but one, as ``torch.nn.BatchNorm1d``, ``2d`` and ``3d``.
+
+    In training mode, y = (x - mean) / sqrt(var + eps) * gamma + beta with the batch's mean and biased variance, and the
+    running averages move towards them; in evaluation mode, with the running averages, one linear transform a channel.
+    After Ioffe and Szegedy (2015), "Batch Normalization", https://arxiv.org/abs/1502.03167.
+
+    Parameters
+    ----------
+    num_features : int
+        The number of channels, C.
+    axis : int
+        The channel axis: 1 for NCHW, -1 for NHWC.
+    eps : float
+        Added to the variance.
+    momentum : float or None
+        How far one batch moves the running averages: running = (1 - momentum) * running + momentum * batch. None averages
+        over all batches so far.
+    affine : bool
+        Whether there are gamma and beta.
+    track_running_stats : bool
+        Whether there are running averages. Without them evaluation mode normalizes by the batch too.
+    unbiased : bool
+        Whether the running variance takes the unbiased variance of the batch (PyTorch, TensorFlow) or the biased one
+        (Keras, Flax, ONNX).
+    dtype : dtype
+        float32 or float64, of parameters and running averages; x may be of either, and y has the dtype of x.
+    num_threads : int, optional
+        For every call of this layer; see `fastbn.set_num_threads`.
+
+    Attributes
+    ----------
+    gamma, beta : ndarray, shape (C,), or None
+        The scale and shift to be learned. Change them in place or assign new ones.
+    running_mean, running_var : ndarray, shape (C,), or None
+    num_batches_tracked : int
+        Training batches seen.
+    training : bool
+        The mode; see `train` and `eval`.
+    grad_gamma, grad_beta : ndarray, shape (C,), or None
+        Of the last `backward`; each one replaces them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not what it must be.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> bn = fastbn.BatchNorm(3)
+    >>> x = np.random.default_rng(0).normal(5, 2, (8, 3, 4, 4)).astype(np.float32)
+    >>> y = bn(x)
+    >>> bool(abs(y.mean(axis=(0, 2, 3))).max() < 1e-6)
+    True
+    >>> dx = bn.backward(np.ones_like(y))
+    >>> bn.grad_beta
+    array([128., 128., 128.], dtype=float32)
+    >>> bn.eval()(x[:1]).shape
+    (1, 3, 4, 4)
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        axis: int = 1,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        unbiased: bool = True,
+        dtype: DTypeLike = np.float32,
+        num_threads: int | None = None,
+    ) -> None:
+        self.num_features = check_count(num_features, "num_features")
+        if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
+            raise TypeError(f"axis must be an integer, got {axis!r}")
+        self.axis = int(axis)
+        self.eps = check_eps(eps)
+        self.momentum = _check_momentum(momentum)
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in (np.float32, np.float64):
+            raise TypeError(f"dtype must be float32 or float64, got {self.dtype}")
+        for name, flag in (("affine", affine), ("track_running_stats", track_running_stats), ("unbiased", unbiased)):
+            if not isinstance(flag, (bool, np.bool_)):
+                raise TypeError(f"{name} must be True or False, got {flag!r}")
+        self.affine = bool(affine)
+        self.track_running_stats = bool(track_running_stats)
+        self.unbiased = bool(unbiased)
+        self.num_threads = None if num_threads is None else check_threads(num_threads)
+        self.training = True
+        shape = self.num_features
+        self.gamma: NDArray[Any] | None = np.ones(shape, self.dtype) if affine else None
+        self.beta: NDArray[Any] | None = np.zeros(shape, self.dtype) if affine else None
+        self.running_mean: NDArray[Any] | None = np.zeros(shape, self.dtype) if track_running_stats else None
+        self.running_var: NDArray[Any] | None = np.ones(shape, self.dtype) if track_running_stats else None
+        self.num_batches_tracked = 0
+        self.grad_gamma: NDArray[Any] | None = None
+        self.grad_beta: NDArray[Any] | None = None
+        self._last: _Forward | None = None
+
+    def __repr__(self) -> str:
+        return (f"BatchNorm({self.num_features}, axis={self.axis}, eps={self.eps}, momentum={self.momentum}, "
+                f"affine={self.affine}, track_running_stats={self.track_running_stats}, dtype={self.dtype})")
+
+    def train(self, mode: bool = True) -> BatchNorm:
+        """Normalize by batch statistics from now on; with ``mode=False``, as `eval`. Returns the layer."""
+        if not isinstance(mode, (bool, np.bool_)):
+            raise TypeError(f"mode must be True or False, got {mode!r}")
+        self.training = bool(mode)
+        return self
+
+    def eval(self) -> BatchNorm:
+        """Normalize by the running averages from now on. Returns the layer."""
+        return self.train(False)
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        residual: ArrayLike | None = None,
+        activation: str | None = None,
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """Normalize `x`.
+
+        Parameters
+        ----------
+        x : array_like of float32 or float64, two or more dimensions
+            With num_features channels along the channel axis.
+        residual : array_like, shape and dtype of x, optional
+            Added before the activation.
+        activation : {None, "relu"}
+            Applied last. NaN passes through.
+        out : ndarray, shape and dtype of x, optional
+            Where y goes. With ``out=x`` (in place) there is nothing left for a backward.
+
+        Returns
+        -------
+        ndarray
+            `out` if it was given, else a new array of x's shape and dtype.
+
+        Raises
+        ------
+        TypeError
+            For a dtype other than float32 and float64, or arguments of the wrong type.
+        ValueError
+            For shapes that do not fit, an `out` that overlaps an input without being it, or, in training mode, one value
+            per channel.
+        """
+        if self.training or self.running_mean is None:
+            return self._forward_batch(x, residual, activation, out)
+        view = _layout.view(x, self.axis, self.num_features)
+        relu = check_activation(activation)
+        other = None if residual is None else _layout.like(view, residual, "residual")
+        y = output_view(view, out, ("x", x), ("residual", residual))
+        if view.size:
+            kernels.inference(view, y, other, self.running_mean, self.running_var, self.gamma, self.beta, self.eps,
+                              relu, None, self.num_threads)
+        lost = out is not None and (out is x or out is residual)
+        self._last = _Forward(None if lost else x, residual, relu, None)
+        result: NDArray[Any] = y.finish()
+        return result
+
+    def _forward_batch(
+        self, x: ArrayLike, residual: ArrayLike | None, activation: str | None, out: NDArray[Any] | None
+    ) -> NDArray[Any]:
+        _layout.view(x, self.axis, self.num_features)
+        y, saved = functional.batch_norm_training(
+            x, self.gamma, self.beta, axis=self.axis, eps=self.eps, residual=residual, activation=activation, out=out,
+            num_threads=self.num_threads)
+        if self.training and self.running_mean is not None:
+            self._track(saved)
+        self._last = _Forward(None if out is not None and out is x else x, residual, activation is not None, saved)
+        return y
+
+    def _track(self, saved: Saved) -> None:
+        # Last of all: what could fail has not.
+        tracked = self.num_batches_tracked + 1
+        if saved.count:
+            factor = 1.0 / tracked if self.momentum is None else self.momentum
+            var = saved.var * (saved.count / (saved.count - 1)) if self.unbiased else saved.var
+            for running, batch in ((self.running_mean, saved.mean), (self.running_var, var)):
+                assert running is not None
+                running[...] = np.multiply(running, 1.0 - factor, dtype=np.float64) + factor * batch
+        self.num_batches_tracked = tracked
+
+    def backward(self, dy: ArrayLike, out: NDArray[Any] | None = None) -> Any:
+        """Gradients of the last forward.
+
+        After a forward in evaluation mode the running averages are constants, and dx = gamma * rstd * dy.
+
+        Parameters
+        ----------
+        dy : array_like, shape and dtype of the forward's x
+        out : ndarray, shape and dtype of x, optional
+            Where dx goes; `dy` itself for in place.
+
+        Returns
+        -------
+        dx : ndarray
+            Or, if the forward had a residual, the tuple ``(dx, dresidual)``. `grad_gamma` and `grad_beta` are set.
+
+        Raises
+        ------
+        RuntimeError
+            If there was no forward, or it wrote over its own input.
+        TypeError, ValueError
+            If `dy` or `out` does not fit.
+        """
+        last = self._last
+        if last is None:
+            raise RuntimeError("backward needs a forward before it")
+        if last.x is None:
+            raise RuntimeError("the last forward wrote its result over its input, which backward needs; pass another out")
+        saved = last.saved if last.saved is not None else self._frozen_saved(last)
+        dx, dgamma, dbeta, *dresidual = functional.batch_norm_backward(
+            dy, last.x, saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads)
+        if self.gamma is not None:
+            self.grad_gamma = dgamma.astype(self.dtype)
+        if self.beta is not None:
+            self.grad_beta = dbeta.astype(self.dtype)
+        return (dx, *dresidual) if dresidual else dx
+
+    def _frozen_saved(self, last: _Forward) -> Saved:
+        # An evaluation forward saves nothing, so that inference does not pay for a backward that hardly ever comes.
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        saved = Saved.from_statistics(self.running_mean, self.running_var, eps=self.eps)
+        scale = shift = mask = None
+        if last.relu and last.residual is None:
+            scale, shift = functional.relu_coefficients(saved.rstd, self.gamma, self.beta)
+        elif last.relu:
+            view = _layout.view(last.x, self.axis)
+            mask = np.empty(kernels.bits_words(view), np.uint64)
+            if view.size:
+                kernels.inference(view, _layout.empty(view), _layout.like(view, last.residual, "residual"),
+                                  self.running_mean, self.running_var, self.gamma, self.beta, self.eps, True, mask,
+                                  self.num_threads)
+        return Saved(saved.mean, saved.var, saved.rstd, 0, True, scale, shift, mask, last.residual is not None)
+
+    def frozen(self) -> ChannelAffine:
+        """Return the transform of evaluation mode as an immutable value.
+
+        Returns
+        -------
+        ChannelAffine
+
+        Raises
+        ------
+        RuntimeError
+            If the layer keeps no running averages.
+
+        Examples
+        --------
+        >>> import fastbn
+        >>> fastbn.BatchNorm(2).frozen()
+        ChannelAffine(2, axis=1)
+        """
+        if self.running_mean is None or self.running_var is None:
+            raise RuntimeError("a layer with track_running_stats=False has no statistics to freeze")
+        saved = Saved.from_statistics(self.running_mean, self.running_var, eps=self.eps)
+        scale, shift = functional.relu_coefficients(saved.rstd, self.gamma, self.beta)
+        return ChannelAffine(saved.mean, scale, shift, axis=self.axis, num_threads=self.num_threads)
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Return copies of parameters and running averages under PyTorch's names.
+
+        Returns
+        -------
+        dict
+            weight and bias if affine; running_mean, running_var and num_batches_tracked if they are kept.
+
+        Examples
+        --------
+        >>> import fastbn
+        >>> sorted(fastbn.BatchNorm(2).state_dict())
+        ['bias', 'num_batches_tracked', 'running_mean', 'running_var', 'weight']
+        """
+        out = {name: np.array(getattr(self, attribute)) for name, attribute in self._state_names().items()}
+        if self.track_running_stats:
+            out["num_batches_tracked"] = np.array(self.num_batches_tracked, np.int64)
+        return out
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over parameters and running averages; all of them or, with an error, none.
+
+        Parameters
+        ----------
+        state : mapping of str to array_like
+            As `state_dict` returns it, or that of a torch.nn.BatchNorm layer. num_batches_tracked may be missing, or be
+            there without need.
+
+        Raises
+        ------
+        TypeError
+            If a value is not an array of floating-point numbers.
+        ValueError
+            If a name is missing or unknown, a shape is not (C,), a value is not finite, or a variance is negative.
+        """
+        names = self._state_names()
+        missing = names.keys() - state.keys()
+        unknown = state.keys() - names.keys() - {"num_batches_tracked"}
+        if missing or unknown:
+            raise ValueError(f"state has the names {sorted(map(str, state))}; expected {sorted(names)}")
+        loaded = {attribute: self._check_state(name, state[name]) for name, attribute in names.items()}
+        tracked = _check_tracked(state.get("num_batches_tracked", 0))
+        for attribute, value in loaded.items():
+            setattr(self, attribute, value)
+        if self.track_running_stats:
+            self.num_batches_tracked = tracked
+        self._last = None
+
+    def _state_names(self) -> dict[str, str]:
+        names = {"weight": "gamma", "bias": "beta"} if self.affine else {}
+        if self.track_running_stats:
+            names |= {"running_mean": "running_mean", "running_var": "running_var"}
+        return names
+
+    def _check_state(self, name: str, value: Any) -> NDArray[Any]:
+        given = np.asarray(value)
+        if given.dtype.kind != "f":
+            raise TypeError(f"{name} has dtype {given.dtype}; expected a floating-point type")
+        if given.shape != (self.num_features,):
+            raise ValueError(f"{name} has shape {given.shape}; expected ({self.num_features},)")
+        with np.errstate(over="ignore"):  # seen below, as a value that is not finite
+            array = given.astype(self.dtype)
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} has values that are not finite in {self.dtype}")
+        if name == "running_var" and (array < 0).any():
+            raise ValueError(f"running_var has negative values, down to {array.min()}")
+        return array
+
+
+def _check_momentum(momentum: float | None) -> float | None:
+    if momentum is None:
+        return None
+    if isinstance(momentum, bool):
+        raise TypeError(f"momentum must be a number or None, got {momentum!r}")
+    try:
+        value = float(momentum)
+    except (TypeError, ValueError):
+        raise TypeError(f"momentum must be a number or None, got {momentum!r}") from None
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"momentum must be between 0 and 1, got {momentum!r}")
+    return value
+
+
+def _check_tracked(value: Any) -> int:
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu" or array.size != 1:
+        raise TypeError(f"num_batches_tracked must be one integer, got {value!r}")
+    count = int(array.reshape(()))
+    if count < 0:
+        raise ValueError(f"num_batches_tracked must not be negative, got {count}")
+    return count

@@ -1,0 +1,338 @@
+"""Batch normalization without state: forward with batch or given statistics, and backward."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastbn import _layout
+from fastbn._dispatch import kernels
+from fastbn._threads import check as check_threads
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+# Below this, rstd of a constant channel would overflow float32.
+LEAST_EPS = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Saved:
+    """What a backward needs of its forward.
+
+    Attributes
+    ----------
+    mean, var, rstd : ndarray of float64, shape (C,)
+        The statistics that normalized: mean, biased variance, and 1 / sqrt(var + eps).
+    count : int
+        Values per channel.
+    frozen : bool
+        Whether the statistics are constants to the backward.
+    scale, shift : ndarray of float64, shape (C,), or None
+        gamma * rstd and beta of a forward with a ReLU and no residual: from them and x the backward sees where the ReLU
+        was open.
+    mask : ndarray of uint64 or None
+        With a ReLU and a residual: one bit for each element, set where the ReLU was open.
+    residual : bool
+        Whether the forward added a residual.
+    """
+
+    mean: NDArray[np.float64]
+    var: NDArray[np.float64]
+    rstd: NDArray[np.float64]
+    count: int
+    frozen: bool = False
+    scale: NDArray[np.float64] | None = None
+    shift: NDArray[np.float64] | None = None
+    mask: NDArray[np.uint64] | None = None
+    residual: bool = False
+
+    @classmethod
+    def from_statistics(cls, mean: ArrayLike, var: ArrayLike, *, eps: float = 1e-5) -> Saved:
+        """Return what `batch_norm_backward` needs of a forward with given statistics.
+
+        Parameters
+        ----------
+        mean, var : array_like, shape (C,)
+        eps : float
+            As given to `batch_norm_inference`.
+
+        Examples
+        --------
+        >>> saved = Saved.from_statistics([0.0], [3.0], eps=1.0)
+        >>> saved.rstd, saved.frozen
+        (array([0.5]), True)
+        """
+        var64 = np.array(var, np.float64)
+        return cls(np.array(mean, np.float64), var64, 1 / np.sqrt(var64 + check_eps(eps)), 0, frozen=True)
+
+
+def check_eps(eps: float) -> float:
+    """Return `eps` as a float, or raise an error that names it."""
+    try:
+        value = float(eps)
+    except (TypeError, ValueError):
+        raise TypeError(f"eps must be a number, got {eps!r}") from None
+    if not LEAST_EPS <= value < math.inf:
+        raise ValueError(f"eps must be finite and at least {LEAST_EPS:.3g}, got {eps!r}")
+    return value
+
+
+def check_activation(activation: str | None) -> bool:
+    """Return whether the activation is a ReLU, or raise an error that names it."""
+    if activation is None:
+        return False
+    if activation != "relu":
+        raise ValueError(f"activation must be None or 'relu', got {activation!r}")
+    return True
+
+
+def output_view(x: Any, out: Any, *inputs: tuple[str, Any]) -> Any:
+    """Return a View of `out`, or of a new array where it is None."""
+    return _layout.empty(x) if out is None else _layout.output(x, out, "out", inputs)
+
+
+def check_vectors(channels: int, **vectors: Any) -> None:
+    """Raise an error unless each vector is None or of shape (channels,) and a supported dtype."""
+    for name, vector in vectors.items():
+        _layout.check_vector(vector, channels, name)
+
+
+def batch_norm_training(
+    x: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    *,
+    axis: int = 1,
+    eps: float = 1e-5,
+    residual: ArrayLike | None = None,
+    activation: str | None = None,
+    out: NDArray[Any] | None = None,
+    num_threads: int | None = None,
+) -> tuple[NDArray[Any], Saved]:
+    """Normalize each channel of `x` by its own mean and biased variance.
+
+    y = (x - mean) / sqrt(var + eps) * gamma + beta [+ residual] [then ReLU], after Ioffe and Szegedy (2015),
+    "Batch Normalization", https://arxiv.org/abs/1502.03167.
+
+    Parameters
+    ----------
+    x : array_like of float32 or float64, two or more dimensions
+        Read-only, strided, misaligned or byte-swapped arrays are welcome.
+    gamma, beta : array_like of float32 or float64, shape (C,), optional
+        Scale and shift; 1 and 0 if not given.
+    axis : int
+        The channel axis; statistics run over all others.
+    eps : float
+        Added to the variance.
+    residual : array_like, shape and dtype of x, optional
+        Added before the activation.
+    activation : {None, "relu"}
+        Applied last. NaN passes through.
+    out : ndarray, shape and dtype of x, optional
+        Where y goes; `x` or `residual` itself for in place.
+    num_threads : int, optional
+        For this call; see `fastbn.set_num_threads`.
+
+    Returns
+    -------
+    y : ndarray
+        `out` if it was given.
+    saved : Saved
+        For `batch_norm_backward`.
+
+    Raises
+    ------
+    TypeError
+        For a dtype other than float32 and float64, or arguments of the wrong type.
+    ValueError
+        For shapes that do not fit, an `out` that overlaps an input without being it, or one value per channel, whose
+        variance says nothing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbn.functional import batch_norm_training
+    >>> x = np.array([[1.0, 10.0], [3.0, 30.0]])
+    >>> y, saved = batch_norm_training(x, eps=1e-12)
+    >>> y
+    array([[-1., -1.],
+           [ 1.,  1.]])
+    >>> saved.mean, saved.var
+    (array([ 2., 20.]), array([  1., 100.]))
+    """
+    eps = check_eps(eps)
+    relu = check_activation(activation)
+    if num_threads is not None:
+        check_threads(num_threads)
+    view = _layout.view(x, axis)
+    n, channels, s = view.shape
+    other = None if residual is None else _layout.like(view, residual, "residual")
+    check_vectors(channels, gamma=gamma, beta=beta)
+    if n * s == 1 and channels:
+        raise ValueError(
+            f"x has shape {view.array.shape}, one value per channel along axis {axis}, so there is no variance to learn "
+            "from; use a larger batch, or given statistics (batch_norm_inference, or eval() on a layer)")
+    y = output_view(view, out, ("x", x), ("residual", residual))
+    if n * s * channels == 0:
+        zeros = np.zeros(channels)
+        return y.finish(), Saved(zeros, zeros, zeros, 0, residual=residual is not None)
+    mask = None
+    if relu and other is not None:
+        mask = np.empty(kernels.bits_words(view), np.uint64)
+    mean, var, rstd = kernels.training(view, y, other, gamma, beta, eps, relu, mask, num_threads)
+    scale = shift = None
+    if relu and mask is None:
+        scale, shift = relu_coefficients(rstd, gamma, beta)
+    return y.finish(), Saved(mean, var, rstd, n * s, False, scale, shift, mask, other is not None)
+
+
+def relu_coefficients(
+    rstd: NDArray[np.float64], gamma: ArrayLike | None, beta: ArrayLike | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return gamma * rstd and beta as a forward used them."""
+    scale = rstd.copy() if gamma is None else rstd * np.asarray(gamma, np.float64)
+    shift = np.zeros(rstd.shape) if beta is None else np.array(beta, np.float64)
+    return scale, shift
+
+
+def batch_norm_inference(
+    x: ArrayLike,
+    mean: ArrayLike,
+    var: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    *,
+    axis: int = 1,
+    eps: float = 1e-5,
+    residual: ArrayLike | None = None,
+    activation: str | None = None,
+    out: NDArray[Any] | None = None,
+    num_threads: int | None = None,
+) -> NDArray[Any]:
+    """Normalize each channel of `x` by a given mean and variance: one linear transform a channel.
+
+    Parameters
+    ----------
+    x : array_like of float32 or float64, two or more dimensions
+    mean, var : array_like of float32 or float64, shape (C,)
+    gamma, beta, axis, eps, residual, activation, out, num_threads
+        As in `batch_norm_training`.
+
+    Returns
+    -------
+    y : ndarray
+        `out` if it was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `batch_norm_training`; one value per channel is fine here.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbn.functional import batch_norm_inference
+    >>> batch_norm_inference(np.array([[5.0, -1.0]]), [1.0, 0.0], [3.0, 3.0], eps=1.0, activation="relu")
+    array([[2., 0.]])
+    """
+    eps = check_eps(eps)
+    relu = check_activation(activation)
+    if num_threads is not None:
+        check_threads(num_threads)
+    view = _layout.view(x, axis)
+    n, channels, s = view.shape
+    other = None if residual is None else _layout.like(view, residual, "residual")
+    if mean is None or var is None:
+        raise TypeError("mean and var must be arrays, got None")
+    mean, var = (as_vector(v) for v in (mean, var))
+    gamma, beta = (None if v is None else as_vector(v) for v in (gamma, beta))
+    check_vectors(channels, mean=mean, var=var, gamma=gamma, beta=beta)
+    y = output_view(view, out, ("x", x), ("residual", residual))
+    if n * s * channels:
+        kernels.inference(view, y, other, mean, var, gamma, beta, eps, relu, None, num_threads)
+    result: NDArray[Any] = y.finish()
+    return result
+
+
+def batch_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    saved: Saved,
+    gamma: ArrayLike | None = None,
+    *,
+    axis: int = 1,
+    out: NDArray[Any] | None = None,
+    num_threads: int | None = None,
+) -> tuple[NDArray[Any], ...]:
+    """Gradients of `batch_norm_training`, or with ``Saved.from_statistics`` of `batch_norm_inference`.
+
+    With n values per channel and x_hat = (x - mean) * rstd:
+    dbeta = sum dy, dgamma = sum dy x_hat, dx = gamma rstd (dy - dbeta / n - x_hat dgamma / n); with frozen statistics
+    dx = gamma rstd dy. Where a ReLU was fused, dy is zero where it was closed.
+
+    Parameters
+    ----------
+    dy : array_like, shape and dtype of x
+    x : array_like
+        As in the forward.
+    saved : Saved
+    gamma : array_like of float32 or float64, shape (C,), optional
+        As in the forward.
+    axis : int
+        As in the forward.
+    out : ndarray, shape and dtype of x, optional
+        Where dx goes; `dy` or `x` itself for in place.
+    num_threads : int, optional
+
+    Returns
+    -------
+    dx : ndarray
+    dgamma, dbeta : ndarray of float64, shape (C,)
+    dresidual : ndarray
+        Only if the forward had a residual.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `batch_norm_training`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbn.functional import batch_norm_backward, batch_norm_training
+    >>> x = np.array([[1.0], [2.0], [4.0]])
+    >>> y, saved = batch_norm_training(x)
+    >>> dx, dgamma, dbeta = batch_norm_backward(np.ones((3, 1)), x, saved)
+    >>> bool(abs(dx).max() < 1e-12), dbeta
+    (True, array([3.]))
+    """
+    if not isinstance(saved, Saved):
+        raise TypeError(f"saved must be what batch_norm_training returned, got {type(saved).__name__}")
+    if num_threads is not None:
+        check_threads(num_threads)
+    view = _layout.view(x, axis, saved.mean.shape[0])
+    n, channels, s = view.shape
+    if not saved.frozen and n * s != saved.count:
+        raise ValueError(f"x has {n * s} values per channel; the forward had {saved.count}")
+    gradient = _layout.like(view, dy, "dy")
+    gamma = None if gamma is None else as_vector(gamma)
+    check_vectors(channels, gamma=gamma)
+    dx = output_view(view, out, ("x", x), ("dy", dy))
+    dresidual = _layout.empty(view) if saved.residual else None
+    if n * s * channels:
+        dgamma, dbeta = kernels.backward(gradient, view, dx, dresidual, saved.mean, saved.rstd, gamma,
+                                         saved.scale, saved.shift, saved.mask, saved.frozen, num_threads)
+    else:
+        dgamma, dbeta = np.zeros(channels), np.zeros(channels)
+    result = (dx.finish(), dgamma, dbeta)
+    return result if dresidual is None else (*result, dresidual.finish())
+
+
+def as_vector(values: ArrayLike) -> NDArray[Any]:
+    """Return a channel vector as an array; Python numbers become float64."""
+    array = np.asarray(values)
+    return array.astype(np.float64) if array.dtype.kind in "iu" and not isinstance(values, np.ndarray) else array

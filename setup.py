@@ -1,0 +1,128 @@
+"""Build of the compiled part: one table of ISA levels, one Extension per level, and a probe for OpenMP.
+
+Environment: FASTBN_REQUIRE_OPENMP=1 makes a missing OpenMP an error; FASTBN_NO_OPENMP=1 builds without it.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+# Level: the flags beyond the common ones. The first whose flags the compiler takes is asked for on other CPUs.
+X86_64 = {
+    "v2": ["-march=x86-64-v2"],
+    "v3": ["-march=x86-64-v3"],
+    "v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+}
+ELSEWHERE = {"base": []}
+
+# -ffast-math and its parts are never used: they change results, and at link they turn subnormals off for the process.
+# Without contraction every level rounds alike, which is what makes the bits the same.
+COMMON = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+MSVC = ["/O2", "/fp:precise"]
+
+OPENMP_PROBE = """
+#include <omp.h>
+#include <stdio.h>
+int main(void) {
+    int n = 0;
+    #pragma omp parallel num_threads(2) reduction(+:n)
+    n += 1;
+    printf("%d", n);
+    return n < 1;
+}
+"""
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": False,
+}
+
+
+class BuildKernels(build_ext):
+    """Decides the flags once the compiler is known."""
+
+    def build_extensions(self):
+        gnu = self.compiler.compiler_type != "msvc"
+        common = COMMON if gnu else MSVC
+        openmp_compile, openmp_link = self.openmp()
+        for extension in self.extensions:
+            level = extension.name.rpartition("._")[2]
+            if extension.name.startswith("fastbn._kernels._"):
+                extension.extra_compile_args = [*common, *openmp_compile, *({**X86_64, **ELSEWHERE}[level] if gnu else [])]
+                extension.extra_link_args = list(openmp_link)
+            else:
+                extension.extra_compile_args = list(common[:1])
+            if extension.name == "fastbn._kernels.cpu":
+                flags = " ".join([*common, *openmp_compile])
+                extension.define_macros = [*extension.define_macros, ("FASTBN_FLAGS", f'"{flags}"')]
+        super().build_extensions()
+
+    def openmp(self):
+        """The flags for OpenMP, proven by compiling, linking and running a program; none where that fails."""
+        required = os.environ.get("FASTBN_REQUIRE_OPENMP") == "1"
+        if os.environ.get("FASTBN_NO_OPENMP") == "1":
+            if required:
+                raise SystemExit("FASTBN_NO_OPENMP=1 and FASTBN_REQUIRE_OPENMP=1 contradict each other")
+            return [], []
+        if self.compiler.compiler_type == "msvc":
+            candidates = [(["/openmp"], [])]
+        elif sys.platform == "darwin":
+            candidates = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
+        else:
+            candidates = [(["-fopenmp"], ["-fopenmp"])]
+        reasons = []
+        for compile_flags, link_flags in candidates:
+            reason = self.probe(compile_flags, link_flags)
+            if reason is None:
+                return compile_flags, link_flags
+            reasons.append(f"{' '.join(compile_flags)}: {reason}")
+        message = "OpenMP does not work with this compiler (" + "; ".join(reasons) + ")"
+        if required:
+            raise SystemExit(f"FASTBN_REQUIRE_OPENMP=1, but {message}")
+        print(f"fastbn: {message}; building for one thread", file=sys.stderr)
+        return [], []
+
+    def probe(self, compile_flags, link_flags):
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.c")
+            source.write_text(OPENMP_PROBE)
+            try:
+                objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=compile_flags)
+                self.compiler.link_executable(objects, "probe", output_dir=folder, extra_postargs=link_flags)
+                program = Path(folder, "probe.exe" if os.name == "nt" else "probe")
+                subprocess.run([str(program)], check=True, capture_output=True, timeout=60)
+            except Exception as error:  # distutils raises a different class for every compiler and step
+                return f"{type(error).__name__}: {error}"
+        return None
+
+
+def extension(name):
+    return Extension(
+        f"fastbn.{name}",
+        [f"fastbn/{name.replace('.', '/')}.pyx"],
+        include_dirs=[np.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_25_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_1_25_API_VERSION")],
+    )
+
+
+levels = X86_64 if platform.machine() in ("x86_64", "AMD64") and os.name != "nt" else ELSEWHERE
+
+setup(
+    ext_modules=cythonize(
+        [extension(name) for name in ("_layout", "_kernels.cpu", *(f"_kernels._{level}" for level in levels))],
+        compiler_directives=DIRECTIVES,
+        nthreads=0,
+    ),
+    cmdclass={"build_ext": BuildKernels},
+)
