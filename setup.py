@@ -59,6 +59,10 @@ class BuildKernels(build_ext):
         for extension in self.extensions:
             level = extension.name.rpartition("._")[2]
             if extension.name.startswith("fastbn._kernels._"):
+                if gnu:
+                    # Kernel bodies take literals that select what they do; only inlining lets the compiler see them.
+                    extension.define_macros = [*extension.define_macros,
+                                               ("CYTHON_INLINE", "__inline__ __attribute__((always_inline))")]
                 extension.extra_compile_args = [*common, *openmp_compile, *({**X86_64, **ELSEWHERE}[level] if gnu else [])]
                 extension.extra_link_args = list(openmp_link)
             else:

@@ -27,11 +27,12 @@ cdef inline void affine_rows(
     cdef uint64_t word
     cdef Py_ssize_t i
     cdef int j
+    cdef bint there
     for j in range(TILE if spread else 1):
-        if j < width:
-            mc[j] = m[j]
-            ac[j] = scale[j]
-            bc[j] = shift[j]
+        there = not spread or j < width
+        mc[j] = m[j] if there else 0
+        ac[j] = scale[j] if there else 0
+        bc[j] = shift[j] if there else 0
     for i in range(rows):
         p = x + i * x_step
         for j in range(TILE):
@@ -123,15 +124,16 @@ cdef inline void gradient_rows(
     cdef uint64_t word
     cdef Py_ssize_t i
     cdef int j
+    cdef bint there
     for j in range(TILE if spread else 1):
-        if j < width:
-            mc[j] = m[j]
-            sc[j] = scale[j]
-            hc[j] = shift[j]
-            ac[j] = a[j]
-            bc[j] = b[j]
-            cc[j] = c[j]
-            rc[j] = rstd[j]
+        there = not spread or j < width
+        mc[j] = m[j] if there else 0
+        sc[j] = scale[j] if there else 0
+        hc[j] = shift[j] if there else 0
+        ac[j] = a[j] if there else 0
+        bc[j] = b[j] if there else 0
+        cc[j] = c[j] if there else 0
+        rc[j] = rstd[j] if there else 0
     for i in range(rows):
         h = g + i * g_step
         p = x + i * x_step
