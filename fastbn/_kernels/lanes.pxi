@@ -13,6 +13,7 @@ ctypedef fused lane:    # what a running sum is held in
 
 cdef enum:
     TILE = 64           # elements that one step of any loop takes: 4 zmm, 8 ymm or 16 xmm of float
+    SHORT = 16          # the same for the tail of a run
     PIVOT = 8           # a pivot is the mean of the first 1/PIVOT of what is reduced
 
 cdef enum:              # where the gradient of a fused ReLU comes from

@@ -104,38 +104,23 @@ cdef void finish_channel(Job* job, real* coef, Py_ssize_t c, Moments moments, do
         forward_coefs(job, coef, c)
 
 
-cdef void transform_run(Job* job, const real* kind, Py_ssize_t n, Py_ssize_t c, Py_ssize_t i, Py_ssize_t length) noexcept nogil:
-    # The elementwise pass over a piece of one plane: full rows of TILE elements, then the tail.
+cdef inline void transform_run(
+    Job* job, const real* kind, Py_ssize_t n, Py_ssize_t c, Py_ssize_t i, Py_ssize_t length,
+) noexcept nogil:
+    # The elementwise pass over a piece of one plane.
     cdef const real* x = <const real*> job.x.p + n * job.x.step_n + c * job.x.step_c + i
     cdef real* y = <real*> job.y.p + n * job.y.step_n + c * job.y.step_c + i
     cdef real* r = NULL
-    cdef const real* g = NULL
     cdef uint64_t* bits = NULL
-    cdef const real* k = <const real*> job.coef + c
-    cdef Py_ssize_t rows = length // TILE
-    cdef Py_ssize_t done = rows * TILE
-    cdef int rest = <int> (length - done)
     if job.r.p != NULL:
         r = <real*> job.r.p + n * job.r.step_n + c * job.r.step_c + i
     if job.bits != NULL:
         bits = job.bits + bits_of(job, n, c) + i // TILE
     if job.g.p == NULL:
-        if rows:
-            affine_tile(x, TILE, r, TILE, y, TILE, bits, 1, rows, TILE,
-                        k, job.coef_step, 0, job.relu)
-        if rest:
-            affine_tile(x + done, TILE, r + done if r != NULL else r, TILE, y + done, TILE,
-                        bits + rows if bits != NULL else bits, 1, 1, rest,
-                        k, job.coef_step, 0, job.relu)
-        return
-    g = <const real*> job.g.p + n * job.g.step_n + c * job.g.step_c + i
-    if rows:
-        gradient_tile(g, TILE, x, TILE, bits, 1, y, TILE, r, TILE, rows, TILE,
-                      k, job.coef_step, 0, job.gate, job.frozen)
-    if rest:
-        gradient_tile(g + done, TILE, x + done, TILE, bits + rows if bits != NULL else bits, 1, y + done, TILE,
-                      r + done if r != NULL else r, TILE, 1, rest,
-                      k, job.coef_step, 0, job.gate, job.frozen)
+        affine_run(x, r, y, bits, length, <const real*> job.coef + c, job.coef_step, job.relu)
+    else:
+        gradient_run(<const real*> job.g.p + n * job.g.step_n + c * job.g.step_c + i, x, bits, y, r, length,
+                     <const real*> job.coef + c, job.coef_step, job.gate, job.frozen)
 
 
 # ---- units ------------------------------------------------------------------------------------------------------------
@@ -203,6 +188,12 @@ cdef void planes_transform(Job* job, const real* kind, Py_ssize_t unit) noexcept
     cdef Py_ssize_t p = unit // job.pieces * job.apply_planes
     cdef Py_ssize_t stop = least(p + job.apply_planes, job.n * job.c)
     cdef Py_ssize_t i = (unit % job.pieces) * SPAN
+    cdef Py_ssize_t n = p // job.c
+    cdef Py_ssize_t c = p % job.c
     while p < stop:
-        transform_run(job, kind, p // job.c, p % job.c, i, least(job.s - i, SPAN))
+        transform_run(job, kind, n, c, i, least(job.s - i, SPAN))
         p += 1
+        c += 1
+        if c == job.c:
+            c = 0
+            n += 1

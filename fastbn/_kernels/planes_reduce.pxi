@@ -6,18 +6,20 @@
 #    holds whatever the data, so the correction e^2/n costs three bits at the very worst, and none on data without a
 #    trend: one reading is enough.
 # c) A tail shorter than TILE goes through the same lanes under a condition that becomes a vector mask.
-# d) A chunk whose float lanes overflowed or underflowed is summed again in double lanes.
+# d) No more than TILE elements take the first as the pivot, in double lanes, which have bits to spare: there the sum for
+#    a better one would cost as much as the rest.
+# e) A chunk whose float lanes overflowed or underflowed is summed again in double lanes.
 
 
 cdef inline double sum_lanes(const lane* a) noexcept nogil:
-    # A fixed tree, in double.
+    # A fixed tree: four lanes to one as they are, the rest in double.
+    cdef lane f[16]
     cdef double t[8]
-    cdef int j, k
+    cdef int j
+    for j in range(16):
+        f[j] = (a[j] + a[j + 16]) + (a[j + 32] + a[j + 48])
     for j in range(8):
-        t[j] = a[j]
-    for k in range(8, TILE, 8):
-        for j in range(8):
-            t[j] += a[k + j]
+        t[j] = <double> f[j] + <double> f[j + 8]
     return ((t[0] + t[4]) + (t[2] + t[6])) + ((t[1] + t[5]) + (t[3] + t[7]))
 
 
@@ -62,8 +64,13 @@ cdef Moments chunk_moments(
     cdef int j, rest
     cdef double n = <double> runs * <double> length
     cdef double e_sum, q_sum
-    pivot = <lane> (<real> (chunk_sum(x, pivot_runs, pivot_length, step, kind)
-                            / (<double> pivot_runs * <double> pivot_length)))
+    if n <= TILE:
+        if lane is float:
+            return chunk_moments(x, runs, length, step, <double> 0)
+        pivot = x[0]
+    else:
+        pivot = <lane> (<real> (chunk_sum(x, pivot_runs, pivot_length, step, kind)
+                                / (<double> pivot_runs * <double> pivot_length)))
     for j in range(TILE):
         e[j] = 0
         q[j] = 0

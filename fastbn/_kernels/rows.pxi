@@ -288,11 +288,11 @@ cdef void transform_strip(Job* job, const real* kind, Py_ssize_t u, Py_ssize_t f
             if g == NULL:
                 affine_tile(x + i * x_step + w, x_step, r + i * r_step + w if r != NULL else r, r_step,
                             y + i * y_step + w, y_step, bits, strip.bits_step, rows, width,
-                            coef, job.coef_step, 1, job.relu)
+                            coef, job.coef_step, job.relu)
             else:
                 gradient_tile(g + i * g_step + w, g_step, x + i * x_step + w, x_step, bits, strip.bits_step,
                               y + i * y_step + w, y_step, r + i * r_step + w if r != NULL else r, r_step,
-                              rows, width, coef, job.coef_step, 1, job.gate, job.frozen)
+                              rows, width, coef, job.coef_step, job.gate, job.frozen)
             w += TILE
         i += SWEEP
 

@@ -13,7 +13,7 @@ cdef inline void affine_rows(
     const real* x, Py_ssize_t x_step, const real* r, Py_ssize_t r_step,         # IN  (rows, width), r: residual
     real* y, Py_ssize_t y_step,                                                 # OUT (rows, width)
     uint64_t* bits, Py_ssize_t bits_step,                                       # OUT (rows,) or NULL
-    Py_ssize_t rows, int width,
+    Py_ssize_t rows, int width, int lanes,
     const real* m, const real* scale, const real* shift, int spread,            # IN  (TILE,) or (1,)
     bint residual, bint relu, bint keep,
 ) noexcept nogil:
@@ -28,29 +28,29 @@ cdef inline void affine_rows(
     cdef Py_ssize_t i
     cdef int j
     cdef bint there
-    for j in range(TILE if spread else 1):
+    for j in range(lanes if spread else 1):
         there = not spread or j < width
         mc[j] = m[j] if there else 0
         ac[j] = scale[j] if there else 0
         bc[j] = shift[j] if there else 0
     for i in range(rows):
         p = x + i * x_step
-        for j in range(TILE):
+        for j in range(lanes):
             if j < width:
                 t[j] = (p[j] - mc[j * spread]) * ac[j * spread] + bc[j * spread]
         if residual:
             p = r + i * r_step
-            for j in range(TILE):
+            for j in range(lanes):
                 if j < width:
                     t[j] += p[j]
         if keep:
             word = 0
-            for j in range(TILE):
+            for j in range(lanes):
                 if j < width:
                     word |= <uint64_t> (0 if t[j] <= 0 else 1) << j
             bits[i * bits_step] = word
         o = y + i * y_step
-        for j in range(TILE):
+        for j in range(lanes):
             if j < width:
                 if relu:
                     o[j] = 0 if t[j] <= 0 else t[j]
@@ -60,50 +60,73 @@ cdef inline void affine_rows(
 
 cdef inline void affine_modes(
     const real* x, Py_ssize_t x_step, const real* r, Py_ssize_t r_step, real* y, Py_ssize_t y_step,
-    uint64_t* bits, Py_ssize_t bits_step, Py_ssize_t rows, int width,
+    uint64_t* bits, Py_ssize_t bits_step, Py_ssize_t rows, int width, int lanes,
     const real* m, const real* scale, const real* shift, int spread, bint relu,
 ) noexcept nogil:
     if r == NULL:
         if relu:
-            affine_rows(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, m, scale, shift, spread,
+            affine_rows(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, lanes, m, scale, shift, spread,
                         False, True, False)
         else:
-            affine_rows(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, m, scale, shift, spread,
+            affine_rows(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, lanes, m, scale, shift, spread,
                         False, False, False)
     elif not relu:
-        affine_rows(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, m, scale, shift, spread,
+        affine_rows(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, lanes, m, scale, shift, spread,
                     True, False, False)
     elif bits == NULL:
-        affine_rows(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, m, scale, shift, spread,
+        affine_rows(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, lanes, m, scale, shift, spread,
                     True, True, False)
     else:
-        affine_rows(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, m, scale, shift, spread,
+        affine_rows(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, lanes, m, scale, shift, spread,
                     True, True, True)
 
 
 cdef void affine_tile(
     const real* x, Py_ssize_t x_step, const real* r, Py_ssize_t r_step, real* y, Py_ssize_t y_step,
-    uint64_t* bits, Py_ssize_t bits_step, Py_ssize_t rows, int width, const real* coef, Py_ssize_t coef_step,
-    int spread, bint relu,
+    uint64_t* bits, Py_ssize_t bits_step, Py_ssize_t rows, int width, const real* coef, Py_ssize_t coef_step, bint relu,
 ) noexcept nogil:
+    # Of `rows`: a constant a column.
     cdef const real* m = coef + SUBTRACT * coef_step
     cdef const real* a = coef + SCALE * coef_step
     cdef const real* b = coef + SHIFT * coef_step
-    if spread and width == TILE:
-        affine_modes(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, TILE, m, a, b, 1, relu)
-    elif spread:
-        affine_modes(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, m, a, b, 1, relu)
-    elif width == TILE:
-        affine_modes(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, TILE, m, a, b, 0, relu)
+    if width == TILE:
+        affine_modes(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, TILE, TILE, m, a, b, 1, relu)
     else:
-        affine_modes(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, m, a, b, 0, relu)
+        affine_modes(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, TILE, m, a, b, 1, relu)
+
+
+cdef void affine_run(
+    const real* x, const real* r, real* y, uint64_t* bits, Py_ssize_t length, const real* coef, Py_ssize_t coef_step,
+    bint relu,
+) noexcept nogil:
+    # Of `planes`: one constant for a run. Its tail goes by SHORT elements, except where bits fill whole words.
+    cdef const real* m = coef + SUBTRACT * coef_step
+    cdef const real* a = coef + SCALE * coef_step
+    cdef const real* b = coef + SHIFT * coef_step
+    cdef Py_ssize_t rows = length // TILE
+    cdef Py_ssize_t i = rows * TILE
+    cdef int rest = <int> (length - i)
+    if rows:
+        affine_modes(x, TILE, r, TILE, y, TILE, bits, 1, rows, TILE, TILE, m, a, b, 0, relu)
+    if rest and bits != NULL:
+        affine_modes(x + i, TILE, r + i, TILE, y + i, TILE, bits + rows, 1, 1, rest, TILE, m, a, b, 0, relu)
+        return
+    rows = rest // SHORT
+    if rows:
+        affine_modes(x + i, SHORT, r + i if r != NULL else r, SHORT, y + i, SHORT, bits, 1, rows, SHORT, SHORT,
+                     m, a, b, 0, relu)
+        i += rows * SHORT
+        rest -= <int> rows * SHORT
+    if rest:
+        affine_modes(x + i, SHORT, r + i if r != NULL else r, SHORT, y + i, SHORT, bits, 1, 1, rest, SHORT,
+                     m, a, b, 0, relu)
 
 
 cdef inline void gradient_rows(
     const real* g, Py_ssize_t g_step, const real* x, Py_ssize_t x_step,         # IN  (rows, width)
     const uint64_t* bits, Py_ssize_t bits_step,                                 # IN  (rows,) or NULL
     real* dx, Py_ssize_t dx_step, real* dr, Py_ssize_t dr_step,                 # OUT (rows, width), dr: d residual
-    Py_ssize_t rows, int width,
+    Py_ssize_t rows, int width, int lanes,
     const real* m, const real* scale, const real* shift,                        # IN  of the forward, for REPLAY
     const real* a, const real* b, const real* c, const real* rstd, int spread,  # IN
     int gate, bint residual, bint frozen,
@@ -125,7 +148,7 @@ cdef inline void gradient_rows(
     cdef Py_ssize_t i
     cdef int j
     cdef bint there
-    for j in range(TILE if spread else 1):
+    for j in range(lanes if spread else 1):
         there = not spread or j < width
         mc[j] = m[j] if there else 0
         sc[j] = scale[j] if there else 0
@@ -137,19 +160,19 @@ cdef inline void gradient_rows(
     for i in range(rows):
         h = g + i * g_step
         p = x + i * x_step
-        for j in range(TILE):
+        for j in range(lanes):
             if j < width:
                 v[j] = h[j]
         if gate == REPLAY:
-            for j in range(TILE):
+            for j in range(lanes):
                 if j < width:
                     v[j] = opened(v[j], p[j] - mc[j * spread], sc[j * spread], hc[j * spread])
         elif gate == BITS:
             word = bits[i * bits_step]
-            for j in range(TILE):
+            for j in range(lanes):
                 if j < width:
                     v[j] = v[j] if (word >> j) & 1 else 0
-        for j in range(TILE):
+        for j in range(lanes):
             if j < width:
                 if frozen:
                     t[j] = ac[j * spread] * v[j]
@@ -158,54 +181,55 @@ cdef inline void gradient_rows(
                             + cc[j * spread])
         if residual:
             o = dr + i * dr_step
-            for j in range(TILE):
+            for j in range(lanes):
                 if j < width:
                     o[j] = v[j]
         o = dx + i * dx_step
-        for j in range(TILE):
+        for j in range(lanes):
             if j < width:
                 o[j] = t[j]
 
 
 cdef inline void gradient_modes(
     const real* g, Py_ssize_t g_step, const real* x, Py_ssize_t x_step, const uint64_t* bits, Py_ssize_t bits_step,
-    real* dx, Py_ssize_t dx_step, real* dr, Py_ssize_t dr_step, Py_ssize_t rows, int width,
+    real* dx, Py_ssize_t dx_step, real* dr, Py_ssize_t dr_step, Py_ssize_t rows, int width, int lanes,
     const real* m, const real* scale, const real* shift, const real* a, const real* b, const real* c,
     const real* rstd, int spread, int gate, bint frozen,
 ) noexcept nogil:
     # A residual without an activation leaves the gate open; with one, it is what the bits are for.
     if frozen:
         if gate == REPLAY:
-            gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width,
+            gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width, lanes,
                           m, scale, shift, a, b, c, rstd, spread, REPLAY, False, True)
         elif gate == BITS:
-            gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width,
+            gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width, lanes,
                           m, scale, shift, a, b, c, rstd, spread, BITS, True, True)
         elif dr != NULL:
-            gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width,
+            gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width, lanes,
                           m, scale, shift, a, b, c, rstd, spread, OPEN, True, True)
         else:
-            gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width,
+            gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width, lanes,
                           m, scale, shift, a, b, c, rstd, spread, OPEN, False, True)
     elif gate == REPLAY:
-        gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width,
+        gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width, lanes,
                       m, scale, shift, a, b, c, rstd, spread, REPLAY, False, False)
     elif gate == BITS:
-        gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width,
+        gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width, lanes,
                       m, scale, shift, a, b, c, rstd, spread, BITS, True, False)
     elif dr != NULL:
-        gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width,
+        gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width, lanes,
                       m, scale, shift, a, b, c, rstd, spread, OPEN, True, False)
     else:
-        gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width,
+        gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width, lanes,
                       m, scale, shift, a, b, c, rstd, spread, OPEN, False, False)
 
 
 cdef void gradient_tile(
     const real* g, Py_ssize_t g_step, const real* x, Py_ssize_t x_step, const uint64_t* bits, Py_ssize_t bits_step,
     real* dx, Py_ssize_t dx_step, real* dr, Py_ssize_t dr_step, Py_ssize_t rows, int width,
-    const real* coef, Py_ssize_t coef_step, int spread, int gate, bint frozen,
+    const real* coef, Py_ssize_t coef_step, int gate, bint frozen,
 ) noexcept nogil:
+    # Of `rows`: a constant a column.
     cdef const real* m = coef + SUBTRACT * coef_step
     cdef const real* scale = coef + SCALE * coef_step
     cdef const real* shift = coef + SHIFT * coef_step
@@ -213,15 +237,42 @@ cdef void gradient_tile(
     cdef const real* b = coef + DX_X * coef_step
     cdef const real* c = coef + DX_1 * coef_step
     cdef const real* rstd = coef + RSTD * coef_step
-    if spread and width == TILE:
-        gradient_modes(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, TILE,
+    if width == TILE:
+        gradient_modes(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, TILE, TILE,
                        m, scale, shift, a, b, c, rstd, 1, gate, frozen)
-    elif spread:
-        gradient_modes(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width,
-                       m, scale, shift, a, b, c, rstd, 1, gate, frozen)
-    elif width == TILE:
-        gradient_modes(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, TILE,
-                       m, scale, shift, a, b, c, rstd, 0, gate, frozen)
     else:
-        gradient_modes(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width,
+        gradient_modes(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width, TILE,
+                       m, scale, shift, a, b, c, rstd, 1, gate, frozen)
+
+
+cdef void gradient_run(
+    const real* g, const real* x, const uint64_t* bits, real* dx, real* dr, Py_ssize_t length,
+    const real* coef, Py_ssize_t coef_step, int gate, bint frozen,
+) noexcept nogil:
+    # Of `planes`: one constant for a run; the tail as in affine_run.
+    cdef const real* m = coef + SUBTRACT * coef_step
+    cdef const real* scale = coef + SCALE * coef_step
+    cdef const real* shift = coef + SHIFT * coef_step
+    cdef const real* a = coef + DX_DY * coef_step
+    cdef const real* b = coef + DX_X * coef_step
+    cdef const real* c = coef + DX_1 * coef_step
+    cdef const real* rstd = coef + RSTD * coef_step
+    cdef Py_ssize_t rows = length // TILE
+    cdef Py_ssize_t i = rows * TILE
+    cdef int rest = <int> (length - i)
+    if rows:
+        gradient_modes(g, TILE, x, TILE, bits, 1, dx, TILE, dr, TILE, rows, TILE, TILE,
                        m, scale, shift, a, b, c, rstd, 0, gate, frozen)
+    if rest and gate == BITS:
+        gradient_modes(g + i, TILE, x + i, TILE, bits + rows, 1, dx + i, TILE, dr + i, TILE, 1, rest, TILE,
+                       m, scale, shift, a, b, c, rstd, 0, BITS, frozen)
+        return
+    rows = rest // SHORT
+    if rows:
+        gradient_modes(g + i, SHORT, x + i, SHORT, bits, 1, dx + i, SHORT, dr + i if dr != NULL else dr, SHORT, rows,
+                       SHORT, SHORT, m, scale, shift, a, b, c, rstd, 0, gate, frozen)
+        i += rows * SHORT
+        rest -= <int> rows * SHORT
+    if rest:
+        gradient_modes(g + i, SHORT, x + i, SHORT, bits, 1, dx + i, SHORT, dr + i if dr != NULL else dr, SHORT, 1,
+                       rest, SHORT, m, scale, shift, a, b, c, rstd, 0, gate, frozen)
