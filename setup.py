@@ -25,7 +25,7 @@ ELSEWHERE = {"base": []}
 
 # -ffast-math and its parts are never used: they change results, and at link they turn subnormals off for the process.
 # Without contraction every level rounds alike, which is what makes the bits the same.
-COMMON = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+COMMON = ["-O3", "-fno-tree-loop-distribute-patterns", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 MSVC = ["/O2", "/fp:precise"]
 
 OPENMP_PROBE = """

@@ -32,7 +32,8 @@ cdef struct Job:
     double* gamma           # IN
     double* beta            # IN
     double* mean            # OUT of a training forward, IN elsewhere
-    double* var             # OUT of a training forward (the sum of squares M2 where only statistics are asked for)
+    double* var             # OUT of a training forward (the sum of squares M2 where only statistics are asked for),
+                            # IN of an inference; NULL stands for rstd = 1
     double* rstd            # as mean
     double* dgamma          # OUT
     double* dbeta           # OUT
@@ -45,6 +46,7 @@ cdef struct Job:
     double* part1
     double* part2
     # how the work is cut (planes.pxi, rows.pxi)
+    Py_ssize_t runs
     Py_ssize_t spans
     Py_ssize_t span_images
     Py_ssize_t pieces
@@ -57,46 +59,103 @@ cdef struct Job:
     Py_ssize_t slab
     Py_ssize_t slabs
 
-cdef inline void set_coef(Job* job, real* coef, Py_ssize_t c, int row, double value) noexcept nogil:
+cdef inline void set_result(Job* job, Py_ssize_t c, Moments moments, double* sums) noexcept nogil:
+    # What a reduction leaves for a channel.
+    if job.g.p != NULL:
+        job.dbeta[c] = sums[0]
+        job.dgamma[c] = sums[1]
+    else:
+        job.mean[c] = moments.mean
+        job.var[c] = moments.m2
+
+
+cdef inline void set_coefs(Job* job, real* coef, Py_ssize_t c, int width, int row, const double* values) noexcept nogil:
     # `rows` repeats the channels along a wide row.
     cdef Py_ssize_t k
+    cdef int j
+    coef += row * job.coef_step + c
     for k in range(job.repeats):
-        coef[row * job.coef_step + k * job.c + c] = <real> value
+        for j in range(width):
+            coef[j] = <real> values[j]
+        coef += job.c
 
 
-cdef inline void forward_coefs(Job* job, real* coef, Py_ssize_t c) noexcept nogil:
-    cdef double rstd = 1.0 / sqrt(job.var[c] + job.eps) if job.var != NULL else 1.0
-    cdef double scale = rstd * job.gamma[c]
-    cdef double m = <real> job.mean[c]
-    if job.rstd != NULL:
-        job.rstd[c] = rstd
-    set_coef(job, coef, c, SUBTRACT, m)
-    set_coef(job, coef, c, SCALE, scale)
-    set_coef(job, coef, c, SHIFT, job.beta[c] - (job.mean[c] - m) * scale)
-
-
-cdef inline void replay_coefs(Job* job, real* coef, Py_ssize_t c) noexcept nogil:
-    # What the backward needs before its reduction.
-    cdef double m = <real> job.mean[c]
-    cdef double scale
-    set_coef(job, coef, c, SUBTRACT, m)
-    if job.gate == REPLAY:
-        scale = job.kept_scale[c]
-        set_coef(job, coef, c, SCALE, scale)
-        set_coef(job, coef, c, SHIFT, job.kept_shift[c] - (job.mean[c] - m) * scale)
-
-
-cdef inline void backward_coefs(Job* job, real* coef, Py_ssize_t c, double s1, double s2) noexcept nogil:
-    # s1 = sum dy, s2 = sum dy (x - m). The mean of (x - mean) is zero, that of (x - m) is `left`.
+cdef void forward_coefs(Job* job, real* coef, Py_ssize_t c, int width, bint batch) noexcept nogil:
+    # From mean and variance to the constants of y, for `width` <= TILE channels from c on. With `batch`, var still holds
+    # M2, and rstd is asked for.
+    cdef double m[TILE]
+    cdef double scale[TILE]
+    cdef double shift[TILE]
     cdef double n = <double> job.n * <double> job.s
-    cdef double rstd = job.rstd[c]
-    cdef double left = job.mean[c] - <double> (<real> job.mean[c])
-    cdef double s_hat = (s2 - left * s1) * rstd         # sum dy * x_hat
-    cdef double a = job.gamma[c] * rstd
-    cdef double b = -a * (s_hat / n)
-    job.dbeta[c] = s1
-    job.dgamma[c] = s_hat
-    set_coef(job, coef, c, DX_DY, a)
-    set_coef(job, coef, c, DX_X, b)
-    set_coef(job, coef, c, DX_1, -a * (s1 / n) - b * (left * rstd))
-    set_coef(job, coef, c, RSTD, rstd)
+    cdef double var
+    cdef int j
+    for j in range(width):
+        m[j] = <real> job.mean[c + j]
+    if job.var == NULL:
+        for j in range(width):
+            scale[j] = 1.0
+    elif batch:
+        for j in range(width):
+            var = job.var[c + j] / n
+            job.var[c + j] = var
+            scale[j] = 1.0 / sqrt(var + job.eps)
+        for j in range(width):
+            job.rstd[c + j] = scale[j]
+    else:
+        for j in range(width):
+            scale[j] = 1.0 / sqrt(job.var[c + j] + job.eps)
+    for j in range(width):
+        scale[j] *= job.gamma[c + j]
+        shift[j] = job.beta[c + j] - (job.mean[c + j] - m[j]) * scale[j]
+    set_coefs(job, coef, c, width, SUBTRACT, m)
+    set_coefs(job, coef, c, width, SCALE, scale)
+    set_coefs(job, coef, c, width, SHIFT, shift)
+
+
+cdef void replay_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept nogil:
+    # What the backward needs before its reduction: m, and with REPLAY the constants of y.
+    cdef double m[TILE]
+    cdef double shift[TILE]
+    cdef int j
+    for j in range(width):
+        m[j] = <real> job.mean[c + j]
+    set_coefs(job, coef, c, width, SUBTRACT, m)
+    if job.gate == REPLAY:
+        for j in range(width):
+            shift[j] = job.kept_shift[c + j] - (job.mean[c + j] - m[j]) * job.kept_scale[c + j]
+        set_coefs(job, coef, c, width, SCALE, job.kept_scale + c)
+        set_coefs(job, coef, c, width, SHIFT, shift)
+
+
+cdef void backward_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept nogil:
+    # From sum dy and sum dy (x - m), which dbeta and dgamma hold until here, to the constants of dx. The mean of
+    # (x - mean) is zero, that of (x - m) is `left`.
+    cdef double a[TILE]
+    cdef double b[TILE]
+    cdef double d[TILE]
+    cdef double n = <double> job.n * <double> job.s
+    cdef double rstd, left, s_hat
+    cdef int j
+    for j in range(width):
+        rstd = job.rstd[c + j]
+        left = job.mean[c + j] - <double> (<real> job.mean[c + j])
+        s_hat = (job.dgamma[c + j] - left * job.dbeta[c + j]) * rstd    # sum dy * x_hat
+        job.dgamma[c + j] = s_hat
+        a[j] = job.gamma[c + j] * rstd
+        b[j] = -a[j] * (s_hat / n)
+        d[j] = -a[j] * (job.dbeta[c + j] / n) - b[j] * (left * rstd)
+    set_coefs(job, coef, c, width, DX_DY, a)
+    set_coefs(job, coef, c, width, DX_X, b)
+    set_coefs(job, coef, c, width, DX_1, d)
+    set_coefs(job, coef, c, width, RSTD, job.rstd + c)
+
+
+cdef void finish_channels(Job* job, real* coef, Py_ssize_t c0, Py_ssize_t c1) noexcept nogil:
+    # From the results of the reduction to the constants of the elementwise pass.
+    cdef Py_ssize_t c = c0
+    while c < c1:
+        if job.g.p == NULL:
+            forward_coefs(job, coef, c, <int> least(TILE, c1 - c), True)
+        else:
+            backward_coefs(job, coef, c, <int> least(TILE, c1 - c))
+        c += TILE

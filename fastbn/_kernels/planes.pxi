@@ -23,6 +23,7 @@ cdef void plan_planes(Job* job, Py_ssize_t itemsize, Py_ssize_t cache, int threa
         job.group = cache // channel_bytes if cache > channel_bytes else 1
         # as many groups for one thread as for another
         job.group = parts(job.c, parts(parts(job.c, job.group), threads) * threads)
+    job.runs = least(RUNS, CHUNK // job.s if job.s < CHUNK else 1)
     job.apply_planes = 1 if job.pieces > 1 else SPAN // job.s
     job.repeats = 1
     job.coef_step = job.c
@@ -37,6 +38,8 @@ cdef inline Moments chunk_moments_of(
 ) noexcept nogil:
     if real is float:
         if not job.exact:
+            if runs == 1 and length <= TILE:
+                return short_moments(x, <int> length, <float> 0)
             return chunk_moments(x, runs, length, job.x.step_n, <float> 0)
     return chunk_moments(x, runs, length, job.x.step_n, <double> 0)
 
@@ -68,40 +71,22 @@ cdef void reduce_chunk(
 cdef void reduce_span(
     Job* job, const real* kind, Py_ssize_t c, Py_ssize_t u, Moments* moments, double* sums,
 ) noexcept nogil:
-    # One of the two results is filled: moments in a forward, sums in a backward.
-    cdef Py_ssize_t n = (u // job.pieces) * job.span_images
+    # One of the two results is added to: moments in a forward, sums in a backward.
+    cdef Py_ssize_t image = u if job.pieces == 1 else u // job.pieces
+    cdef Py_ssize_t n = image * job.span_images
     cdef Py_ssize_t stop = least(n + job.span_images, job.n)
-    cdef Py_ssize_t first = (u % job.pieces) * SPAN
+    cdef Py_ssize_t first = (u - image * job.pieces) * SPAN
     cdef Py_ssize_t last = least(first + SPAN, job.s)
-    cdef Py_ssize_t runs, i
-    moments.n = 0
-    moments.mean = 0
-    moments.m2 = 0
-    sums[0] = 0
-    sums[1] = 0
-    if job.s >= CHUNK:
-        while n < stop:
+    cdef Py_ssize_t i
+    while n < stop:
+        if job.s >= CHUNK:
             i = first
             while i < last:
                 reduce_chunk(job, kind, c, n, i, 1, least(CHUNK, last - i), moments, sums)
                 i += CHUNK
-            n += 1
-    else:
-        runs = least(RUNS, CHUNK // job.s)
-        while n < stop:
-            reduce_chunk(job, kind, c, n, 0, least(runs, stop - n), job.s, moments, sums)
-            n += runs
-
-
-cdef void finish_channel(Job* job, real* coef, Py_ssize_t c, Moments moments, double* sums) noexcept nogil:
-    if job.g.p != NULL:
-        backward_coefs(job, coef, c, sums[0], sums[1])
-        return
-    job.mean[c] = moments.mean
-    job.var[c] = moments.m2
-    if job.y.p != NULL:
-        job.var[c] = moments.m2 / moments.n
-        forward_coefs(job, coef, c)
+        else:
+            reduce_chunk(job, kind, c, n, 0, least(job.runs, stop - n), job.s, moments, sums)
+        n += job.runs
 
 
 cdef inline void transform_run(
@@ -125,6 +110,14 @@ cdef inline void transform_run(
 
 # ---- units ------------------------------------------------------------------------------------------------------------
 
+cdef inline void clear(Moments* moments, double* sums) noexcept nogil:
+    moments.n = 0
+    moments.mean = 0
+    moments.m2 = 0
+    sums[0] = 0
+    sums[1] = 0
+
+
 cdef void planes_group(Job* job, const real* kind, Py_ssize_t unit) noexcept nogil:
     cdef Py_ssize_t c0 = unit * job.group
     cdef Py_ssize_t c1 = least(c0 + job.group, job.c)
@@ -133,19 +126,17 @@ cdef void planes_group(Job* job, const real* kind, Py_ssize_t unit) noexcept nog
     cdef double[2] sums_all
     cdef double[2] sums
     for c in range(c0, c1):
-        all.n = 0
-        all.mean = 0
-        all.m2 = 0
-        sums_all[0] = 0
-        sums_all[1] = 0
+        clear(&all, sums_all)
         for u in range(job.spans):
+            clear(&part, sums)
             reduce_span(job, kind, c, u, &part, sums)
             merge(&all, part)
             sums_all[0] += sums[0]
             sums_all[1] += sums[1]
-        finish_channel(job, <real*> job.coef, c, all, sums_all)
+        set_result(job, c, all, sums_all)
     if job.y.p == NULL:
         return
+    finish_channels(job, <real*> job.coef, c0, c1)
     n = job.n - 1
     while n >= 0:
         for c in range(c0, c1):
@@ -156,6 +147,7 @@ cdef void planes_group(Job* job, const real* kind, Py_ssize_t unit) noexcept nog
 cdef void planes_span(Job* job, const real* kind, Py_ssize_t unit) noexcept nogil:
     cdef Moments moments
     cdef double[2] sums
+    clear(&moments, sums)
     reduce_span(job, kind, unit // job.spans, unit % job.spans, &moments, sums)
     job.part1[unit] = moments.mean if job.g.p == NULL else sums[0]
     job.part2[unit] = moments.m2 if job.g.p == NULL else sums[1]
@@ -165,11 +157,7 @@ cdef void planes_merge(Job* job, const real* kind, Py_ssize_t c) noexcept nogil:
     cdef Moments all, part
     cdef double[2] sums
     cdef Py_ssize_t u, n
-    all.n = 0
-    all.mean = 0
-    all.m2 = 0
-    sums[0] = 0
-    sums[1] = 0
+    clear(&all, sums)
     for u in range(job.spans):
         if job.g.p != NULL:
             sums[0] += job.part1[c * job.spans + u]
@@ -181,7 +169,9 @@ cdef void planes_merge(Job* job, const real* kind, Py_ssize_t c) noexcept nogil:
             part.mean = job.part1[c * job.spans + u]
             part.m2 = job.part2[c * job.spans + u]
             merge(&all, part)
-    finish_channel(job, <real*> job.coef, c, all, sums)
+    set_result(job, c, all, sums)
+    if job.y.p != NULL:
+        finish_channels(job, <real*> job.coef, c, c + 1)
 
 
 cdef void planes_transform(Job* job, const real* kind, Py_ssize_t unit) noexcept nogil:

@@ -6,8 +6,8 @@
 #    holds whatever the data, so the correction e^2/n costs three bits at the very worst, and none on data without a
 #    trend: one reading is enough.
 # c) A tail shorter than TILE goes through the same lanes under a condition that becomes a vector mask.
-# d) No more than TILE elements take the first as the pivot, in double lanes, which have bits to spare: there the sum for
-#    a better one would cost as much as the rest.
+# d) One run of no more than TILE elements, an image's own 7x7 plane, say, is read once into the lanes, and its own mean is
+#    the pivot.
 # e) A chunk whose float lanes overflowed or underflowed is summed again in double lanes.
 
 
@@ -64,13 +64,8 @@ cdef Moments chunk_moments(
     cdef int j, rest
     cdef double n = <double> runs * <double> length
     cdef double e_sum, q_sum
-    if n <= TILE:
-        if lane is float:
-            return chunk_moments(x, runs, length, step, <double> 0)
-        pivot = x[0]
-    else:
-        pivot = <lane> (<real> (chunk_sum(x, pivot_runs, pivot_length, step, kind)
-                                / (<double> pivot_runs * <double> pivot_length)))
+    pivot = <lane> (<real> (chunk_sum(x, pivot_runs, pivot_length, step, kind)
+                            / (<double> pivot_runs * <double> pivot_length)))
     for j in range(TILE):
         e[j] = 0
         q[j] = 0
@@ -99,6 +94,28 @@ cdef Moments chunk_moments(
     if lane is float:
         if not squares_held(n, e_sum, q_sum):
             return chunk_moments(x, runs, length, step, <double> 0)
+    return moments_about(<double> pivot, n, e_sum, q_sum)
+
+
+cdef Moments short_moments(const real* x, int length, lane kind) noexcept nogil:
+    # IN (length,), length <= TILE
+    cdef lane v[TILE]
+    cdef lane q[TILE]
+    cdef lane pivot
+    cdef double n = length
+    cdef double e_sum, q_sum
+    cdef int j
+    for j in range(TILE):
+        v[j] = x[j] if j < length else 0
+    pivot = <lane> (<real> (sum_lanes(v) / n))
+    for j in range(TILE):
+        v[j] = v[j] - pivot if j < length else 0
+        q[j] = v[j] * v[j]
+    e_sum = sum_lanes(v)
+    q_sum = sum_lanes(q)
+    if lane is float:
+        if not squares_held(n, e_sum, q_sum):
+            return short_moments(x, length, <double> 0)
     return moments_about(<double> pivot, n, e_sum, q_sum)
 
 

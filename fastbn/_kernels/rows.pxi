@@ -258,8 +258,10 @@ cdef void merge_channels(Job* job, real* coef, Py_ssize_t c0, Py_ssize_t stop) n
             moments.m2 = t2[j]
             sums[0] = t1[j]
             sums[1] = t2[j]
-            finish_channel(job, coef, c + j, moments, sums)
+            set_result(job, c + j, moments, sums)
         c += TILE
+    if job.y.p != NULL:
+        finish_channels(job, coef, c0, stop)
 
 
 cdef void transform_strip(Job* job, const real* kind, Py_ssize_t u, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:

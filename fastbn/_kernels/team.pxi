@@ -20,12 +20,12 @@ cdef struct Phase:
 
 cdef void make_coefs(Job* job, const real* kind, Py_ssize_t unit) noexcept nogil:
     # The constants that are known before any reduction.
-    cdef Py_ssize_t c
-    for c in range(unit * TILE, least(unit * TILE + TILE, job.c)):
-        if job.g.p == NULL:
-            forward_coefs(job, <real*> job.coef, c)
-        else:
-            replay_coefs(job, <real*> job.coef, c)
+    cdef Py_ssize_t c = unit * TILE
+    cdef int width = <int> least(TILE, job.c - c)
+    if job.g.p == NULL:
+        forward_coefs(job, <real*> job.coef, c, width, False)
+    else:
+        replay_coefs(job, <real*> job.coef, c, width)
 
 
 cdef void perform(Job* job, const real* kind, What what, Py_ssize_t unit) noexcept nogil:
