@@ -12,12 +12,13 @@ cimport numpy as cnp
 
 from fastbn._layout cimport View, load_vector
 
-from fastbn._kernels.cpu import cache_bytes
+from fastbn._kernels.cpu import cache_bytes, last_cache_bytes
 from fastbn._threads import resolve
 
 cnp.import_array()
 
 cdef Py_ssize_t CACHE = cache_bytes() * 6 // 10     # of the second level, for what one thread works on
+cdef Py_ssize_t LAST_CACHE = last_cache_bytes()     # what all threads share
 cdef Py_ssize_t SERIAL_BYTES = 256 * 1024           # of traffic, below which a second thread costs more than it brings
 
 
@@ -76,7 +77,7 @@ cdef int execute(Job* job, double* scratch, bint reduce, object num_threads) exc
         if FASTBN_OPENMP and bytes >= SERIAL_BYTES:
             threads = resolve(num_threads)
         if rows:
-            plan_rows(job, itemsize, CACHE, threads)
+            plan_rows(job, itemsize, CACHE, LAST_CACHE, threads)
             units = job.units
         else:
             plan_planes(job, itemsize, CACHE, threads)

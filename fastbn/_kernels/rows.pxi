@@ -1,8 +1,8 @@
 # `rows`: (R, C), channels contiguous.
 #
-# a) Rows are cut into units of unit_rows, columns into slabs; a unit is reduced tile by tile, and its mean and M2 (or the
-#    two sums of the backward) are kept for every channel. Units are merged in order, channel by channel. How many rows a
-#    unit has follows from the shape; how wide a slab is may follow from the cache, because no column sees another.
+# a) Rows are cut into units of unit_rows, columns into slabs; a unit is reduced, and its mean and M2 (or the two sums of
+#    the backward) are kept for every channel. Units are merged in order, channel by channel. How many rows a unit has
+#    follows from the shape; how wide a slab is may follow from the cache, because no column sees another.
 # b) Channel counts that do not fill tiles (3, 24, 40) are read as wide rows of `repeats` rows each, in which channel c is
 #    the columns c, c + C, c + 2 C ...; their sums are added before the unit is finished. Rows that are left over form a
 #    last unit of their own. Not with a mask: how its bits lie must not depend on the strides of one call.
@@ -13,24 +13,25 @@ cdef enum:
     UNIT_ELEMENTS = 65536
     MOST_ROWS = 512         # of a unit
     LEAST_ROWS = 32
-    NARROW = 256            # from here on, channels are not repeated
-    SWEEP = 16              # rows that a transform takes tile by tile before it moves on
+    CACHED_SWEEP = 4        # rows that a transform takes tile by tile before it moves on, if they are in the cache
 
 
 cdef Py_ssize_t repeats_of(Py_ssize_t r, Py_ssize_t c) noexcept nogil:
-    # The fewest rows that fill whole tiles, or half of that, ... while at least two wide rows remain.
+    # The fewest rows that fill whole tiles; fewer where they would not fit a slab, or leave a single wide row.
     cdef Py_ssize_t k = TILE
     while k > 1 and (c * (k // 2)) % TILE == 0:
         k //= 2
-    while k > 1 and r // k < 2:
+    while k > 1 and (r // k < 2 or c * k > SLAB):
         k //= 2
     return k
 
 
-cdef void plan_rows(Job* job, Py_ssize_t itemsize, Py_ssize_t cache, int threads) noexcept nogil:
+cdef void plan_rows(Job* job, Py_ssize_t itemsize, Py_ssize_t cache, Py_ssize_t last_cache, int threads) noexcept nogil:
     cdef Py_ssize_t width, fit, even
+    cdef Py_ssize_t arrays = 2 if job.g.p != NULL else 1
+    cdef Py_ssize_t bytes = job.n * job.c * itemsize
     job.repeats = 1
-    if job.bits == NULL and job.c < NARROW and job.x.step_n == job.c and job.y.step_n == job.c and job.r.step_n == job.c \
+    if job.bits == NULL and job.x.step_n == job.c and job.y.step_n == job.c and job.r.step_n == job.c \
             and job.g.step_n == job.c:
         job.repeats = repeats_of(job.n, job.c)
     job.wide_rows = job.n // job.repeats
@@ -39,20 +40,26 @@ cdef void plan_rows(Job* job, Py_ssize_t itemsize, Py_ssize_t cache, int threads
     job.unit_rows = UNIT_ELEMENTS // width // LEAST_ROWS * LEAST_ROWS
     job.unit_rows = least(MOST_ROWS, job.unit_rows if job.unit_rows > LEAST_ROWS else LEAST_ROWS)
     job.units = parts(job.wide_rows, job.unit_rows) + (1 if job.n % job.repeats else 0)
-    job.slab = width
-    job.slabs = 1
+    fit = cache // (job.n * itemsize * arrays) // TILE * TILE
+    even = parts(parts(width, TILE), threads) * TILE
     job.group = 0
-    if threads == 1 and job.n * width * itemsize <= cache:
+    job.slab = least(width, SLAB)
+    if job.repeats > 1:
+        job.group = threads == 1 and bytes * arrays <= cache
+    elif fit >= 4 * TILE or (fit >= TILE and fit >= even):
         job.group = 1
-    elif job.repeats == 1 and width > TILE:
-        fit = cache // (job.n * itemsize * (2 if job.g.p != NULL else 1)) // TILE * TILE
-        even = parts(parts(width, TILE), threads) * TILE
-        if fit >= 4 * TILE or (fit >= TILE and fit >= even):
-            job.group = 1
-            job.slab = least(fit, even)
-        else:
-            job.slab = least(width, 16 * TILE)
-        job.slabs = parts(width, job.slab)
+        job.slab = least(least(fit, even), SLAB)
+    job.slabs = parts(width, job.slab)
+    if job.group or bytes * (arrays + 1) <= last_cache:
+        job.visit = FLUSH
+        job.sweep = CACHED_SWEEP
+    else:
+        # What comes from memory is read and written row by row.
+        job.visit = 4
+        job.sweep = 1
+    if job.slab <= TILE:
+        job.visit = FLUSH
+        job.sweep = MOST_ROWS
 
 
 cdef struct Strip:          # the rows of a unit
@@ -84,137 +91,79 @@ cdef inline Strip strip_of(Job* job, Py_ssize_t u) noexcept nogil:
     return out
 
 
-cdef inline void unit_moments(
-    Job* job, const real* x, Py_ssize_t rows, Py_ssize_t step, int width, const real* pivot, double* e, double* q,
-) noexcept nogil:
-    if real is float:
-        if not job.exact:
-            tile_moments(x, rows, step, width, pivot, e, q, <float> 0)
-            return
-    tile_moments(x, rows, step, width, pivot, e, q, <double> 0)
-
-
-cdef inline void unit_gradient_sums(
-    Job* job, const real* g, Py_ssize_t g_step, const real* x, Py_ssize_t x_step, const uint64_t* bits,
-    Py_ssize_t bits_step, Py_ssize_t rows, int width, const real* coef, double* s1, double* s2,
-) noexcept nogil:
-    cdef Py_ssize_t k = job.coef_step
-    if real is float:
-        tile_gradient_sums(g, g_step, x, x_step, bits, bits_step, rows, width, coef, coef + k, coef + 2 * k,
-                           job.gate, s1, s2, <float> 0)
-    else:
-        tile_gradient_sums(g, g_step, x, x_step, bits, bits_step, rows, width, coef, coef + k, coef + 2 * k,
-                           job.gate, s1, s2, <double> 0)
-
-
-cdef void reduce_wide(Job* job, const real* kind, Py_ssize_t u) noexcept nogil:
-    # A unit whose columns repeat the channels: sums are collected a channel, so the pivot is the channel's as well.
-    cdef Strip strip = strip_of(job, u)
-    cdef Py_ssize_t step = strip.repeats * job.c
-    cdef const real* x = <const real*> job.x.p + strip.row * job.c
-    cdef const real* g = <const real*> job.g.p + strip.row * job.c if job.g.p != NULL else NULL
-    cdef const real* coef = <const real*> job.coef
-    cdef double[NARROW] first
-    cdef double[NARROW] sum1
-    cdef double[NARROW] sum2
-    cdef real[TILE] pivot
-    cdef double[TILE] t1
-    cdef double[TILE] t2
+cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit) noexcept nogil:
+    cdef Py_ssize_t slab = unit % job.slabs
+    cdef Strip strip = strip_of(job, unit // job.slabs)
+    cdef Py_ssize_t first = slab * job.slab         # of the columns
     cdef Py_ssize_t pivot_rows = parts(strip.rows, PIVOT)
     cdef Py_ssize_t w, c
+    cdef const real* x = <const real*> job.x.p + strip.row * job.x.step_n + first
+    cdef const real* g = NULL
+    cdef const real* coef = <const real*> job.coef + first
+    cdef double* out1 = job.part1 + unit // job.slabs * job.c + first
+    cdef double* out2 = job.part2 + unit // job.slabs * job.c + first
+    cdef double e[SLAB]
+    cdef double q[SLAB]
+    cdef real pivot[SLAB]
+    cdef Columns u
     cdef Moments m
-    cdef int j, width
-    for c in range(job.c):
-        first[c] = 0
-        sum1[c] = 0
-        sum2[c] = 0
-    if g == NULL:
-        w = 0
-        while w < strip.width:
-            width = <int> least(TILE, strip.width - w)
-            for j in range(TILE):
-                t1[j] = 0
-            if job.exact:
-                tile_sums(x + w, pivot_rows, step, width, t1, <double> 0)
-            else:
-                tile_sums(x + w, pivot_rows, step, width, t1, <float> 0)
-            c = w % job.c
-            for j in range(width):
-                first[c] += t1[j]
-                c = c + 1 if c + 1 < job.c else 0
-            w += TILE
-        for c in range(job.c):
-            first[c] = <real> (first[c] / (<double> pivot_rows * <double> strip.repeats))
-    w = 0
-    while w < strip.width:
-        width = <int> least(TILE, strip.width - w)
-        c = w % job.c
-        if g == NULL:
-            for j in range(width):
-                pivot[j] = <real> first[c]
-                c = c + 1 if c + 1 < job.c else 0
-            unit_moments(job, x + w, strip.rows, step, width, pivot, t1, t2)
+    cdef double n = <double> strip.rows * <double> strip.repeats
+    u.rows = strip.rows
+    u.width = least(job.slab, strip.width - first)
+    if u.width <= 0:                # the last, shorter row may end before this slab
+        return
+    u.x = <char*> x
+    u.x_step = job.x.step_n * strip.repeats
+    u.g = NULL
+    u.g_step = job.g.step_n * strip.repeats
+    u.bits = job.bits
+    if job.bits != NULL:
+        u.bits = job.bits + strip.bits + first // TILE
+    u.bits_step = strip.bits_step
+    u.m = <char*> (coef + SUBTRACT * job.coef_step)
+    u.scale = <char*> (coef + SCALE * job.coef_step)
+    u.shift = <char*> (coef + SHIFT * job.coef_step)
+    u.gate = job.gate
+    u.visit = job.visit
+    if job.g.p != NULL:
+        g = <const real*> job.g.p + strip.row * job.g.step_n + first
+        u.g = <char*> g
+    else:
+        if job.exact:
+            sum_columns(&u, x, pivot_rows, e, <double> 0)
         else:
-            unit_gradient_sums(job, g + w, step, x + w, step,
-                               job.bits + strip.bits + w // TILE if job.bits != NULL else NULL, strip.bits_step,
-                               strip.rows, width, coef + w, t1, t2)
-        c = w % job.c
-        for j in range(width):
-            sum1[c] += t1[j]
-            sum2[c] += t2[j]
-            c = c + 1 if c + 1 < job.c else 0
-        w += TILE
-    for c in range(job.c):
+            sum_columns(&u, x, pivot_rows, e, <float> 0)
+        fold(e, u.width, job.c, strip.repeats)
+        for c in range(least(u.width, job.c)):
+            pivot[c] = <real> (e[c] / (<double> pivot_rows * <double> strip.repeats))
+        for w in range(job.c, u.width):
+            pivot[w] = pivot[w - job.c]
+        u.m = <char*> pivot
+    if real is float:
+        if job.exact:
+            reduce_columns(&u, x, g, 0, u.width, e, q, <double> 0)
+        else:
+            reduce_columns(&u, x, g, 0, u.width, e, q, <float> 0)
+    else:
+        reduce_columns(&u, x, g, 0, u.width, e, q, <double> 0)
+    fold(e, u.width, job.c, strip.repeats)
+    fold(q, u.width, job.c, strip.repeats)
+    for c in range(least(u.width, job.c)):
         if g == NULL:
-            m = moments_about(first[c], <double> strip.rows * <double> strip.repeats, sum1[c], sum2[c])
-            sum1[c] = m.mean
-            sum2[c] = m.m2
-        job.part1[u * job.c + c] = sum1[c]
-        job.part2[u * job.c + c] = sum2[c]
+            m = moments_about(<double> pivot[c], n, e[c], q[c])
+            e[c] = m.mean
+            q[c] = m.m2
+    for c in range(least(u.width, job.c)):
+        out1[c] = e[c]
+        out2[c] = q[c]
 
 
-cdef void reduce_slab(Job* job, const real* kind, Py_ssize_t u, Py_ssize_t slab) noexcept nogil:
-    cdef Strip strip = strip_of(job, u)
-    cdef Py_ssize_t stop = least(slab * job.slab + job.slab, job.c)
-    cdef Py_ssize_t pivot_rows = parts(strip.rows, PIVOT)
-    cdef Py_ssize_t c = slab * job.slab
-    cdef const real* x
-    cdef double* out1
-    cdef double* out2
-    cdef real[TILE] pivot
-    cdef double[TILE] t1
-    cdef double[TILE] t2
-    cdef double n = <double> strip.rows
-    cdef double m2
-    cdef int j, width
-    while c < stop:
-        width = <int> least(TILE, stop - c)
-        x = <const real*> job.x.p + strip.row * job.x.step_n + c
-        out1 = job.part1 + u * job.c + c
-        out2 = job.part2 + u * job.c + c
-        if job.g.p == NULL:
-            for j in range(TILE):
-                t1[j] = 0
-            if job.exact:
-                tile_sums(x, pivot_rows, job.x.step_n, width, t1, <double> 0)
-            else:
-                tile_sums(x, pivot_rows, job.x.step_n, width, t1, <float> 0)
-            for j in range(width):
-                pivot[j] = <real> (t1[j] / <double> pivot_rows)
-            unit_moments(job, x, strip.rows, job.x.step_n, width, pivot, t1, t2)
-            for j in range(width):
-                m2 = t2[j] - t1[j] * (t1[j] / n)
-                out1[j] = pivot[j] + t1[j] / n
-                out2[j] = 0.0 if m2 < 0.0 else m2
-        else:
-            unit_gradient_sums(job, <const real*> job.g.p + strip.row * job.g.step_n + c, job.g.step_n,
-                               x, job.x.step_n,
-                               job.bits + strip.bits + c // TILE if job.bits != NULL else NULL, strip.bits_step,
-                               strip.rows, width, <const real*> job.coef + c, t1, t2)
-            for j in range(width):
-                out1[j] = t1[j]
-                out2[j] = t2[j]
-        c += TILE
+cdef inline void fold(double* sums, Py_ssize_t width, Py_ssize_t c, Py_ssize_t repeats) noexcept nogil:
+    # Adds the repeats of a wide row to its first C columns.
+    cdef Py_ssize_t k, j
+    for k in range(1, repeats):
+        for j in range(c):
+            sums[j] += sums[k * c + j]
 
 
 cdef void merge_channels(Job* job, real* coef, Py_ssize_t c0, Py_ssize_t stop) noexcept nogil:
@@ -280,7 +229,7 @@ cdef void transform_strip(Job* job, const real* kind, Py_ssize_t u, Py_ssize_t f
     cdef int width
     stop = least(stop, strip.width)
     while i < strip.rows:
-        rows = least(SWEEP, strip.rows - i)
+        rows = least(job.sweep, strip.rows - i)
         w = first
         while w < stop:
             width = <int> least(TILE, stop - w)
@@ -296,17 +245,10 @@ cdef void transform_strip(Job* job, const real* kind, Py_ssize_t u, Py_ssize_t f
                               y + i * y_step + w, y_step, r + i * r_step + w if r != NULL else r, r_step,
                               rows, width, coef, job.coef_step, job.gate, job.frozen)
             w += TILE
-        i += SWEEP
+        i += job.sweep
 
 
 # ---- units ------------------------------------------------------------------------------------------------------------
-
-cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit) noexcept nogil:
-    if job.repeats > 1:
-        reduce_wide(job, kind, unit)
-    else:
-        reduce_slab(job, kind, unit // job.slabs, unit % job.slabs)
-
 
 cdef void rows_merge(Job* job, const real* kind, Py_ssize_t unit) noexcept nogil:
     merge_channels(job, <real*> job.coef, unit * TILE, least(unit * TILE + TILE, job.c))
