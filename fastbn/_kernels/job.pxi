@@ -58,7 +58,6 @@ cdef struct Job:
     Py_ssize_t units
     Py_ssize_t slab
     Py_ssize_t slabs
-    Py_ssize_t visit
     Py_ssize_t sweep
 
 cdef inline void set_result(Job* job, Py_ssize_t c, Moments moments, double* sums) noexcept nogil:

@@ -50,15 +50,9 @@ cdef void plan_rows(Job* job, Py_ssize_t itemsize, Py_ssize_t cache, Py_ssize_t 
         job.group = 1
         job.slab = least(least(fit, even), SLAB)
     job.slabs = parts(width, job.slab)
-    if job.group or bytes * (arrays + 1) <= last_cache:
-        job.visit = FLUSH
-        job.sweep = CACHED_SWEEP
-    else:
-        # What comes from memory is read and written row by row.
-        job.visit = 4
-        job.sweep = 1
+    # What comes from memory is written row by row.
+    job.sweep = CACHED_SWEEP if job.group or bytes * (arrays + 1) <= last_cache else 1
     if job.slab <= TILE:
-        job.visit = FLUSH
         job.sweep = MOST_ROWS
 
 
@@ -112,22 +106,16 @@ cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit) noexcept nogi
     u.width = least(job.slab, strip.width - first)
     if u.width <= 0:                # the last, shorter row may end before this slab
         return
-    u.x = <char*> x
     u.x_step = job.x.step_n * strip.repeats
-    u.g = NULL
     u.g_step = job.g.step_n * strip.repeats
     u.bits = job.bits
     if job.bits != NULL:
         u.bits = job.bits + strip.bits + first // TILE
     u.bits_step = strip.bits_step
-    u.m = <char*> (coef + SUBTRACT * job.coef_step)
-    u.scale = <char*> (coef + SCALE * job.coef_step)
-    u.shift = <char*> (coef + SHIFT * job.coef_step)
     u.gate = job.gate
-    u.visit = job.visit
-    if job.g.p != NULL:
+    u.gradient = job.g.p != NULL
+    if u.gradient:
         g = <const real*> job.g.p + strip.row * job.g.step_n + first
-        u.g = <char*> g
     else:
         if job.exact:
             sum_columns(&u, x, pivot_rows, e, <double> 0)
@@ -138,14 +126,13 @@ cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit) noexcept nogi
             pivot[c] = <real> (e[c] / (<double> pivot_rows * <double> strip.repeats))
         for w in range(job.c, u.width):
             pivot[w] = pivot[w - job.c]
-        u.m = <char*> pivot
     if real is float:
         if job.exact:
-            reduce_columns(&u, x, g, 0, u.width, e, q, <double> 0)
+            reduce_columns(&u, x, g, pivot, coef, job.coef_step, e, q, <double> 0)
         else:
-            reduce_columns(&u, x, g, 0, u.width, e, q, <float> 0)
+            reduce_columns(&u, x, g, pivot, coef, job.coef_step, e, q, <float> 0)
     else:
-        reduce_columns(&u, x, g, 0, u.width, e, q, <double> 0)
+        reduce_columns(&u, x, g, pivot, coef, job.coef_step, e, q, <double> 0)
     fold(e, u.width, job.c, strip.repeats)
     fold(q, u.width, job.c, strip.repeats)
     for c in range(least(u.width, job.c)):
