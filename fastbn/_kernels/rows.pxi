@@ -96,9 +96,9 @@ cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit) noexcept nogi
     cdef const real* coef = <const real*> job.coef + first
     cdef double* out1 = job.part1 + unit // job.slabs * job.c + first
     cdef double* out2 = job.part2 + unit // job.slabs * job.c + first
-    cdef double e[SLAB]
-    cdef double q[SLAB]
-    cdef real pivot[SLAB]
+    cdef double e[ROOM]
+    cdef double q[ROOM]
+    cdef real pivot[ROOM]
     cdef Columns u
     cdef Moments m
     cdef double n = <double> strip.rows * <double> strip.repeats

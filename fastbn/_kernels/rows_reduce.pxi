@@ -11,6 +11,8 @@
 cdef enum:
     FLUSH = 32
     SLAB = 1024             # most columns of a unit
+    ROOM = SLAB + 80        # of a local array: side by side, no two begin at the same place in a page, where a store to
+                            # one would hold up a load from the other
 
 cdef struct Columns:        # a unit: `rows` rows of `width` <= SLAB columns
     Py_ssize_t rows
@@ -32,7 +34,7 @@ cdef void sum_columns(
     double* out,                                                                # OUT (u.width,)
     lane kind,
 ) noexcept nogil:
-    cdef lane s[SLAB]
+    cdef lane s[ROOM]
     cdef const real* p
     cdef Py_ssize_t i = 0, w, stop
     for w in range(u.width):
@@ -77,9 +79,9 @@ cdef void reduce_moments(
     double* e_out, double* q_out,                                               # OUT (width,), of columns from `first`
     lane kind,
 ) noexcept nogil:
-    cdef lane e[SLAB]
-    cdef lane q[SLAB]
-    cdef lane m[SLAB]
+    cdef lane e[ROOM]
+    cdef lane q[ROOM]
+    cdef lane m[ROOM]
     cdef Py_ssize_t i = 0, w, stop
     x += first
     for w in range(width):
@@ -157,11 +159,11 @@ cdef void reduce_gradient(
     double* out1, double* out2,                                                 # OUT (width,), of columns from `first`
     lane kind,
 ) noexcept nogil:
-    cdef lane s1[SLAB]
-    cdef lane s2[SLAB]
-    cdef real m[SLAB]
-    cdef real scale[SLAB]
-    cdef real shift[SLAB]
+    cdef lane s1[ROOM]
+    cdef lane s2[ROOM]
+    cdef real m[ROOM]
+    cdef real scale[ROOM]
+    cdef real shift[ROOM]
     cdef Py_ssize_t i = 0, w, stop
     x += first
     g += first
