@@ -26,6 +26,8 @@ ELSEWHERE = {"base": []}
 # -ffast-math and its parts are never used: they change results, and at link they turn subnormals off for the process.
 # Without contraction every level rounds alike, which is what makes the bits the same.
 COMMON = ["-O3", "-fno-tree-loop-distribute-patterns", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+# Not every combination of fused types is called.
+QUIET = ["-Wno-unused-function"]
 MSVC = ["/O2", "/fp:precise"]
 
 OPENMP_PROBE = """
@@ -55,6 +57,7 @@ class BuildKernels(build_ext):
     def build_extensions(self):
         gnu = self.compiler.compiler_type != "msvc"
         common = COMMON if gnu else MSVC
+        quiet = QUIET if gnu else []
         openmp_compile, openmp_link = self.openmp()
         for extension in self.extensions:
             level = extension.name.rpartition("._")[2]
@@ -63,7 +66,7 @@ class BuildKernels(build_ext):
                     # Kernel bodies take literals that select what they do; only inlining lets the compiler see them.
                     extension.define_macros = [*extension.define_macros,
                                                ("CYTHON_INLINE", "__inline__ __attribute__((always_inline))")]
-                extension.extra_compile_args = [*common, *openmp_compile, *({**X86_64, **ELSEWHERE}[level] if gnu else [])]
+                extension.extra_compile_args = [*common, *quiet, *openmp_compile, *({**X86_64, **ELSEWHERE}[level] if gnu else [])]
                 extension.extra_link_args = list(openmp_link)
             else:
                 extension.extra_compile_args = list(common[:1])

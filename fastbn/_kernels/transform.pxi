@@ -36,8 +36,7 @@ cdef inline void affine_rows(
     for i in range(rows):
         p = x + i * x_step
         for j in range(lanes):
-            if j < width:
-                t[j] = (p[j] - mc[j * spread]) * ac[j * spread] + bc[j * spread]
+            t[j] = (p[j] - mc[j * spread]) * ac[j * spread] + bc[j * spread] if j < width else 0
         if residual:
             p = r + i * r_step
             for j in range(lanes):
@@ -161,8 +160,7 @@ cdef inline void gradient_rows(
         h = g + i * g_step
         p = x + i * x_step
         for j in range(lanes):
-            if j < width:
-                v[j] = h[j]
+            v[j] = h[j] if j < width else 0
         if gate == REPLAY:
             for j in range(lanes):
                 if j < width:
@@ -173,12 +171,11 @@ cdef inline void gradient_rows(
                 if j < width:
                     v[j] = v[j] if (word >> j) & 1 else 0
         for j in range(lanes):
-            if j < width:
-                if frozen:
-                    t[j] = ac[j * spread] * v[j]
-                else:
-                    t[j] = (ac[j * spread] * v[j] + bc[j * spread] * ((p[j] - mc[j * spread]) * rc[j * spread])
-                            + cc[j * spread])
+            if frozen:
+                t[j] = ac[j * spread] * v[j]
+            else:
+                t[j] = (ac[j * spread] * v[j] + bc[j * spread] * ((p[j] - mc[j * spread]) * rc[j * spread])
+                        + cc[j * spread]) if j < width else 0
         if residual:
             o = dr + i * dr_step
             for j in range(lanes):
