@@ -1,4 +1,9 @@
+cimport numpy as cnp
+
+
 cdef class View:
+    cdef str name                   # what errors call the array
+    cdef cnp.ndarray source         # the caller's array
     cdef readonly object array      # what the kernels walk: the caller's array, or a packed copy of it
     cdef object target              # where a packed result goes in the end, or None
     cdef object order               # the axes as memory has them, outermost first; None: as the array has them
@@ -7,5 +12,6 @@ cdef class View:
     cdef bint is_double
     cdef Py_ssize_t n, c, s         # the two shapes: planes (n, c, s), and rows (n, c) with s == 1
     cdef Py_ssize_t step_n, step_c  # in elements; along s it is 1
+    cdef readonly Py_ssize_t size   # n * c * s
 
 cdef int load_vector(object a, double* out, Py_ssize_t c, double missing, str name) except -1

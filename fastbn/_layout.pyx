@@ -26,11 +26,6 @@ cdef class View:
         return self.n, self.c, self.s
 
     @property
-    def size(self):
-        """How many elements."""
-        return self.n * self.c * self.s
-
-    @property
     def packed(self):
         """Whether the kernels walk a copy."""
         return self.target is not None
@@ -45,7 +40,7 @@ cdef class View:
 
 cdef cnp.ndarray array_of(object x, str name):
     cdef cnp.ndarray a
-    if type(x) is np.ndarray:
+    if cnp.PyArray_CheckExact(x):
         a = <cnp.ndarray> x
     else:
         if isinstance(x, np.ma.MaskedArray):
@@ -110,6 +105,7 @@ cdef bint walk(View v, cnp.ndarray a, int axis) noexcept:
     v.s = s
     v.step_n = step_n // itemsize
     v.step_c = step_c // itemsize
+    v.size = n * v.c * s
     return True
 
 
@@ -157,6 +153,8 @@ def view(x, axis, channels=None, str name="x"):
     cdef cnp.ndarray a = array_of(x, name)
     cdef View v = View.__new__(View)
     cdef int k
+    v.name = name
+    v.source = a
     if cnp.PyArray_NDIM(a) < 2:
         raise ValueError(f"{name} has shape {(<object> a).shape}; expected two or more dimensions")
     k = axis_of(axis, cnp.PyArray_NDIM(a))
@@ -176,8 +174,10 @@ def view(x, axis, channels=None, str name="x"):
     return v
 
 
-cdef View beside(View x, cnp.ndarray a, object target):
+cdef View beside(View x, cnp.ndarray a, cnp.ndarray source, str name, object target):
     cdef View v = View.__new__(View)
+    v.name = name
+    v.source = source
     v.order = x.order
     v.outer = x.outer
     v.target = target
@@ -193,25 +193,21 @@ def like(View x, a, str name):
         raise ValueError(f"{name} has shape {(<object> b).shape}; expected the shape of x, {x.array.shape}")
     if cnp.PyArray_TYPE(b) != cnp.PyArray_TYPE(<cnp.ndarray> x.array):
         raise TypeError(f"{name} has dtype {b.dtype}; expected that of x, {x.array.dtype}")
-    v = beside(x, b, None)
-    return v if v.p != NULL else beside(x, arranged(x, b, False), None)
+    v = beside(x, b, b, name, None)
+    return v if v.p != NULL else beside(x, arranged(x, b, False), b, name, None)
 
 
-def empty(View x):
-    """A View of a new array of the shape, dtype and order in memory of `x`."""
-    return beside(x, arranged(x, <cnp.ndarray> x.array, True), None)
-
-
-def output(View x, out, str name="out", tuple inputs=()):
-    """A View of the array that the caller wants filled.
+def output(View x, out=None, View other=None):
+    """A View of what the caller wants filled: of `out`, or of a new array that lies in memory as `x` does.
 
     Parameters
     ----------
     x : View
-    out : numpy.ndarray
+        The array to transform.
+    out : numpy.ndarray, optional
         Of the shape and dtype of `x`, writable. It may be one of the inputs; it must not overlap one in any other way.
-    name : str
-    inputs : tuple of (str, array or None)
+    other : View, optional
+        A second input.
 
     Returns
     -------
@@ -220,22 +216,25 @@ def output(View x, out, str name="out", tuple inputs=()):
     """
     cdef View v
     cdef cnp.ndarray a
-    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
-        raise TypeError(f"{name} must be a numpy.ndarray, got {type(out).__name__}")
-    a = array_of(out, name)
+    if out is None:
+        a = arranged(x, <cnp.ndarray> x.array, True)
+        return beside(x, a, a, "out", None)
+    if not cnp.PyArray_CheckExact(out) and (not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray)):
+        raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
+    a = array_of(out, "out")
     if not same_shape(<cnp.ndarray> x.array, a):
-        raise ValueError(f"{name} has shape {(<object> a).shape}; expected the shape of x, {x.array.shape}")
+        raise ValueError(f"out has shape {(<object> a).shape}; expected the shape of {x.name}, {x.array.shape}")
     if cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(<cnp.ndarray> x.array):
-        raise TypeError(f"{name} has dtype {a.dtype}; expected that of x, {x.array.dtype}")
+        raise TypeError(f"out has dtype {a.dtype}; expected that of {x.name}, {x.array.dtype}")
     if not cnp.PyArray_ISWRITEABLE(a):
-        raise ValueError(f"{name} is read-only")
+        raise ValueError("out is read-only")
     if not cnp.PyArray_IS_C_CONTIGUOUS(a) and overlaps_itself(a):
-        raise ValueError(f"{name} has elements that share memory")
-    for other_name, other in inputs:
-        if isinstance(other, np.ndarray):
-            refuse_overlap(name, a, other_name, <cnp.ndarray> other)
-    v = beside(x, a, None)
-    return v if v.p != NULL else beside(x, arranged(x, a, True), a)
+        raise ValueError("out has elements that share memory")
+    refuse_overlap(a, x)
+    if other is not None:
+        refuse_overlap(a, other)
+    v = beside(x, a, a, "out", None)
+    return v if v.p != NULL else beside(x, arranged(x, a, True), a, "out", a)
 
 
 cdef bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
@@ -259,7 +258,8 @@ cdef bint overlaps_itself(cnp.ndarray a):
     return False
 
 
-cdef int refuse_overlap(str name, cnp.ndarray a, str other_name, cnp.ndarray b) except -1:
+cdef int refuse_overlap(cnp.ndarray a, View other) except -1:
+    cdef cnp.ndarray b = other.source
     cdef int i
     cdef bint same = cnp.PyArray_DATA(a) == cnp.PyArray_DATA(b) and same_shape(a, b)
     if same:
@@ -279,7 +279,7 @@ cdef int refuse_overlap(str name, cnp.ndarray a, str other_name, cnp.ndarray b) 
     except np.exceptions.TooHardError:
         shared = True
     if shared:
-        raise ValueError(f"{name} overlaps {other_name} without being the same array; pass the same array or one apart")
+        raise ValueError(f"out overlaps {other.name} without being the same array; pass the same array or one apart")
     return 0
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from fastbn import _layout
 from fastbn._dispatch import kernels
 from fastbn._threads import check as check_threads
-from fastbn.functional import check_activation, output_view
+from fastbn.functional import check_activation
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -106,9 +106,9 @@ class ChannelAffine:
             As in `fastbn.functional.batch_norm_training`.
         """
         view = _layout.view(x, self.axis, self.mean.shape[0])
-        relu = check_activation(activation)
+        relu = activation is not None and check_activation(activation)
         other = None if residual is None else _layout.like(view, residual, "residual")
-        y = output_view(view, out, ("x", x), ("residual", residual))
+        y = _layout.output(view, out, other)
         if view.size:
             kernels.inference(view, y, other, self.mean, None, self.scale, self.shift, 0.0, relu, None,
                               self.num_threads)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,22 +10,13 @@ from fastbn import _layout, functional
 from fastbn._dispatch import kernels
 from fastbn._threads import check as check_threads
 from fastbn.affine import ChannelAffine
-from fastbn.functional import Saved, check_activation, check_eps, output_view
+from fastbn.functional import Saved, check_activation, check_eps
 from fastbn.stats import check_count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import ArrayLike, DTypeLike, NDArray
-
-
-class _Forward(NamedTuple):
-    # What the last forward leaves for backward: saved is None after a forward with running statistics, where it is
-    # worked out when it is asked for; x is None where the forward wrote over what a backward would read.
-    x: Any
-    residual: Any
-    relu: bool
-    saved: Saved | None
 
 
 class BatchNorm:
@@ -129,7 +120,9 @@ class BatchNorm:
         self.num_batches_tracked = 0
         self.grad_gamma: NDArray[Any] | None = None
         self.grad_beta: NDArray[Any] | None = None
-        self._last: _Forward | None = None
+        # What the last forward leaves for backward: x, residual, relu, saved. x is None where the forward wrote over what a
+        # backward would read; saved is None after a forward with running averages, and worked out when it is asked for.
+        self._last: tuple[Any, Any, bool, Saved | None] | None = None
 
     def __repr__(self) -> str:
         return (f"BatchNorm({self.num_features}, axis={self.axis}, eps={self.eps}, momentum={self.momentum}, "
@@ -182,14 +175,13 @@ class BatchNorm:
         if self.training or self.running_mean is None:
             return self._forward_batch(x, residual, activation, out)
         view = _layout.view(x, self.axis, self.num_features)
-        relu = check_activation(activation)
+        relu = activation is not None and check_activation(activation)
         other = None if residual is None else _layout.like(view, residual, "residual")
-        y = output_view(view, out, ("x", x), ("residual", residual))
+        y = _layout.output(view, out, other)
         if view.size:
             kernels.inference(view, y, other, self.running_mean, self.running_var, self.gamma, self.beta, self.eps,
                               relu, None, self.num_threads)
-        lost = out is not None and (out is x or out is residual)
-        self._last = _Forward(None if lost else x, residual, relu, None)
+        self._last = (None if out is not None and (out is x or out is residual) else x, residual, relu, None)
         result: NDArray[Any] = y.finish()
         return result
 
@@ -202,7 +194,7 @@ class BatchNorm:
             num_threads=self.num_threads)
         if self.training and self.running_mean is not None:
             self._track(saved)
-        self._last = _Forward(None if out is not None and out is x else x, residual, activation is not None, saved)
+        self._last = (None if out is not None and out is x else x, residual, activation is not None, saved)
         return y
 
     def _track(self, saved: Saved) -> None:
@@ -239,36 +231,37 @@ class BatchNorm:
         TypeError, ValueError
             If `dy` or `out` does not fit.
         """
-        last = self._last
-        if last is None:
+        if self._last is None:
             raise RuntimeError("backward needs a forward before it")
-        if last.x is None:
+        x, residual, relu, saved = self._last
+        if x is None:
             raise RuntimeError("the last forward wrote its result over its input, which backward needs; pass another out")
-        saved = last.saved if last.saved is not None else self._frozen_saved(last)
+        if saved is None:
+            saved = self._frozen_saved(x, residual, relu)
         dx, dgamma, dbeta, *dresidual = functional.batch_norm_backward(
-            dy, last.x, saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads)
+            dy, x, saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads)
         if self.gamma is not None:
             self.grad_gamma = dgamma.astype(self.dtype)
         if self.beta is not None:
             self.grad_beta = dbeta.astype(self.dtype)
         return (dx, *dresidual) if dresidual else dx
 
-    def _frozen_saved(self, last: _Forward) -> Saved:
+    def _frozen_saved(self, x: Any, residual: Any, relu: bool) -> Saved:
         # An evaluation forward saves nothing, so that inference does not pay for a backward that hardly ever comes.
         assert self.running_mean is not None
         assert self.running_var is not None
         saved = Saved.from_statistics(self.running_mean, self.running_var, eps=self.eps)
         scale = shift = mask = None
-        if last.relu and last.residual is None:
+        if relu and residual is None:
             scale, shift = functional.relu_coefficients(saved.rstd, self.gamma, self.beta)
-        elif last.relu:
-            view = _layout.view(last.x, self.axis)
+        elif relu:
+            view = _layout.view(x, self.axis)
             mask = np.empty(kernels.bits_words(view), np.uint64)
             if view.size:
-                kernels.inference(view, _layout.empty(view), _layout.like(view, last.residual, "residual"),
+                kernels.inference(view, _layout.output(view), _layout.like(view, residual, "residual"),
                                   self.running_mean, self.running_var, self.gamma, self.beta, self.eps, True, mask,
                                   self.num_threads)
-        return Saved(saved.mean, saved.var, saved.rstd, 0, True, scale, shift, mask, last.residual is not None)
+        return Saved(saved.mean, saved.var, saved.rstd, 0, True, scale, shift, mask, residual is not None)
 
     def frozen(self) -> ChannelAffine:
         """Return the transform of evaluation mode as an immutable value.

@@ -90,11 +90,6 @@ def check_activation(activation: str | None) -> bool:
     return True
 
 
-def output_view(x: Any, out: Any, *inputs: tuple[str, Any]) -> Any:
-    """Return a View of `out`, or of a new array where it is None."""
-    return _layout.empty(x) if out is None else _layout.output(x, out, "out", inputs)
-
-
 def check_vectors(channels: int, **vectors: Any) -> None:
     """Raise an error unless each vector is None or of shape (channels,) and a supported dtype."""
     for name, vector in vectors.items():
@@ -176,7 +171,7 @@ def batch_norm_training(
         raise ValueError(
             f"x has shape {view.array.shape}, one value per channel along axis {axis}, so there is no variance to learn "
             "from; use a larger batch, or given statistics (batch_norm_inference, or eval() on a layer)")
-    y = output_view(view, out, ("x", x), ("residual", residual))
+    y = _layout.output(view, out, other)
     if n * s * channels == 0:
         zeros = np.zeros(channels)
         return y.finish(), Saved(zeros, zeros, zeros, 0, residual=residual is not None)
@@ -251,7 +246,7 @@ def batch_norm_inference(
     mean, var = (as_vector(v) for v in (mean, var))
     gamma, beta = (None if v is None else as_vector(v) for v in (gamma, beta))
     check_vectors(channels, mean=mean, var=var, gamma=gamma, beta=beta)
-    y = output_view(view, out, ("x", x), ("residual", residual))
+    y = _layout.output(view, out, other)
     if n * s * channels:
         kernels.inference(view, y, other, mean, var, gamma, beta, eps, relu, None, num_threads)
     result: NDArray[Any] = y.finish()
@@ -321,8 +316,8 @@ def batch_norm_backward(
     gradient = _layout.like(view, dy, "dy")
     gamma = None if gamma is None else as_vector(gamma)
     check_vectors(channels, gamma=gamma)
-    dx = output_view(view, out, ("x", x), ("dy", dy))
-    dresidual = _layout.empty(view) if saved.residual else None
+    dx = _layout.output(view, out, gradient)
+    dresidual = _layout.output(view) if saved.residual else None
     if n * s * channels:
         dgamma, dbeta = kernels.backward(gradient, view, dx, dresidual, saved.mean, saved.rstd, gamma,
                                          saved.scale, saved.shift, saved.mask, saved.frozen, num_threads)
