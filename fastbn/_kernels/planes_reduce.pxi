@@ -41,11 +41,11 @@ cdef double chunk_sum(
                 s[j] += p[i + j]
             i += TILE
         rest = <int> (length - i)
-        if rest > 16:
+        if rest > SHORT:
             for j in range(TILE):
                 s[j] += p[i + j] if j < rest else 0
         elif rest:
-            for j in range(16):
+            for j in range(SHORT):
                 s[j] += p[i + j] if j < rest else 0
     return sum_lanes(s)
 
@@ -79,13 +79,13 @@ cdef Moments chunk_moments(
                 q[j] += d * d
             i += TILE
         rest = <int> (length - i)
-        if rest > 16:
+        if rest > SHORT:
             for j in range(TILE):
                 d = p[i + j] - pivot if j < rest else 0
                 e[j] += d
                 q[j] += d * d
         elif rest:
-            for j in range(16):
+            for j in range(SHORT):
                 d = p[i + j] - pivot if j < rest else 0
                 e[j] += d
                 q[j] += d * d
@@ -157,10 +157,20 @@ cdef inline void add_gradient_sums(
             i += TILE
             k += 1
         rest = <int> (length - i)
-        if rest:
-            if gate == BITS:
-                word = bits[k]
+        if gate == BITS and rest:
+            word = bits[k]
+        if rest > SHORT:
             for j in range(TILE):
+                d = p[i + j] - m if j < rest else 0
+                v = h[i + j] if j < rest else 0
+                if gate == REPLAY:
+                    v = opened(v, d, scale, shift)
+                elif gate == BITS:
+                    v = v if (word >> j) & 1 else 0
+                s1[j] += v
+                s2[j] += <lane> v * <lane> d
+        elif rest:
+            for j in range(SHORT):
                 d = p[i + j] - m if j < rest else 0
                 v = h[i + j] if j < rest else 0
                 if gate == REPLAY:

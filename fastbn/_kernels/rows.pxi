@@ -10,8 +10,8 @@
 #    there are three phases: reduce, merge, transform.
 
 cdef enum:
-    UNIT_ELEMENTS = 65536
-    MOST_ROWS = 512         # of a unit
+    UNIT_ELEMENTS = 262144
+    MOST_ROWS = 1024        # of a unit
     LEAST_ROWS = 32
     CACHED_SWEEP = 4        # rows that a transform takes tile by tile before it moves on, if they are in the cache
 
