@@ -1,0 +1,31 @@
+"""The README's code runs as it stands, block after block."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_code_blocks_run():
+    text = README.read_text()
+    blocks = re.findall(r"(<!-- needs torch -->\n)?```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 7
+    has_torch = importlib.util.find_spec("torch") is not None
+    namespace = {}
+    for needs_torch, code in blocks:
+        if not needs_torch or has_torch:
+            exec(compile(code, str(README), "exec"), namespace)
+    total, x = namespace["total"], namespace["x"]
+    assert total.count == x.size // 3
+    assert abs(total.mean - x.mean((0, 2, 3), dtype=float)).max() < 1e-12
+
+
+def test_quick_start_is_two_commands():
+    text = README.read_text()
+    quick = text.split("## Quick start\n")[1].split("##")[0]
+    commands = [line.strip() for line in quick.splitlines() if line.startswith("    ")]
+    assert commands == [
+        'pip install ".[demo]" && python -m fastbn demo',
+        'pip install -e ".[test]" && python -m pytest',
+    ]
