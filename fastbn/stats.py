@@ -9,6 +9,7 @@ import numpy as np
 
 from fastbn import _layout
 from fastbn._dispatch import kernels
+from fastbn._threads import check as check_threads
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -76,8 +77,10 @@ class ChannelStats:
         Raises
         ------
         TypeError, ValueError
-            If `x` has another dtype or number of channels; nothing has changed then.
+            If `x` has another dtype or number of channels, or for a bad thread count; nothing has changed then.
         """
+        if num_threads is not None:
+            check_threads(num_threads)
         view = _layout.view(x, self.axis, len(self.mean))
         if view.size:
             n, _, s = view.shape

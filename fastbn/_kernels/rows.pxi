@@ -117,10 +117,8 @@ cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit) noexcept nogi
     if u.gradient:
         g = <const real*> job.g.p + strip.row * job.g.step_n + first
     else:
-        if job.exact:
-            sum_columns(&u, x, pivot_rows, e, <double> 0)
-        else:
-            sum_columns(&u, x, pivot_rows, e, <float> 0)
+        # Rounded to the arrays' type in any case, so that a pivot need not be exact; a float sum may overflow, though.
+        sum_columns(&u, x, pivot_rows, e, <double> 0)
         fold(e, u.width, job.c, strip.repeats)
         for c in range(least(u.width, job.c)):
             pivot[c] = <real> (e[c] / (<double> pivot_rows * <double> strip.repeats))
