@@ -44,8 +44,8 @@ class BatchNorm:
     eps : float
         Added to the variance.
     momentum : float or None
-        How far one batch moves the running averages: running = (1 - momentum) * running + momentum * batch. None averages
-        over all batches so far.
+        How far one batch moves the running averages: running = (1 - momentum) * running + momentum * batch. None
+        averages over all batches so far.
     affine : bool
         Whether there are gamma and beta.
     track_running_stats : bool
@@ -176,8 +176,8 @@ class BatchNorm:
         TypeError
             For a dtype other than float32 and float64, or arguments of the wrong type.
         ValueError
-            For shapes that do not fit, an `out` that overlaps an input without being it, or, in training mode, one value
-            per channel.
+            For shapes that do not fit, an `out` that overlaps an input without being it, or, in training mode, one
+            value per channel.
         """
         if self.training or self.running_mean is None:
             return self._forward_batch(x, residual, activation, out)
@@ -190,8 +190,7 @@ class BatchNorm:
                               relu, None, self.num_threads)
         lost = out is not None and (out is x or out is residual)
         self._last = _Forward(None if lost else x, residual, relu, None)
-        result: NDArray[Any] = y.finish()
-        return result
+        return y.finish()
 
     def _forward_batch(
         self, x: ArrayLike, residual: ArrayLike | None, activation: str | None, out: NDArray[Any] | None
@@ -243,7 +242,8 @@ class BatchNorm:
         if last is None:
             raise RuntimeError("backward needs a forward before it")
         if last.x is None:
-            raise RuntimeError("the last forward wrote its result over its input, which backward needs; pass another out")
+            raise RuntimeError(
+                "the last forward wrote its result over its input, which backward needs; pass another out")
         saved = last.saved if last.saved is not None else self._frozen_saved(last)
         dx, dgamma, dbeta, *dresidual = functional.batch_norm_backward(
             dy, last.x, saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads)

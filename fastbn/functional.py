@@ -15,6 +15,8 @@ from fastbn._threads import check as check_threads
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from fastbn._layout import View
+
 # Below this, rstd of a constant channel would overflow float32.
 LEAST_EPS = float(np.finfo(np.float32).tiny)
 
@@ -62,6 +64,7 @@ class Saved:
 
         Examples
         --------
+        >>> from fastbn.functional import Saved
         >>> saved = Saved.from_statistics([0.0], [3.0], eps=1.0)
         >>> saved.rstd, saved.frozen
         (array([0.5]), True)
@@ -90,7 +93,7 @@ def check_activation(activation: str | None) -> bool:
     return True
 
 
-def output_view(x: Any, out: Any, *inputs: tuple[str, Any]) -> Any:
+def output_view(x: View, out: NDArray[Any] | None, *inputs: tuple[str, ArrayLike | None]) -> View:
     """Return a View of `out`, or of a new array where it is None."""
     return _layout.empty(x) if out is None else _layout.output(x, out, "out", inputs)
 
@@ -174,8 +177,8 @@ def batch_norm_training(
     check_vectors(channels, gamma=gamma, beta=beta)
     if n * s == 1 and channels:
         raise ValueError(
-            f"x has shape {view.array.shape}, one value per channel along axis {axis}, so there is no variance to learn "
-            "from; use a larger batch, or given statistics (batch_norm_inference, or eval() on a layer)")
+            f"x has shape {view.array.shape}, one value per channel along axis {axis}, so there is no variance to "
+            "learn from; use a larger batch, or given statistics (batch_norm_inference, or eval() on a layer)")
     y = output_view(view, out, ("x", x), ("residual", residual))
     if n * s * channels == 0:
         zeros = np.zeros(channels)
@@ -254,8 +257,7 @@ def batch_norm_inference(
     y = output_view(view, out, ("x", x), ("residual", residual))
     if n * s * channels:
         kernels.inference(view, y, other, mean, var, gamma, beta, eps, relu, None, num_threads)
-    result: NDArray[Any] = y.finish()
-    return result
+    return y.finish()
 
 
 def batch_norm_backward(
