@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fastbn._kernels import cpu
 
@@ -50,4 +50,9 @@ def choose(wanted: str | None) -> str:
 
 
 isa: str = choose(os.environ.get("FASTBN_ISA", "").strip().lower() or None)
-kernels: Any = importlib.import_module(f"fastbn._kernels._{isa}")
+if TYPE_CHECKING:
+    from fastbn._kernels import _v2
+
+    kernels = _v2  # all levels are built from one body, so one stub stands for them
+else:
+    kernels = importlib.import_module(f"fastbn._kernels._{isa}")

@@ -291,11 +291,7 @@ cdef int load_vector(object a, double* out, Py_ssize_t c, double missing, str na
         for i in range(c):
             out[i] = missing
         return 0
-    v = a if type(a) is np.ndarray else np.asarray(a)
-    if cnp.PyArray_NDIM(v) != 1 or cnp.PyArray_DIMS(v)[0] != c:
-        raise ValueError(f"{name} has shape {(<object> v).shape}; expected ({c},), one value a channel")
-    if cnp.PyArray_TYPE(v) != cnp.NPY_FLOAT and cnp.PyArray_TYPE(v) != cnp.NPY_DOUBLE:
-        raise TypeError(f"{name} has dtype {v.dtype}; expected {SUPPORTED}")
+    v = vector_of(a, c, name)
     if not (plain(v) and cnp.PyArray_IS_C_CONTIGUOUS(v)):
         v = np.array(v, np.float64)
     if cnp.PyArray_TYPE(v) == cnp.NPY_DOUBLE:
@@ -307,12 +303,30 @@ cdef int load_vector(object a, double* out, Py_ssize_t c, double missing, str na
     return 0
 
 
+cdef cnp.ndarray vector_of(object a, Py_ssize_t c, str name):
+    cdef cnp.ndarray v
+    if cnp.PyArray_CheckExact(a):
+        v = <cnp.ndarray> a
+    else:
+        v = np.asarray(a)
+        if v.dtype.kind in "iu" and not isinstance(a, np.ndarray):      # numbers of a list
+            v = v.astype(np.float64)
+    if cnp.PyArray_NDIM(v) != 1 or cnp.PyArray_DIMS(v)[0] != c:
+        raise ValueError(f"{name} has shape {(<object> v).shape}; expected ({c},), one value a channel")
+    if cnp.PyArray_TYPE(v) != cnp.NPY_FLOAT and cnp.PyArray_TYPE(v) != cnp.NPY_DOUBLE:
+        raise TypeError(f"{name} has dtype {v.dtype}; expected {SUPPORTED}")
+    return v
+
+
 def check_vector(a, Py_ssize_t channels, str name):
     """Raise an error unless `a` is None or one value of a supported dtype for each channel."""
-    if a is None:
-        return
-    v = a if type(a) is np.ndarray else np.asarray(a)
-    if v.ndim != 1 or v.shape[0] != channels:
-        raise ValueError(f"{name} has shape {v.shape}; expected ({channels},), one value a channel")
-    if v.dtype.kind != "f" or v.dtype.itemsize not in (4, 8):
-        raise TypeError(f"{name} has dtype {v.dtype}; expected {SUPPORTED}")
+    if a is not None:
+        vector_of(a, channels, name)
+
+
+def same_memory(a, View b):
+    """Whether `a` is the very memory that the View was made of.
+
+    For an array that `output` took, which may not overlap it in any other way.
+    """
+    return isinstance(a, np.ndarray) and cnp.PyArray_DATA(<cnp.ndarray> a) == cnp.PyArray_DATA(b.source)

@@ -112,8 +112,7 @@ class ChannelAffine:
         if view.size:
             kernels.inference(view, y, other, self.mean, None, self.scale, self.shift, 0.0, relu, None,
                               self.num_threads)
-        result: NDArray[Any] = y.finish()
-        return result
+        return y.finish()
 
 
 def _rebuild(

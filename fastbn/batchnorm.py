@@ -35,8 +35,8 @@ class BatchNorm:
     eps : float
         Added to the variance.
     momentum : float or None
-        How far one batch moves the running averages: running = (1 - momentum) * running + momentum * batch. None averages
-        over all batches so far.
+        How far one batch moves the running averages: running = (1 - momentum) * running + momentum * batch. None
+        averages over all batches so far.
     affine : bool
         Whether there are gamma and beta.
     track_running_stats : bool
@@ -169,8 +169,8 @@ class BatchNorm:
         TypeError
             For a dtype other than float32 and float64, or arguments of the wrong type.
         ValueError
-            For shapes that do not fit, an `out` that overlaps an input without being it, or, in training mode, one value
-            per channel.
+            For shapes that do not fit, an `out` that overlaps an input without being it, or, in training mode, one
+            value per channel.
         """
         if self.training or self.running_mean is None:
             return self._forward_batch(x, residual, activation, out)
@@ -181,20 +181,23 @@ class BatchNorm:
         if view.size:
             kernels.inference(view, y, other, self.running_mean, self.running_var, self.gamma, self.beta, self.eps,
                               relu, None, self.num_threads)
-        self._last = (None if out is not None and (out is x or out is residual) else x, residual, relu, None)
-        result: NDArray[Any] = y.finish()
-        return result
+        # Over x, nothing is left to go back from; over the residual, the bits of a ReLU cannot be worked out again.
+        lost = out is not None and (
+            _layout.same_memory(out, view) or (relu and other is not None and _layout.same_memory(out, other)))
+        self._last = (None if lost else x, residual, relu, None)
+        return y.finish()
 
     def _forward_batch(
         self, x: ArrayLike, residual: ArrayLike | None, activation: str | None, out: NDArray[Any] | None
     ) -> NDArray[Any]:
-        _layout.view(x, self.axis, self.num_features)
+        view = _layout.view(x, self.axis, self.num_features)
         y, saved = functional.batch_norm_training(
             x, self.gamma, self.beta, axis=self.axis, eps=self.eps, residual=residual, activation=activation, out=out,
             num_threads=self.num_threads)
         if self.training and self.running_mean is not None:
             self._track(saved)
-        self._last = (None if out is not None and out is x else x, residual, activation is not None, saved)
+        lost = out is not None and _layout.same_memory(out, view)
+        self._last = (None if lost else x, residual, activation is not None, saved)
         return y
 
     def _track(self, saved: Saved) -> None:
@@ -235,7 +238,8 @@ class BatchNorm:
             raise RuntimeError("backward needs a forward before it")
         x, residual, relu, saved = self._last
         if x is None:
-            raise RuntimeError("the last forward wrote its result over its input, which backward needs; pass another out")
+            raise RuntimeError(
+                "the last forward wrote its result over its input, which backward needs; pass another out")
         if saved is None:
             saved = self._frozen_saved(x, residual, relu)
         dx, dgamma, dbeta, *dresidual = functional.batch_norm_backward(

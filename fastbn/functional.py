@@ -15,6 +15,8 @@ from fastbn._threads import check as check_threads
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from fastbn._layout import View
+
 # Below this, rstd of a constant channel would overflow float32.
 LEAST_EPS = float(np.finfo(np.float32).tiny)
 
@@ -62,6 +64,7 @@ class Saved:
 
         Examples
         --------
+        >>> from fastbn.functional import Saved
         >>> saved = Saved.from_statistics([0.0], [3.0], eps=1.0)
         >>> saved.rstd, saved.frozen
         (array([0.5]), True)
@@ -160,19 +163,19 @@ def batch_norm_training(
     (array([ 2., 20.]), array([  1., 100.]))
     """
     eps = check_eps(eps)
-    relu = check_activation(activation)
+    relu = activation is not None and check_activation(activation)
     if num_threads is not None:
         check_threads(num_threads)
     view = _layout.view(x, axis)
     n, channels, s = view.shape
     other = None if residual is None else _layout.like(view, residual, "residual")
-    check_vectors(channels, gamma=gamma, beta=beta)
     if n * s == 1 and channels:
         raise ValueError(
-            f"x has shape {view.array.shape}, one value per channel along axis {axis}, so there is no variance to learn "
-            "from; use a larger batch, or given statistics (batch_norm_inference, or eval() on a layer)")
+            f"x has shape {view.array.shape}, one value per channel along axis {axis}, so there is no variance to "
+            "learn from; use a larger batch, or given statistics (batch_norm_inference, or eval() on a layer)")
     y = _layout.output(view, out, other)
-    if n * s * channels == 0:
+    if not view.size:
+        check_vectors(channels, gamma=gamma, beta=beta)
         zeros = np.zeros(channels)
         return y.finish(), Saved(zeros, zeros, zeros, 0, residual=residual is not None)
     mask = None
@@ -235,22 +238,19 @@ def batch_norm_inference(
     array([[2., 0.]])
     """
     eps = check_eps(eps)
-    relu = check_activation(activation)
+    relu = activation is not None and check_activation(activation)
     if num_threads is not None:
         check_threads(num_threads)
     view = _layout.view(x, axis)
-    n, channels, s = view.shape
     other = None if residual is None else _layout.like(view, residual, "residual")
     if mean is None or var is None:
         raise TypeError("mean and var must be arrays, got None")
-    mean, var = (as_vector(v) for v in (mean, var))
-    gamma, beta = (None if v is None else as_vector(v) for v in (gamma, beta))
-    check_vectors(channels, mean=mean, var=var, gamma=gamma, beta=beta)
     y = _layout.output(view, out, other)
-    if n * s * channels:
+    if view.size:
         kernels.inference(view, y, other, mean, var, gamma, beta, eps, relu, None, num_threads)
-    result: NDArray[Any] = y.finish()
-    return result
+    else:
+        check_vectors(view.shape[1], mean=mean, var=var, gamma=gamma, beta=beta)
+    return y.finish()
 
 
 def batch_norm_backward(
@@ -314,20 +314,13 @@ def batch_norm_backward(
     if not saved.frozen and n * s != saved.count:
         raise ValueError(f"x has {n * s} values per channel; the forward had {saved.count}")
     gradient = _layout.like(view, dy, "dy")
-    gamma = None if gamma is None else as_vector(gamma)
-    check_vectors(channels, gamma=gamma)
     dx = _layout.output(view, out, gradient)
     dresidual = _layout.output(view) if saved.residual else None
-    if n * s * channels:
+    if view.size:
         dgamma, dbeta = kernels.backward(gradient, view, dx, dresidual, saved.mean, saved.rstd, gamma,
                                          saved.scale, saved.shift, saved.mask, saved.frozen, num_threads)
     else:
+        check_vectors(channels, gamma=gamma)
         dgamma, dbeta = np.zeros(channels), np.zeros(channels)
     result = (dx.finish(), dgamma, dbeta)
     return result if dresidual is None else (*result, dresidual.finish())
-
-
-def as_vector(values: ArrayLike) -> NDArray[Any]:
-    """Return a channel vector as an array; Python numbers become float64."""
-    array = np.asarray(values)
-    return array.astype(np.float64) if array.dtype.kind in "iu" and not isinstance(values, np.ndarray) else array

@@ -147,7 +147,8 @@ class ChannelStats:
             If there are no more than `ddof` values.
         """
         if self.count <= ddof:
-            raise ValueError(f"the variance with ddof={ddof} needs more than {ddof} values per channel, got {self.count}")
+            raise ValueError(
+                f"the variance with ddof={ddof} needs more than {ddof} values per channel, got {self.count}")
         return self.m2 / (self.count - ddof)
 
     def std(self, ddof: int = 0) -> NDArray[np.float64]:

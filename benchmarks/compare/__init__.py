@@ -1,0 +1,1 @@
+"""fastbn beside its peers; see ``python -m benchmarks.compare --help``."""
