@@ -55,6 +55,7 @@ class BuildKernels(build_ext):
     """Decides the flags once the compiler is known."""
 
     def build_extensions(self):
+        """Set the flags of every module, and build them."""
         gnu = self.compiler.compiler_type != "msvc"
         common = COMMON if gnu else MSVC
         quiet = QUIET if gnu else []
@@ -66,7 +67,8 @@ class BuildKernels(build_ext):
                     # Kernel bodies take literals that select what they do; only inlining lets the compiler see them.
                     extension.define_macros = [*extension.define_macros,
                                                ("CYTHON_INLINE", "__inline__ __attribute__((always_inline))")]
-                extension.extra_compile_args = [*common, *quiet, *openmp_compile, *({**X86_64, **ELSEWHERE}[level] if gnu else [])]
+                isa = {**X86_64, **ELSEWHERE}[level] if gnu else []
+                extension.extra_compile_args = [*common, *quiet, *openmp_compile, *isa]
                 extension.extra_link_args = list(openmp_link)
             else:
                 extension.extra_compile_args = list(common[:1])
@@ -76,7 +78,7 @@ class BuildKernels(build_ext):
         super().build_extensions()
 
     def openmp(self):
-        """The flags for OpenMP, proven by compiling, linking and running a program; none where that fails."""
+        """Return the flags for OpenMP, proven by compiling, linking and running; none where that fails."""
         required = os.environ.get("FASTBN_REQUIRE_OPENMP") == "1"
         if os.environ.get("FASTBN_NO_OPENMP") == "1":
             if required:
@@ -101,6 +103,7 @@ class BuildKernels(build_ext):
         return [], []
 
     def probe(self, compile_flags, link_flags):
+        """Return None if a program builds and runs with these flags, else why not."""
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "probe.c")
             source.write_text(OPENMP_PROBE)
@@ -115,11 +118,12 @@ class BuildKernels(build_ext):
 
 
 def extension(name):
+    """Return the Extension of a module of the package."""
     return Extension(
         f"fastbn.{name}",
         [f"fastbn/{name.replace('.', '/')}.pyx"],
         include_dirs=[np.get_include()],
-        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_25_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_1_25_API_VERSION")],
+        define_macros=[(name, "NPY_1_25_API_VERSION") for name in ("NPY_NO_DEPRECATED_API", "NPY_TARGET_VERSION")],
     )
 
 

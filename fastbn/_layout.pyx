@@ -74,7 +74,7 @@ cdef bint walk(View v, cnp.ndarray a, int axis) noexcept:
     cdef cnp.npy_intp* shape = cnp.PyArray_DIMS(a)
     cdef cnp.npy_intp* strides = cnp.PyArray_STRIDES(a)
     cdef Py_ssize_t itemsize = cnp.PyArray_ITEMSIZE(a)
-    cdef Py_ssize_t n = 1, s = 1, step_n = 0, step_s = itemsize, step_c
+    cdef Py_ssize_t n = 1, s = 1, step_n = 0, step_c
     cdef int ndim = cnp.PyArray_NDIM(a), i, k
     if not plain(a):
         return False

@@ -120,8 +120,8 @@ class BatchNorm:
         self.num_batches_tracked = 0
         self.grad_gamma: NDArray[Any] | None = None
         self.grad_beta: NDArray[Any] | None = None
-        # What the last forward leaves for backward: x, residual, relu, saved. x is None where the forward wrote over what a
-        # backward would read; saved is None after a forward with running averages, and worked out when it is asked for.
+        # What the last forward leaves for backward: x, residual, relu, saved. x is None where the forward wrote over
+        # what a backward would read; saved is None after a forward with running averages, and worked out when asked for.
         self._last: tuple[Any, Any, bool, Saved | None] | None = None
 
     def __repr__(self) -> str:

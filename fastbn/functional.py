@@ -15,7 +15,6 @@ from fastbn._threads import check as check_threads
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from fastbn._layout import View
 
 # Below this, rstd of a constant channel would overflow float32.
 LEAST_EPS = float(np.finfo(np.float32).tiny)

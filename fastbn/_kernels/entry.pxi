@@ -63,8 +63,7 @@ cdef inline double* vector(cnp.ndarray a) noexcept:
     return <double*> cnp.PyArray_DATA(a)
 
 
-cdef int execute(Job* job, double* scratch, bint reduce, object num_threads) except -1:
-    # scratch: the vectors of the job that live as long as this call; freed here, whatever happens.
+cdef int execute(Job* job, bint reduce, object num_threads) except -1:
     cdef Phase[4] phases
     cdef Py_ssize_t itemsize = 8 if job.is_double else 4
     cdef Py_ssize_t bytes = job.n * job.c * job.s * itemsize * (3 if job.g.p != NULL else 2)
@@ -110,7 +109,6 @@ cdef int execute(Job* job, double* scratch, bint reduce, object num_threads) exc
             run(job, phases, count, threads)
     finally:
         free(work)
-        free(scratch)
     return 0
 
 
@@ -154,10 +152,9 @@ def training(View x, View y, View r, gamma, beta, double eps, bint relu, bits, n
     try:
         load_vector(gamma, job.gamma, x.c, 1.0, "gamma")
         load_vector(beta, job.beta, x.c, 0.0, "beta")
-    except:
+        execute(&job, True, num_threads)
+    finally:
         free(scratch)
-        raise
-    execute(&job, scratch, True, num_threads)
     return mean, var, rstd
 
 
@@ -182,10 +179,9 @@ def inference(View x, View y, View r, mean, var, gamma, beta, double eps, bint r
         load_vector(beta, job.beta, x.c, 0.0, "beta")
         if var is not None:
             load_vector(var, job.var, x.c, 1.0, "var")
-    except:
+        execute(&job, False, num_threads)
+    finally:
         free(scratch)
-        raise
-    execute(&job, scratch, False, num_threads)
 
 
 def backward(View g, View x, View dx, View dr, mean, rstd, gamma, scale, shift, bits, bint frozen, num_threads):
@@ -215,10 +211,9 @@ def backward(View g, View x, View dx, View dr, mean, rstd, gamma, scale, shift, 
         load_vector(gamma, scratch + 2 * x.c, x.c, 1.0, "gamma")
         load_vector(scale, scratch + 3 * x.c, x.c, 1.0, "scale")
         load_vector(shift, scratch + 4 * x.c, x.c, 0.0, "shift")
-    except:
+        execute(&job, True, num_threads)
+    finally:
         free(scratch)
-        raise
-    execute(&job, scratch, True, num_threads)
     return dgamma, dbeta
 
 
@@ -231,5 +226,5 @@ def statistics(View x, num_threads):
     job.exact = True
     job.mean = vector(mean)
     job.var = vector(m2)
-    execute(&job, NULL, True, num_threads)
+    execute(&job, True, num_threads)
     return mean, m2

@@ -32,8 +32,7 @@ cdef struct Job:
     double* gamma           # IN
     double* beta            # IN
     double* mean            # OUT of a training forward, IN elsewhere
-    double* var             # OUT of a training forward (the sum of squares M2 where only statistics are asked for),
-                            # IN of an inference; NULL stands for rstd = 1
+    double* var             # OUT of a training forward (M2 of statistics alone), IN of an inference; NULL: rstd = 1
     double* rstd            # as mean
     double* dgamma          # OUT
     double* dbeta           # OUT
@@ -70,7 +69,9 @@ cdef inline void set_result(Job* job, Py_ssize_t c, Moments moments, double* sum
         job.var[c] = moments.m2
 
 
-cdef inline void set_coefs(Job* job, real* coef, Py_ssize_t c, int width, int row, const double* values) noexcept nogil:
+cdef inline void set_coefs(
+    Job* job, real* coef, Py_ssize_t c, int width, int row, const double* values,
+) noexcept nogil:
     # `rows` repeats the channels along a wide row.
     cdef Py_ssize_t k
     cdef int j
@@ -82,8 +83,8 @@ cdef inline void set_coefs(Job* job, real* coef, Py_ssize_t c, int width, int ro
 
 
 cdef void forward_coefs(Job* job, real* coef, Py_ssize_t c, int width, bint batch) noexcept nogil:
-    # From mean and variance to the constants of y, for `width` <= TILE channels from c on. With `batch`, var still holds
-    # M2, and rstd is asked for.
+    # From mean and variance to the constants of y, for `width` <= TILE channels from c on. With `batch`, var still
+    # holds M2, and rstd is asked for.
     cdef double m[TILE]
     cdef double scale[TILE]
     cdef double shift[TILE]

@@ -1,10 +1,11 @@
 # `planes`: (N, C, S), a channel is N runs of S contiguous elements.
 #
-# a) A channel's elements are cut into spans: SPAN elements of one plane, or as many whole planes as SPAN holds. A span is
-#    reduced chunk by chunk, in order; the spans of a channel are merged in order. All of it follows from the shape.
+# a) A channel's elements are cut into spans: SPAN elements of one plane, or as many whole planes as SPAN holds. A span
+#    is reduced chunk by chunk, in order; the spans of a channel are merged in order. All of it follows from the shape.
 # b) A group of channels whose data stay in the cache is reduced and then transformed at once, last image first, so the
 #    data come from memory once. The size of a group decides when a channel is done, not how.
-# c) `group` is 0 with too few channels for the threads, spans are the units, and a phase each reduces, merges and transforms.
+# c) `group` is 0 with too few channels for the threads, spans are the units, and a phase each reduces, merges and
+#    transforms.
 
 cdef enum:
     CHUNK = 2048        # elements whose lanes are summed in `lane` before they go to double

@@ -1,13 +1,13 @@
 # Reductions over one channel of `planes`: `runs` pieces of `length` contiguous elements, `step` elements apart.
 #
-# a) Every running sum is TILE lanes wide; element i of a run goes to lane i % TILE, and the lanes stay in registers from
-#    run to run. The caller hands over at most CHUNK elements (or one run), so a float lane sees few additions.
+# a) Every running sum is TILE lanes wide; element i of a run goes to lane i % TILE, and the lanes stay in registers
+#    from run to run. The caller hands over at most CHUNK elements (or one run), so a float lane sees few additions.
 # b) Moments are taken about a pivot, the mean of the first p of the n elements. (mean - pivot)^2 n <= M2 (n - p) / p
 #    holds whatever the data, so the correction e^2/n costs three bits at the very worst, and none on data without a
 #    trend: one reading is enough.
 # c) A tail shorter than TILE goes through the same lanes under a condition that becomes a vector mask.
-# d) One run of no more than TILE elements, an image's own 7x7 plane, say, is read once into the lanes, and its own mean is
-#    the pivot.
+# d) One run of no more than TILE elements, an image's own 7x7 plane, say, is read once into the lanes, and its own
+#    mean is the pivot.
 # e) A chunk whose float lanes overflowed or underflowed is summed again in double lanes.
 
 

@@ -1,13 +1,13 @@
 # `rows`: (R, C), channels contiguous.
 #
-# a) Rows are cut into units of unit_rows, columns into slabs; a unit is reduced, and its mean and M2 (or the two sums of
-#    the backward) are kept for every channel. Units are merged in order, channel by channel. How many rows a unit has
-#    follows from the shape; how wide a slab is may follow from the cache, because no column sees another.
-# b) Channel counts that do not fill tiles (3, 24, 40) are read as wide rows of `repeats` rows each, in which channel c is
-#    the columns c, c + C, c + 2 C ...; their sums are added before the unit is finished. Rows that are left over form a
-#    last unit of their own. Not with a mask: how its bits lie must not depend on the strides of one call.
-# c) Where a slab of all rows stays in the cache it is reduced, merged and transformed at once, last unit first. Otherwise
-#    there are three phases: reduce, merge, transform.
+# a) Rows are cut into units of unit_rows, columns into slabs; a unit is reduced, and its mean and M2 (or the two sums
+#    of the backward) are kept for every channel. Units are merged in order, channel by channel. How many rows a unit
+#    has follows from the shape; how wide a slab is may follow from the cache, because no column sees another.
+# b) Channel counts that do not fill tiles (3, 24, 40) are read as wide rows of `repeats` rows each, in which channel c
+#    is the columns c, c + C, c + 2 C ...; their sums are added before the unit is finished. Rows that are left over
+#    form a last unit of their own. Not with a mask: how its bits lie must not depend on the strides of one call.
+# c) Where a slab of all rows stays in the cache it is reduced, merged and transformed at once, last unit first.
+#    Otherwise there are three phases: reduce, merge, transform.
 
 cdef enum:
     UNIT_ELEMENTS = 262144

@@ -1,18 +1,19 @@
 # Reductions over the columns of `rows`: every column has sums of its own.
 #
-# a) Four rows are taken at once, each read from end to end, and added to each other before they are added to the running
-#    sums: a quarter of the rounding, a quarter of the traffic to the sums, which are in the first-level cache, and four
-#    streams that memory delivers well. After FLUSH rows the sums go to double.
+# a) Four rows are taken at once, each read from end to end, and added to each other before they are added to the
+#    running sums: a quarter of the rounding, a quarter of the traffic to the sums, which are in the first-level cache,
+#    and four streams that memory delivers well. After FLUSH rows the sums go to double.
 # b) The pivot is as in planes_reduce.pxi, a column for itself.
-# c) Columns whose float sums overflowed or underflowed are summed again in double, and no others: the bits of a column do
-#    not depend on its neighbours.
+# c) Columns whose float sums overflowed or underflowed are summed again in double, and no others: the bits of a column
+#    do not depend on its neighbours.
 # d) Sums, pivots and constants are local arrays, so that the compiler sees that x is none of them.
 
 cdef enum:
     FLUSH = 32
     SLAB = 1024             # most columns of a unit
-    ROOM = SLAB + 80        # of a local array: side by side, no two begin at the same place in a page, where a store to
-                            # one would hold up a load from the other
+    # The room of a local array: side by side, no two begin at the same place in a page, where a store to one would hold
+    # up a load from the other.
+    ROOM = SLAB + 80
 
 cdef struct Columns:        # a unit: `rows` rows of `width` <= SLAB columns
     Py_ssize_t rows
@@ -155,7 +156,8 @@ cdef inline void add_gradient_bits(
 
 
 cdef void reduce_gradient(
-    Columns* u, const real* g, const real* x, const real* coef, Py_ssize_t coef_step, Py_ssize_t first, Py_ssize_t width,
+    Columns* u, const real* g, const real* x, const real* coef, Py_ssize_t coef_step,
+    Py_ssize_t first, Py_ssize_t width,
     double* out1, double* out2,                                                 # OUT (width,), of columns from `first`
     lane kind,
 ) noexcept nogil:
