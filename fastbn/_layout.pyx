@@ -26,6 +26,11 @@ cdef class View:
         return self.n, self.c, self.s
 
     @property
+    def arrangement(self):
+        """The order in which the elements are walked."""
+        return self.outer, self.order
+
+    @property
     def packed(self):
         """Whether the kernels walk a copy."""
         return self.target is not None
@@ -59,6 +64,8 @@ cdef int axis_of(object axis, int ndim) except -1:
         k = axis
     except TypeError:
         raise TypeError(f"axis must be an integer, got {axis!r}") from None
+    except OverflowError:
+        raise ValueError(f"axis {axis} is out of range for an array of {ndim} dimensions") from None
     if k < -ndim or k >= ndim:
         raise ValueError(f"axis {k} is out of range for an array of {ndim} dimensions")
     return <int> (k + ndim if k < 0 else k)
@@ -76,26 +83,27 @@ cdef bint walk(View v, cnp.ndarray a, int axis) noexcept:
     cdef Py_ssize_t itemsize = cnp.PyArray_ITEMSIZE(a)
     cdef Py_ssize_t n = 1, s = 1, step_n = 0, step_c
     cdef int ndim = cnp.PyArray_NDIM(a), i, k
-    if not plain(a):
+    cdef bint nothing = cnp.PyArray_SIZE(a) == 0        # and strides that mean nothing
+    if not (plain(a) or nothing):
         return False
     for i in range(ndim - 1, -1, -1):
         k = i if v.order is None else v.order[i]
         if k == axis or shape[k] == 1:
             continue
         if i > v.outer:
-            if strides[k] != itemsize * s:
+            if strides[k] != itemsize * s and not nothing:
                 return False
             s *= shape[k]
         else:
             if n == 1:
                 step_n = strides[k]
-            elif strides[k] != step_n * n:
+            elif strides[k] != step_n * n and not nothing:
                 return False
             n *= shape[k]
     step_c = strides[axis] if shape[axis] > 1 else itemsize * s
     if n == 1:
         step_n = step_c * shape[axis]
-    if step_n % itemsize or step_c % itemsize or (s == 1 and step_c != itemsize):
+    if not nothing and (step_n % itemsize or step_c % itemsize or (s == 1 and step_c != itemsize)):
         return False
     v.array = a
     v.p = cnp.PyArray_BYTES(a)
@@ -112,10 +120,16 @@ cdef bint walk(View v, cnp.ndarray a, int axis) noexcept:
 cdef void find_order(View v, cnp.ndarray a, int axis):
     # The axes by falling distance in memory; a broadcast axis (stride 0) repeats everything, so it is outermost.
     cdef int ndim = cnp.PyArray_NDIM(a)
+    cdef Py_ssize_t covered = cnp.PyArray_ITEMSIZE(a)
     reach = [abs(a.strides[k]) if a.strides[k] else 1 << 62 for k in range(ndim)]
-    if a.shape[axis] == 1:
-        reach[axis] = 1 << 63
     rest = [k for k in range(ndim) if k != axis]
+    if a.shape[axis] == 1:
+        # One channel may lie anywhere: outside of what is contiguous.
+        for k in sorted(rest, key=reach.__getitem__):
+            if a.shape[k] > 1 and a.strides[k] != covered:
+                break
+            covered *= a.shape[k]
+        reach[axis] = covered - 1
     outer = sorted((k for k in rest if reach[k] > reach[axis]), key=lambda k: -reach[k])
     inner = sorted((k for k in rest if reach[k] <= reach[axis]), key=lambda k: -reach[k])
     v.order = (*outer, axis, *inner)
@@ -132,7 +146,7 @@ cdef cnp.ndarray arranged(View v, cnp.ndarray a, bint empty):
     return out.transpose(np.argsort(v.order))
 
 
-def view(x, axis, channels=None, str name="x"):
+def view(x, axis, channels=None, str name="x", arrangement=None):
     """Check an input and turn it into a View.
 
     Parameters
@@ -144,6 +158,8 @@ def view(x, axis, channels=None, str name="x"):
         How many channels there must be.
     name : str
         What errors call it.
+    arrangement : tuple, optional
+        That of another View, to walk the elements in the same order.
 
     Returns
     -------
@@ -162,12 +178,16 @@ def view(x, axis, channels=None, str name="x"):
         raise ValueError(f"{name} has shape {(<object> a).shape}, which is {(<object> a).shape[k]} channels along axis "
                          f"{axis}; expected {channels}")
     v.outer = k
+    if arrangement is not None:
+        v.outer, v.order = arrangement
+        if not walk(v, a, k):
+            walk(v, arranged(v, a, False), k)
+        return v
     if cnp.PyArray_IS_C_CONTIGUOUS(a) and walk(v, a, k):
         return v
-    if cnp.PyArray_SIZE(a):
-        find_order(v, a, k)
-        if walk(v, a, k):
-            return v
+    find_order(v, a, k)
+    if walk(v, a, k):
+        return v
     v.order = None
     v.outer = k
     walk(v, arranged(v, a, False), k)

@@ -10,7 +10,7 @@ from fastbn import _layout, functional
 from fastbn._dispatch import kernels
 from fastbn._threads import check as check_threads
 from fastbn.affine import ChannelAffine
-from fastbn.functional import Saved, check_activation, check_eps
+from fastbn.functional import Saved, check_activation, check_axis, check_eps
 from fastbn.stats import check_count
 
 if TYPE_CHECKING:
@@ -96,9 +96,7 @@ class BatchNorm:
         num_threads: int | None = None,
     ) -> None:
         self.num_features = check_count(num_features, "num_features")
-        if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
-            raise TypeError(f"axis must be an integer, got {axis!r}")
-        self.axis = int(axis)
+        self.axis = check_axis(axis)
         self.eps = check_eps(eps)
         self.momentum = _check_momentum(momentum)
         self.dtype = np.dtype(dtype)
@@ -121,7 +119,7 @@ class BatchNorm:
         self.grad_gamma: NDArray[Any] | None = None
         self.grad_beta: NDArray[Any] | None = None
         # What the last forward leaves for backward: x, residual, relu, saved. x is None where the forward wrote over
-        # what a backward would read; saved is None after a forward with running averages, and worked out when asked for.
+        # what a backward would read; saved is None after a forward with running averages, and worked out when asked.
         self._last: tuple[Any, Any, bool, Saved | None] | None = None
 
     def __repr__(self) -> str:
@@ -255,17 +253,19 @@ class BatchNorm:
         assert self.running_mean is not None
         assert self.running_var is not None
         saved = Saved.from_statistics(self.running_mean, self.running_var, eps=self.eps)
-        scale = shift = mask = None
+        scale = shift = mask = arrangement = None
         if relu and residual is None:
             scale, shift = functional.relu_coefficients(saved.rstd, self.gamma, self.beta)
         elif relu:
             view = _layout.view(x, self.axis)
+            arrangement = view.arrangement
             mask = np.empty(kernels.bits_words(view), np.uint64)
             if view.size:
                 kernels.inference(view, _layout.output(view), _layout.like(view, residual, "residual"),
                                   self.running_mean, self.running_var, self.gamma, self.beta, self.eps, True, mask,
                                   self.num_threads)
-        return Saved(saved.mean, saved.var, saved.rstd, 0, True, scale, shift, mask, residual is not None)
+        return Saved(
+            saved.mean, saved.var, saved.rstd, 0, True, scale, shift, mask, arrangement, residual is not None)
 
     def frozen(self) -> ChannelAffine:
         """Return the transform of evaluation mode as an immutable value.

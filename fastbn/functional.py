@@ -37,6 +37,8 @@ class Saved:
         was open.
     mask : ndarray of uint64 or None
         With a ReLU and a residual: one bit for each element, set where the ReLU was open.
+    arrangement : tuple or None
+        The order of memory in which the mask lies.
     residual : bool
         Whether the forward added a residual.
     """
@@ -49,6 +51,7 @@ class Saved:
     scale: NDArray[np.float64] | None = None
     shift: NDArray[np.float64] | None = None
     mask: NDArray[np.uint64] | None = None
+    arrangement: tuple[int, tuple[int, ...] | None] | None = None
     residual: bool = False
 
     @classmethod
@@ -81,6 +84,13 @@ def check_eps(eps: float) -> float:
     if not LEAST_EPS <= value < math.inf:
         raise ValueError(f"eps must be finite and at least {LEAST_EPS:.3g}, got {eps!r}")
     return value
+
+
+def check_axis(axis: int) -> int:
+    """Return `axis` as an int, or raise an error that names it."""
+    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
+        raise TypeError(f"axis must be an integer, got {axis!r}")
+    return int(axis)
 
 
 def check_activation(activation: str | None) -> bool:
@@ -184,7 +194,8 @@ def batch_norm_training(
     scale = shift = None
     if relu and mask is None:
         scale, shift = relu_coefficients(rstd, gamma, beta)
-    return y.finish(), Saved(mean, var, rstd, n * s, False, scale, shift, mask, other is not None)
+    return y.finish(), Saved(
+        mean, var, rstd, n * s, False, scale, shift, mask, None if mask is None else view.arrangement, other is not None)
 
 
 def relu_coefficients(
@@ -308,7 +319,7 @@ def batch_norm_backward(
         raise TypeError(f"saved must be what batch_norm_training returned, got {type(saved).__name__}")
     if num_threads is not None:
         check_threads(num_threads)
-    view = _layout.view(x, axis, saved.mean.shape[0])
+    view = _layout.view(x, axis, saved.mean.shape[0], arrangement=saved.arrangement)
     n, channels, s = view.shape
     if not saved.frozen and n * s != saved.count:
         raise ValueError(f"x has {n * s} values per channel; the forward had {saved.count}")

@@ -10,6 +10,7 @@ import numpy as np
 from fastbn import _layout
 from fastbn._dispatch import kernels
 from fastbn._threads import check as check_threads
+from fastbn.functional import check_axis
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -49,14 +50,16 @@ class ChannelStats:
     4
     """
 
-    __slots__ = ("axis", "count", "m2", "mean")
+    __slots__ = ("_mean_low", "axis", "count", "m2", "mean")
 
     def __init__(self, num_channels: int, *, axis: int = 1) -> None:
         channels = check_count(num_channels, "num_channels")
-        self.axis = axis
+        self.axis = check_axis(axis)
         self.count = 0
         self.mean: NDArray[np.float64] = np.zeros(channels)
         self.m2: NDArray[np.float64] = np.zeros(channels)
+        # A second word of the mean: many small updates would otherwise each leave a rounding of its size.
+        self._mean_low: NDArray[np.float64] = np.zeros(channels)
 
     def __repr__(self) -> str:
         return f"ChannelStats({len(self.mean)}, axis={self.axis}, count={self.count})"
@@ -84,7 +87,8 @@ class ChannelStats:
         view = _layout.view(x, self.axis, len(self.mean))
         if view.size:
             n, _, s = view.shape
-            self._add(n * s, *kernels.statistics(view, num_threads))
+            mean, m2 = kernels.statistics(view, num_threads)
+            self._add(n * s, mean, m2, np.zeros_like(mean))
         return self
 
     def merge(self, other: ChannelStats) -> ChannelStats:
@@ -109,7 +113,7 @@ class ChannelStats:
             raise TypeError(f"other must be a ChannelStats, got {type(other).__name__}")
         if len(other.mean) != len(self.mean):
             raise ValueError(f"other has {len(other.mean)} channels; expected {len(self.mean)}")
-        self._add(other.count, other.mean, other.m2)
+        self._add(other.count, other.mean, other.m2, other._mean_low)
         return self
 
     def __add__(self, other: object) -> ChannelStats:
@@ -118,16 +122,23 @@ class ChannelStats:
         out = ChannelStats(len(self.mean), axis=self.axis)
         return out.merge(self).merge(other)
 
-    def _add(self, count: int, mean: NDArray[Any], m2: NDArray[Any]) -> None:
-        # The one formula, as in lanes.pxi.
+    def _add(self, count: int, mean: NDArray[Any], m2: NDArray[Any], mean_low: NDArray[Any]) -> None:
+        # The one formula, as in lanes.pxi, with a mean of two words.
         if not count:
             return
         total = self.count + count
-        delta = mean - self.mean
         weight = count / total
-        new_mean = self.mean + delta * weight if self.count else mean.copy()
+        delta = (mean - self.mean) + (mean_low - self._mean_low)
+        if self.count:
+            step = delta * weight + self._mean_low
+            new_mean = self.mean + step
+            # What the addition lost (Knuth's two-sum)
+            part = new_mean - self.mean
+            new_low = (self.mean - (new_mean - part)) + (step - part)
+        else:
+            new_mean, new_low = mean.copy(), mean_low.copy()
         new_m2 = self.m2 + m2 + delta * delta * (self.count * weight)
-        self.count, self.mean, self.m2 = total, new_mean, new_m2
+        self.count, self.mean, self.m2, self._mean_low = total, new_mean, new_m2, new_low
 
     def var(self, ddof: int = 0) -> NDArray[np.float64]:
         """Variance per channel: M2 / (count - ddof).

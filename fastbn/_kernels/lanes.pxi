@@ -15,6 +15,7 @@ cdef enum:
     TILE = 64           # elements that one step of any loop takes: 4 zmm, 8 ymm or 16 xmm of float
     SHORT = 16          # the same for the tail of a run
     PIVOT = 8           # a pivot is the mean of the first 1/PIVOT of what is reduced
+    FEW = 32            # values of a channel that are summed in double: too few for roundings to average out
 
 cdef enum:              # where the gradient of a fused ReLU comes from
     OPEN = 0            # no activation
@@ -68,8 +69,9 @@ cdef inline Moments moments_about(double pivot, double n, double e, double q) no
 
 cdef inline bint squares_held(double n, double e, double q) noexcept nogil:
     # False where float sums overflowed, met a NaN, or are so small that squares were lost below the normal range
-    # (2**-126; the bound of 2**-100 an element leaves 26 bits). All zero is exact: what a constant channel gives.
-    return (q >= n * 7.888609052210118e-31 and q < 1e300) or (q == 0.0 and e == 0.0)
+    # (2**-126; the bound of 2**-100 an element leaves 26 bits); and where the pivot was so far off that the correction
+    # e^2 / n takes more than three quarters of q, two bits. All zero is exact: what a constant channel gives.
+    return (q >= n * 7.888609052210118e-31 and q < 1e300 and e * (e / n) <= 0.75 * q) or (q == 0.0 and e == 0.0)
 
 
 cdef inline bint finite(double a) noexcept nogil:

@@ -38,7 +38,7 @@ cdef inline Moments chunk_moments_of(
     Job* job, const real* x, Py_ssize_t runs, Py_ssize_t length,
 ) noexcept nogil:
     if real is float:
-        if not job.exact:
+        if not job.exact and runs * length > FEW:
             if runs == 1 and length <= TILE:
                 return short_moments(x, <int> length, <float> 0)
             return chunk_moments(x, runs, length, job.x.step_n, <float> 0)
@@ -109,7 +109,7 @@ cdef inline void transform_run(
                      <const real*> job.coef + c, job.coef_step, job.gate, job.frozen)
 
 
-# ---- units ------------------------------------------------------------------------------------------------------------
+# ---- units ---------------------------------------------------------------------------------------------------------
 
 cdef inline void clear(Moments* moments, double* sums) noexcept nogil:
     moments.n = 0

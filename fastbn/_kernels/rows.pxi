@@ -89,7 +89,7 @@ cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit) noexcept nogi
     cdef Py_ssize_t slab = unit % job.slabs
     cdef Strip strip = strip_of(job, unit // job.slabs)
     cdef Py_ssize_t first = slab * job.slab         # of the columns
-    cdef Py_ssize_t pivot_rows = parts(strip.rows, PIVOT)
+    cdef Py_ssize_t pivot_rows = pivot_rows_of(strip.rows)
     cdef Py_ssize_t w, c
     cdef const real* x = <const real*> job.x.p + strip.row * job.x.step_n + first
     cdef const real* g = NULL
@@ -125,7 +125,7 @@ cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit) noexcept nogi
         for w in range(job.c, u.width):
             pivot[w] = pivot[w - job.c]
     if real is float:
-        if job.exact:
+        if job.exact or job.n <= FEW:
             reduce_columns(&u, x, g, pivot, coef, job.coef_step, e, q, <double> 0)
         else:
             reduce_columns(&u, x, g, pivot, coef, job.coef_step, e, q, <float> 0)
@@ -141,6 +141,11 @@ cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit) noexcept nogi
     for c in range(least(u.width, job.c)):
         out1[c] = e[c]
         out2[c] = q[c]
+
+
+cdef inline Py_ssize_t pivot_rows_of(Py_ssize_t rows) noexcept nogil:
+    # An eighth, but enough for the mean to be near.
+    return least(rows, 16 if rows < 16 * PIVOT else parts(rows, PIVOT))
 
 
 cdef inline void fold(double* sums, Py_ssize_t width, Py_ssize_t c, Py_ssize_t repeats) noexcept nogil:
@@ -233,7 +238,7 @@ cdef void transform_strip(Job* job, const real* kind, Py_ssize_t u, Py_ssize_t f
         i += job.sweep
 
 
-# ---- units ------------------------------------------------------------------------------------------------------------
+# ---- units ---------------------------------------------------------------------------------------------------------
 
 cdef void rows_merge(Job* job, const real* kind, Py_ssize_t unit) noexcept nogil:
     merge_channels(job, <real*> job.coef, unit * TILE, least(unit * TILE + TILE, job.c))

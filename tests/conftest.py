@@ -1,0 +1,35 @@
+"""The grid that most tests run over: layout x dtype x threads x activation x residual."""
+
+import numpy as np
+import pytest
+
+import fastbn
+from tests.cases import DTYPES, LAYOUTS
+
+
+@pytest.fixture(params=LAYOUTS)
+def layout(request):
+    return request.param
+
+
+@pytest.fixture(params=DTYPES)
+def dtype(request):
+    return np.dtype(request.param)
+
+
+@pytest.fixture(params=[None, "relu"], ids=["linear", "relu"])
+def activation(request):
+    return request.param
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "residual"])
+def with_residual(request):
+    return request.param
+
+
+@pytest.fixture
+def default_threads():
+    """Leaves the thread count of the process as it was."""
+    before = fastbn._threads._process
+    yield
+    fastbn._threads._process = before

@@ -1,0 +1,207 @@
+"""The accuracy contract: how far a result may be from the exact one for the numbers that came in.
+
+y is at most 4 rounding units (2**-24 of the largest |y|) off, and the variance 5e-7, whatever the ratio of mean to
+standard deviation. Exact is the oracle in extended precision, from the float32 input.
+"""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from fastbn import ChannelStats
+from fastbn.functional import batch_norm_backward, batch_norm_inference, batch_norm_training
+from tests import oracle
+from tests.cases import arranged, array, axis_of, case
+from tests.compare import close, same_bits, unit
+
+SHAPES = (case(64, 8), case(9, 64), case(3, 100), case(32, 1000), case(500, 3), case(3000, 40), case(256, 7, 7, 7),
+          case(4, 3, 50, 50), case(3, 100, 2), case(2, 2, 40000), case(5, 65, 63))
+RATIOS = (1.0, 1e2, 1e4, 1e6)
+
+shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda c: c.name)
+ratios = pytest.mark.parametrize("ratio", RATIOS, ids="{:g}".format)
+
+
+def contract(x, axis, gamma=None, beta=None):
+    y, saved = batch_norm_training(x, gamma, beta, axis=axis)
+    exact = oracle.forward(x, gamma, beta, axis=axis)
+    close(y, exact.y, np.float32, 4)
+    assert np.abs(saved.var / exact.var - 1).max() <= 5e-7
+    return y, saved
+
+
+@shapes
+@ratios
+def test_training(shape, ratio, layout):
+    contract(array(shape, layout, mean=ratio), axis_of(layout))
+
+
+@shapes
+@ratios
+def test_training_with_parameters(shape, ratio, layout):
+    gamma, beta = np.random.default_rng(1).normal(1, 0.3, (2, shape.channels)).astype(np.float32)
+    contract(array(shape, layout, mean=-ratio * 3, std=3, seed=1), axis_of(layout), gamma, beta)
+
+
+@shapes
+@ratios
+def test_inference(shape, ratio, layout):
+    x = array(shape, layout, mean=ratio)
+    mean, var = (v.astype(np.float64) for v in oracle.moments(x, axis_of(layout)))
+    y = batch_norm_inference(x, mean, var, axis=axis_of(layout))
+    close(y, oracle.forward(x, mean=mean, var=var, axis=axis_of(layout)).y, np.float32, 4)
+
+
+@ratios
+def test_float64(ratio, layout):
+    x = array(case(256, 7, 7, 7), layout, np.float64, mean=ratio)
+    y, saved = batch_norm_training(x, axis=axis_of(layout))
+    exact = oracle.forward(x, axis=axis_of(layout))
+    close(y, exact.y, np.float64, 4 + ratio)
+    assert np.abs(saved.var / exact.var - 1).max() <= 1e-13 * max(1, ratio / 1e4)
+
+
+@pytest.mark.parametrize(("ratio", "scale"), [(1e10, 1.0), (0.0, 1e-40), (0.0, 1e40), (1.0, 1e100)], ids=str)
+def test_float64_beyond_float32(ratio, scale, layout):
+    x = array(case(256, 7, 7, 7), layout, np.float64, mean=ratio) * scale
+    y, saved = batch_norm_training(x, axis=axis_of(layout), eps=1e-30)
+    exact = oracle.forward(x, axis=axis_of(layout), eps=1e-30)
+    assert np.abs(saved.var / exact.var - 1).max() <= 1e-13 * max(1, ratio / 1e4)
+    assert np.abs(y - exact.y).max() <= 1e-13 * max(1, ratio / 1e3) * np.abs(exact.y).max()
+
+
+@ratios
+def test_backward(ratio, layout):
+    x, dy = (array(case(256, 7, 7, 7), layout, mean=m, seed=s) for m, s in ((ratio, 0), (0, 1)))
+    axis = axis_of(layout)
+    _, saved = batch_norm_training(x, axis=axis)
+    dx, dgamma, dbeta = batch_norm_backward(dy, x, saved, axis=axis)
+    right = oracle.backward(dy, x, oracle.forward(x, axis=axis), axis=axis)
+    close(dx, right.dx, np.float32, 6)
+    np.testing.assert_allclose(dgamma, right.dgamma, rtol=0, atol=1e-2 * 256 * 49 * unit(np.float32) * 4)
+    np.testing.assert_allclose(dbeta, right.dbeta, rtol=0, atol=1e-2 * 256 * 49 * unit(np.float32) * 4)
+
+
+CONSTANTS = (0.0, 1.0, 0.1, 1.1e7, 1 / 3, 1e-20, 1e-40, -3e30, 3e38, 16777217.0)
+
+
+@pytest.mark.parametrize("value", CONSTANTS, ids="{:g}".format)
+@pytest.mark.parametrize("shape", [case(32, 3), case(17, 65), case(7, 3, 7, 7), case(3, 2, 3001), case(700, 24)],
+                         ids=lambda c: c.name)
+def test_a_constant_channel_is_beta(value, shape, layout, dtype):
+    x = np.full_like(array(shape, layout, dtype), value)
+    gamma, beta = (np.linspace(-1, 1, shape.channels).astype(dtype) + v for v in (2, 0.3))
+    y, saved = batch_norm_training(x, gamma.astype(dtype), beta.astype(dtype), axis=axis_of(layout))
+    expected = np.empty_like(x)
+    np.moveaxis(expected, axis_of(layout), -1)[...] = beta
+    np.testing.assert_array_equal(y, expected)
+    # In float64 the mean of the first of many equal numbers may be some roundings off.
+    assert (saved.var <= (64 * abs(value) * unit(np.float64)) ** 2).all()
+    np.testing.assert_array_equal(saved.mean, np.full(shape.channels, dtype.type(value), np.float64))
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e-10, 1e10, 1e18, 1e20, 1e30, 3e37], ids="{:g}".format)
+@shapes
+def test_large_and_small_values(scale, shape, layout):
+    # Squares beyond float32: such a chunk is summed in double.
+    x = (array(shape, layout) * np.float32(scale)).astype(np.float32)
+    y, saved = batch_norm_training(x, axis=axis_of(layout), eps=1e-30)
+    exact = oracle.forward(x, axis=axis_of(layout), eps=1e-30)
+    close(y, exact.y, np.float32, 4)
+    assert np.abs(saved.var / exact.var - 1).max() <= 5e-7
+
+
+@shapes
+def test_subnormals(shape, layout):
+    x = (array(shape, layout) * np.float32(1e-20) * np.float32(1e-20)).astype(np.float32)
+    assert 0 < np.abs(x).max() < np.finfo(np.float32).tiny
+    y, saved = batch_norm_training(x, axis=axis_of(layout))
+    exact = oracle.forward(x, axis=axis_of(layout))
+    assert np.isfinite(y).all()
+    assert np.abs(y).max() > 0
+    # y is subnormal too: its spacing is that of the smallest number.
+    assert np.abs(y - exact.y).max() <= 4 * max(2**-149, float(np.abs(exact.y).max()) * 2**-24)
+    assert np.abs(saved.var / exact.var - 1).max() <= 5e-7
+
+
+def trend(rng, shape):
+    return np.sort(rng.standard_normal(shape), axis=0)
+
+
+def drift(rng, shape):
+    n = shape[0]
+    return rng.standard_normal(shape) + 20 * np.arange(n).reshape(-1, *[1] * (len(shape) - 1)) / n
+
+
+def sorted_within(rng, shape):
+    return np.sort(rng.standard_normal(shape), axis=-1)
+
+
+def far_first_eighth(rng, shape):
+    x = rng.standard_normal(shape)
+    x[: max(1, shape[0] // 8)] += 1e4
+    return x
+
+
+def far_first_elements(rng, shape):
+    x = rng.standard_normal(shape)
+    x[..., : max(1, shape[-1] // 8)] -= 1e3
+    return x
+
+
+def one_outlier(rng, shape):
+    x = rng.standard_normal(shape)
+    x[(0, slice(None), *[0] * (len(shape) - 2))] = 1e6
+    return x
+
+
+def outlier_at_the_end(rng, shape):
+    x = rng.standard_normal(shape)
+    x[(-1, slice(None), *[-1] * (len(shape) - 2))] = -1e6
+    return x
+
+
+def image_offsets(rng, shape):
+    return rng.standard_normal(shape) + 1e3 * rng.standard_normal((shape[0], shape[1], *[1] * (len(shape) - 2)))
+
+
+ADVERSARIES = (trend, drift, sorted_within, far_first_eighth, far_first_elements, one_outlier, outlier_at_the_end,
+               image_offsets)
+
+
+@pytest.mark.parametrize("make", ADVERSARIES, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("shape", [case(64, 24), case(33, 65), case(1000, 3), case(300, 70), case(64, 3, 7, 7),
+                                   case(16, 4, 20, 20), case(2, 3, 20000)], ids=lambda c: c.name)
+@pytest.mark.parametrize("offset", [0.0, 1e4], ids="{:g}".format)
+def test_adversaries(make, shape, layout, offset):
+    x = make(np.random.default_rng(5), shape.shape) + offset
+    contract(arranged(x.astype(np.float32), layout), axis_of(layout))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
+@pytest.mark.parametrize("shape", [case(40, 5), case(33, 65), case(900, 24), case(8, 5, 7, 7), case(2, 3, 33000),
+                                   case(70, 1025)], ids=lambda c: c.name)
+def test_one_bad_element_spoils_its_channel_alone(value, shape, layout, dtype, activation):
+    axis = axis_of(layout)
+    clean, dy = array(shape, layout, dtype), array(shape, layout, dtype, seed=1)
+    bad = clean.copy()
+    channel = shape.channels // 2
+    np.moveaxis(bad, axis, 0)[channel].flat[3] = value
+    results = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for x in (clean, bad):
+            y, saved = batch_norm_training(x, axis=axis, activation=activation)
+            dx, dgamma, dbeta = batch_norm_backward(dy, x, saved, axis=axis)
+            stats = ChannelStats(shape.channels, axis=axis).update(x)
+            results.append((*(np.moveaxis(a, axis, 0) for a in (y, dx)), saved.mean, saved.var, dgamma, dbeta,
+                            stats.mean, stats.m2))
+    others = np.arange(shape.channels) != channel
+    for a, b in zip(*results, strict=True):
+        same_bits(a[others], b[others])
+    assert np.isnan(results[1][0][channel]).all(), "y"
+    assert np.isnan(results[1][1][channel]).all(), "dx"
+    assert not np.isfinite(results[1][2][channel])
+    assert np.isnan(results[1][3][channel])
+    assert np.isnan(results[1][7][channel])

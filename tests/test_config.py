@@ -1,0 +1,65 @@
+"""What show_config() and config() say."""
+
+import json
+
+import numpy as np
+
+import fastbn
+from fastbn import _config, _dispatch
+from tests.process import run
+
+
+def test_config():
+    values = _config.config()
+    assert set(values) == {"fastbn", "python", "numpy", "compiler", "flags", "isa", "openmp", "threads", "cache_bytes"}
+    assert values["fastbn"] == fastbn.__version__
+    assert values["numpy"] == np.__version__
+    assert values["isa"] == {"built": _dispatch.built(), "supported": _dispatch.supported(), "chosen": _dispatch.isa}
+    assert values["isa"]["chosen"] in values["isa"]["supported"]
+    assert set(values["isa"]["supported"]) <= set(values["isa"]["built"])
+    assert values["threads"]["count"] == fastbn.get_num_threads()
+    assert values["cache_bytes"] >= 1 << 15
+    assert json.loads(json.dumps(values)) == values
+
+
+def test_openmp_is_described_as_it_is():
+    openmp = _config.config()["openmp"]
+    assert openmp["version"] == 0 or openmp["version"] >= 200805
+    if openmp["version"] and openmp["runtime"]:
+        assert "omp" in openmp["runtime"]
+
+
+def test_no_flag_that_changes_results():
+    flags = _config.config()["flags"]
+    assert "-ffp-contract=off" in flags or "/fp:precise" in flags
+    for bad in ("fast-math", "Ofast", "unsafe-math", "associative-math"):
+        assert bad not in flags
+
+
+def test_threads_say_where_they_come_from():
+    with fastbn.num_threads(3):
+        assert _config.config()["threads"] == {"count": 3, "source": "fastbn.num_threads"}
+
+
+def test_show_config(capsys):
+    assert fastbn.show_config() is None
+    lines = capsys.readouterr().out.splitlines()
+    rows = dict(line.split(maxsplit=1) for line in lines)
+    assert list(rows) == ["fastbn", "python", "numpy", "compiler", "flags", "isa", "openmp", "threads", "cache"]
+    assert rows["fastbn"] == fastbn.__version__
+    assert rows["isa"].startswith(f"{_dispatch.isa} (built ")
+    assert rows["threads"].startswith(f"{fastbn.get_num_threads()} (from ")
+
+
+def test_without_openmp():
+    values = _config.config() | {"openmp": {"version": 0, "runtime": None}}
+    assert "none, one thread" in _config.describe(values)
+
+
+def test_command_line():
+    done = run("-m", "fastbn", "info", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["isa"]["built"] == _dispatch.built()
+    done = run("-m", "fastbn", "info")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("fastbn ")

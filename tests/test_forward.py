@@ -1,0 +1,123 @@
+"""Both forwards against the oracle, over all cases x layout x dtype x threads x activation x residual."""
+
+import numpy as np
+import pytest
+
+from fastbn.functional import batch_norm_inference, batch_norm_training
+from tests import oracle
+from tests.cases import CASES, EMPTY_CASES, LARGE_CASES, array, axis_of, inputs
+from tests.compare import close, same_bits
+
+# Small calls run on one thread whatever they are told.
+GRID = [(case, 1) for case in CASES] + [(case, threads) for case in LARGE_CASES for threads in (1, 2, 3)]
+cases = pytest.mark.parametrize(("case", "threads"), GRID, ids=lambda v: getattr(v, "name", v))
+
+
+def options(i, activation, with_residual):
+    return {"axis": i.axis, "residual": i.residual if with_residual else None}, activation == "relu"
+
+
+@cases
+def test_training(case, layout, dtype, threads, activation, with_residual):
+    i = inputs(case, layout, dtype)
+    common, relu = options(i, activation, with_residual)
+    y, saved = batch_norm_training(i.x, i.gamma, i.beta, activation=activation, num_threads=threads, **common)
+    right = oracle.forward(i.x, i.gamma, i.beta, relu=relu, wide=np.float64, **common)
+    # In float64 the oracle rounds as much as what it judges.
+    close(y, right.y, dtype, 4 if dtype == np.float32 else 64, np.abs(right.z).max())
+    assert saved.count == case.count
+    np.testing.assert_allclose(saved.mean, right.mean, rtol=0, atol=5e-7 if dtype == np.float32 else 1e-14)
+    np.testing.assert_allclose(saved.var, right.var, rtol=5e-7 if dtype == np.float32 else 1e-13)
+    np.testing.assert_allclose(saved.rstd, 1 / np.sqrt(saved.var + 1e-5), rtol=1e-15)
+
+
+@cases
+def test_inference(case, layout, dtype, threads, activation, with_residual):
+    i = inputs(case, layout, dtype)
+    common, relu = options(i, activation, with_residual)
+    y = batch_norm_inference(i.x, i.mean, i.var, i.gamma, i.beta, activation=activation, num_threads=threads, **common)
+    right = oracle.forward(i.x, i.gamma, i.beta, mean=i.mean, var=i.var, relu=relu, wide=np.float64, **common)
+    close(y, right.y, dtype, 4 if dtype == np.float32 else 16, np.abs(right.z).max())
+
+
+@pytest.mark.parametrize("case", EMPTY_CASES, ids=lambda c: c.name)
+def test_empty(case, layout, dtype, activation, with_residual):
+    i = inputs(case, layout, dtype)
+    common, _ = options(i, activation, with_residual)
+    y, saved = batch_norm_training(i.x, i.gamma, i.beta, activation=activation, **common)
+    z = batch_norm_inference(i.x, i.mean, i.var, i.gamma, i.beta, activation=activation, **common)
+    for result in (y, z):
+        assert result.shape == i.x.shape
+        assert result.dtype == dtype
+    assert saved.count == 0
+    assert saved.mean.shape == saved.var.shape == saved.rstd.shape == (3,)
+
+
+@pytest.mark.parametrize("eps", [1e-12, 1e-5, 1e-3, 1.0, 1e10])
+@pytest.mark.parametrize(("gamma", "beta"), [(False, False), (True, False), (False, True)])
+def test_eps_and_missing_parameters(layout, dtype, eps, gamma, beta):
+    i = inputs(CASES[7], layout, dtype)
+    given = {"gamma": i.gamma if gamma else None, "beta": i.beta if beta else None, "axis": i.axis, "eps": eps}
+    y, _ = batch_norm_training(i.x, **given)
+    close(y, oracle.forward(i.x, **given).y, dtype, 8)
+    z = batch_norm_inference(i.x, i.mean, i.var, **given)
+    close(z, oracle.forward(i.x, mean=i.mean, var=i.var, **given).y, dtype, 8)
+
+
+@pytest.mark.parametrize("parameters", ["float32", "float64", "list", "strided"])
+def test_parameters_of_another_kind(layout, dtype, parameters):
+    i = inputs(CASES[7], layout, dtype)
+    kinds = {"list": lambda v: v.tolist(), "strided": lambda v: np.repeat(v, 2)[::2]}
+    convert = kinds.get(parameters, lambda v: v.astype(parameters))
+    gamma, beta = convert(i.gamma), convert(i.beta)
+    y, _ = batch_norm_training(i.x, gamma, beta, axis=i.axis)
+    close(y, oracle.forward(i.x, gamma, beta, axis=i.axis).y, dtype, 8)
+    z = batch_norm_inference(i.x, convert(i.mean), convert(i.var), gamma, beta, axis=i.axis)
+    close(z, oracle.forward(i.x, gamma, beta, mean=convert(i.mean), var=convert(i.var), axis=i.axis).y, dtype, 8)
+
+
+@pytest.mark.parametrize("case", [*CASES[::4], *LARGE_CASES], ids=lambda c: c.name)
+def test_where_the_result_goes(case, layout, dtype, activation, with_residual):
+    i = inputs(case, layout, dtype)
+    common, _ = options(i, activation, with_residual)
+    common["activation"] = activation
+    fresh, _ = batch_norm_training(i.x, i.gamma, i.beta, **common)
+    frozen = batch_norm_inference(i.x, i.mean, i.var, i.gamma, i.beta, **common)
+    out = np.full_like(i.x, np.nan)
+    y, _ = batch_norm_training(i.x, i.gamma, i.beta, out=out, **common)
+    assert y is out
+    same_bits(y, fresh)
+    out = np.full_like(i.x, np.nan)
+    assert batch_norm_inference(i.x, i.mean, i.var, i.gamma, i.beta, out=out, **common) is out
+    same_bits(out, frozen)
+    for target in ("x", "residual") if with_residual else ("x",):
+        i = inputs(case, layout, dtype)
+        common["residual"] = i.residual if with_residual else None
+        y, _ = batch_norm_training(i.x, i.gamma, i.beta, out=getattr(i, target), **common)
+        assert y is getattr(i, target)
+        same_bits(y, fresh)
+        i = inputs(case, layout, dtype)
+        common["residual"] = i.residual if with_residual else None
+        same_bits(batch_norm_inference(i.x, i.mean, i.var, i.gamma, i.beta, out=getattr(i, target), **common), frozen)
+
+
+def test_inputs_are_left_alone(layout, dtype, activation):
+    i, before = inputs(CASES[9], layout, dtype), inputs(CASES[9], layout, dtype)
+    batch_norm_training(i.x, i.gamma, i.beta, axis=i.axis, residual=i.residual, activation=activation)
+    batch_norm_inference(i.x, i.mean, i.var, i.gamma, i.beta, axis=i.axis, residual=i.residual, activation=activation)
+    for now, then in zip(i[:-1], before[:-1], strict=True):
+        same_bits(now, then)
+
+
+def test_relu_is_zero_and_lets_nan_through(layout, dtype):
+    x = array(CASES[9], layout, dtype)
+    x.flat[0] = np.nan
+    clean = np.delete(np.arange(64), 0)
+    y = batch_norm_inference(x, np.zeros(64), np.ones(64), axis=axis_of(layout), activation="relu")
+    assert np.isnan(y.flat[0])
+    assert np.isnan(y).sum() == 1
+    y, _ = batch_norm_training(x, axis=axis_of(layout), activation="relu")
+    channels = np.moveaxis(y, axis_of(layout), 0).reshape(64, -1)
+    assert np.isnan(channels[0]).all()
+    assert (channels[clean] >= 0).all()
+    assert not np.signbit(channels[clean]).any()

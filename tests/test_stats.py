@@ -1,0 +1,162 @@
+"""ChannelStats: updates and merges, in any split, against the oracle."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import fastbn
+from fastbn import ChannelStats
+from tests import oracle
+from tests.cases import CASES, EMPTY_CASES, LARGE_CASES, array, axis_of, case
+from tests.compare import same_bits
+
+
+def check(stats, x, axis, rel=1e-12):
+    mean, var = oracle.moments(x, axis)
+    count = x.size // len(mean)
+    assert stats.count == count
+    # The mean in units of the spread, which is what it is compared with.
+    assert (np.abs(stats.mean - mean) <= rel * np.maximum(np.abs(mean), np.sqrt(var))).all()
+    assert (np.abs(stats.m2 - var * count) <= rel * var * count).all()
+    assert stats.mean.dtype == stats.m2.dtype == np.float64
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1e2, 1e4], ids="{:g}".format)
+@pytest.mark.parametrize("shape", CASES + LARGE_CASES, ids=lambda c: c.name)
+def test_update(shape, ratio, layout, dtype):
+    x = array(shape, layout, dtype, mean=ratio)
+    stats = ChannelStats(shape.channels, axis=axis_of(layout))
+    assert stats.update(x) is stats
+    check(stats, x, axis_of(layout))
+
+
+SPLITS = ((1,), (1, 2, 3), (7, 8), (64, 65), (10, 10, 20), tuple(range(1, 90)))
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1e4], ids="{:g}".format)
+@pytest.mark.parametrize("split", SPLITS, ids=lambda s: f"{len(s)}cuts")
+def test_any_split(split, ratio, layout, dtype):
+    x = array(case(90, 5, 6, 6), layout, dtype, mean=ratio)
+    x[40:] += 3
+    pieces = np.split(x, split)
+    axis = axis_of(layout)
+    by_update, by_merge, by_sum = (ChannelStats(5, axis=axis) for _ in range(3))
+    for piece in pieces:
+        by_update.update(piece)
+        one = ChannelStats(5, axis=axis).update(piece)
+        assert by_merge.merge(one) is by_merge
+        by_sum = by_sum + one
+    backwards = ChannelStats(5, axis=axis)
+    for piece in pieces[::-1]:
+        backwards.update(piece)
+    for stats in (by_update, by_merge, by_sum, backwards):
+        check(stats, x, axis)
+
+
+def test_var_and_std(layout, dtype):
+    x = array(case(50, 4, 3), layout, dtype, mean=3)
+    stats = ChannelStats(4, axis=axis_of(layout)).update(x)
+    channels = np.moveaxis(x, axis_of(layout), 0).reshape(4, -1).astype(np.float64)
+    for ddof in (0, 1, 2):
+        np.testing.assert_allclose(stats.var(ddof), channels.var(axis=1, ddof=ddof), rtol=1e-12)
+        np.testing.assert_allclose(stats.std(ddof), channels.std(axis=1, ddof=ddof), rtol=1e-12)
+    np.testing.assert_array_equal(stats.var(), stats.var(ddof=0))
+
+
+def test_threads_do_not_change_it(layout):
+    x = array(LARGE_CASES[2], layout)
+    results = [ChannelStats(40, axis=axis_of(layout)).update(x, num_threads=n) for n in (1, 2, 3, 8)]
+    for other in results[1:]:
+        same_bits(other.mean, results[0].mean)
+        same_bits(other.m2, results[0].m2)
+
+
+@pytest.mark.parametrize("empty", EMPTY_CASES, ids=lambda c: c.name)
+def test_empty_update_and_merge(empty, layout, dtype):
+    stats = ChannelStats(3, axis=axis_of(layout))
+    stats.update(array(empty, layout, dtype))
+    assert stats.count == 0
+    np.testing.assert_array_equal(stats.mean, np.zeros(3))
+    x = array(CASES[4], layout, dtype)
+    stats.update(x).update(array(empty, layout, dtype)).merge(ChannelStats(3))
+    check(stats, x, axis_of(layout))
+    check(ChannelStats(3).merge(stats), x, axis_of(layout))
+
+
+def test_sum_changes_neither_side():
+    a, b = (ChannelStats(3).update(array(CASES[4], "planes", seed=s)) for s in (0, 1))
+    before = copy.deepcopy((a, b))
+    c = a + b
+    c.update(array(CASES[4], "planes"))
+    for now, then in zip((a, b), before, strict=True):
+        assert now.count == then.count == 4
+        same_bits(now.mean, then.mean)
+        same_bits(now.m2, then.m2)
+    d = ChannelStats(3).merge(a)
+    d.mean[0] = 99
+    assert a.mean[0] != 99
+
+
+def test_merge_with_itself():
+    a = ChannelStats(3).update(array(CASES[5], "planes"))
+    twice = np.concatenate([array(CASES[5], "planes")] * 2)
+    check(a + a, twice, 1)
+    check(a.merge(a), twice, 1)
+
+
+def test_pickle_and_repr():
+    a = ChannelStats(3).update(array(CASES[5], "planes"))
+    b = pickle.loads(pickle.dumps(a))
+    assert (b.count, b.axis) == (a.count, a.axis) == (1000, 1)
+    same_bits(a.m2, b.m2)
+    assert repr(a) == "ChannelStats(3, axis=1, count=1000)"
+
+
+BAD_UPDATES = {
+    "channels": (np.zeros((4, 5), np.float32), {}, ValueError, "x has shape .*5 channels.*expected 3"),
+    "integers": (np.zeros((4, 3), np.int64), {}, TypeError, "x has dtype int64; expected float32 and float64"),
+    "one dimension": (np.zeros(3), {}, ValueError, "x has shape .*two or more dimensions"),
+    "no array": ("x", {}, TypeError, "x has dtype"),
+    "threads 0": (np.zeros((4, 3)), {"num_threads": 0}, ValueError, "num_threads must be between 1"),
+    "threads True": (np.zeros((4, 3)), {"num_threads": True}, TypeError, "num_threads must be an integer"),
+    "threads 0, much to do": (np.zeros((40000, 3)), {"num_threads": 0}, ValueError, "num_threads must be between 1"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_UPDATES)
+def test_bad_updates_change_nothing(name):
+    x, options, error, message = BAD_UPDATES[name]
+    stats = ChannelStats(3).update(array(CASES[4], "planes"))
+    before = copy.deepcopy(stats)
+    with pytest.raises(error, match=message):
+        stats.update(x, **options)
+    assert stats.count == before.count
+    same_bits(stats.mean, before.mean)
+    same_bits(stats.m2, before.m2)
+
+
+@pytest.mark.parametrize(("call", "error", "message"), [
+    (lambda s: s.merge(5), TypeError, "other must be a ChannelStats, got int"),
+    (lambda s: s.merge(ChannelStats(4)), ValueError, "other has 4 channels; expected 3"),
+    (lambda s: s + ChannelStats(4), ValueError, "other has 4 channels; expected 3"),
+    (lambda s: s + 1, TypeError, "unsupported operand"),
+    (lambda s: s.var(), ValueError, "ddof=0 needs more than 0 values per channel, got 0"),
+    (lambda s: s.update(np.ones((1, 3))).std(1), ValueError, "ddof=1 needs more than 1 values per channel, got 1"),
+    (lambda s: ChannelStats(0), ValueError, "num_channels must be at least 1"),
+    (lambda s: ChannelStats(2.0), TypeError, "num_channels must be an integer"),
+    (lambda s: ChannelStats(True), TypeError, "num_channels must be an integer"),
+    (lambda s: ChannelStats(3, axis=5).update(np.ones((2, 3))), ValueError, "axis 5 is out of range"),
+], ids=lambda v: None if callable(v) or isinstance(v, type) else v[:30])
+def test_bad_calls(call, error, message):
+    with pytest.raises(error, match=message):
+        call(ChannelStats(3))
+
+
+def test_it_is_what_training_normalizes_by(layout):
+    x = array(CASES[12], layout)
+    stats = ChannelStats(CASES[12].channels, axis=axis_of(layout)).update(x)
+    _, saved = fastbn.functional.batch_norm_training(x, axis=axis_of(layout))
+    np.testing.assert_allclose(saved.mean, stats.mean, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(saved.var, stats.var(), rtol=5e-7)

@@ -1,0 +1,210 @@
+"""How many threads a call may use: precedence, the environment, cgroups, and nothing that leaks."""
+
+import asyncio
+import os
+import threading
+
+import numpy as np
+import pytest
+
+import fastbn
+from fastbn import _threads
+from fastbn._threads import MOST_THREADS, cgroup_quota
+from tests.process import error, output
+
+pytestmark = pytest.mark.usefixtures("default_threads")
+
+REPORT = "from fastbn import _threads; now = _threads.current(); print(now.count, now.source)"
+DEFAULT = output(REPORT)
+
+BAD = [(0, ValueError), (-1, ValueError), (10**9, ValueError), (MOST_THREADS + 1, ValueError), (True, TypeError),
+       (2.0, TypeError), ("2", TypeError), (None, TypeError), (np.float64(2), TypeError)]
+bad = pytest.mark.parametrize(("n", "kind"), BAD, ids=lambda v: v.__name__ if isinstance(v, type) else repr(v))
+
+
+def test_set_num_threads():
+    for n in (3, 1, np.int64(2), MOST_THREADS):
+        fastbn.set_num_threads(n)
+        assert fastbn.get_num_threads() == n
+        assert type(fastbn.get_num_threads()) is int
+    assert _threads.current().source == "fastbn.set_num_threads"
+
+
+@bad
+def test_bad_counts(n, kind):
+    before = fastbn.get_num_threads()
+    with pytest.raises(kind, match="n must be"):
+        fastbn.set_num_threads(n)
+    with pytest.raises(kind, match="n must be"), fastbn.num_threads(n):
+        pass
+    if n is not None:
+        with pytest.raises(kind, match="num_threads must be"):
+            fastbn.BatchNorm(3, num_threads=n)
+    assert fastbn.get_num_threads() == before
+
+
+def test_context_manager_nests_and_ends():
+    fastbn.set_num_threads(7)
+    with fastbn.num_threads(2):
+        assert fastbn.get_num_threads() == 2
+        with fastbn.num_threads(5):
+            assert fastbn.get_num_threads() == 5
+            fastbn.set_num_threads(9)
+            assert fastbn.get_num_threads() == 5
+        assert fastbn.get_num_threads() == 2
+        with pytest.raises(KeyError), fastbn.num_threads(4):
+            raise KeyError
+        assert fastbn.get_num_threads() == 2
+    assert fastbn.get_num_threads() == 9
+
+
+def test_context_manager_stays_in_its_thread():
+    fastbn.set_num_threads(7)
+    inside, leave, seen = threading.Event(), threading.Event(), {}
+
+    def other():
+        with fastbn.num_threads(2):
+            inside.set()
+            leave.wait(10)
+            seen["other"] = fastbn.get_num_threads()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert inside.wait(10)
+    seen["here"] = fastbn.get_num_threads()
+    leave.set()
+    thread.join(10)
+    assert seen == {"here": 7, "other": 2}
+
+
+def test_context_manager_stays_in_its_task():
+    fastbn.set_num_threads(7)
+
+    async def task(n):
+        with fastbn.num_threads(n):
+            await asyncio.sleep(0.01)
+            return fastbn.get_num_threads()
+
+    async def main():
+        return await asyncio.gather(*(task(n) for n in (1, 2, 3))), fastbn.get_num_threads()
+
+    assert asyncio.run(main()) == ([1, 2, 3], 7)
+
+
+@pytest.mark.parametrize(("env", "expected"), [
+    ({"FASTBN_NUM_THREADS": "3"}, "3 FASTBN_NUM_THREADS"),
+    ({"FASTBN_NUM_THREADS": " 3 "}, "3 FASTBN_NUM_THREADS"),
+    ({"OMP_NUM_THREADS": "5"}, "5 OMP_NUM_THREADS"),
+    ({"OMP_NUM_THREADS": "4,2"}, "4 OMP_NUM_THREADS"),
+    ({"OMP_NUM_THREADS": "1000000000"}, f"{MOST_THREADS} OMP_NUM_THREADS"),
+    ({"FASTBN_NUM_THREADS": "3", "OMP_NUM_THREADS": "5"}, "3 FASTBN_NUM_THREADS"),
+    ({"FASTBN_NUM_THREADS": "", "OMP_NUM_THREADS": "5"}, "5 OMP_NUM_THREADS"),
+    ({"OMP_NUM_THREADS": "0"}, DEFAULT),
+    ({"OMP_NUM_THREADS": "-2"}, DEFAULT),
+    ({"OMP_NUM_THREADS": "many"}, DEFAULT),
+    ({}, DEFAULT),
+], ids=str)
+def test_environment(env, expected):
+    assert output(REPORT, **env) == expected
+
+
+def test_default_is_what_this_process_may_run_on():
+    count, source = DEFAULT.split(maxsplit=1)
+    assert source in ("affinity", "cgroup quota", "cpu count")
+    assert 1 <= int(count) <= (os.cpu_count() or 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no CPU affinity")
+def test_affinity():
+    code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]);" + REPORT
+    assert output(code) == "1 affinity"
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "2.0", "two", "1000000000", "True"])
+@pytest.mark.parametrize("call", ["fastbn.get_num_threads()", "fastbn.BatchNorm(64)(np.ones((2000, 64)))",
+                                  "fastbn.show_config()"])
+def test_bad_environment(text, call):
+    message = error(f"import numpy as np, fastbn; {call}", FASTBN_NUM_THREADS=text)
+    assert message == f"ValueError: FASTBN_NUM_THREADS={text!r}; expected an integer between 1 and {MOST_THREADS}"
+
+
+def test_precedence_down_to_the_call():
+    code = "\n".join([
+        "import numpy as np, fastbn",
+        "from fastbn import _threads",
+        "resolve = _threads.resolve",
+        "def report(): print(_threads.current().count, _threads.current().source, sep=':')",
+        "report()",
+        "fastbn.set_num_threads(3)",
+        "report()",
+        "with fastbn.num_threads(4):",
+        "    report()",
+        "    print(resolve(5), resolve(None))",
+    ])
+    assert output(code, FASTBN_NUM_THREADS="2").splitlines() == [
+        "2:FASTBN_NUM_THREADS", "3:fastbn.set_num_threads", "4:fastbn.num_threads", "5 4"]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted in /proc")
+@pytest.mark.parametrize(("setting", "expected"), [
+    ("num_threads=1", 0), ("num_threads=3", 2), ("num_threads=5", 4)])
+def test_a_call_uses_that_many(setting, expected):
+    # OpenMP keeps its threads, so what has been started can still be counted afterwards.
+    code = "\n".join([
+        "import os, numpy as np, fastbn",
+        "from fastbn._config import config",
+        "x = np.ones((2000, 64), np.float32)",
+        "before = len(os.listdir('/proc/self/task'))",
+        f"fastbn.functional.batch_norm_training(x, {setting})",
+        "print(len(os.listdir('/proc/self/task')) - before, config()['openmp']['version'])",
+    ])
+    started, openmp = map(int, output(code).split())
+    assert started == (expected if openmp else 0)
+
+
+def tree(tmp_path, files, lines):
+    for name, text in files.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    membership = tmp_path / "membership"
+    membership.write_text("".join(f"{line}\n" for line in lines))
+    return membership, tmp_path / "cgroup"
+
+
+V1 = "cpu/box/cpu.cfs_quota_us", "cpu/box/cpu.cfs_period_us"
+
+
+@pytest.mark.parametrize(("files", "lines", "expected"), [
+    ({"box/cpu.max": "200000 100000\n"}, ["0::/box"], 2),
+    ({"box/cpu.max": "150000 100000\n"}, ["0::/box"], 2),
+    ({"box/cpu.max": "10000 100000\n"}, ["0::/box"], 1),
+    ({"box/cpu.max": "max 100000\n"}, ["0::/box"], None),
+    ({"box/cpu.max": "nonsense\n"}, ["0::/box"], None),
+    ({"cpu.max": "300000 100000\n"}, ["0::/"], 3),
+    ({"a/cpu.max": "300000 100000", "a/b/cpu.max": "max 100000"}, ["0::/a/b"], 3),
+    ({"a/cpu.max": "300000 100000", "a/b/cpu.max": "500000 100000"}, ["0::/a/b"], 3),
+    ({"cpu.max": "400000 100000"}, ["0::/not/mounted"], 4),
+    ({V1[0]: "250000\n", V1[1]: "100000\n"}, ["4:cpu,cpuacct:/box", "3:memory:/box"], 3),
+    ({V1[0]: "-1\n", V1[1]: "100000\n"}, ["4:cpu,cpuacct:/box"], None),
+    ({V1[0]: "250000\n"}, ["4:cpu,cpuacct:/box"], None),
+    ({V1[0]: "250000\n", V1[1]: "100000\n"}, ["4:cpuset:/box"], None),
+    ({}, ["0::/box"], None),
+    ({}, [], None),
+], ids=str)
+def test_cgroup_quota(tmp_path, files, lines, expected):
+    assert cgroup_quota(*tree(tmp_path, files, lines)) == expected
+
+
+def test_no_cgroups_at_all(tmp_path):
+    assert cgroup_quota(tmp_path / "missing", tmp_path) is None
+
+
+def test_a_quota_limits_the_default(monkeypatch):
+    for name in ("FASTBN_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    for quota, expected in ((2, (2, "cgroup quota")), (8, (8, "affinity")), (None, (8, "affinity"))):
+        monkeypatch.setattr(_threads, "cgroup_quota", lambda *paths, quota=quota: quota)
+        choice = _threads._environment.__wrapped__()
+        assert (choice.count, choice.source) == expected
