@@ -7,6 +7,7 @@ cdef class View:
     cdef readonly object array      # what the kernels walk: the caller's array, or a packed copy of it
     cdef object target              # where a packed result goes in the end, or None
     cdef object order               # the axes as memory has them, outermost first; None: as the array has them
+    cdef bint broadcast             # whether narrow rows may be one row in memory
     cdef int outer                  # how many of them come before the channel
     cdef char* p
     cdef bint is_double

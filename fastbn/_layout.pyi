@@ -18,7 +18,12 @@ class View:
     def finish(self) -> NDArray[Any]: ...
 
 def view(
-    x: ArrayLike, axis: int, channels: int | None = None, name: str = "x", arrangement: tuple[int, tuple[int, ...] | None] | None = None
+    x: ArrayLike,
+    axis: int,
+    channels: int | None = None,
+    name: str = "x",
+    arrangement: tuple[int, tuple[int, ...] | None] | None = None,
+    broadcast: bool = False,
 ) -> View: ...
 def like(x: View, a: ArrayLike, name: str) -> View: ...
 def output(x: View, out: NDArray[Any] | None = None, other: View | None = None) -> View: ...

@@ -75,6 +75,12 @@ cdef inline bint plain(cnp.ndarray a) noexcept:
     return cnp.PyArray_ISALIGNED(a) and cnp.PyArray_ISNOTSWAPPED(a)
 
 
+cdef inline bint narrow(Py_ssize_t channels) noexcept:
+    # Rows that do not fill vectors are read several at once (rows.pxi), whatever the array, so that the bits do not
+    # depend on its strides; then there may be no gaps between them.
+    return channels % 64 != 0 and channels < 1024
+
+
 cdef bint walk(View v, cnp.ndarray a, int axis) noexcept:
     # Fill in shape and steps for the order of axes that v has; False where no single step covers the outer axes, or the
     # inner ones are not contiguous.
@@ -103,6 +109,9 @@ cdef bint walk(View v, cnp.ndarray a, int axis) noexcept:
     step_c = strides[axis] if shape[axis] > 1 else itemsize * s
     if n == 1:
         step_n = step_c * shape[axis]
+    if s == 1 and n > 1 and step_n != step_c * shape[axis] and narrow(shape[axis]):
+        if step_n != 0 or not v.broadcast:
+            return False
     if not nothing and (step_n % itemsize or step_c % itemsize or (s == 1 and step_c != itemsize)):
         return False
     v.array = a
@@ -146,7 +155,7 @@ cdef cnp.ndarray arranged(View v, cnp.ndarray a, bint empty):
     return out.transpose(np.argsort(v.order))
 
 
-def view(x, axis, channels=None, str name="x", arrangement=None):
+def view(x, axis, channels=None, str name="x", arrangement=None, bint broadcast=False):
     """Check an input and turn it into a View.
 
     Parameters
@@ -160,6 +169,8 @@ def view(x, axis, channels=None, str name="x", arrangement=None):
         What errors call it.
     arrangement : tuple, optional
         That of another View, to walk the elements in the same order.
+    broadcast : bool
+        Whether rows that are one row in memory (stride 0) may be walked as they are; only statistics can.
 
     Returns
     -------
@@ -171,6 +182,7 @@ def view(x, axis, channels=None, str name="x", arrangement=None):
     cdef int k
     v.name = name
     v.source = a
+    v.broadcast = broadcast
     if cnp.PyArray_NDIM(a) < 2:
         raise ValueError(f"{name} has shape {(<object> a).shape}; expected two or more dimensions")
     k = axis_of(axis, cnp.PyArray_NDIM(a))

@@ -194,8 +194,8 @@ def batch_norm_training(
     scale = shift = None
     if relu and mask is None:
         scale, shift = relu_coefficients(rstd, gamma, beta)
-    return y.finish(), Saved(
-        mean, var, rstd, n * s, False, scale, shift, mask, None if mask is None else view.arrangement, other is not None)
+    arrangement = None if mask is None else view.arrangement
+    return y.finish(), Saved(mean, var, rstd, n * s, False, scale, shift, mask, arrangement, other is not None)
 
 
 def relu_coefficients(

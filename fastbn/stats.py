@@ -84,7 +84,7 @@ class ChannelStats:
         """
         if num_threads is not None:
             check_threads(num_threads)
-        view = _layout.view(x, self.axis, len(self.mean))
+        view = _layout.view(x, self.axis, len(self.mean), broadcast=True)
         if view.size:
             n, _, s = view.shape
             mean, m2 = kernels.statistics(view, num_threads)

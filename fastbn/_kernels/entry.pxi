@@ -127,7 +127,11 @@ cdef uint64_t* bits_pointer(object bits) except? NULL:
 
 def bits_words(View x):
     """Words that the mask of a fused ReLU takes for arrays like `x`."""
-    return x.n * parts(x.c, TILE) if x.s == 1 else x.n * x.c * parts(x.s, TILE)
+    cdef Py_ssize_t k
+    if x.s > 1:
+        return x.n * x.c * parts(x.s, TILE)
+    k = repeats_of(x.n, x.c)
+    return x.n // k * parts(k * x.c, TILE) + parts(x.n % k * x.c, TILE)
 
 
 def training(View x, View y, View r, gamma, beta, double eps, bint relu, bits, num_threads):

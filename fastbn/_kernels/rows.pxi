@@ -5,7 +5,7 @@
 #    has follows from the shape; how wide a slab is may follow from the cache, because no column sees another.
 # b) Channel counts that do not fill tiles (3, 24, 40) are read as wide rows of `repeats` rows each, in which channel c
 #    is the columns c, c + C, c + 2 C ...; their sums are added before the unit is finished. Rows that are left over
-#    form a last unit of their own. Not with a mask: how its bits lie must not depend on the strides of one call.
+#    form a last unit of their own.
 # c) Where a slab of all rows stays in the cache it is reduced, merged and transformed at once, last unit first.
 #    Otherwise there are three phases: reduce, merge, transform.
 
@@ -30,10 +30,8 @@ cdef void plan_rows(Job* job, Py_ssize_t itemsize, Py_ssize_t cache, Py_ssize_t 
     cdef Py_ssize_t width, fit, even
     cdef Py_ssize_t arrays = 2 if job.g.p != NULL else 1
     cdef Py_ssize_t bytes = job.n * job.c * itemsize
-    job.repeats = 1
-    if job.bits == NULL and job.x.step_n == job.c and job.y.step_n == job.c and job.r.step_n == job.c \
-            and job.g.step_n == job.c:
-        job.repeats = repeats_of(job.n, job.c)
+    # Narrow rows have no gaps (_layout), but for rows of statistics that are one row again and again.
+    job.repeats = repeats_of(job.n, job.c) if job.x.step_n == job.c else 1
     job.wide_rows = job.n // job.repeats
     width = job.c * job.repeats
     job.coef_step = width

@@ -160,7 +160,9 @@ def test_degenerate_batches():
                     layer(value)
             else:
                 assert tuple(layer(value).shape) == shape
-    assert ours.num_batches_tracked == int(theirs.num_batches_tracked) == 1
+    # PyTorch counts the batch that it then refuses; here an error changes nothing.
+    assert ours.num_batches_tracked == 1
+    assert int(theirs.num_batches_tracked) == 2
     np.testing.assert_array_equal(ours.running_var, theirs.running_var.numpy())
 
 
