@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from tests.cases import BENCHMARK_SHAPES, LAYOUTS, TINY_SHAPES, axis_of
 
 if TYPE_CHECKING:

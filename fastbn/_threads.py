@@ -12,11 +12,12 @@ import contextlib
 import contextvars
 import functools
 import math
-import operator
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from fastbn._checks import check_integer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,15 +40,7 @@ _context: contextvars.ContextVar[int | None] = contextvars.ContextVar("fastbn_nu
 
 def check(n: object, name: str = "num_threads") -> int:
     """Return `n` as an int in 1..MOST_THREADS, or raise an error that names it."""
-    if isinstance(n, bool):
-        raise TypeError(f"{name} must be an integer, got {n!r}")
-    try:
-        count = operator.index(n)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {n!r}") from None
-    if not 1 <= count <= MOST_THREADS:
-        raise ValueError(f"{name} must be between 1 and {MOST_THREADS}, got {count}")
-    return count
+    return check_integer(n, name, 1, MOST_THREADS)
 
 
 def resolve(n: object) -> int:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn import _layout
+from fastbn._checks import check_activation, check_integer
 from fastbn._dispatch import kernels
 from fastbn._threads import check as check_threads
-from fastbn.functional import check_activation, check_axis
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -64,7 +64,7 @@ class ChannelAffine:
                 raise ValueError(f"{name} has values that are not finite")
             vector.flags.writeable = False
             object.__setattr__(self, name, vector)
-        object.__setattr__(self, "axis", check_axis(axis))
+        object.__setattr__(self, "axis", check_integer(axis, "axis"))
         object.__setattr__(self, "num_threads", None if num_threads is None else check_threads(num_threads))
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn import _layout, functional
+from fastbn._checks import check_activation, check_eps, check_flag, check_integer, check_momentum
 from fastbn._dispatch import kernels
 from fastbn._threads import check as check_threads
 from fastbn.affine import ChannelAffine
-from fastbn.functional import Saved, check_activation, check_axis, check_eps
-from fastbn.stats import check_count
+from fastbn.functional import Saved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,19 +95,16 @@ class BatchNorm:
         dtype: DTypeLike = np.float32,
         num_threads: int | None = None,
     ) -> None:
-        self.num_features = check_count(num_features, "num_features")
-        self.axis = check_axis(axis)
+        self.num_features = check_integer(num_features, "num_features", 1)
+        self.axis = check_integer(axis, "axis")
         self.eps = check_eps(eps)
-        self.momentum = _check_momentum(momentum)
+        self.momentum = check_momentum(momentum)
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype must be float32 or float64, got {self.dtype}")
-        for name, flag in (("affine", affine), ("track_running_stats", track_running_stats), ("unbiased", unbiased)):
-            if not isinstance(flag, (bool, np.bool_)):
-                raise TypeError(f"{name} must be True or False, got {flag!r}")
-        self.affine = bool(affine)
-        self.track_running_stats = bool(track_running_stats)
-        self.unbiased = bool(unbiased)
+        self.affine = check_flag(affine, "affine")
+        self.track_running_stats = check_flag(track_running_stats, "track_running_stats")
+        self.unbiased = check_flag(unbiased, "unbiased")
         self.num_threads = None if num_threads is None else check_threads(num_threads)
         self.training = True
         shape = self.num_features
@@ -128,9 +125,7 @@ class BatchNorm:
 
     def train(self, mode: bool = True) -> BatchNorm:
         """Normalize by batch statistics from now on; with ``mode=False``, as `eval`. Returns the layer."""
-        if not isinstance(mode, (bool, np.bool_)):
-            raise TypeError(f"mode must be True or False, got {mode!r}")
-        self.training = bool(mode)
+        self.training = check_flag(mode, "mode")
         return self
 
     def eval(self) -> BatchNorm:
@@ -358,20 +353,6 @@ class BatchNorm:
         if name == "running_var" and (array < 0).any():
             raise ValueError(f"running_var has negative values, down to {array.min()}")
         return array
-
-
-def _check_momentum(momentum: float | None) -> float | None:
-    if momentum is None:
-        return None
-    if isinstance(momentum, bool):
-        raise TypeError(f"momentum must be a number or None, got {momentum!r}")
-    try:
-        value = float(momentum)
-    except (TypeError, ValueError):
-        raise TypeError(f"momentum must be a number or None, got {momentum!r}") from None
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"momentum must be between 0 and 1, got {momentum!r}")
-    return value
 
 
 def _check_tracked(value: Any) -> int:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastbn import _layout
+from fastbn._checks import check_activation, check_eps
 from fastbn._dispatch import kernels
 from fastbn._threads import check as check_threads
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
-
-
-# Below this, rstd of a constant channel would overflow float32.
-LEAST_EPS = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,33 +69,6 @@ class Saved:
         """
         var64 = np.array(var, np.float64)
         return cls(np.array(mean, np.float64), var64, 1 / np.sqrt(var64 + check_eps(eps)), 0, frozen=True)
-
-
-def check_eps(eps: float) -> float:
-    """Return `eps` as a float, or raise an error that names it."""
-    try:
-        value = float(eps)
-    except (TypeError, ValueError):
-        raise TypeError(f"eps must be a number, got {eps!r}") from None
-    if not LEAST_EPS <= value < math.inf:
-        raise ValueError(f"eps must be finite and at least {LEAST_EPS:.3g}, got {eps!r}")
-    return value
-
-
-def check_axis(axis: int) -> int:
-    """Return `axis` as an int, or raise an error that names it."""
-    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
-        raise TypeError(f"axis must be an integer, got {axis!r}")
-    return int(axis)
-
-
-def check_activation(activation: str | None) -> bool:
-    """Return whether the activation is a ReLU, or raise an error that names it."""
-    if activation is None:
-        return False
-    if activation != "relu":
-        raise ValueError(f"activation must be None or 'relu', got {activation!r}")
-    return True
 
 
 def check_vectors(channels: int, **vectors: Any) -> None:

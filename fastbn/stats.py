@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastbn import _layout
+from fastbn._checks import check_integer
 from fastbn._dispatch import kernels
 from fastbn._threads import check as check_threads
-from fastbn.functional import check_axis
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -53,8 +52,8 @@ class ChannelStats:
     __slots__ = ("_mean_low", "axis", "count", "m2", "mean")
 
     def __init__(self, num_channels: int, *, axis: int = 1) -> None:
-        channels = check_count(num_channels, "num_channels")
-        self.axis = check_axis(axis)
+        channels = check_integer(num_channels, "num_channels", 1)
+        self.axis = check_integer(axis, "axis")
         self.count = 0
         self.mean: NDArray[np.float64] = np.zeros(channels)
         self.m2: NDArray[np.float64] = np.zeros(channels)
@@ -165,16 +164,3 @@ class ChannelStats:
     def std(self, ddof: int = 0) -> NDArray[np.float64]:
         """Return the square root of `var`."""
         return np.sqrt(self.var(ddof))
-
-
-def check_count(n: object, name: str) -> int:
-    """Return `n` as a positive int, or raise an error that names it."""
-    if isinstance(n, bool):
-        raise TypeError(f"{name} must be an integer, got {n!r}")
-    try:
-        count = operator.index(n)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {n!r}") from None
-    if count < 1:
-        raise ValueError(f"{name} must be at least 1, got {count}")
-    return count

@@ -1,0 +1,69 @@
+"""Checks of the arguments that are no arrays: each returns the value in its type, or raises an error that names it."""
+
+from __future__ import annotations
+
+import math
+import operator
+
+import numpy as np
+
+# Below this, rstd of a constant channel would overflow float32.
+LEAST_EPS = float(np.finfo(np.float32).tiny)
+
+
+def check_integer(value: object, name: str, least: int | None = None, most: int | None = None) -> int:
+    """Return an integer that is no bool, within bounds if there are any."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    try:
+        integer = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if (least is not None and integer < least) or (most is not None and integer > most):
+        bounds = f"at least {least}" if most is None else f"between {least} and {most}"
+        raise ValueError(f"{name} must be {bounds}, got {integer}")
+    return integer
+
+
+def check_flag(value: object, name: str) -> bool:
+    """Return a bool."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def check_number(value: object, name: str, expected: str = "a number") -> float:
+    """Return a float."""
+    if isinstance(value, (bool, np.bool_, str)):
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be {expected}, got {value!r}") from None
+
+
+def check_eps(eps: object) -> float:
+    """Return eps, which must leave rstd of a constant channel within float32."""
+    value = check_number(eps, "eps")
+    if not LEAST_EPS <= value < math.inf:
+        raise ValueError(f"eps must be finite and at least {LEAST_EPS:.3g}, got {eps!r}")
+    return value
+
+
+def check_momentum(momentum: object) -> float | None:
+    """Return the weight of a new batch in the running averages, or None."""
+    if momentum is None:
+        return None
+    value = check_number(momentum, "momentum", "a number or None")
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"momentum must be between 0 and 1, got {momentum!r}")
+    return value
+
+
+def check_activation(activation: object) -> bool:
+    """Return whether there is a ReLU."""
+    if activation is None:
+        return False
+    if not isinstance(activation, str) or activation != "relu":
+        raise ValueError(f"activation must be None or 'relu', got {activation!r}")
+    return True
