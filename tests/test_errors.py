@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from fastbn.functional import LEAST_EPS, Saved, batch_norm_backward, batch_norm_inference, batch_norm_training
+from fastbn._checks import LEAST_EPS
+from fastbn.functional import Saved, batch_norm_backward, batch_norm_inference, batch_norm_training
 
 X = np.random.default_rng(0).standard_normal((4, 3, 5)).astype(np.float32)
 ONE, ZERO = np.ones(3), np.zeros(3)
