@@ -4,12 +4,16 @@
 `ChannelAffine` is what a layer is at inference.
 """
 
-from fastbn import functional
-from fastbn._config import __version__, show_config
-from fastbn._threads import get_num_threads, num_threads, set_num_threads
-from fastbn.affine import ChannelAffine
-from fastbn.batchnorm import BatchNorm
-from fastbn.stats import ChannelStats
+from fastbn._source_tree import use_built
+
+use_built(__path__)
+
+from fastbn import functional  # noqa: E402
+from fastbn._config import __version__, show_config  # noqa: E402
+from fastbn._threads import get_num_threads, num_threads, set_num_threads  # noqa: E402
+from fastbn.affine import ChannelAffine  # noqa: E402
+from fastbn.batchnorm import BatchNorm  # noqa: E402
+from fastbn.stats import ChannelStats  # noqa: E402
 
 __all__ = [
     "BatchNorm",

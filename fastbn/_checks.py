@@ -40,6 +40,8 @@ def check_number(value: object, name: str, expected: str = "a number") -> float:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be {expected}, got {value!r}") from None
+    except OverflowError:
+        raise ValueError(f"{name} must be within the range of a float") from None
 
 
 def check_eps(eps: object) -> float:

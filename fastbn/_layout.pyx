@@ -14,7 +14,7 @@ cimport numpy as cnp
 
 cnp.import_array()
 
-cdef str SUPPORTED = "float32 and float64"
+cdef str SUPPORTED = "float32 or float64"
 
 
 cdef class View:
@@ -24,6 +24,11 @@ cdef class View:
     def shape(self):
         """(n, c, s) of planes; rows have s == 1."""
         return self.n, self.c, self.s
+
+    @property
+    def axis(self):
+        """The channel axis, not negative."""
+        return self.outer if self.order is None else self.order[self.outer]
 
     @property
     def arrangement(self):
@@ -78,7 +83,7 @@ cdef inline bint plain(cnp.ndarray a) noexcept:
 cdef inline bint narrow(Py_ssize_t channels) noexcept:
     # Rows that do not fill vectors are read several at once (rows.pxi), whatever the array, so that the bits do not
     # depend on its strides; then there may be no gaps between them.
-    return channels % 64 != 0 and channels < 1024
+    return channels % 64 != 0 and 2 * channels <= 1024
 
 
 cdef bint walk(View v, cnp.ndarray a, int axis) noexcept:
@@ -200,8 +205,6 @@ def view(x, axis, channels=None, str name="x", arrangement=None, bint broadcast=
     find_order(v, a, k)
     if walk(v, a, k):
         return v
-    v.order = None
-    v.outer = k
     walk(v, arranged(v, a, False), k)
     return v
 

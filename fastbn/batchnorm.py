@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +16,6 @@ from fastbn.affine import ChannelAffine
 from fastbn.functional import Saved
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 
@@ -97,8 +97,8 @@ class BatchNorm:
     ) -> None:
         self.num_features = check_integer(num_features, "num_features", 1)
         self.axis = check_integer(axis, "axis")
-        self.eps = check_eps(eps)
-        self.momentum = check_momentum(momentum)
+        self.eps = eps
+        self.momentum = momentum
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype must be float32 or float64, got {self.dtype}")
@@ -118,6 +118,24 @@ class BatchNorm:
         # What the last forward leaves for backward: x, residual, relu, saved. x is None where the forward wrote over
         # what a backward would read; saved is None after a forward with running averages, and worked out when asked.
         self._last: tuple[Any, Any, bool, Saved | None] | None = None
+
+    @property
+    def eps(self) -> float:
+        """Added to the variance."""
+        return self._eps
+
+    @eps.setter
+    def eps(self, eps: float) -> None:
+        self._eps = check_eps(eps)
+
+    @property
+    def momentum(self) -> float | None:
+        """How far one batch moves the running averages; None averages over all."""
+        return self._momentum
+
+    @momentum.setter
+    def momentum(self, momentum: float | None) -> None:
+        self._momentum = check_momentum(momentum)
 
     def __repr__(self) -> str:
         return (f"BatchNorm({self.num_features}, axis={self.axis}, eps={self.eps}, momentum={self.momentum}, "
@@ -172,7 +190,7 @@ class BatchNorm:
         other = None if residual is None else _layout.like(view, residual, "residual")
         y = _layout.output(view, out, other)
         if view.size:
-            kernels.inference(view, y, other, self.running_mean, self.running_var, self.gamma, self.beta, self.eps,
+            kernels.inference(view, y, other, self.running_mean, self.running_var, self.gamma, self.beta, self._eps,
                               relu, None, self.num_threads)
         # Over x, nothing is left to go back from; over the residual, the bits of a ReLU cannot be worked out again.
         lost = out is not None and (
@@ -184,13 +202,19 @@ class BatchNorm:
         self, x: ArrayLike, residual: ArrayLike | None, activation: str | None, out: NDArray[Any] | None
     ) -> NDArray[Any]:
         view = _layout.view(x, self.axis, self.num_features)
+        if self.training:
+            for name in ("running_mean", "running_var"):
+                running = getattr(self, name)
+                _layout.check_vector(running, self.num_features, name)
+                if running is not None and not running.flags.writeable:
+                    raise ValueError(f"{name} is read-only, and training updates it")
         y, saved = functional.batch_norm_training(
             x, self.gamma, self.beta, axis=self.axis, eps=self.eps, residual=residual, activation=activation, out=out,
             num_threads=self.num_threads)
         if self.training and self.running_mean is not None:
             self._track(saved)
         lost = out is not None and _layout.same_memory(out, view)
-        self._last = (None if lost else x, residual, activation is not None, saved)
+        self._last = (None if lost else x, None, activation is not None, saved)
         return y
 
     def _track(self, saved: Saved) -> None:
@@ -199,13 +223,19 @@ class BatchNorm:
         if saved.count:
             factor = 1.0 / tracked if self.momentum is None else self.momentum
             var = saved.var * (saved.count / (saved.count - 1)) if self.unbiased else saved.var
-            for running, batch in ((self.running_mean, saved.mean), (self.running_var, var)):
-                assert running is not None
-                running[...] = np.multiply(running, 1.0 - factor, dtype=np.float64) + factor * batch
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            with np.errstate(over="ignore", invalid="ignore"):  # Inf beyond the dtype, as documented
+                self.running_mean[...], self.running_var[...] = (
+                    np.multiply(running, 1.0 - factor, dtype=np.float64) + factor * batch
+                    for running, batch in ((self.running_mean, saved.mean), (self.running_var, var)))
         self.num_batches_tracked = tracked
 
     def backward(self, dy: ArrayLike, out: NDArray[Any] | None = None) -> Any:
         """Gradients of the last forward.
+
+        x must not have changed since; nor, after a forward in evaluation mode, residual, parameters and running
+        averages.
 
         After a forward in evaluation mode the running averages are constants, and dx = gamma * rstd * dy.
 
@@ -213,7 +243,7 @@ class BatchNorm:
         ----------
         dy : array_like, shape and dtype of the forward's x
         out : ndarray, shape and dtype of x, optional
-            Where dx goes; `dy` itself for in place.
+            Where dx goes; `dy` or the forward's x for in place. Over x, nothing is left for another backward.
 
         Returns
         -------
@@ -237,6 +267,8 @@ class BatchNorm:
             saved = self._frozen_saved(x, residual, relu)
         dx, dgamma, dbeta, *dresidual = functional.batch_norm_backward(
             dy, x, saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads)
+        if out is not None and _layout.same_memory(out, _layout.view(x, self.axis)):
+            self._last = (None, residual, relu, saved)
         if self.gamma is not None:
             self.grad_gamma = dgamma.astype(self.dtype)
         if self.beta is not None:
@@ -248,19 +280,20 @@ class BatchNorm:
         assert self.running_mean is not None
         assert self.running_var is not None
         saved = Saved.from_statistics(self.running_mean, self.running_var, eps=self.eps)
+        view = _layout.view(x, self.axis)
         scale = shift = mask = arrangement = None
         if relu and residual is None:
             scale, shift = functional.relu_coefficients(saved.rstd, self.gamma, self.beta)
         elif relu:
-            view = _layout.view(x, self.axis)
             arrangement = view.arrangement
             mask = np.empty(kernels.bits_words(view), np.uint64)
             if view.size:
                 kernels.inference(view, _layout.output(view), _layout.like(view, residual, "residual"),
                                   self.running_mean, self.running_var, self.gamma, self.beta, self.eps, True, mask,
                                   self.num_threads)
-        return Saved(
-            saved.mean, saved.var, saved.rstd, 0, True, scale, shift, mask, arrangement, residual is not None)
+        return dataclasses.replace(
+            saved, scale=scale, shift=shift, mask=mask, shape=view.array.shape, axis=view.axis, arrangement=arrangement,
+            residual=residual is not None)
 
     def frozen(self) -> ChannelAffine:
         """Return the transform of evaluation mode as an immutable value.
@@ -322,14 +355,18 @@ class BatchNorm:
             If a name is missing or unknown, a shape is not (C,), a value is not finite, or a variance is negative.
         """
         names = self._state_names()
-        missing = names.keys() - state.keys()
-        unknown = state.keys() - names.keys() - {"num_batches_tracked"}
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be a mapping of names to arrays, got {type(state).__name__}")
+        missing = sorted(names.keys() - state.keys())
+        unknown = sorted(map(str, state.keys() - names.keys() - {"num_batches_tracked"}))
         if missing or unknown:
-            raise ValueError(f"state has the names {sorted(map(str, state))}; expected {sorted(names)}")
+            wrong = [f"misses {', '.join(missing)}"] if missing else []
+            wrong += [f"has also {', '.join(unknown)}"] if unknown else []
+            raise ValueError(f"state {' and '.join(wrong)}; expected {', '.join(names)}")
         loaded = {attribute: self._check_state(name, state[name]) for name, attribute in names.items()}
         tracked = _check_tracked(state.get("num_batches_tracked", 0))
         for attribute, value in loaded.items():
-            setattr(self, attribute, value)
+            getattr(self, attribute)[...] = value
         if self.track_running_stats:
             self.num_batches_tracked = tracked
         self._last = None

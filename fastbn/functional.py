@@ -33,6 +33,8 @@ class Saved:
         was open.
     mask : ndarray of uint64 or None
         With a ReLU and a residual: one bit for each element, set where the ReLU was open.
+    shape, axis : tuple of int and int, or None
+        Of the forward's x, where there was one.
     arrangement : tuple or None
         The order of memory in which the mask lies.
     residual : bool
@@ -47,6 +49,8 @@ class Saved:
     scale: NDArray[np.float64] | None = None
     shift: NDArray[np.float64] | None = None
     mask: NDArray[np.uint64] | None = None
+    shape: tuple[int, ...] | None = None
+    axis: int | None = None
     arrangement: tuple[int, tuple[int, ...] | None] | None = None
     residual: bool = False
 
@@ -60,6 +64,15 @@ class Saved:
         eps : float
             As given to `batch_norm_inference`.
 
+        Returns
+        -------
+        Saved
+
+        Raises
+        ------
+        ValueError
+            If the vectors are not of one length, or a variance is negative.
+
         Examples
         --------
         >>> from fastbn.functional import Saved
@@ -67,8 +80,12 @@ class Saved:
         >>> saved.rstd, saved.frozen
         (array([0.5]), True)
         """
-        var64 = np.array(var, np.float64)
-        return cls(np.array(mean, np.float64), var64, 1 / np.sqrt(var64 + check_eps(eps)), 0, frozen=True)
+        mean64, var64 = np.array(mean, np.float64), np.array(var, np.float64)
+        if mean64.ndim != 1 or mean64.shape != var64.shape:
+            raise ValueError(f"mean and var have shapes {mean64.shape} and {var64.shape}; expected (C,) for both")
+        if (var64 < 0).any():
+            raise ValueError(f"var has negative values, down to {var64.min()}")
+        return cls(mean64, var64, 1 / np.sqrt(var64 + check_eps(eps)), 0, frozen=True)
 
 
 def check_vectors(channels: int, **vectors: Any) -> None:
@@ -155,7 +172,8 @@ def batch_norm_training(
     if not view.size:
         check_vectors(channels, gamma=gamma, beta=beta)
         zeros = np.zeros(channels)
-        return y.finish(), Saved(zeros, zeros, zeros, 0, residual=residual is not None)
+        return y.finish(), Saved(
+            zeros, zeros, zeros, 0, shape=view.array.shape, axis=view.axis, residual=residual is not None)
     mask = None
     if relu and other is not None:
         mask = np.empty(kernels.bits_words(view), np.uint64)
@@ -164,7 +182,8 @@ def batch_norm_training(
     if relu and mask is None:
         scale, shift = relu_coefficients(rstd, gamma, beta)
     arrangement = None if mask is None else view.arrangement
-    return y.finish(), Saved(mean, var, rstd, n * s, False, scale, shift, mask, arrangement, other is not None)
+    return y.finish(), Saved(
+        mean, var, rstd, n * s, False, scale, shift, mask, view.array.shape, view.axis, arrangement, other is not None)
 
 
 def relu_coefficients(
@@ -288,10 +307,17 @@ def batch_norm_backward(
         raise TypeError(f"saved must be what batch_norm_training returned, got {type(saved).__name__}")
     if num_threads is not None:
         check_threads(num_threads)
-    view = _layout.view(x, axis, saved.mean.shape[0], arrangement=saved.arrangement)
-    n, channels, s = view.shape
-    if not saved.frozen and n * s != saved.count:
-        raise ValueError(f"x has {n * s} values per channel; the forward had {saved.count}")
+    view = _layout.view(x, axis, saved.mean.shape[0])
+    if saved.shape is not None:
+        if view.array.shape != saved.shape:
+            raise ValueError(f"x has shape {view.array.shape}; expected that of the forward, {saved.shape}")
+        if view.axis != saved.axis:
+            raise ValueError(f"axis {axis} is not that of the forward, {saved.axis}")
+    elif saved.mask is not None or not saved.frozen:
+        raise ValueError("saved must be what batch_norm_training returned, or come from Saved.from_statistics")
+    if saved.arrangement is not None:
+        view = _layout.view(x, axis, arrangement=saved.arrangement)
+    channels = view.shape[1]
     gradient = _layout.like(view, dy, "dy")
     dx = _layout.output(view, out, gradient)
     dresidual = _layout.output(view) if saved.residual else None

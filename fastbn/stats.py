@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class ChannelStats:
     """Count, mean and sum of squared distances from the mean, per channel, in float64.
 
-    Two of them merge exactly: whatever way the data are split into updates and merges, the result is the same to a
-    relative 1e-12. After Chan, Golub and LeVeque (1983), "Algorithms for Computing the Sample Variance".
+    Whatever way the data are split into updates and merges, the variance is right to a relative 1e-12 while the mean
+    is within 1e4 standard deviations of zero. After Chan, Golub and LeVeque (1983), "Algorithms for Computing the
+    Sample Variance".
 
     Parameters
     ----------

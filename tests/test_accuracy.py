@@ -166,7 +166,17 @@ def image_offsets(rng, shape):
     return rng.standard_normal(shape) + 1e3 * rng.standard_normal((shape[0], shape[1], *[1] * (len(shape) - 2)))
 
 
-ADVERSARIES = (trend, drift, sorted_within, far_first_eighth, far_first_elements, one_outlier, outlier_at_the_end,
+def two_valued(rng, shape):
+    # As a mask: roundings of equal addends do not average out.
+    low, high = rng.uniform(1, 2, (2, 1, *shape[1:2], *(1,) * (len(shape) - 2)))
+    return low + high * (np.arange(np.prod(shape) // shape[1]).reshape(shape[0], 1, *shape[2:]) % 2)
+
+
+def sawtooth(rng, shape):
+    return np.arange(np.prod(shape)).reshape(shape) % 17 * rng.uniform(1, 2, (1, shape[1], *(1,) * (len(shape) - 2)))
+
+
+ADVERSARIES = (two_valued, sawtooth, trend, drift, sorted_within, far_first_eighth, far_first_elements, one_outlier, outlier_at_the_end,
                image_offsets)
 
 

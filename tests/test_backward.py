@@ -154,3 +154,20 @@ def test_a_mask_made_in_another_order_of_memory(dtype):
         return
     np.testing.assert_array_equal(got[3], expected[3])
     np.testing.assert_allclose(got[0], expected[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 5, 6), (60, 3, 2), (120, 3, 1, 1)])
+def test_a_backward_of_another_shape_is_refused(shape):
+    # As many channels and values as the forward had, but the mask lies otherwise.
+    x = np.asfortranarray(np.random.default_rng(0).standard_normal((120, 3), np.float32))
+    _, saved = batch_norm_training(x, residual=x, activation="relu")
+    other = np.zeros(shape, np.float32)
+    with pytest.raises(ValueError, match="x has shape .*; expected that of the forward"):
+        batch_norm_backward(other, other, saved)
+
+
+def test_a_backward_along_another_axis_is_refused():
+    x = np.random.default_rng(0).standard_normal((3, 3, 4), np.float32)
+    _, saved = batch_norm_training(x, axis=1)
+    with pytest.raises(ValueError, match="axis 0 is not that of the forward, 1"):
+        batch_norm_backward(x, x, saved, axis=0)

@@ -1,4 +1,4 @@
-# What every kernel shares: element types, constants, the job that a call hands down, and the one merge of statistics.
+# What every kernel shares: element types, constants, and the one merge of statistics.
 
 from libc.math cimport sqrt
 from libc.stdint cimport uint64_t

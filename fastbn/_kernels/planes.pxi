@@ -8,8 +8,8 @@
 #    transforms.
 
 cdef enum:
-    CHUNK = 2048        # elements whose lanes are summed in `lane` before they go to double
-    RUNS = 32           # planes, likewise
+    CHUNK = 512        # elements whose lanes are summed in `lane` before they go to double
+    RUNS = 8           # planes, likewise
     SPAN = 32768        # elements of a span; a multiple of CHUNK
 
 
@@ -120,7 +120,14 @@ cdef inline void clear(Moments* moments, double* sums) noexcept nogil:
 
 
 cdef extern from *:
-    void __builtin_prefetch(const void*, int, int) noexcept nogil
+    """
+    #if defined(__GNUC__) || defined(__clang__)
+    #define FASTBN_FETCH(p) __builtin_prefetch((p), 0, 2)
+    #else
+    #define FASTBN_FETCH(p) ((void)(p))
+    #endif
+    """
+    void FASTBN_FETCH(const void*) noexcept nogil
 
 
 cdef void fetch_group(Job* job, Block* b, const real* kind, Py_ssize_t c0, Py_ssize_t c1) noexcept nogil:
@@ -132,7 +139,7 @@ cdef void fetch_group(Job* job, Block* b, const real* kind, Py_ssize_t c0, Py_ss
         p = <const char*> (<const real*> b.p + n * b.step_n + c0 * b.step_c)
         stop = <const char*> (<const real*> b.p + n * b.step_n + (c1 - 1) * b.step_c + job.s)
         while p < stop:
-            __builtin_prefetch(p, 0, 2)
+            FASTBN_FETCH(p)
             p += 64
 
 

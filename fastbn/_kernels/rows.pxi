@@ -102,8 +102,6 @@ cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit) noexcept nogi
     cdef double n = <double> strip.rows * <double> strip.repeats
     u.rows = strip.rows
     u.width = least(job.slab, strip.width - first)
-    if u.width <= 0:                # the last, shorter row may end before this slab
-        return
     u.x_step = job.x.step_n * strip.repeats
     u.g_step = job.g.step_n * strip.repeats
     u.bits = job.bits
