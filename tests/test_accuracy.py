@@ -176,8 +176,8 @@ def sawtooth(rng, shape):
     return np.arange(np.prod(shape)).reshape(shape) % 17 * rng.uniform(1, 2, (1, shape[1], *(1,) * (len(shape) - 2)))
 
 
-ADVERSARIES = (two_valued, sawtooth, trend, drift, sorted_within, far_first_eighth, far_first_elements, one_outlier, outlier_at_the_end,
-               image_offsets)
+ADVERSARIES = (two_valued, sawtooth, trend, drift, sorted_within, far_first_eighth, far_first_elements, one_outlier,
+               outlier_at_the_end, image_offsets)
 
 
 @pytest.mark.parametrize("make", ADVERSARIES, ids=lambda f: f.__name__)

@@ -162,7 +162,7 @@ def test_a_backward_of_another_shape_is_refused(shape):
     x = np.asfortranarray(np.random.default_rng(0).standard_normal((120, 3), np.float32))
     _, saved = batch_norm_training(x, residual=x, activation="relu")
     other = np.zeros(shape, np.float32)
-    with pytest.raises(ValueError, match="x has shape .*; expected that of the forward"):
+    with pytest.raises(ValueError, match=r"x has shape .*; expected that of the forward"):
         batch_norm_backward(other, other, saved)
 
 
