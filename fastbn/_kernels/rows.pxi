@@ -199,39 +199,29 @@ cdef void merge_channels(Job* job, real* coef, Py_ssize_t c0, Py_ssize_t stop) n
         finish_channels(job, coef, c0, stop)
 
 
-cdef void transform_strip(Job* job, const real* kind, Py_ssize_t u, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:
+cdef void transform_strip(
+    Job* job, const real* kind, Py_ssize_t u, Py_ssize_t first, Py_ssize_t stop,
+) noexcept nogil:
+    # The elementwise pass over the columns first..stop of a unit.
     cdef Strip strip = strip_of(job, u)
-    cdef Py_ssize_t x_step = job.x.step_n * strip.repeats
-    cdef Py_ssize_t y_step = job.y.step_n * strip.repeats
-    cdef Py_ssize_t r_step = job.r.step_n * strip.repeats
-    cdef Py_ssize_t g_step = job.g.step_n * strip.repeats
-    cdef Py_ssize_t i = 0, w, rows
-    cdef const real* x = <const real*> job.x.p + strip.row * job.x.step_n
-    cdef real* y = <real*> job.y.p + strip.row * job.y.step_n
-    cdef real* r = <real*> job.r.p + strip.row * job.r.step_n if job.r.p != NULL else NULL
-    cdef const real* g = <const real*> job.g.p + strip.row * job.g.step_n if job.g.p != NULL else NULL
-    cdef const real* coef
+    cdef Py_ssize_t k = strip.repeats
+    cdef const real* x = <const real*> job.x.p + strip.row * job.x.step_n + first
+    cdef real* y = <real*> job.y.p + strip.row * job.y.step_n + first
+    cdef real* r = NULL
+    cdef const real* coef = <const real*> job.coef + first
     cdef uint64_t* bits = NULL
-    cdef int width
-    stop = least(stop, strip.width)
-    while i < strip.rows:
-        rows = least(job.sweep, strip.rows - i)
-        w = first
-        while w < stop:
-            width = <int> least(TILE, stop - w)
-            coef = <const real*> job.coef + w
-            if job.bits != NULL:
-                bits = job.bits + strip.bits + i * strip.bits_step + w // TILE
-            if g == NULL:
-                affine_tile(x + i * x_step + w, x_step, r + i * r_step + w if r != NULL else r, r_step,
-                            y + i * y_step + w, y_step, bits, strip.bits_step, rows, width,
-                            coef, job.coef_step, job.relu)
-            else:
-                gradient_tile(g + i * g_step + w, g_step, x + i * x_step + w, x_step, bits, strip.bits_step,
-                              y + i * y_step + w, y_step, r + i * r_step + w if r != NULL else r, r_step,
-                              rows, width, coef, job.coef_step, job.gate, job.frozen)
-            w += TILE
-        i += job.sweep
+    cdef Py_ssize_t width = least(stop, strip.width) - first
+    if job.r.p != NULL:
+        r = <real*> job.r.p + strip.row * job.r.step_n + first
+    if job.bits != NULL:
+        bits = job.bits + strip.bits + first // TILE
+    if job.g.p == NULL:
+        affine_strip(x, job.x.step_n * k, r, job.r.step_n * k, y, job.y.step_n * k, bits, strip.bits_step,
+                     strip.rows, width, job.sweep, coef, job.coef_step, job.relu)
+    else:
+        gradient_strip(<const real*> job.g.p + strip.row * job.g.step_n + first, job.g.step_n * k, x, job.x.step_n * k,
+                       bits, strip.bits_step, y, job.y.step_n * k, r, job.r.step_n * k,
+                       strip.rows, width, job.sweep, coef, job.coef_step, job.gate, job.frozen)
 
 
 # ---- units ---------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@
 # b) A row is computed into a local array and then stored: x and y may be the same memory, and the compiler need not
 #    prove that they are not.
 # c) Constants are copied into local arrays first, so they stay in registers although y is written.
-# d) The switches are literals; the `_tile` functions at the end of each part choose among them.
+# d) The switches are literals; the `_strip` and `_run` functions choose among them.
 
 
 cdef inline void affine_rows(
@@ -80,18 +80,37 @@ cdef inline void affine_modes(
                     True, True, True)
 
 
-cdef void affine_tile(
+cdef void affine_strip(
     const real* x, Py_ssize_t x_step, const real* r, Py_ssize_t r_step, real* y, Py_ssize_t y_step,
-    uint64_t* bits, Py_ssize_t bits_step, Py_ssize_t rows, int width, const real* coef, Py_ssize_t coef_step, bint relu,
+    uint64_t* bits, Py_ssize_t bits_step, Py_ssize_t rows, Py_ssize_t width, Py_ssize_t sweep,
+    const real* coef, Py_ssize_t coef_step, bint relu,
 ) noexcept nogil:
-    # Of `rows`: a constant a column.
+    # Of `rows`: a constant a column. `sweep` rows are taken tile by tile before it moves on.
     cdef const real* m = coef + SUBTRACT * coef_step
     cdef const real* a = coef + SCALE * coef_step
     cdef const real* b = coef + SHIFT * coef_step
-    if width == TILE:
-        affine_modes(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, TILE, TILE, m, a, b, 1, relu)
-    else:
-        affine_modes(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, TILE, m, a, b, 1, relu)
+    cdef const real* s = NULL
+    cdef uint64_t* word = NULL
+    cdef Py_ssize_t i = 0, w, k
+    while i < rows:
+        k = least(sweep, rows - i)
+        w = 0
+        while w < width:
+            if r != NULL:
+                s = r + i * r_step + w
+            if bits != NULL:
+                word = bits + i * bits_step + w // TILE
+            if w + TILE > width:
+                affine_modes(x + i * x_step + w, x_step, s, r_step, y + i * y_step + w, y_step, word, bits_step,
+                             k, <int> (width - w), TILE, m + w, a + w, b + w, 1, relu)
+            elif k == 1:
+                affine_modes(x + i * x_step + w, x_step, s, r_step, y + i * y_step + w, y_step, word, bits_step,
+                             1, TILE, TILE, m + w, a + w, b + w, 1, relu)
+            else:
+                affine_modes(x + i * x_step + w, x_step, s, r_step, y + i * y_step + w, y_step, word, bits_step,
+                             k, TILE, TILE, m + w, a + w, b + w, 1, relu)
+            w += TILE
+        i += k
 
 
 cdef void affine_run(
@@ -221,12 +240,12 @@ cdef inline void gradient_modes(
                       m, scale, shift, a, b, c, rstd, spread, OPEN, False, False)
 
 
-cdef void gradient_tile(
+cdef void gradient_strip(
     const real* g, Py_ssize_t g_step, const real* x, Py_ssize_t x_step, const uint64_t* bits, Py_ssize_t bits_step,
-    real* dx, Py_ssize_t dx_step, real* dr, Py_ssize_t dr_step, Py_ssize_t rows, int width,
+    real* dx, Py_ssize_t dx_step, real* dr, Py_ssize_t dr_step, Py_ssize_t rows, Py_ssize_t width, Py_ssize_t sweep,
     const real* coef, Py_ssize_t coef_step, int gate, bint frozen,
 ) noexcept nogil:
-    # Of `rows`: a constant a column.
+    # Of `rows`, as affine_strip.
     cdef const real* m = coef + SUBTRACT * coef_step
     cdef const real* scale = coef + SCALE * coef_step
     cdef const real* shift = coef + SHIFT * coef_step
@@ -234,12 +253,31 @@ cdef void gradient_tile(
     cdef const real* b = coef + DX_X * coef_step
     cdef const real* c = coef + DX_1 * coef_step
     cdef const real* rstd = coef + RSTD * coef_step
-    if width == TILE:
-        gradient_modes(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, TILE, TILE,
-                       m, scale, shift, a, b, c, rstd, 1, gate, frozen)
-    else:
-        gradient_modes(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width, TILE,
-                       m, scale, shift, a, b, c, rstd, 1, gate, frozen)
+    cdef real* s = NULL
+    cdef const uint64_t* word = NULL
+    cdef Py_ssize_t i = 0, w, k
+    while i < rows:
+        k = least(sweep, rows - i)
+        w = 0
+        while w < width:
+            if dr != NULL:
+                s = dr + i * dr_step + w
+            if bits != NULL:
+                word = bits + i * bits_step + w // TILE
+            if w + TILE > width:
+                gradient_modes(g + i * g_step + w, g_step, x + i * x_step + w, x_step, word, bits_step,
+                               dx + i * dx_step + w, dx_step, s, dr_step, k, <int> (width - w), TILE,
+                               m + w, scale + w, shift + w, a + w, b + w, c + w, rstd + w, 1, gate, frozen)
+            elif k == 1:
+                gradient_modes(g + i * g_step + w, g_step, x + i * x_step + w, x_step, word, bits_step,
+                               dx + i * dx_step + w, dx_step, s, dr_step, 1, TILE, TILE,
+                               m + w, scale + w, shift + w, a + w, b + w, c + w, rstd + w, 1, gate, frozen)
+            else:
+                gradient_modes(g + i * g_step + w, g_step, x + i * x_step + w, x_step, word, bits_step,
+                               dx + i * dx_step + w, dx_step, s, dr_step, k, TILE, TILE,
+                               m + w, scale + w, shift + w, a + w, b + w, c + w, rstd + w, 1, gate, frozen)
+            w += TILE
+        i += k
 
 
 cdef void gradient_run(
