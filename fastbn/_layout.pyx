@@ -35,11 +35,6 @@ cdef class View:
         """The order in which the elements are walked."""
         return self.outer, self.order
 
-    @property
-    def packed(self):
-        """Whether the kernels walk a copy."""
-        return self.target is not None
-
     def finish(self):
         """The array that the caller gets: a packed result is copied to where it belongs."""
         if self.target is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn import _layout, functional
-from fastbn._checks import check_activation, check_eps, check_flag, check_integer, check_momentum
+from fastbn._checks import check_activation, check_eps, check_flag, check_integer, check_momentum, check_tracked
 from fastbn._dispatch import kernels
 from fastbn._threads import check as check_threads
 from fastbn.affine import ChannelAffine
@@ -364,7 +364,7 @@ class BatchNorm:
             wrong += [f"has also {', '.join(unknown)}"] if unknown else []
             raise ValueError(f"state {' and '.join(wrong)}; expected {', '.join(names)}")
         loaded = {attribute: self._check_state(name, state[name]) for name, attribute in names.items()}
-        tracked = _check_tracked(state.get("num_batches_tracked", 0))
+        tracked = check_tracked(state.get("num_batches_tracked", 0))
         for attribute, value in loaded.items():
             getattr(self, attribute)[...] = value
         if self.track_running_stats:
@@ -390,13 +390,3 @@ class BatchNorm:
         if name == "running_var" and (array < 0).any():
             raise ValueError(f"running_var has negative values, down to {array.min()}")
         return array
-
-
-def _check_tracked(value: Any) -> int:
-    array = np.asarray(value)
-    if array.dtype.kind not in "iu" or array.size != 1:
-        raise TypeError(f"num_batches_tracked must be one integer, got {value!r}")
-    count = int(array.reshape(()))
-    if count < 0:
-        raise ValueError(f"num_batches_tracked must not be negative, got {count}")
-    return count

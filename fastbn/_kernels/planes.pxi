@@ -8,8 +8,8 @@
 #    transforms.
 
 cdef enum:
-    CHUNK = 512        # elements whose lanes are summed in `lane` before they go to double
-    RUNS = 8           # planes, likewise
+    CHUNK = 512         # elements whose lanes are summed in `lane` before they go to double
+    RUNS = 8            # planes, likewise
     SPAN = 32768        # elements of a span; a multiple of CHUNK
 
 
