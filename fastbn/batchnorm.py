@@ -286,7 +286,7 @@ class BatchNorm:
             scale, shift = functional.relu_coefficients(saved.rstd, self.gamma, self.beta)
         elif relu:
             arrangement = view.arrangement
-            mask = np.empty(kernels.bits_words(view), np.uint64)
+            mask = np.empty(kernels.bits_words(view), np.uint16)
             if view.size:
                 kernels.inference(view, _layout.output(view), _layout.like(view, residual, "residual"),
                                   self.running_mean, self.running_var, self.gamma, self.beta, self.eps, True, mask,

@@ -31,7 +31,7 @@ class Saved:
     scale, shift : ndarray of float64, shape (C,), or None
         gamma * rstd and beta of a forward with a ReLU and no residual: from them and x the backward sees where the ReLU
         was open.
-    mask : ndarray of uint64 or None
+    mask : ndarray of uint16 or None
         With a ReLU and a residual: one bit for each element, set where the ReLU was open.
     shape, axis : tuple of int and int, or None
         Of the forward's x, where there was one.
@@ -48,7 +48,7 @@ class Saved:
     frozen: bool = False
     scale: NDArray[np.float64] | None = None
     shift: NDArray[np.float64] | None = None
-    mask: NDArray[np.uint64] | None = None
+    mask: NDArray[np.uint16] | None = None
     shape: tuple[int, ...] | None = None
     axis: int | None = None
     arrangement: tuple[int, tuple[int, ...] | None] | None = None
@@ -176,7 +176,7 @@ def batch_norm_training(
             zeros, zeros, zeros, 0, shape=view.array.shape, axis=view.axis, residual=residual is not None)
     mask = None
     if relu and other is not None:
-        mask = np.empty(kernels.bits_words(view), np.uint64)
+        mask = np.empty(kernels.bits_words(view), np.uint16)
     mean, var, rstd = kernels.training(view, y, other, gamma, beta, eps, relu, mask, num_threads)
     scale = shift = None
     if relu and mask is None:

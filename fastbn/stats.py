@@ -126,18 +126,19 @@ class ChannelStats:
         # The one formula, as in lanes.pxi, with a mean of two words.
         if not count:
             return
+        if not self.count:
+            self.count, self.mean, self.m2, self._mean_low = count, mean.copy(), m2.copy(), mean_low.copy()
+            return
         total = self.count + count
         weight = count / total
-        delta = (mean - self.mean) + (mean_low - self._mean_low)
-        if self.count:
+        with np.errstate(invalid="ignore"):  # an infinity leaves NaN in its channel, without a warning
+            delta = (mean - self.mean) + (mean_low - self._mean_low)
             step = delta * weight + self._mean_low
             new_mean = self.mean + step
             # What the addition lost (Knuth's two-sum)
             part = new_mean - self.mean
             new_low = (self.mean - (new_mean - part)) + (step - part)
-        else:
-            new_mean, new_low = mean.copy(), mean_low.copy()
-        new_m2 = self.m2 + m2 + delta * delta * (self.count * weight)
+            new_m2 = self.m2 + m2 + delta * delta * (self.count * weight)
         self.count, self.mean, self.m2, self._mean_low = total, new_mean, new_m2, new_low
 
     def var(self, ddof: int = 0) -> NDArray[np.float64]:

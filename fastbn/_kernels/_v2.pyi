@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastbn._layout import View
 
 _Vector: TypeAlias = NDArray[np.float64]
-_Mask: TypeAlias = NDArray[np.uint64]
+_Mask: TypeAlias = NDArray[np.uint16]
 
 def openmp_version() -> int: ...
 def bits_words(x: View) -> int: ...

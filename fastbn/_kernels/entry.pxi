@@ -121,19 +121,19 @@ cdef double* scratch_of(Py_ssize_t count) except NULL:
     return out
 
 
-cdef uint64_t* bits_pointer(object bits) except? NULL:
+cdef uint16_t* bits_pointer(object bits) except? NULL:
     if bits is None:
         return NULL
-    return <uint64_t*> cnp.PyArray_DATA(<cnp.ndarray> bits)
+    return <uint16_t*> cnp.PyArray_DATA(<cnp.ndarray> bits)
 
 
 def bits_words(View x):
     """Words that the mask of a fused ReLU takes for arrays like `x`."""
     cdef Py_ssize_t k
     if x.s > 1:
-        return x.n * x.c * parts(x.s, TILE)
+        return x.n * x.c * parts(x.s, LANES)
     k = repeats_of(x.n, x.c)
-    return x.n // k * parts(k * x.c, TILE) + parts(x.n % k * x.c, TILE)
+    return x.n // k * parts(k * x.c, LANES) + parts(x.n % k * x.c, LANES)
 
 
 def training(View x, View y, View r, gamma, beta, double eps, bint relu, bits, num_threads):

@@ -20,7 +20,7 @@ cdef struct Job:
     Block y                 # OUT y, or dx; p is NULL where only statistics are asked for
     Block r                 # IN  the residual; OUT its gradient
     Block g                 # IN  dy; p is NULL in a forward
-    uint64_t* bits          # OUT of the forward, IN of the backward
+    uint16_t* bits          # OUT of the forward, IN of the backward
     # what to compute
     bint is_double          # the arrays' type
     bint exact              # double lanes
@@ -45,7 +45,6 @@ cdef struct Job:
     double* part1
     double* part2
     # how the work is cut (planes.pxi, rows.pxi)
-    Py_ssize_t runs
     Py_ssize_t spans
     Py_ssize_t span_images
     Py_ssize_t pieces
@@ -57,7 +56,8 @@ cdef struct Job:
     Py_ssize_t units
     Py_ssize_t slab
     Py_ssize_t slabs
-    Py_ssize_t sweep
+    bint four
+    bint fetch
 
 cdef inline void set_result(Job* job, Py_ssize_t c, Moments moments, double* sums) noexcept nogil:
     # What a reduction leaves for a channel.

@@ -1,7 +1,7 @@
 # What every kernel shares: element types, constants, and the one merge of statistics.
 
 from libc.math cimport sqrt
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint16_t, uint64_t
 
 ctypedef fused real:    # what the arrays hold
     float
@@ -12,15 +12,15 @@ ctypedef fused lane:    # what a running sum is held in
     double
 
 cdef enum:
-    TILE = 64           # elements that one step of any loop takes: 4 zmm, 8 ymm or 16 xmm of float
-    SHORT = 16          # the same for the tail of a run
-    PIVOT = 8           # a pivot is the mean of the first 1/PIVOT of what is reduced
+    TILE = 64           # lanes of a running sum: 4 zmm, 8 ymm or 16 xmm of float
+    LANES = 16          # elements that a step of an elementwise pass takes; bits of a word of a mask
     FEW = 32            # values of a channel that are summed in double: too few for roundings to average out
 
 cdef enum:              # where the gradient of a fused ReLU comes from
     OPEN = 0            # no activation
     REPLAY = 1          # the forward is computed again from x
     BITS = 2            # the forward left one bit an element
+    MOMENTS = 3         # there is no gradient: x - m takes its place
 
 cdef struct Moments:
     double n
@@ -81,3 +81,20 @@ cdef inline bint finite(double a) noexcept nogil:
 cdef inline real opened(real dy, real d, real scale, real shift) noexcept nogil:
     # The gradient that a ReLU lets through; the same expression as in transform.pxi, so that the bits agree.
     return 0 if d * scale + shift <= 0 else dy
+
+
+cdef extern from *:
+    """
+    #define FASTBN_TOUCH(p) ((void) *(const volatile char*) (p))
+    """
+    void FASTBN_TOUCH(const void*) noexcept nogil
+
+
+cdef inline void touch(const real* p, Py_ssize_t rows, Py_ssize_t width, Py_ssize_t step) noexcept nogil:
+    # Brings memory into the cache by plain loads: unlike prefetch instructions they teach the CPU what comes next.
+    cdef Py_ssize_t i, w
+    for i in range(rows):
+        w = 0
+        while w < width:
+            FASTBN_TOUCH(p + i * step + w)
+            w += LANES

@@ -8,9 +8,8 @@
 #    transforms.
 
 cdef enum:
-    CHUNK = 512         # elements whose lanes are summed in `lane` before they go to double
-    RUNS = 8            # planes, likewise
-    SPAN = 32768        # elements of a span; a multiple of CHUNK
+    SPAN = 32768        # elements of a span
+    SMALL = 1024        # planes of fewer elements are fetched as they lie; in a backward, of half as many
 
 
 cdef void plan_planes(Job* job, Py_ssize_t itemsize, Py_ssize_t cache, int threads) noexcept nogil:
@@ -24,160 +23,126 @@ cdef void plan_planes(Job* job, Py_ssize_t itemsize, Py_ssize_t cache, int threa
         job.group = cache // channel_bytes if cache > channel_bytes else 1
         # as many groups for one thread as for another
         job.group = parts(job.c, parts(parts(job.c, job.group), threads) * threads)
-    job.runs = least(RUNS, CHUNK // job.s if job.s < CHUNK else 1)
     job.apply_planes = 1 if job.pieces > 1 else SPAN // job.s
     job.repeats = 1
     job.coef_step = job.c
 
 
 cdef inline Py_ssize_t bits_of(Job* job, Py_ssize_t n, Py_ssize_t c) noexcept nogil:
-    return (n * job.c + c) * parts(job.s, TILE)
+    return (n * job.c + c) * parts(job.s, LANES)
 
 
-cdef inline Moments chunk_moments_of(
-    Job* job, const real* x, Py_ssize_t runs, Py_ssize_t length,
+cdef inline void reduce_span(
+    Job* job, const real* kind, Py_ssize_t c, int channels, Py_ssize_t u, Moments* moments, double* sums,
 ) noexcept nogil:
-    if real is float:
-        if not job.exact and runs * length > FEW:
-            if runs == 1 and length <= TILE:
-                return short_moments(x, <int> length, <float> 0)
-            return chunk_moments(x, runs, length, job.x.step_n, <float> 0)
-    return chunk_moments(x, runs, length, job.x.step_n, <double> 0)
-
-
-cdef void reduce_chunk(
-    Job* job, const real* kind, Py_ssize_t c, Py_ssize_t n, Py_ssize_t i, Py_ssize_t runs, Py_ssize_t length,
-    Moments* moments, double* sums,
-) noexcept nogil:
-    cdef const real* x = <const real*> job.x.p + n * job.x.step_n + c * job.x.step_c + i
-    cdef const real* coef = <const real*> job.coef + c
-    cdef const uint64_t* bits = NULL
-    if job.g.p == NULL:
-        merge(moments, chunk_moments_of(job, x, runs, length))
-        return
-    if job.bits != NULL:
-        bits = job.bits + bits_of(job, n, c) + i // TILE
-    if real is float:
-        chunk_gradient_sums(<const real*> job.g.p + n * job.g.step_n + c * job.g.step_c + i, job.g.step_n,
-                            x, job.x.step_n, bits, job.c * parts(job.s, TILE), runs, length,
-                            coef[SUBTRACT * job.coef_step], coef[SCALE * job.coef_step],
-                            coef[SHIFT * job.coef_step], job.gate, sums, <float> 0)
-    else:
-        chunk_gradient_sums(<const real*> job.g.p + n * job.g.step_n + c * job.g.step_c + i, job.g.step_n,
-                            x, job.x.step_n, bits, job.c * parts(job.s, TILE), runs, length,
-                            coef[SUBTRACT * job.coef_step], coef[SCALE * job.coef_step],
-                            coef[SHIFT * job.coef_step], job.gate, sums, <double> 0)
-
-
-cdef void reduce_span(
-    Job* job, const real* kind, Py_ssize_t c, Py_ssize_t u, Moments* moments, double* sums,
-) noexcept nogil:
-    # One of the two results is added to: moments in a forward, sums in a backward.
+    # Of up to BATCH channels, one of the two results is set: moments in a forward, (channels, 2) sums in a backward.
     cdef Py_ssize_t image = u if job.pieces == 1 else u // job.pieces
     cdef Py_ssize_t n = image * job.span_images
-    cdef Py_ssize_t stop = least(n + job.span_images, job.n)
-    cdef Py_ssize_t first = (u - image * job.pieces) * SPAN
-    cdef Py_ssize_t last = least(first + SPAN, job.s)
-    cdef Py_ssize_t i
-    while n < stop:
-        if job.s >= CHUNK:
-            i = first
-            while i < last:
-                reduce_chunk(job, kind, c, n, i, 1, least(CHUNK, last - i), moments, sums)
-                i += CHUNK
-        else:
-            reduce_chunk(job, kind, c, n, 0, least(job.runs, stop - n), job.s, moments, sums)
-        n += job.runs
-
-
-cdef inline void transform_run(
-    Job* job, const real* kind, Py_ssize_t n, Py_ssize_t c, Py_ssize_t i, Py_ssize_t length,
-) noexcept nogil:
-    # The elementwise pass over a piece of one plane.
+    cdef Py_ssize_t i = (u - image * job.pieces) * SPAN
+    cdef Py_ssize_t runs = least(job.span_images, job.n - n)
+    cdef Py_ssize_t length = least(SPAN, job.s - i)
     cdef const real* x = <const real*> job.x.p + n * job.x.step_n + c * job.x.step_c + i
-    cdef real* y = <real*> job.y.p + n * job.y.step_n + c * job.y.step_c + i
-    cdef real* r = NULL
-    cdef uint64_t* bits = NULL
-    if job.r.p != NULL:
-        r = <real*> job.r.p + n * job.r.step_n + c * job.r.step_c + i
-    if job.bits != NULL:
-        bits = job.bits + bits_of(job, n, c) + i // TILE
+    cdef const real* g
+    cdef const real* coef
+    cdef const uint16_t* bits = <const uint16_t*> x         # not looked at
+    cdef Py_ssize_t bits_step_c = parts(job.s, LANES)
     if job.g.p == NULL:
-        affine_run(x, r, y, bits, length, <const real*> job.coef + c, job.coef_step, job.relu)
+        if real is float:
+            if job.exact or runs * length <= FEW:
+                span_moments(x, job.x.step_n, job.x.step_c, channels, runs, length, moments, <double> 0)
+            else:
+                span_moments(x, job.x.step_n, job.x.step_c, channels, runs, length, moments, <float> 0)
+        else:
+            span_moments(x, job.x.step_n, job.x.step_c, channels, runs, length, moments, <double> 0)
+        return
+    g = <const real*> job.g.p + n * job.g.step_n + c * job.g.step_c + i
+    coef = <const real*> job.coef + c
+    if job.gate == BITS:
+        bits = job.bits + bits_of(job, n, c) + i // LANES
+    if real is float:
+        span_gradients(g, job.g.step_n, job.g.step_c, x, job.x.step_n, job.x.step_c, bits, job.c * bits_step_c,
+                       bits_step_c, channels, runs, length, coef, job.coef_step, job.gate, sums, <float> 0)
     else:
-        gradient_run(<const real*> job.g.p + n * job.g.step_n + c * job.g.step_c + i, x, bits, y, r, length,
-                     <const real*> job.coef + c, job.coef_step, job.gate, job.frozen)
+        span_gradients(g, job.g.step_n, job.g.step_c, x, job.x.step_n, job.x.step_c, bits, job.c * bits_step_c,
+                       bits_step_c, channels, runs, length, coef, job.coef_step, job.gate, sums, <double> 0)
+
+
+cdef inline void transform_planes(
+    Job* job, const real* kind, Py_ssize_t n, Py_ssize_t c0, Py_ssize_t c1, Py_ssize_t i, Py_ssize_t length,
+) noexcept nogil:
+    # The elementwise pass over the planes c0..c1 of an image, or over a piece of one plane.
+    cdef const real* x = <const real*> job.x.p + n * job.x.step_n + c0 * job.x.step_c + i
+    cdef real* y = <real*> job.y.p + n * job.y.step_n + c0 * job.y.step_c + i
+    cdef real* r = NULL
+    cdef uint16_t* bits = NULL
+    cdef Py_ssize_t bits_step = parts(job.s, LANES)
+    if job.r.p != NULL:
+        r = <real*> job.r.p + n * job.r.step_n + c0 * job.r.step_c + i
+    if job.bits != NULL:
+        bits = job.bits + bits_of(job, n, c0) + i // LANES
+    if job.g.p == NULL:
+        affine(x, job.x.step_c, r, job.r.step_c, y, job.y.step_c, bits, bits_step, c1 - c0, length, False,
+               <const real*> job.coef + c0, job.coef_step, 0, job.relu)
+    else:
+        gradient(<const real*> job.g.p + n * job.g.step_n + c0 * job.g.step_c + i, job.g.step_c,
+                        x, job.x.step_c, bits, bits_step, y, job.y.step_c, r, job.r.step_c, c1 - c0, length, False,
+                 <const real*> job.coef + c0, job.coef_step, 0, job.gate, job.frozen)
 
 
 # ---- units ---------------------------------------------------------------------------------------------------------
 
-cdef inline void clear(Moments* moments, double* sums) noexcept nogil:
-    moments.n = 0
-    moments.mean = 0
-    moments.m2 = 0
-    sums[0] = 0
-    sums[1] = 0
-
-
-cdef extern from *:
-    """
-    #if defined(__GNUC__) || defined(__clang__)
-    #define FASTBN_FETCH(p) __builtin_prefetch((p), 0, 2)
-    #else
-    #define FASTBN_FETCH(p) ((void)(p))
-    #endif
-    """
-    void FASTBN_FETCH(const void*) noexcept nogil
-
-
 cdef void fetch_group(Job* job, Block* b, const real* kind, Py_ssize_t c0, Py_ssize_t c1) noexcept nogil:
     # Small planes lie far apart for one channel and side by side for a group: fetch the group as it lies.
     cdef Py_ssize_t n
-    cdef const char* p
-    cdef const char* stop
     for n in range(job.n):
-        p = <const char*> (<const real*> b.p + n * b.step_n + c0 * b.step_c)
-        stop = <const char*> (<const real*> b.p + n * b.step_n + (c1 - 1) * b.step_c + job.s)
-        while p < stop:
-            FASTBN_FETCH(p)
-            p += 64
+        touch(<const real*> b.p + n * b.step_n + c0 * b.step_c, c1 - c0, job.s, b.step_c)
+
+
+cdef void reduce_channels(Job* job, const real* kind, Py_ssize_t c, int channels) noexcept nogil:
+    # All spans of up to BATCH channels.
+    cdef Moments[BATCH] all
+    cdef Moments[BATCH] part
+    cdef double[2 * BATCH] sums_all
+    cdef double[2 * BATCH] sums
+    cdef Py_ssize_t u
+    cdef int k
+    reduce_span(job, kind, c, channels, 0, all, sums_all)
+    for u in range(1, job.spans):
+        reduce_span(job, kind, c, channels, u, part, sums)
+        if job.g.p == NULL:
+            for k in range(channels):
+                merge(&all[k], part[k])
+        else:
+            for k in range(2 * channels):
+                sums_all[k] += sums[k]
+    for k in range(channels):
+        set_result(job, c + k, all[k], sums_all + 2 * k)
 
 
 cdef void planes_group(Job* job, const real* kind, Py_ssize_t unit) noexcept nogil:
     cdef Py_ssize_t c0 = unit * job.group
     cdef Py_ssize_t c1 = least(c0 + job.group, job.c)
-    cdef Py_ssize_t c, n, u
-    cdef Moments all, part
-    cdef double[2] sums_all
-    cdef double[2] sums
-    if job.n > 1 and job.s < CHUNK and c1 > c0 + 1:
+    cdef Py_ssize_t c = c0, n
+    if job.n > 1 and c1 > c0 + 1 and job.s < (SMALL if job.g.p == NULL else SMALL // 2):
         fetch_group(job, &job.x, kind, c0, c1)
         if job.g.p != NULL:
             fetch_group(job, &job.g, kind, c0, c1)
-    for c in range(c0, c1):
-        clear(&all, sums_all)
-        for u in range(job.spans):
-            clear(&part, sums)
-            reduce_span(job, kind, c, u, &part, sums)
-            merge(&all, part)
-            sums_all[0] += sums[0]
-            sums_all[1] += sums[1]
-        set_result(job, c, all, sums_all)
+    while c < c1:
+        reduce_channels(job, kind, c, <int> least(BATCH, c1 - c))
+        c += BATCH
     if job.y.p == NULL:
         return
     finish_channels(job, <real*> job.coef, c0, c1)
     n = job.n - 1
     while n >= 0:
-        for c in range(c0, c1):
-            transform_run(job, kind, n, c, 0, job.s)
+        transform_planes(job, kind, n, c0, c1, 0, job.s)
         n -= 1
 
 
 cdef void planes_span(Job* job, const real* kind, Py_ssize_t unit) noexcept nogil:
     cdef Moments moments
     cdef double[2] sums
-    clear(&moments, sums)
-    reduce_span(job, kind, unit // job.spans, unit % job.spans, &moments, sums)
+    reduce_span(job, kind, unit // job.spans, 1, unit % job.spans, &moments, sums)
     job.part1[unit] = moments.mean if job.g.p == NULL else sums[0]
     job.part2[unit] = moments.m2 if job.g.p == NULL else sums[1]
 
@@ -186,7 +151,9 @@ cdef void planes_merge(Job* job, const real* kind, Py_ssize_t c) noexcept nogil:
     cdef Moments all, part
     cdef double[2] sums
     cdef Py_ssize_t u, n
-    clear(&all, sums)
+    all.n = 0
+    sums[0] = 0
+    sums[1] = 0
     for u in range(job.spans):
         if job.g.p != NULL:
             sums[0] += job.part1[c * job.spans + u]
@@ -209,10 +176,10 @@ cdef void planes_transform(Job* job, const real* kind, Py_ssize_t unit) noexcept
     cdef Py_ssize_t i = (unit % job.pieces) * SPAN
     cdef Py_ssize_t n = p // job.c
     cdef Py_ssize_t c = p % job.c
+    cdef Py_ssize_t planes
     while p < stop:
-        transform_run(job, kind, n, c, i, least(job.s - i, SPAN))
-        p += 1
-        c += 1
-        if c == job.c:
-            c = 0
-            n += 1
+        planes = least(stop - p, job.c - c)
+        transform_planes(job, kind, n, c, c + planes, i, least(job.s - i, SPAN))
+        p += planes
+        c = 0
+        n += 1

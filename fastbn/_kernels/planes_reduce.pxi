@@ -1,208 +1,285 @@
-# Reductions over one channel of `planes`: `runs` pieces of `length` contiguous elements, `step` elements apart.
+# Reductions over one span of `planes`: `runs` runs of `length` contiguous elements of one channel, `step` apart.
 #
-# a) Every running sum is TILE lanes wide; element i of a run goes to lane i % TILE, and the lanes stay in registers
-#    from run to run. The caller hands over at most CHUNK elements (or one run), so a float lane sees few additions.
-# b) Moments are taken about a pivot, the mean of the first p of the n elements. (mean - pivot)^2 n <= M2 (n - p) / p
-#    holds whatever the data, so the correction e^2/n costs three bits at the very worst, and none on data without a
-#    trend: one reading is enough.
-# c) A tail shorter than TILE goes through the same lanes under a condition that becomes a vector mask.
-# d) One run of no more than TILE elements, an image's own 7x7 plane, say, is read once into the lanes, and its own
-#    mean is the pivot.
-# e) A chunk whose float lanes overflowed or underflowed is summed again in double lanes.
+# a) Two sums in one reading: of v and of v * (x - m). In a forward v is x - m itself (MOMENTS), in a backward it is dy.
+# b) Every running sum is TILE lanes wide, and the lanes stay in registers from run to run. Four tiles are added to each
+#    other before they are added to a lane, and after FLUSH additions the lanes go to double: no float sum is long.
+# c) A tail shorter than a tile goes through the same lanes under a condition that becomes a vector mask.
+# d) Moments are taken about a pivot, the mean of a sample that is spread over the span. Any pivot will do of which
+#    squares_held() finds that it costs no more than two bits; otherwise, and where float lanes overflowed or
+#    underflowed, the span is summed again in double.
+
+cdef enum:
+    FLUSH = 6           # additions to a lane
+    SAMPLES = 8         # tiles that a pivot is the mean of, at most;
+    SAMPLE_OF = 128     # one for so many elements
+    BATCH = 16          # channels that take each step side by side, so that one does not wait for its own last result
 
 
-cdef inline double sum_lanes(const lane* a) noexcept nogil:
-    # A fixed tree: four lanes to one as they are, the rest in double.
-    cdef lane f[16]
-    cdef double t[8]
-    cdef int j
-    for j in range(16):
-        f[j] = (a[j] + a[j + 16]) + (a[j + 32] + a[j + 48])
-    for j in range(8):
-        t[j] = <double> f[j] + <double> f[j + 8]
-    return ((t[0] + t[4]) + (t[2] + t[6])) + ((t[1] + t[5]) + (t[3] + t[7]))
+cdef extern from *:
+    """
+    /* The sum of 64 lanes by a fixed tree, in registers: what the compiler makes of the same tree as loops depends on
+       what is around them, and takes up to four times as long (docs/kernels.md). */
+    #if defined(__GNUC__)
+    typedef float fastbn_f16 __attribute__((vector_size(64), aligned(4)));
+    typedef float fastbn_f8 __attribute__((vector_size(32), aligned(4)));
+    typedef double fastbn_d8 __attribute__((vector_size(64), aligned(8)));
+    typedef double fastbn_d4 __attribute__((vector_size(32), aligned(8)));
+    typedef double fastbn_d2 __attribute__((vector_size(16), aligned(8)));
+    static inline __attribute__((always_inline)) double fastbn_sum8(fastbn_d8 t) {
+        fastbn_d4 u = ((fastbn_d4*) &t)[0] + ((fastbn_d4*) &t)[1];
+        fastbn_d2 v = ((fastbn_d2*) &u)[0] + ((fastbn_d2*) &u)[1];
+        return v[0] + v[1];
+    }
+    static inline __attribute__((always_inline)) double fastbn_sum64_float(const float* s) {
+        const fastbn_f16* p = (const fastbn_f16*) s;
+        fastbn_f16 f = (p[0] + p[1]) + (p[2] + p[3]);
+        return fastbn_sum8(__builtin_convertvector(((fastbn_f8*) &f)[0], fastbn_d8)
+                           + __builtin_convertvector(((fastbn_f8*) &f)[1], fastbn_d8));
+    }
+    static inline __attribute__((always_inline)) double fastbn_sum64_double(const double* s) {
+        const fastbn_d8* p = (const fastbn_d8*) s;
+        return fastbn_sum8(((p[0] + p[2]) + (p[4] + p[6])) + ((p[1] + p[3]) + (p[5] + p[7])));
+    }
+    #else
+    #define FASTBN_SUM64(name, type) \
+        static double name(const type* s) { \
+            double t[8]; \
+            int j; \
+            for (j = 0; j < 8; j++) \
+                t[j] = (double) ((s[j] + s[j + 16]) + (s[j + 32] + s[j + 48])) \
+                     + (double) ((s[j + 8] + s[j + 24]) + (s[j + 40] + s[j + 56])); \
+            return ((t[0] + t[4]) + (t[2] + t[6])) + ((t[1] + t[5]) + (t[3] + t[7])); \
+        }
+    FASTBN_SUM64(fastbn_sum64_float, float)
+    FASTBN_SUM64(fastbn_sum64_double, double)
+    #endif
+    """
+    double fastbn_sum64_float(const float* s) noexcept nogil
+    double fastbn_sum64_double(const double* s) noexcept nogil
 
 
-cdef double chunk_sum(
-    const real* x, Py_ssize_t runs, Py_ssize_t length, Py_ssize_t step,         # IN  (runs, length)
-    lane kind,
+cdef inline double sum_lanes(const lane* s) noexcept nogil:
+    if lane is float:
+        return fastbn_sum64_float(s)
+    else:
+        return fastbn_sum64_double(s)
+
+
+cdef inline void flush(
+    lane* s,                                                                    # IN  (TILE,), OUT zero
+    double* t,                                                                  # OUT (1,), added to
 ) noexcept nogil:
-    cdef lane s[TILE]
-    cdef const real* p
-    cdef Py_ssize_t r, i
-    cdef int j, rest
+    cdef int j
+    t[0] += sum_lanes(s)
     for j in range(TILE):
         s[j] = 0
-    for r in range(runs):
-        p = x + r * step
-        i = 0
-        while i + TILE <= length:
-            for j in range(TILE):
-                s[j] += p[i + j]
-            i += TILE
-        rest = <int> (length - i)
-        if rest > SHORT:
-            for j in range(TILE):
-                s[j] += p[i + j] if j < rest else 0
-        elif rest:
-            for j in range(SHORT):
-                s[j] += p[i + j] if j < rest else 0
-    return sum_lanes(s)
 
 
-cdef Moments chunk_moments(
-    const real* x, Py_ssize_t runs, Py_ssize_t length, Py_ssize_t step,         # IN  (runs, length)
-    lane kind,
+cdef inline lane seen(const real* g, real x, uint64_t word, int j, real m, real scale, real shift, int gate, lane d,
+                      ) noexcept nogil:
+    # v of one element; d is x - m as a lane has it
+    cdef real v
+    if gate == MOMENTS:
+        return d
+    v = g[j]
+    if gate == REPLAY:
+        v = opened(v, x - m, scale, shift)
+    elif gate == BITS:
+        v = v if (word >> j) & 1 else 0
+    return v
+
+
+cdef inline uint64_t word_of(const uint16_t* bits, int width, int gate) noexcept nogil:
+    # The bits of a tile.
+    cdef uint64_t word = 0
+    cdef int k
+    if gate == BITS:
+        for k in range(TILE // LANES):
+            if k * LANES < width:
+                word |= <uint64_t> bits[k] << (k * LANES)
+    return word
+
+
+cdef inline void add_tiles(
+    const real* g, const real* x, const uint16_t* bits, int tiles, int width,   # IN  tiles <= 4, the last one shorter
+    real m, real scale, real shift, int gate,
+    lane* s1, lane* s2, int lanes,                                              # OUT (TILE,), added to
 ) noexcept nogil:
-    cdef lane e[TILE]
-    cdef lane q[TILE]
-    cdef lane d, pivot
-    cdef const real* p
-    cdef Py_ssize_t r, i
-    cdef Py_ssize_t pivot_runs = 1 if runs < PIVOT else parts(runs, PIVOT)
-    cdef Py_ssize_t pivot_length = least(length, parts(runs * length, PIVOT * pivot_runs))
-    cdef int j, rest
-    cdef double n = <double> runs * <double> length
-    cdef double e_sum, q_sum
-    pivot = <lane> (<real> (chunk_sum(x, pivot_runs, pivot_length, step, kind)
-                            / (<double> pivot_runs * <double> pivot_length)))
-    for j in range(TILE):
-        e[j] = 0
-        q[j] = 0
-    for r in range(runs):
-        p = x + r * step
-        i = 0
-        while i + TILE <= length:
-            for j in range(TILE):
-                d = p[i + j] - pivot
-                e[j] += d
-                q[j] += d * d
-            i += TILE
-        rest = <int> (length - i)
-        if rest > SHORT:
-            for j in range(TILE):
-                d = p[i + j] - pivot if j < rest else 0
-                e[j] += d
-                q[j] += d * d
-        elif rest:
-            for j in range(SHORT):
-                d = p[i + j] - pivot if j < rest else 0
-                e[j] += d
-                q[j] += d * d
-    e_sum = sum_lanes(e)
-    q_sum = sum_lanes(q)
-    if lane is float:
-        if not squares_held(n, e_sum, q_sum):
-            return chunk_moments(x, runs, length, step, <double> 0)
-    return moments_about(<double> pivot, n, e_sum, q_sum)
-
-
-cdef Moments short_moments(const real* x, int length, lane kind) noexcept nogil:
-    # IN (length,), length <= TILE
-    cdef lane v[TILE]
-    cdef lane q[TILE]
-    cdef lane pivot
-    cdef double n = length
-    cdef double e_sum, q_sum
+    cdef lane d0, d1, d2, d3, v0, v1, v2, v3
+    cdef uint64_t w0, w1, w2, w3
     cdef int j
-    for j in range(TILE):
-        v[j] = x[j] if j < length else 0
-    pivot = <lane> (<real> (sum_lanes(v) / n))
-    for j in range(TILE):
-        v[j] = v[j] - pivot if j < length else 0
-        q[j] = v[j] * v[j]
-    e_sum = sum_lanes(v)
-    q_sum = sum_lanes(q)
-    if lane is float:
-        if not squares_held(n, e_sum, q_sum):
-            return short_moments(x, length, <double> 0)
-    return moments_about(<double> pivot, n, e_sum, q_sum)
+    w0 = word_of(bits, width if tiles == 1 else TILE, gate)
+    w1 = word_of(bits + TILE // LANES, TILE, gate) if tiles > 1 else 0
+    w2 = word_of(bits + 2 * TILE // LANES, TILE, gate) if tiles > 2 else 0
+    w3 = word_of(bits + 3 * TILE // LANES, TILE, gate) if tiles > 3 else 0
+    for j in range(lanes):
+        d0 = 0
+        v0 = 0
+        if tiles > 1 or j < width:
+            d0 = <lane> x[j] - <lane> m
+            v0 = seen(g, x[j], w0, j, m, scale, shift, gate, d0)
+        if tiles == 1:
+            s1[j] += v0
+            s2[j] += v0 * d0
+        else:
+            d1 = <lane> x[j + TILE] - <lane> m
+            v1 = seen(g + TILE, x[j + TILE], w1, j, m, scale, shift, gate, d1)
+            if tiles == 2:
+                s1[j] += v0 + v1
+                s2[j] += v0 * d0 + v1 * d1
+            else:
+                d2 = <lane> x[j + 2 * TILE] - <lane> m
+                v2 = seen(g + 2 * TILE, x[j + 2 * TILE], w2, j, m, scale, shift, gate, d2)
+                if tiles == 3:
+                    s1[j] += (v0 + v1) + v2
+                    s2[j] += (v0 * d0 + v1 * d1) + v2 * d2
+                else:
+                    d3 = <lane> x[j + 3 * TILE] - <lane> m
+                    v3 = seen(g + 3 * TILE, x[j + 3 * TILE], w3, j, m, scale, shift, gate, d3)
+                    s1[j] += (v0 + v1) + (v2 + v3)
+                    s2[j] += (v0 * d0 + v1 * d1) + (v2 * d2 + v3 * d3)
 
 
-cdef inline void add_gradient_sums(
+cdef inline void add_span(
     const real* g, Py_ssize_t g_step, const real* x, Py_ssize_t x_step,         # IN  (runs, length)
-    const uint64_t* bits, Py_ssize_t bits_step,                                 # IN  (runs, parts(length, TILE))
+    const uint16_t* bits, Py_ssize_t bits_step,                                 # IN  (runs, parts(length, LANES))
     Py_ssize_t runs, Py_ssize_t length, real m, real scale, real shift, int gate,
-    double* out,                                                                # OUT (2,), added to
+    double* out,                                                                # OUT (2,)
     lane kind,
 ) noexcept nogil:
     cdef lane s1[TILE]
     cdef lane s2[TILE]
-    cdef real d, v
-    cdef const real* p
-    cdef const real* h
-    cdef uint64_t word = 0
-    cdef Py_ssize_t r, i, k
-    cdef int j, rest
+    cdef double t1 = 0
+    cdef double t2 = 0
+    cdef Py_ssize_t r, i
+    cdef int j, rest, held = 0
     for j in range(TILE):
         s1[j] = 0
         s2[j] = 0
+    if runs == 1 and length <= TILE:
+        add_tiles(g, x, bits, 1, <int> length, m, scale, shift, gate, s1, s2, TILE)
+        out[0] = sum_lanes(s1)
+        out[1] = sum_lanes(s2)
+        return
     for r in range(runs):
-        p = x + r * x_step
-        h = g + r * g_step
         i = 0
-        k = r * bits_step
-        while i + TILE <= length:
-            if gate == BITS:
-                word = bits[k]
-            for j in range(TILE):
-                d = p[i + j] - m
-                v = h[i + j]
-                if gate == REPLAY:
-                    v = opened(v, d, scale, shift)
-                elif gate == BITS:
-                    v = v if (word >> j) & 1 else 0
-                s1[j] += v
-                s2[j] += <lane> v * <lane> d
-            i += TILE
-            k += 1
+        while i + 4 * TILE <= length:
+            add_tiles(g + i, x + i, bits + i // LANES, 4, TILE, m, scale, shift, gate, s1, s2, TILE)
+            i += 4 * TILE
+            held += 1
+            if held >= FLUSH:
+                flush(s1, &t1)
+                flush(s2, &t2)
+                held = 0
         rest = <int> (length - i)
-        if gate == BITS and rest:
-            word = bits[k]
-        if rest > SHORT:
-            for j in range(TILE):
-                d = p[i + j] - m if j < rest else 0
-                v = h[i + j] if j < rest else 0
-                if gate == REPLAY:
-                    v = opened(v, d, scale, shift)
-                elif gate == BITS:
-                    v = v if (word >> j) & 1 else 0
-                s1[j] += v
-                s2[j] += <lane> v * <lane> d
+        if rest >= TILE:
+            if rest >= 3 * TILE:
+                add_tiles(g + i, x + i, bits + i // LANES, 3, TILE, m, scale, shift, gate, s1, s2, TILE)
+                i += 3 * TILE
+            elif rest >= 2 * TILE:
+                add_tiles(g + i, x + i, bits + i // LANES, 2, TILE, m, scale, shift, gate, s1, s2, TILE)
+                i += 2 * TILE
+            else:
+                add_tiles(g + i, x + i, bits + i // LANES, 1, TILE, m, scale, shift, gate, s1, s2, TILE)
+                i += TILE
+            held += 1
+            rest = <int> (length - i)
+        if rest > LANES:
+            add_tiles(g + i, x + i, bits + i // LANES, 1, rest, m, scale, shift, gate, s1, s2, TILE)
+            held += 1
         elif rest:
-            for j in range(SHORT):
-                d = p[i + j] - m if j < rest else 0
-                v = h[i + j] if j < rest else 0
-                if gate == REPLAY:
-                    v = opened(v, d, scale, shift)
-                elif gate == BITS:
-                    v = v if (word >> j) & 1 else 0
-                s1[j] += v
-                s2[j] += <lane> v * <lane> d
-    out[0] += sum_lanes(s1)
-    out[1] += sum_lanes(s2)
+            add_tiles(g + i, x + i, bits + i // LANES, 1, rest, m, scale, shift, gate, s1, s2, LANES)
+            held += 1
+        if held >= FLUSH:
+            flush(s1, &t1)
+            flush(s2, &t2)
+            held = 0
+        x += x_step
+        g += g_step
+        bits += bits_step
+    out[0] = t1 + sum_lanes(s1)
+    out[1] = t2 + sum_lanes(s2)
 
 
-cdef void chunk_gradient_sums(
-    const real* g, Py_ssize_t g_step, const real* x, Py_ssize_t x_step, const uint64_t* bits, Py_ssize_t bits_step,
-    Py_ssize_t runs, Py_ssize_t length, real m, real scale, real shift, int gate,
-    double* total,                                                              # OUT (2,), added to
+cdef inline double sample_mean(
+    const real* x, Py_ssize_t runs, Py_ssize_t length, Py_ssize_t step,         # IN  (runs, length)
+    Py_ssize_t samples, int width, double weight,
     lane kind,
 ) noexcept nogil:
-    # sum of dy and sum of dy * (x - m), of one chunk
-    cdef double out[2]
-    out[0] = 0
-    out[1] = 0
+    cdef lane s[TILE]
+    cdef const real* p
+    cdef Py_ssize_t k
+    cdef int j
+    for j in range(TILE):
+        s[j] = x[j] if j < width else 0
+    for k in range(1, samples):
+        p = x + k * runs // samples * step + k * (length - width) // samples
+        for j in range(TILE):
+            s[j] += p[j] if j < width else 0
+    return sum_lanes(s) * weight
+
+
+cdef void span_moments(
+    const real* x, Py_ssize_t x_step, Py_ssize_t step_c,                        # IN  (runs, channels, length)
+    int channels, Py_ssize_t runs, Py_ssize_t length,
+    Moments* out,                                                               # OUT (channels,)
+    lane kind,
+) noexcept nogil:
+    cdef real pivot[BATCH]
+    cdef double sums[2 * BATCH]
+    cdef double n = <double> runs * <double> length
+    cdef Py_ssize_t samples = least(SAMPLES, parts(runs * length, SAMPLE_OF))
+    cdef int width = <int> least(TILE, length)
+    cdef double weight = 1.0 / (<double> samples * <double> width)
+    cdef double e, q
+    cdef int c
+    for c in range(channels):
+        pivot[c] = <real> sample_mean(x + c * step_c, runs, length, x_step, samples, width, weight, kind)
+    for c in range(channels):
+        add_span(x + c * step_c, x_step, x + c * step_c, x_step, <const uint16_t*> x, 0, runs, length,
+                 pivot[c], 0, 0, MOMENTS, sums + 2 * c, kind)
+    for c in range(channels):
+        e = sums[2 * c]
+        q = sums[2 * c + 1]
+        out[c] = moments_about(<double> pivot[c], n, e, q)
+        if lane is float:
+            if not squares_held(n, e, q):
+                span_moments(x + c * step_c, x_step, 0, 1, runs, length, out + c, <double> 0)
+
+
+cdef inline void add_spans(
+    const real* g, Py_ssize_t g_step, Py_ssize_t g_step_c, const real* x, Py_ssize_t x_step, Py_ssize_t x_step_c,
+    const uint16_t* bits, Py_ssize_t bits_step, Py_ssize_t bits_step_c, int channels, Py_ssize_t runs, Py_ssize_t length,
+    const real* coef, Py_ssize_t coef_step, int gate, double* out, lane kind,
+) noexcept nogil:
+    cdef int c
+    for c in range(channels):
+        add_span(g + c * g_step_c, g_step, x + c * x_step_c, x_step, bits + c * bits_step_c, bits_step, runs, length,
+                 coef[SUBTRACT * coef_step + c], coef[SCALE * coef_step + c] if gate == REPLAY else 0,
+                 coef[SHIFT * coef_step + c] if gate == REPLAY else 0, gate, out + 2 * c, kind)
+
+
+cdef void span_gradients(
+    const real* g, Py_ssize_t g_step, Py_ssize_t g_step_c,                      # IN  (runs, channels, length)
+    const real* x, Py_ssize_t x_step, Py_ssize_t x_step_c,                      # IN  likewise
+    const uint16_t* bits, Py_ssize_t bits_step, Py_ssize_t bits_step_c,         # IN  likewise, by LANES
+    int channels, Py_ssize_t runs, Py_ssize_t length, const real* coef, Py_ssize_t coef_step, int gate,
+    double* out,                                                                # OUT (channels, 2)
+    lane kind,
+) noexcept nogil:
+    # sum of dy and sum of dy * (x - m)
+    cdef int c
     if gate == OPEN:
-        add_gradient_sums(g, g_step, x, x_step, bits, bits_step, runs, length, m, scale, shift, OPEN, out, kind)
+        add_spans(g, g_step, g_step_c, x, x_step, x_step_c, bits, bits_step, bits_step_c, channels, runs, length,
+                  coef, coef_step, OPEN, out, kind)
     elif gate == REPLAY:
-        add_gradient_sums(g, g_step, x, x_step, bits, bits_step, runs, length, m, scale, shift, REPLAY, out, kind)
+        add_spans(g, g_step, g_step_c, x, x_step, x_step_c, bits, bits_step, bits_step_c, channels, runs, length,
+                  coef, coef_step, REPLAY, out, kind)
     else:
-        add_gradient_sums(g, g_step, x, x_step, bits, bits_step, runs, length, m, scale, shift, BITS, out, kind)
+        add_spans(g, g_step, g_step_c, x, x_step, x_step_c, bits, bits_step, bits_step_c, channels, runs, length,
+                  coef, coef_step, BITS, out, kind)
     if lane is float:
-        if not (finite(out[0]) and finite(out[1])):
-            chunk_gradient_sums(g, g_step, x, x_step, bits, bits_step, runs, length, m, scale, shift, gate, total,
-                                <double> 0)
-            return
-    total[0] += out[0]
-    total[1] += out[1]
+        for c in range(channels):
+            if not (finite(out[2 * c]) and finite(out[2 * c + 1])):
+                span_gradients(g + c * g_step_c, g_step, 0, x + c * x_step_c, x_step, 0, bits + c * bits_step_c, bits_step,
+                               0, 1, runs, length, coef + c, coef_step, gate, out + 2 * c, <double> 0)

@@ -13,7 +13,9 @@ cdef enum:
     UNIT_ELEMENTS = 262144
     MOST_ROWS = 1024        # of a unit
     LEAST_ROWS = 32
-    CACHED_SWEEP = 4        # rows that a transform takes tile by tile before it moves on, if they are in the cache
+    WIDE = 4096             # bytes of a row from which on four rows share the constants that they are transformed with
+    NARROW = 4096           # bytes of a row up to which rows from memory are touched before they are reduced
+    PIVOT_ROWS = 16         # most rows that a pivot is the mean of
 
 
 cdef Py_ssize_t repeats_of(Py_ssize_t r, Py_ssize_t c) noexcept nogil:
@@ -48,10 +50,8 @@ cdef void plan_rows(Job* job, Py_ssize_t itemsize, Py_ssize_t cache, Py_ssize_t 
         job.group = 1
         job.slab = least(least(fit, even), SLAB)
     job.slabs = parts(width, job.slab)
-    # What comes from memory is written row by row.
-    job.sweep = CACHED_SWEEP if job.group or bytes * (arrays + 1) <= last_cache else 1
-    if job.slab <= TILE:
-        job.sweep = MOST_ROWS
+    job.four = width * itemsize >= WIDE and not (width * itemsize == WIDE and job.group)
+    job.fetch = width * itemsize < NARROW and bytes * arrays > last_cache // 2
 
 
 cdef struct Strip:          # the rows of a unit
@@ -68,7 +68,7 @@ cdef inline Strip strip_of(Job* job, Py_ssize_t u) noexcept nogil:
     cdef Py_ssize_t first = u * job.unit_rows
     out.width = job.c * job.repeats
     out.repeats = job.repeats
-    out.bits_step = parts(out.width, TILE)
+    out.bits_step = parts(out.width, LANES)
     if first < job.wide_rows:
         out.row = first * job.repeats
         out.rows = least(job.unit_rows, job.wide_rows - first)
@@ -87,61 +87,59 @@ cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit) noexcept nogi
     cdef Py_ssize_t slab = unit % job.slabs
     cdef Strip strip = strip_of(job, unit // job.slabs)
     cdef Py_ssize_t first = slab * job.slab         # of the columns
-    cdef Py_ssize_t pivot_rows = pivot_rows_of(strip.rows)
+    cdef Py_ssize_t samples = least(strip.rows, PIVOT_ROWS if strip.rows >= 8 * PIVOT_ROWS else PIVOT_ROWS // 2)
     cdef Py_ssize_t w, c
     cdef const real* x = <const real*> job.x.p + strip.row * job.x.step_n + first
-    cdef const real* g = NULL
+    cdef const real* g = x
     cdef const real* coef = <const real*> job.coef + first
     cdef double* out1 = job.part1 + unit // job.slabs * job.c + first
     cdef double* out2 = job.part2 + unit // job.slabs * job.c + first
     cdef double e[ROOM]
     cdef double q[ROOM]
     cdef real pivot[ROOM]
+    cdef const real* m = pivot
     cdef Columns u
-    cdef Moments m
+    cdef Moments moments
     cdef double n = <double> strip.rows * <double> strip.repeats
     u.rows = strip.rows
     u.width = least(job.slab, strip.width - first)
     u.x_step = job.x.step_n * strip.repeats
     u.g_step = job.g.step_n * strip.repeats
-    u.bits = job.bits
+    u.bits = <const uint16_t*> x                # not looked at
     if job.bits != NULL:
-        u.bits = job.bits + strip.bits + first // TILE
+        u.bits = job.bits + strip.bits + first // LANES
     u.bits_step = strip.bits_step
-    u.gate = job.gate
-    u.gradient = job.g.p != NULL
-    if u.gradient:
+    u.fetch = job.fetch
+    if job.g.p != NULL:
+        u.gate = job.gate
         g = <const real*> job.g.p + strip.row * job.g.step_n + first
+        m = coef + SUBTRACT * job.coef_step
     else:
-        # Rounded to the arrays' type in any case, so that a pivot need not be exact; a float sum may overflow, though.
-        sum_columns(&u, x, pivot_rows, e, <double> 0)
+        # Rounded to the arrays' type in any case, so that a pivot need not be exact.
+        u.gate = MOMENTS
+        sample_columns(&u, x, samples, e)
         fold(e, u.width, job.c, strip.repeats)
         for c in range(least(u.width, job.c)):
-            pivot[c] = <real> (e[c] / (<double> pivot_rows * <double> strip.repeats))
+            pivot[c] = <real> (e[c] / (<double> samples * <double> strip.repeats))
         for w in range(job.c, u.width):
             pivot[w] = pivot[w - job.c]
     if real is float:
         if job.exact or job.n <= FEW:
-            reduce_columns(&u, x, g, pivot, coef, job.coef_step, e, q, <double> 0)
+            reduce_columns(&u, g, x, m, coef + SCALE * job.coef_step, coef + SHIFT * job.coef_step, e, q, <double> 0)
         else:
-            reduce_columns(&u, x, g, pivot, coef, job.coef_step, e, q, <float> 0)
+            reduce_columns(&u, g, x, m, coef + SCALE * job.coef_step, coef + SHIFT * job.coef_step, e, q, <float> 0)
     else:
-        reduce_columns(&u, x, g, pivot, coef, job.coef_step, e, q, <double> 0)
+        reduce_columns(&u, g, x, m, coef + SCALE * job.coef_step, coef + SHIFT * job.coef_step, e, q, <double> 0)
     fold(e, u.width, job.c, strip.repeats)
     fold(q, u.width, job.c, strip.repeats)
     for c in range(least(u.width, job.c)):
-        if g == NULL:
-            m = moments_about(<double> pivot[c], n, e[c], q[c])
-            e[c] = m.mean
-            q[c] = m.m2
+        if u.gate == MOMENTS:
+            moments = moments_about(<double> pivot[c], n, e[c], q[c])
+            e[c] = moments.mean
+            q[c] = moments.m2
     for c in range(least(u.width, job.c)):
         out1[c] = e[c]
         out2[c] = q[c]
-
-
-cdef inline Py_ssize_t pivot_rows_of(Py_ssize_t rows) noexcept nogil:
-    # An eighth, but enough for the mean to be near.
-    return least(rows, 16 if rows < 16 * PIVOT else parts(rows, PIVOT))
 
 
 cdef inline void fold(double* sums, Py_ssize_t width, Py_ssize_t c, Py_ssize_t repeats) noexcept nogil:
@@ -209,19 +207,19 @@ cdef void transform_strip(
     cdef real* y = <real*> job.y.p + strip.row * job.y.step_n + first
     cdef real* r = NULL
     cdef const real* coef = <const real*> job.coef + first
-    cdef uint64_t* bits = NULL
+    cdef uint16_t* bits = NULL
     cdef Py_ssize_t width = least(stop, strip.width) - first
     if job.r.p != NULL:
         r = <real*> job.r.p + strip.row * job.r.step_n + first
     if job.bits != NULL:
-        bits = job.bits + strip.bits + first // TILE
+        bits = job.bits + strip.bits + first // LANES
     if job.g.p == NULL:
-        affine_strip(x, job.x.step_n * k, r, job.r.step_n * k, y, job.y.step_n * k, bits, strip.bits_step,
-                     strip.rows, width, job.sweep, coef, job.coef_step, job.relu)
+        affine(x, job.x.step_n * k, r, job.r.step_n * k, y, job.y.step_n * k, bits, strip.bits_step,
+                     strip.rows, width, job.four, coef, job.coef_step, 1, job.relu)
     else:
-        gradient_strip(<const real*> job.g.p + strip.row * job.g.step_n + first, job.g.step_n * k, x, job.x.step_n * k,
+        gradient(<const real*> job.g.p + strip.row * job.g.step_n + first, job.g.step_n * k, x, job.x.step_n * k,
                        bits, strip.bits_step, y, job.y.step_n * k, r, job.r.step_n * k,
-                       strip.rows, width, job.sweep, coef, job.coef_step, job.gate, job.frozen)
+                       strip.rows, width, job.four, coef, job.coef_step, 1, job.gate, job.frozen)
 
 
 # ---- units ---------------------------------------------------------------------------------------------------------

@@ -1,15 +1,17 @@
 # Reductions over the columns of `rows`: every column has sums of its own.
 #
-# a) Four rows are taken at once, each read from end to end, and added to each other before they are added to the
-#    running sums: a quarter of the rounding, a quarter of the traffic to the sums, which are in the first-level cache,
-#    and four streams that memory delivers well. After FLUSH rows the sums go to double.
-# b) The pivot is as in planes_reduce.pxi, a column for itself.
+# a) The same two sums as in planes_reduce.pxi. Four rows are taken at once, each read from end to end, and added to each
+#    other before they are added to the running sums: a quarter of the rounding, a quarter of the traffic to the sums,
+#    which are in the first-level cache. After FLUSH_ROWS rows the sums go to double.
+# b) The pivot of a column is the mean of a sample of rows, and judged as in planes_reduce.pxi.
 # c) Columns whose float sums overflowed or underflowed are summed again in double, and no others: the bits of a column
 #    do not depend on its neighbours.
 # d) Sums, pivots and constants are local arrays, so that the compiler sees that x is none of them.
+# e) What comes from memory is touched before it is reduced, FLUSH_ROWS rows at a time: loads between which running sums
+#    are read and written wait for these, and the next ones do not begin early enough to hide the way to memory.
 
 cdef enum:
-    FLUSH = 32
+    FLUSH_ROWS = 32
     SLAB = 1024             # most columns of a unit
     # The room of a local array: side by side, no two begin at the same place in a page, where a store to one would hold
     # up a load from the other.
@@ -20,143 +22,95 @@ cdef struct Columns:        # a unit: `rows` rows of `width` <= SLAB columns
     Py_ssize_t width
     Py_ssize_t x_step
     Py_ssize_t g_step
-    const uint64_t* bits    # (rows, parts(width, TILE))
+    const uint16_t* bits    # (rows, parts(width, LANES))
     Py_ssize_t bits_step
     int gate
-    bint gradient
+    bint fetch
 
 
 cdef inline bint columns_held(Columns* u, double s1, double s2) noexcept nogil:
-    return (finite(s1) and finite(s2)) if u.gradient else squares_held(<double> u.rows, s1, s2)
+    return squares_held(<double> u.rows, s1, s2) if u.gate == MOMENTS else (finite(s1) and finite(s2))
 
 
-cdef void sum_columns(
-    Columns* u, const real* x, Py_ssize_t rows,                                 # IN  (rows, u.width)
+cdef void sample_columns(
+    Columns* u, const real* x, Py_ssize_t samples,                              # IN  (u.rows, u.width)
     double* out,                                                                # OUT (u.width,)
-    lane kind,
 ) noexcept nogil:
-    cdef lane s[ROOM]
+    # In double: a float sum may overflow. The rows lie apart by the golden ratio, so that no period of x hides from them.
+    cdef double s[ROOM]
     cdef const real* p
-    cdef Py_ssize_t i = 0, w, stop
+    cdef Py_ssize_t i, w
     for w in range(u.width):
-        out[w] = 0
-    while i < rows:
-        stop = least(i + FLUSH, rows)
+        s[w] = 0
+    for i in range(samples):
+        p = x + (i * 40503 % 65536) * u.rows // 65536 * u.x_step
         for w in range(u.width):
-            s[w] = 0
-        while i < stop:
-            p = x + i * u.x_step
-            for w in range(u.width):
-                s[w] += p[w]
-            i += 1
-        for w in range(u.width):
-            out[w] += s[w]
+            s[w] += p[w]
+    for w in range(u.width):
+        out[w] = s[w]
 
 
-cdef inline void add_moments(
-    const real* x, Py_ssize_t step, bint four, Py_ssize_t width, const lane* m, lane* e, lane* q,
-) noexcept nogil:
-    # sum of (x - m) and of its square, of four rows or of one
-    cdef const real* x1 = x + step
-    cdef const real* x2 = x + 2 * step
-    cdef const real* x3 = x + 3 * step
-    cdef lane d0, d1, d2, d3
-    cdef Py_ssize_t w
-    for w in range(width):
-        d0 = <lane> x[w] - m[w]
-        if four:
-            d1 = <lane> x1[w] - m[w]
-            d2 = <lane> x2[w] - m[w]
-            d3 = <lane> x3[w] - m[w]
-            e[w] += (d0 + d1) + (d2 + d3)
-            q[w] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
-        else:
-            e[w] += d0
-            q[w] += d0 * d0
-
-
-cdef void reduce_moments(
-    Columns* u, const real* x, const real* pivot, Py_ssize_t first, Py_ssize_t width,
-    double* e_out, double* q_out,                                               # OUT (width,), of columns from `first`
-    lane kind,
-) noexcept nogil:
-    cdef lane e[ROOM]
-    cdef lane q[ROOM]
-    cdef lane m[ROOM]
-    cdef Py_ssize_t i = 0, w, stop
-    x += first
-    for w in range(width):
-        m[w] = pivot[first + w]
-        e_out[w] = 0
-        q_out[w] = 0
-    while i < u.rows:
-        stop = least(i + FLUSH, u.rows)
-        for w in range(width):
-            e[w] = 0
-            q[w] = 0
-        while i + 4 <= stop:
-            add_moments(x + i * u.x_step, u.x_step, True, width, m, e, q)
-            i += 4
-        while i < stop:
-            add_moments(x + i * u.x_step, u.x_step, False, width, m, e, q)
-            i += 1
-        for w in range(width):
-            e_out[w] += e[w]
-            q_out[w] += q[w]
-
-
-cdef inline void add_gradient(
+cdef inline void add_rows(
     const real* g, Py_ssize_t g_step, const real* x, Py_ssize_t x_step, bint four, Py_ssize_t width,
     const real* m, const real* scale, const real* shift, int gate, lane* s1, lane* s2,
 ) noexcept nogil:
-    # sum of dy and of dy * (x - m), of four rows or of one
-    cdef real d0, d1, d2, d3, v0, v1, v2, v3
+    # four rows, or one
+    cdef lane d0, d1, d2, d3, v0, v1, v2, v3
     cdef Py_ssize_t w
     for w in range(width):
-        d0 = x[w] - m[w]
-        v0 = g[w]
-        if gate == REPLAY:
-            v0 = opened(v0, d0, scale[w], shift[w])
+        d0 = <lane> x[w] - <lane> m[w]
+        v0 = seen(g + w, x[w], 0, 0, m[w], scale[w], shift[w], gate, d0)
         if four:
-            d1 = x[w + x_step] - m[w]
-            d2 = x[w + 2 * x_step] - m[w]
-            d3 = x[w + 3 * x_step] - m[w]
-            v1 = g[w + g_step]
-            v2 = g[w + 2 * g_step]
-            v3 = g[w + 3 * g_step]
-            if gate == REPLAY:
-                v1 = opened(v1, d1, scale[w], shift[w])
-                v2 = opened(v2, d2, scale[w], shift[w])
-                v3 = opened(v3, d3, scale[w], shift[w])
-            s1[w] += (<lane> v0 + <lane> v1) + (<lane> v2 + <lane> v3)
-            s2[w] += ((<lane> v0 * <lane> d0 + <lane> v1 * <lane> d1) + (<lane> v2 * <lane> d2 + <lane> v3 * <lane> d3))
+            d1 = <lane> x[w + x_step] - <lane> m[w]
+            d2 = <lane> x[w + 2 * x_step] - <lane> m[w]
+            d3 = <lane> x[w + 3 * x_step] - <lane> m[w]
+            v1 = seen(g + w + g_step, x[w + x_step], 0, 0, m[w], scale[w], shift[w], gate, d1)
+            v2 = seen(g + w + 2 * g_step, x[w + 2 * x_step], 0, 0, m[w], scale[w], shift[w], gate, d2)
+            v3 = seen(g + w + 3 * g_step, x[w + 3 * x_step], 0, 0, m[w], scale[w], shift[w], gate, d3)
+            s1[w] += (v0 + v1) + (v2 + v3)
+            s2[w] += (v0 * d0 + v1 * d1) + (v2 * d2 + v3 * d3)
         else:
             s1[w] += v0
-            s2[w] += <lane> v0 * <lane> d0
+            s2[w] += v0 * d0
 
 
-cdef inline void add_gradient_bits(
-    const real* g, const real* x, const uint64_t* bits, Py_ssize_t width, const real* m, lane* s1, lane* s2,
+cdef inline void add_row_bits(
+    const real* g, const real* x, const uint16_t* bits, Py_ssize_t width, const real* m, lane* s1, lane* s2,
 ) noexcept nogil:
-    # The same of one row, where the forward left bits.
-    cdef real d, v
-    cdef uint64_t word
+    # One row, where the forward left bits.
+    cdef lane d
     cdef Py_ssize_t w = 0
-    cdef int j, tile
+    cdef int j, step
     while w < width:
-        word = bits[w // TILE]
-        tile = <int> least(TILE, width - w)
-        for j in range(TILE):
-            if j < tile:
-                d = x[w + j] - m[w + j]
-                v = g[w + j] if (word >> j) & 1 else 0
-                s1[w + j] += v
-                s2[w + j] += <lane> v * <lane> d
-        w += TILE
+        step = <int> least(LANES, width - w)
+        for j in range(LANES):
+            if j < step and (bits[w // LANES] >> j) & 1:
+                d = <lane> x[w + j] - <lane> m[w + j]
+                s1[w + j] += g[w + j]
+                s2[w + j] += <lane> g[w + j] * d
+        w += LANES
 
 
-cdef void reduce_gradient(
-    Columns* u, const real* g, const real* x, const real* coef, Py_ssize_t coef_step,
+cdef inline void add_block(
+    const real* g, Py_ssize_t g_step, const real* x, Py_ssize_t x_step, const uint16_t* bits, Py_ssize_t bits_step,
+    Py_ssize_t rows, Py_ssize_t width, const real* m, const real* scale, const real* shift, int gate,
+    lane* s1, lane* s2,
+) noexcept nogil:
+    cdef Py_ssize_t i = 0
+    if gate == BITS:
+        for i in range(rows):
+            add_row_bits(g + i * g_step, x + i * x_step, bits + i * bits_step, width, m, s1, s2)
+        return
+    while i + 4 <= rows:
+        add_rows(g + i * g_step, g_step, x + i * x_step, x_step, True, width, m, scale, shift, gate, s1, s2)
+        i += 4
+    while i < rows:
+        add_rows(g + i * g_step, g_step, x + i * x_step, x_step, False, width, m, scale, shift, gate, s1, s2)
+        i += 1
+
+
+cdef void sum_columns(
+    Columns* u, const real* g, const real* x, const real* m_in, const real* scale_in, const real* shift_in,
     Py_ssize_t first, Py_ssize_t width,
     double* out1, double* out2,                                                 # OUT (width,), of columns from `first`
     lane kind,
@@ -166,57 +120,54 @@ cdef void reduce_gradient(
     cdef real m[ROOM]
     cdef real scale[ROOM]
     cdef real shift[ROOM]
-    cdef Py_ssize_t i = 0, w, stop
+    cdef const uint16_t* bits = u.bits
+    cdef Py_ssize_t i = 0, w, rows
     x += first
     g += first
-    coef += first
     for w in range(width):
-        m[w] = coef[SUBTRACT * coef_step + w]
-        scale[w] = coef[SCALE * coef_step + w] if u.gate == REPLAY else 0
-        shift[w] = coef[SHIFT * coef_step + w] if u.gate == REPLAY else 0
+        m[w] = m_in[first + w]
         out1[w] = 0
         out2[w] = 0
+    if u.gate == REPLAY:
+        for w in range(width):
+            scale[w] = scale_in[first + w]
+            shift[w] = shift_in[first + w]
     while i < u.rows:
-        stop = least(i + FLUSH, u.rows)
+        rows = least(FLUSH_ROWS, u.rows - i)
+        if u.fetch:
+            touch(x, rows, width, u.x_step)
+            if u.gate != MOMENTS:
+                touch(g, rows, width, u.g_step)
         for w in range(width):
             s1[w] = 0
             s2[w] = 0
-        while i < stop:
-            if u.gate == BITS:
-                add_gradient_bits(g + i * u.g_step, x + i * u.x_step, u.bits + i * u.bits_step + first // TILE, width,
-                                  m, s1, s2)
-                i += 1
-            elif i + 4 <= stop:
-                if u.gate == REPLAY:
-                    add_gradient(g + i * u.g_step, u.g_step, x + i * u.x_step, u.x_step, True, width,
-                                 m, scale, shift, REPLAY, s1, s2)
-                else:
-                    add_gradient(g + i * u.g_step, u.g_step, x + i * u.x_step, u.x_step, True, width,
-                                 m, scale, shift, OPEN, s1, s2)
-                i += 4
-            else:
-                add_gradient(g + i * u.g_step, u.g_step, x + i * u.x_step, u.x_step, False, width,
-                             m, scale, shift, u.gate, s1, s2)
-                i += 1
+        if u.gate == MOMENTS:
+            add_block(g, u.g_step, x, u.x_step, bits, 0, rows, width, m, m, m, MOMENTS, s1, s2)
+        elif u.gate == OPEN:
+            add_block(g, u.g_step, x, u.x_step, bits, 0, rows, width, m, m, m, OPEN, s1, s2)
+        elif u.gate == REPLAY:
+            add_block(g, u.g_step, x, u.x_step, bits, 0, rows, width, m, scale, shift, REPLAY, s1, s2)
+        else:
+            add_block(g, u.g_step, x, u.x_step, bits + i * u.bits_step + first // LANES, u.bits_step, rows, width,
+                      m, m, m, BITS, s1, s2)
         for w in range(width):
             out1[w] += s1[w]
             out2[w] += s2[w]
+        i += rows
+        x += rows * u.x_step
+        g += rows * u.g_step
 
 
 cdef void reduce_columns(
-    Columns* u, const real* x, const real* g, const real* pivot, const real* coef, Py_ssize_t coef_step,
+    Columns* u, const real* g, const real* x, const real* m, const real* scale, const real* shift,
     double* out1, double* out2,                                                 # OUT (u.width,)
     lane kind,
 ) noexcept nogil:
-    # Moments about the pivot, or the two sums of the backward.
     cdef double t1[TILE]
     cdef double t2[TILE]
     cdef Py_ssize_t w = 0, k, width
     cdef bint held
-    if u.gradient:
-        reduce_gradient(u, g, x, coef, coef_step, 0, u.width, out1, out2, kind)
-    else:
-        reduce_moments(u, x, pivot, 0, u.width, out1, out2, kind)
+    sum_columns(u, g, x, m, scale, shift, 0, u.width, out1, out2, kind)
     if lane is float:
         while w < u.width:
             width = least(TILE, u.width - w)
@@ -224,10 +175,7 @@ cdef void reduce_columns(
             for k in range(w, w + width):
                 held = held and columns_held(u, out1[k], out2[k])
             if not held:
-                if u.gradient:
-                    reduce_gradient(u, g, x, coef, coef_step, w, width, t1, t2, <double> 0)
-                else:
-                    reduce_moments(u, x, pivot, w, width, t1, t2, <double> 0)
+                sum_columns(u, g, x, m, scale, shift, w, width, t1, t2, <double> 0)
                 for k in range(width):
                     if not columns_held(u, out1[w + k], out2[w + k]):
                         out1[w + k] = t1[k]

@@ -1,313 +1,345 @@
-# The elementwise passes, for both memory shapes: `rows` rows of `width` <= TILE elements.
+# The elementwise passes, for both memory shapes: `runs` runs of `length` elements.
 #
-# a) In `rows` a tile is TILE neighbouring channels over some rows, and every column has constants of its own. In
-#    `planes` a run of one channel is cut into rows of TILE elements, and one constant serves all: `spread` is 1 or 0,
-#    a literal that multiplies the index of the constants.
-# b) A row is computed into a local array and then stored: x and y may be the same memory, and the compiler need not
-#    prove that they are not.
-# c) Constants are copied into local arrays first, so they stay in registers although y is written.
-# d) The switches are literals; the `_strip` and `_run` functions choose among them.
+# a) In `rows` a run is a row, and every column has constants of its own; in `planes` a run is a plane, and has one.
+#    `spread` is 1 or 0, a literal that multiplies the index of the constants.
+# b) A block is `rows` rows of `lanes` elements, `group` rows at once: TILE columns of one row; LANES columns of four rows,
+#    which then share what they load of the constants; or the tiles of a plane.
+# c) A group is computed into a local array and then stored: x and y may be the same memory, and the compiler need not
+#    prove that they are not. Constants are local too, so that they stay in registers although y is written.
+# d) The switches are literals; affine() and gradient() choose among them.
 
 
-cdef inline void affine_rows(
+cdef inline void affine_block(
     const real* x, Py_ssize_t x_step, const real* r, Py_ssize_t r_step,         # IN  (rows, width), r: residual
     real* y, Py_ssize_t y_step,                                                 # OUT (rows, width)
-    uint64_t* bits, Py_ssize_t bits_step,                                       # OUT (rows,) or NULL
-    Py_ssize_t rows, int width, int lanes,
-    const real* m, const real* scale, const real* shift, int spread,            # IN  (TILE,) or (1,)
+    uint16_t* bits, Py_ssize_t bits_step,                                       # OUT (rows, parts(width, LANES))
+    Py_ssize_t rows, int group, int width, int lanes,
+    const real* coef, Py_ssize_t coef_step, int spread,                         # IN  (FORWARD_COEFS, width or 1)
     bint residual, bint relu, bint keep,
 ) noexcept nogil:
     # y = (x - m) * scale + shift [+ r] [then ReLU, which lets NaN through]
-    cdef real mc[TILE]
-    cdef real ac[TILE]
-    cdef real bc[TILE]
+    cdef real m[TILE]
+    cdef real a[TILE]
+    cdef real b[TILE]
     cdef real t[TILE]
-    cdef const real* p
-    cdef real* o
-    cdef uint64_t word
-    cdef Py_ssize_t i
-    cdef int j
-    cdef bint there
+    cdef unsigned int word
+    cdef Py_ssize_t i = 0
+    cdef int j, k, q
     for j in range(lanes if spread else 1):
-        there = not spread or j < width
-        mc[j] = m[j] if there else 0
-        ac[j] = scale[j] if there else 0
-        bc[j] = shift[j] if there else 0
-    for i in range(rows):
-        p = x + i * x_step
-        for j in range(lanes):
-            t[j] = (p[j] - mc[j * spread]) * ac[j * spread] + bc[j * spread] if j < width else 0
-        if residual:
-            p = r + i * r_step
+        m[j] = coef[SUBTRACT * coef_step + j] if not spread or j < width else 0
+        a[j] = coef[SCALE * coef_step + j] if not spread or j < width else 0
+        b[j] = coef[SHIFT * coef_step + j] if not spread or j < width else 0
+    while i < rows:
+        for k in range(group):
+            for j in range(lanes):
+                t[k * lanes + j] = (x[k * x_step + j] - m[j * spread]) * a[j * spread] + b[j * spread] if j < width else 0
+            if residual:
+                for j in range(lanes):
+                    t[k * lanes + j] += r[k * r_step + j] if j < width else 0
+        for k in range(group):
+            if keep:
+                for q in range(lanes // LANES):
+                    if q * LANES < width:
+                        word = 0
+                        for j in range(LANES):
+                            word |= <unsigned int> (0 if t[k * lanes + q * LANES + j] <= 0 else 1) << j
+                        bits[k * bits_step + q] = <uint16_t> word
             for j in range(lanes):
                 if j < width:
-                    t[j] += p[j]
+                    if relu:
+                        y[k * y_step + j] = 0 if t[k * lanes + j] <= 0 else t[k * lanes + j]
+                    else:
+                        y[k * y_step + j] = t[k * lanes + j]
+        x += group * x_step
+        r += group * r_step
+        y += group * y_step
+        bits += group * bits_step
+        i += group
+
+
+cdef inline void affine_rows(
+    const real* x, Py_ssize_t x_step, const real* r, Py_ssize_t r_step, real* y, Py_ssize_t y_step,
+    uint16_t* bits, Py_ssize_t bits_step, Py_ssize_t rows, Py_ssize_t width, bint four,
+    const real* coef, Py_ssize_t coef_step, bint residual, bint relu, bint keep,
+) noexcept nogil:
+    cdef Py_ssize_t i = 0, w, k
+    while i < rows:
+        w = 0
+        k = rows - i if width <= TILE else 1
+        if four and i + 4 <= rows:
+            k = 4
+            while w + LANES <= width:
+                affine_block(x + w, x_step, r + w, r_step, y + w, y_step, bits + w // LANES, bits_step, 4, 4, LANES, LANES,
+                             coef + w, coef_step, 1, residual, relu, keep)
+                w += LANES
+        elif k == 1:
+            while w + TILE <= width:
+                affine_block(x + w, x_step, r + w, r_step, y + w, y_step, bits + w // LANES, bits_step, 1, 1, TILE, TILE,
+                             coef + w, coef_step, 1, residual, relu, keep)
+                w += TILE
+        elif width == TILE:
+            affine_block(x, x_step, r, r_step, y, y_step, bits, bits_step, k, 1, TILE, TILE,
+                         coef, coef_step, 1, residual, relu, keep)
+            w = TILE
+        if w < width:
+            affine_block(x + w, x_step, r + w, r_step, y + w, y_step, bits + w // LANES, bits_step, k, 1,
+                         <int> (width - w), TILE, coef + w, coef_step, 1, residual, relu, keep)
+        x += k * x_step
+        r += k * r_step
+        y += k * y_step
+        bits += k * bits_step
+        i += k
+
+
+cdef inline void affine_planes(
+    const real* x, Py_ssize_t x_step, const real* r, Py_ssize_t r_step, real* y, Py_ssize_t y_step,
+    uint16_t* bits, Py_ssize_t bits_step, Py_ssize_t planes, Py_ssize_t length,
+    const real* coef, Py_ssize_t coef_step, bint residual, bint relu, bint keep,
+) noexcept nogil:
+    cdef Py_ssize_t i, tiles = length // TILE, w = tiles * TILE, steps = (length - w) // LANES
+    cdef Py_ssize_t v = w + steps * LANES, fours = (length - v) // 4, u = v + fours * 4
+    for i in range(planes):
+        if tiles:
+            affine_block(x, TILE, r, TILE, y, TILE, bits, TILE // LANES, tiles, 1, TILE, TILE,
+                         coef + i, coef_step, 0, residual, relu, keep)
+        if steps:
+            affine_block(x + w, LANES, r + w, LANES, y + w, LANES, bits + w // LANES, 1, steps, 1, LANES, LANES,
+                         coef + i, coef_step, 0, residual, relu, keep)
         if keep:
-            word = 0
-            for j in range(lanes):
-                if j < width:
-                    word |= <uint64_t> (0 if t[j] <= 0 else 1) << j
-            bits[i * bits_step] = word
-        o = y + i * y_step
-        for j in range(lanes):
-            if j < width:
-                if relu:
-                    o[j] = 0 if t[j] <= 0 else t[j]
-                else:
-                    o[j] = t[j]
+            if v < length:
+                affine_block(x + v, 0, r + v, 0, y + v, 0, bits + v // LANES, 0, 1, 1, <int> (length - v), LANES,
+                             coef + i, coef_step, 0, residual, relu, keep)
+        else:
+            if fours:
+                affine_block(x + v, 4, r + v, 4, y + v, 4, bits, 0, fours, 1, 4, 4,
+                             coef + i, coef_step, 0, residual, relu, False)
+            if u < length:
+                affine_block(x + u, 1, r + u, 1, y + u, 1, bits, 0, length - u, 1, 1, 1,
+                             coef + i, coef_step, 0, residual, relu, False)
+        x += x_step
+        r += r_step
+        y += y_step
+        bits += bits_step
 
 
 cdef inline void affine_modes(
     const real* x, Py_ssize_t x_step, const real* r, Py_ssize_t r_step, real* y, Py_ssize_t y_step,
-    uint64_t* bits, Py_ssize_t bits_step, Py_ssize_t rows, int width, int lanes,
-    const real* m, const real* scale, const real* shift, int spread, bint relu,
+    uint16_t* bits, Py_ssize_t bits_step, Py_ssize_t runs, Py_ssize_t length, bint four,
+    const real* coef, Py_ssize_t coef_step, int spread, bint residual, bint relu, bint keep,
 ) noexcept nogil:
+    if spread:
+        affine_rows(x, x_step, r, r_step, y, y_step, bits, bits_step, runs, length, four, coef, coef_step,
+                    residual, relu, keep)
+    else:
+        affine_planes(x, x_step, r, r_step, y, y_step, bits, bits_step, runs, length, coef, coef_step,
+                      residual, relu, keep)
+
+
+cdef void affine(
+    const real* x, Py_ssize_t x_step, const real* r, Py_ssize_t r_step, real* y, Py_ssize_t y_step,
+    uint16_t* bits, Py_ssize_t bits_step, Py_ssize_t runs, Py_ssize_t length, bint four,
+    const real* coef, Py_ssize_t coef_step, int spread, bint relu,
+) noexcept nogil:
+    # What is absent is another array of the same steps, and never looked at.
+    cdef uint16_t* word = bits if bits != NULL else <uint16_t*> y
     if r == NULL:
         if relu:
-            affine_rows(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, lanes, m, scale, shift, spread,
+            affine_modes(x, x_step, x, x_step, y, y_step, word, bits_step, runs, length, four, coef, coef_step, spread,
                         False, True, False)
         else:
-            affine_rows(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, lanes, m, scale, shift, spread,
+            affine_modes(x, x_step, x, x_step, y, y_step, word, bits_step, runs, length, four, coef, coef_step, spread,
                         False, False, False)
     elif not relu:
-        affine_rows(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, lanes, m, scale, shift, spread,
+        affine_modes(x, x_step, r, r_step, y, y_step, word, bits_step, runs, length, four, coef, coef_step, spread,
                     True, False, False)
     elif bits == NULL:
-        affine_rows(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, lanes, m, scale, shift, spread,
+        affine_modes(x, x_step, r, r_step, y, y_step, word, bits_step, runs, length, four, coef, coef_step, spread,
                     True, True, False)
     else:
-        affine_rows(x, x_step, r, r_step, y, y_step, bits, bits_step, rows, width, lanes, m, scale, shift, spread,
+        affine_modes(x, x_step, r, r_step, y, y_step, word, bits_step, runs, length, four, coef, coef_step, spread,
                     True, True, True)
 
 
-cdef void affine_strip(
-    const real* x, Py_ssize_t x_step, const real* r, Py_ssize_t r_step, real* y, Py_ssize_t y_step,
-    uint64_t* bits, Py_ssize_t bits_step, Py_ssize_t rows, Py_ssize_t width, Py_ssize_t sweep,
-    const real* coef, Py_ssize_t coef_step, bint relu,
-) noexcept nogil:
-    # Of `rows`: a constant a column. `sweep` rows are taken tile by tile before it moves on.
-    cdef const real* m = coef + SUBTRACT * coef_step
-    cdef const real* a = coef + SCALE * coef_step
-    cdef const real* b = coef + SHIFT * coef_step
-    cdef const real* s = NULL
-    cdef uint64_t* word = NULL
-    cdef Py_ssize_t i = 0, w, k
-    while i < rows:
-        k = least(sweep, rows - i)
-        w = 0
-        while w < width:
-            if r != NULL:
-                s = r + i * r_step + w
-            if bits != NULL:
-                word = bits + i * bits_step + w // TILE
-            if w + TILE > width:
-                affine_modes(x + i * x_step + w, x_step, s, r_step, y + i * y_step + w, y_step, word, bits_step,
-                             k, <int> (width - w), TILE, m + w, a + w, b + w, 1, relu)
-            elif k == 1:
-                affine_modes(x + i * x_step + w, x_step, s, r_step, y + i * y_step + w, y_step, word, bits_step,
-                             1, TILE, TILE, m + w, a + w, b + w, 1, relu)
-            else:
-                affine_modes(x + i * x_step + w, x_step, s, r_step, y + i * y_step + w, y_step, word, bits_step,
-                             k, TILE, TILE, m + w, a + w, b + w, 1, relu)
-            w += TILE
-        i += k
-
-
-cdef void affine_run(
-    const real* x, const real* r, real* y, uint64_t* bits, Py_ssize_t length, const real* coef, Py_ssize_t coef_step,
-    bint relu,
-) noexcept nogil:
-    # Of `planes`: one constant for a run. Its tail goes by SHORT elements, except where bits fill whole words.
-    cdef const real* m = coef + SUBTRACT * coef_step
-    cdef const real* a = coef + SCALE * coef_step
-    cdef const real* b = coef + SHIFT * coef_step
-    cdef Py_ssize_t rows = length // TILE
-    cdef Py_ssize_t i = rows * TILE
-    cdef int rest = <int> (length - i)
-    if rows:
-        affine_modes(x, TILE, r, TILE, y, TILE, bits, 1, rows, TILE, TILE, m, a, b, 0, relu)
-    if rest and bits != NULL:
-        affine_modes(x + i, TILE, r + i, TILE, y + i, TILE, bits + rows, 1, 1, rest, TILE, m, a, b, 0, relu)
-        return
-    rows = rest // SHORT
-    if rows:
-        affine_modes(x + i, SHORT, r + i if r != NULL else r, SHORT, y + i, SHORT, bits, 1, rows, SHORT, SHORT,
-                     m, a, b, 0, relu)
-        i += rows * SHORT
-        rest -= <int> rows * SHORT
-    if rest:
-        affine_modes(x + i, SHORT, r + i if r != NULL else r, SHORT, y + i, SHORT, bits, 1, 1, rest, SHORT,
-                     m, a, b, 0, relu)
-
-
-cdef inline void gradient_rows(
+cdef inline void gradient_block(
     const real* g, Py_ssize_t g_step, const real* x, Py_ssize_t x_step,         # IN  (rows, width)
-    const uint64_t* bits, Py_ssize_t bits_step,                                 # IN  (rows,) or NULL
+    const uint16_t* bits, Py_ssize_t bits_step,                                 # IN  (rows, parts(width, LANES))
     real* dx, Py_ssize_t dx_step, real* dr, Py_ssize_t dr_step,                 # OUT (rows, width), dr: d residual
-    Py_ssize_t rows, int width, int lanes,
-    const real* m, const real* scale, const real* shift,                        # IN  of the forward, for REPLAY
-    const real* a, const real* b, const real* c, const real* rstd, int spread,  # IN
+    Py_ssize_t rows, int group, int width, int lanes,
+    const real* coef, Py_ssize_t coef_step, int spread,                         # IN  (BACKWARD_COEFS, width or 1)
     int gate, bint residual, bint frozen,
 ) noexcept nogil:
     # dx = a * dy + b * ((x - m) * rstd) + c; with frozen statistics dx = a * dy
-    cdef real mc[TILE]
-    cdef real sc[TILE]
-    cdef real hc[TILE]
-    cdef real ac[TILE]
-    cdef real bc[TILE]
-    cdef real cc[TILE]
-    cdef real rc[TILE]
+    cdef real m[TILE]
+    cdef real scale[TILE]
+    cdef real shift[TILE]
+    cdef real a[TILE]
+    cdef real b[TILE]
+    cdef real c[TILE]
+    cdef real rstd[TILE]
     cdef real t[TILE]
     cdef real v[TILE]
-    cdef const real* p
-    cdef const real* h
-    cdef real* o
-    cdef uint64_t word
-    cdef Py_ssize_t i
-    cdef int j
+    cdef unsigned int word
+    cdef Py_ssize_t i = 0
+    cdef int j, k, q
     cdef bint there
     for j in range(lanes if spread else 1):
         there = not spread or j < width
-        mc[j] = m[j] if there else 0
-        sc[j] = scale[j] if there else 0
-        hc[j] = shift[j] if there else 0
-        ac[j] = a[j] if there else 0
-        bc[j] = b[j] if there else 0
-        cc[j] = c[j] if there else 0
-        rc[j] = rstd[j] if there else 0
-    for i in range(rows):
-        h = g + i * g_step
-        p = x + i * x_step
-        for j in range(lanes):
-            v[j] = h[j] if j < width else 0
-        if gate == REPLAY:
+        m[j] = coef[SUBTRACT * coef_step + j] if there else 0
+        scale[j] = coef[SCALE * coef_step + j] if there and gate == REPLAY else 0
+        shift[j] = coef[SHIFT * coef_step + j] if there and gate == REPLAY else 0
+        a[j] = coef[DX_DY * coef_step + j] if there else 0
+        b[j] = coef[DX_X * coef_step + j] if there else 0
+        c[j] = coef[DX_1 * coef_step + j] if there else 0
+        rstd[j] = coef[RSTD * coef_step + j] if there else 0
+    while i < rows:
+        for k in range(group):
+            for j in range(lanes):
+                v[k * lanes + j] = g[k * g_step + j] if j < width else 0
+            if gate == REPLAY:
+                for j in range(lanes):
+                    if j < width:
+                        v[k * lanes + j] = opened(v[k * lanes + j], x[k * x_step + j] - m[j * spread],
+                                                  scale[j * spread], shift[j * spread])
+            elif gate == BITS:
+                for q in range(lanes // LANES):
+                    word = bits[k * bits_step + q] if q * LANES < width else 0
+                    for j in range(LANES):
+                        if not (word >> j) & 1:
+                            v[k * lanes + q * LANES + j] = 0
+            for j in range(lanes):
+                if frozen:
+                    t[k * lanes + j] = a[j * spread] * v[k * lanes + j]
+                else:
+                    t[k * lanes + j] = (a[j * spread] * v[k * lanes + j]
+                                        + b[j * spread] * ((x[k * x_step + j] - m[j * spread]) * rstd[j * spread])
+                                        + c[j * spread]) if j < width else 0
+        for k in range(group):
             for j in range(lanes):
                 if j < width:
-                    v[j] = opened(v[j], p[j] - mc[j * spread], sc[j * spread], hc[j * spread])
-        elif gate == BITS:
-            word = bits[i * bits_step]
-            for j in range(lanes):
-                if j < width:
-                    v[j] = v[j] if (word >> j) & 1 else 0
-        for j in range(lanes):
-            if frozen:
-                t[j] = ac[j * spread] * v[j]
-            else:
-                t[j] = (ac[j * spread] * v[j] + bc[j * spread] * ((p[j] - mc[j * spread]) * rc[j * spread])
-                        + cc[j * spread]) if j < width else 0
-        if residual:
-            o = dr + i * dr_step
-            for j in range(lanes):
-                if j < width:
-                    o[j] = v[j]
-        o = dx + i * dx_step
-        for j in range(lanes):
-            if j < width:
-                o[j] = t[j]
+                    dx[k * dx_step + j] = t[k * lanes + j]
+            if residual:
+                for j in range(lanes):
+                    if j < width:
+                        dr[k * dr_step + j] = v[k * lanes + j]
+        g += group * g_step
+        x += group * x_step
+        bits += group * bits_step
+        dx += group * dx_step
+        dr += group * dr_step
+        i += group
 
 
-cdef inline void gradient_modes(
-    const real* g, Py_ssize_t g_step, const real* x, Py_ssize_t x_step, const uint64_t* bits, Py_ssize_t bits_step,
-    real* dx, Py_ssize_t dx_step, real* dr, Py_ssize_t dr_step, Py_ssize_t rows, int width, int lanes,
-    const real* m, const real* scale, const real* shift, const real* a, const real* b, const real* c,
-    const real* rstd, int spread, int gate, bint frozen,
+cdef inline void gradient_rows(
+    const real* g, Py_ssize_t g_step, const real* x, Py_ssize_t x_step, const uint16_t* bits, Py_ssize_t bits_step,
+    real* dx, Py_ssize_t dx_step, real* dr, Py_ssize_t dr_step, Py_ssize_t rows, Py_ssize_t width, bint four,
+    const real* coef, Py_ssize_t coef_step, int gate, bint residual, bint frozen,
 ) noexcept nogil:
-    # A residual without an activation leaves the gate open; with one, it is what the bits are for.
-    if frozen:
-        if gate == REPLAY:
-            gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width, lanes,
-                          m, scale, shift, a, b, c, rstd, spread, REPLAY, False, True)
-        elif gate == BITS:
-            gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width, lanes,
-                          m, scale, shift, a, b, c, rstd, spread, BITS, True, True)
-        elif dr != NULL:
-            gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width, lanes,
-                          m, scale, shift, a, b, c, rstd, spread, OPEN, True, True)
-        else:
-            gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width, lanes,
-                          m, scale, shift, a, b, c, rstd, spread, OPEN, False, True)
-    elif gate == REPLAY:
-        gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width, lanes,
-                      m, scale, shift, a, b, c, rstd, spread, REPLAY, False, False)
-    elif gate == BITS:
-        gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width, lanes,
-                      m, scale, shift, a, b, c, rstd, spread, BITS, True, False)
-    elif dr != NULL:
-        gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width, lanes,
-                      m, scale, shift, a, b, c, rstd, spread, OPEN, True, False)
-    else:
-        gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, rows, width, lanes,
-                      m, scale, shift, a, b, c, rstd, spread, OPEN, False, False)
-
-
-cdef void gradient_strip(
-    const real* g, Py_ssize_t g_step, const real* x, Py_ssize_t x_step, const uint64_t* bits, Py_ssize_t bits_step,
-    real* dx, Py_ssize_t dx_step, real* dr, Py_ssize_t dr_step, Py_ssize_t rows, Py_ssize_t width, Py_ssize_t sweep,
-    const real* coef, Py_ssize_t coef_step, int gate, bint frozen,
-) noexcept nogil:
-    # Of `rows`, as affine_strip.
-    cdef const real* m = coef + SUBTRACT * coef_step
-    cdef const real* scale = coef + SCALE * coef_step
-    cdef const real* shift = coef + SHIFT * coef_step
-    cdef const real* a = coef + DX_DY * coef_step
-    cdef const real* b = coef + DX_X * coef_step
-    cdef const real* c = coef + DX_1 * coef_step
-    cdef const real* rstd = coef + RSTD * coef_step
-    cdef real* s = NULL
-    cdef const uint64_t* word = NULL
+    # As affine_rows.
     cdef Py_ssize_t i = 0, w, k
     while i < rows:
-        k = least(sweep, rows - i)
         w = 0
-        while w < width:
-            if dr != NULL:
-                s = dr + i * dr_step + w
-            if bits != NULL:
-                word = bits + i * bits_step + w // TILE
-            if w + TILE > width:
-                gradient_modes(g + i * g_step + w, g_step, x + i * x_step + w, x_step, word, bits_step,
-                               dx + i * dx_step + w, dx_step, s, dr_step, k, <int> (width - w), TILE,
-                               m + w, scale + w, shift + w, a + w, b + w, c + w, rstd + w, 1, gate, frozen)
-            elif k == 1:
-                gradient_modes(g + i * g_step + w, g_step, x + i * x_step + w, x_step, word, bits_step,
-                               dx + i * dx_step + w, dx_step, s, dr_step, 1, TILE, TILE,
-                               m + w, scale + w, shift + w, a + w, b + w, c + w, rstd + w, 1, gate, frozen)
-            else:
-                gradient_modes(g + i * g_step + w, g_step, x + i * x_step + w, x_step, word, bits_step,
-                               dx + i * dx_step + w, dx_step, s, dr_step, k, TILE, TILE,
-                               m + w, scale + w, shift + w, a + w, b + w, c + w, rstd + w, 1, gate, frozen)
-            w += TILE
+        k = rows - i if width <= TILE else 1
+        if four and i + 4 <= rows:
+            k = 4
+            while w + LANES <= width:
+                gradient_block(g + w, g_step, x + w, x_step, bits + w // LANES, bits_step, dx + w, dx_step,
+                               dr + w, dr_step, 4, 4, LANES, LANES, coef + w, coef_step, 1, gate, residual, frozen)
+                w += LANES
+        elif k == 1:
+            while w + TILE <= width:
+                gradient_block(g + w, g_step, x + w, x_step, bits + w // LANES, bits_step, dx + w, dx_step,
+                               dr + w, dr_step, 1, 1, TILE, TILE, coef + w, coef_step, 1, gate, residual, frozen)
+                w += TILE
+        elif width == TILE:
+            gradient_block(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, k, 1, TILE, TILE,
+                           coef, coef_step, 1, gate, residual, frozen)
+            w = TILE
+        if w < width:
+            gradient_block(g + w, g_step, x + w, x_step, bits + w // LANES, bits_step, dx + w, dx_step,
+                           dr + w, dr_step, k, 1, <int> (width - w), TILE, coef + w, coef_step, 1, gate, residual, frozen)
+        g += k * g_step
+        x += k * x_step
+        bits += k * bits_step
+        dx += k * dx_step
+        dr += k * dr_step
         i += k
 
 
-cdef void gradient_run(
-    const real* g, const real* x, const uint64_t* bits, real* dx, real* dr, Py_ssize_t length,
-    const real* coef, Py_ssize_t coef_step, int gate, bint frozen,
+cdef inline void gradient_planes(
+    const real* g, Py_ssize_t g_step, const real* x, Py_ssize_t x_step, const uint16_t* bits, Py_ssize_t bits_step,
+    real* dx, Py_ssize_t dx_step, real* dr, Py_ssize_t dr_step, Py_ssize_t planes, Py_ssize_t length,
+    const real* coef, Py_ssize_t coef_step, int gate, bint residual, bint frozen,
 ) noexcept nogil:
-    # Of `planes`: one constant for a run; the tail as in affine_run.
-    cdef const real* m = coef + SUBTRACT * coef_step
-    cdef const real* scale = coef + SCALE * coef_step
-    cdef const real* shift = coef + SHIFT * coef_step
-    cdef const real* a = coef + DX_DY * coef_step
-    cdef const real* b = coef + DX_X * coef_step
-    cdef const real* c = coef + DX_1 * coef_step
-    cdef const real* rstd = coef + RSTD * coef_step
-    cdef Py_ssize_t rows = length // TILE
-    cdef Py_ssize_t i = rows * TILE
-    cdef int rest = <int> (length - i)
-    if rows:
-        gradient_modes(g, TILE, x, TILE, bits, 1, dx, TILE, dr, TILE, rows, TILE, TILE,
-                       m, scale, shift, a, b, c, rstd, 0, gate, frozen)
-    if rest and gate == BITS:
-        gradient_modes(g + i, TILE, x + i, TILE, bits + rows, 1, dx + i, TILE, dr + i, TILE, 1, rest, TILE,
-                       m, scale, shift, a, b, c, rstd, 0, BITS, frozen)
-        return
-    rows = rest // SHORT
-    if rows:
-        gradient_modes(g + i, SHORT, x + i, SHORT, bits, 1, dx + i, SHORT, dr + i if dr != NULL else dr, SHORT, rows,
-                       SHORT, SHORT, m, scale, shift, a, b, c, rstd, 0, gate, frozen)
-        i += rows * SHORT
-        rest -= <int> rows * SHORT
-    if rest:
-        gradient_modes(g + i, SHORT, x + i, SHORT, bits, 1, dx + i, SHORT, dr + i if dr != NULL else dr, SHORT, 1,
-                       rest, SHORT, m, scale, shift, a, b, c, rstd, 0, gate, frozen)
+    # As affine_planes.
+    cdef Py_ssize_t i, tiles = length // TILE, w = tiles * TILE, steps = (length - w) // LANES
+    cdef Py_ssize_t v = w + steps * LANES, fours = (length - v) // 4, u = v + fours * 4
+    for i in range(planes):
+        if tiles:
+            gradient_block(g, TILE, x, TILE, bits, TILE // LANES, dx, TILE, dr, TILE, tiles, 1, TILE, TILE,
+                           coef + i, coef_step, 0, gate, residual, frozen)
+        if steps:
+            gradient_block(g + w, LANES, x + w, LANES, bits + w // LANES, 1, dx + w, LANES, dr + w, LANES, steps, 1,
+                           LANES, LANES, coef + i, coef_step, 0, gate, residual, frozen)
+        if gate == BITS:
+            if v < length:
+                gradient_block(g + v, 0, x + v, 0, bits + v // LANES, 0, dx + v, 0, dr + v, 0, 1, 1, <int> (length - v),
+                               LANES, coef + i, coef_step, 0, gate, residual, frozen)
+        else:
+            if fours:
+                gradient_block(g + v, 4, x + v, 4, bits, 0, dx + v, 4, dr + v, 4, fours, 1, 4, 4,
+                               coef + i, coef_step, 0, gate, residual, frozen)
+            if u < length:
+                gradient_block(g + u, 1, x + u, 1, bits, 0, dx + u, 1, dr + u, 1, length - u, 1, 1, 1,
+                               coef + i, coef_step, 0, gate, residual, frozen)
+        g += g_step
+        x += x_step
+        bits += bits_step
+        dx += dx_step
+        dr += dr_step
+
+
+cdef inline void gradient_modes(
+    const real* g, Py_ssize_t g_step, const real* x, Py_ssize_t x_step, const uint16_t* bits, Py_ssize_t bits_step,
+    real* dx, Py_ssize_t dx_step, real* dr, Py_ssize_t dr_step, Py_ssize_t runs, Py_ssize_t length, bint four,
+    const real* coef, Py_ssize_t coef_step, int spread, int gate, bint residual, bint frozen,
+) noexcept nogil:
+    if spread:
+        gradient_rows(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, runs, length, four,
+                      coef, coef_step, gate, residual, frozen)
+    else:
+        gradient_planes(g, g_step, x, x_step, bits, bits_step, dx, dx_step, dr, dr_step, runs, length,
+                        coef, coef_step, gate, residual, frozen)
+
+
+cdef void gradient(
+    const real* g, Py_ssize_t g_step, const real* x, Py_ssize_t x_step, const uint16_t* bits, Py_ssize_t bits_step,
+    real* dx, Py_ssize_t dx_step, real* dr, Py_ssize_t dr_step, Py_ssize_t runs, Py_ssize_t length, bint four,
+    const real* coef, Py_ssize_t coef_step, int spread, int gate, bint frozen,
+) noexcept nogil:
+    # A residual without an activation leaves the gate open; with one, it is what the bits are for.
+    cdef const uint16_t* word = bits if bits != NULL else <const uint16_t*> x
+    if frozen:
+        if gate == REPLAY:
+            gradient_modes(g, g_step, x, x_step, word, bits_step, dx, dx_step, dx, dx_step, runs, length, four,
+                          coef, coef_step, spread, REPLAY, False, True)
+        elif gate == BITS:
+            gradient_modes(g, g_step, x, x_step, word, bits_step, dx, dx_step, dr, dr_step, runs, length, four,
+                          coef, coef_step, spread, BITS, True, True)
+        elif dr != NULL:
+            gradient_modes(g, g_step, x, x_step, word, bits_step, dx, dx_step, dr, dr_step, runs, length, four,
+                          coef, coef_step, spread, OPEN, True, True)
+        else:
+            gradient_modes(g, g_step, x, x_step, word, bits_step, dx, dx_step, dx, dx_step, runs, length, four,
+                          coef, coef_step, spread, OPEN, False, True)
+    elif gate == REPLAY:
+        gradient_modes(g, g_step, x, x_step, word, bits_step, dx, dx_step, dx, dx_step, runs, length, four,
+                      coef, coef_step, spread, REPLAY, False, False)
+    elif gate == BITS:
+        gradient_modes(g, g_step, x, x_step, word, bits_step, dx, dx_step, dr, dr_step, runs, length, four,
+                      coef, coef_step, spread, BITS, True, False)
+    elif dr != NULL:
+        gradient_modes(g, g_step, x, x_step, word, bits_step, dx, dx_step, dr, dr_step, runs, length, four,
+                      coef, coef_step, spread, OPEN, True, False)
+    else:
+        gradient_modes(g, g_step, x, x_step, word, bits_step, dx, dx_step, dx, dx_step, runs, length, four,
+                      coef, coef_step, spread, OPEN, False, False)
