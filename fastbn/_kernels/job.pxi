@@ -5,11 +5,10 @@ cdef enum:              # the rows of job.coef
     SCALE = 1           # gamma * rstd
     SHIFT = 2           # beta, less what rounding m left over
     FORWARD_COEFS = 3
-    DX_DY = 3           # dx = DX_DY * dy + DX_X * ((x - m) * RSTD) + DX_1
-    DX_X = 4
-    DX_1 = 5
-    RSTD = 6
-    BACKWARD_COEFS = 7
+    DX_X = 3            # dx = DX_SCALE * ((dy + DX_X * (x - m)) + DX_1)
+    DX_1 = 4
+    DX_SCALE = 5
+    BACKWARD_COEFS = 6
 
 cdef struct Job:
     # the arrays, (n, c, s); s is contiguous, and 1 in `rows`
@@ -131,7 +130,7 @@ cdef void replay_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept n
 
 cdef void backward_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept nogil:
     # From sum dy and sum dy (x - m), which dbeta and dgamma hold until here, to the constants of dx. The mean of
-    # (x - mean) is zero, that of (x - m) is `left`.
+    # (x - mean) is zero, that of (x - m) is `left`. DX_X is of the order of dy / x, so that it is in range wherever dx is.
     cdef double a[TILE]
     cdef double b[TILE]
     cdef double d[TILE]
@@ -144,12 +143,11 @@ cdef void backward_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept
         s_hat = (job.dgamma[c + j] - left * job.dbeta[c + j]) * rstd    # sum dy * x_hat
         job.dgamma[c + j] = s_hat
         a[j] = job.gamma[c + j] * rstd
-        b[j] = -a[j] * (s_hat / n)
-        d[j] = -a[j] * (job.dbeta[c + j] / n) - b[j] * (left * rstd)
-    set_coefs(job, coef, c, width, DX_DY, a)
+        b[j] = -(s_hat / n) * rstd
+        d[j] = -(job.dbeta[c + j] / n) - b[j] * left
     set_coefs(job, coef, c, width, DX_X, b)
     set_coefs(job, coef, c, width, DX_1, d)
-    set_coefs(job, coef, c, width, RSTD, job.rstd + c)
+    set_coefs(job, coef, c, width, DX_SCALE, a)
 
 
 cdef void finish_channels(Job* job, real* coef, Py_ssize_t c0, Py_ssize_t c1) noexcept nogil:

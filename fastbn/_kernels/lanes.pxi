@@ -13,6 +13,7 @@ ctypedef fused lane:    # what a running sum is held in
 
 cdef enum:
     TILE = 64           # lanes of a running sum: 4 zmm, 8 ymm or 16 xmm of float
+    HALF = 32
     LANES = 16          # elements that a step of an elementwise pass takes; bits of a word of a mask
     FEW = 32            # values of a channel that are summed in double: too few for roundings to average out
 
@@ -90,7 +91,7 @@ cdef extern from *:
     void FASTBN_TOUCH(const void*) noexcept nogil
 
 
-cdef inline void touch(const real* p, Py_ssize_t rows, Py_ssize_t width, Py_ssize_t step) noexcept nogil:
+cdef void touch(const real* p, Py_ssize_t rows, Py_ssize_t width, Py_ssize_t step) noexcept nogil:
     # Brings memory into the cache by plain loads: unlike prefetch instructions they teach the CPU what comes next.
     cdef Py_ssize_t i, w
     for i in range(rows):

@@ -13,8 +13,7 @@ cdef enum:
     UNIT_ELEMENTS = 262144
     MOST_ROWS = 1024        # of a unit
     LEAST_ROWS = 32
-    WIDE = 4096             # bytes of a row from which on four rows share the constants that they are transformed with
-    NARROW = 4096           # bytes of a row up to which rows from memory are touched before they are reduced
+    WIDE = 4096             # bytes of a row above which four rows share the constants that they are transformed with
     PIVOT_ROWS = 16         # most rows that a pivot is the mean of
 
 
@@ -50,8 +49,8 @@ cdef void plan_rows(Job* job, Py_ssize_t itemsize, Py_ssize_t cache, Py_ssize_t 
         job.group = 1
         job.slab = least(least(fit, even), SLAB)
     job.slabs = parts(width, job.slab)
-    job.four = width * itemsize >= WIDE and not (width * itemsize == WIDE and job.group)
-    job.fetch = width * itemsize < NARROW and bytes * arrays > last_cache // 2
+    job.four = width * itemsize > WIDE
+    job.fetch = (TILE < width or arrays == 1) and width * itemsize < WIDE and bytes * arrays > last_cache // 2
 
 
 cdef struct Strip:          # the rows of a unit

@@ -15,7 +15,7 @@ cdef enum:
     SLAB = 1024             # most columns of a unit
     # The room of a local array: side by side, no two begin at the same place in a page, where a store to one would hold
     # up a load from the other.
-    ROOM = SLAB + 80
+    ROOM = SLAB + 272
 
 cdef struct Columns:        # a unit: `rows` rows of `width` <= SLAB columns
     Py_ssize_t rows

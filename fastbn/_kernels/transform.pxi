@@ -21,7 +21,7 @@ cdef inline void affine_block(
     cdef real m[TILE]
     cdef real a[TILE]
     cdef real b[TILE]
-    cdef real t[TILE]
+    cdef real t[4 * HALF]
     cdef unsigned int word
     cdef Py_ssize_t i = 0
     cdef int j, k, q
@@ -68,15 +68,15 @@ cdef inline void affine_rows(
         k = rows - i if width <= TILE else 1
         if four and i + 4 <= rows:
             k = 4
-            while w + LANES <= width:
-                affine_block(x + w, x_step, r + w, r_step, y + w, y_step, bits + w // LANES, bits_step, 4, 4, LANES, LANES,
+            while w + HALF <= width:
+                affine_block(x + w, x_step, r + w, r_step, y + w, y_step, bits + w // LANES, bits_step, 4, 4, HALF, HALF,
                              coef + w, coef_step, 1, residual, relu, keep)
-                w += LANES
+                w += HALF
         elif k == 1:
-            while w + TILE <= width:
-                affine_block(x + w, x_step, r + w, r_step, y + w, y_step, bits + w // LANES, bits_step, 1, 1, TILE, TILE,
+            while w + HALF <= width:
+                affine_block(x + w, x_step, r + w, r_step, y + w, y_step, bits + w // LANES, bits_step, 1, 1, HALF, HALF,
                              coef + w, coef_step, 1, residual, relu, keep)
-                w += TILE
+                w += HALF
         elif width == TILE:
             affine_block(x, x_step, r, r_step, y, y_step, bits, bits_step, k, 1, TILE, TILE,
                          coef, coef_step, 1, residual, relu, keep)
@@ -168,16 +168,15 @@ cdef inline void gradient_block(
     const real* coef, Py_ssize_t coef_step, int spread,                         # IN  (BACKWARD_COEFS, width or 1)
     int gate, bint residual, bint frozen,
 ) noexcept nogil:
-    # dx = a * dy + b * ((x - m) * rstd) + c; with frozen statistics dx = a * dy
+    # dx = a * ((dy + b * (x - m)) + c); with frozen statistics dx = a * dy
     cdef real m[TILE]
     cdef real scale[TILE]
     cdef real shift[TILE]
     cdef real a[TILE]
     cdef real b[TILE]
     cdef real c[TILE]
-    cdef real rstd[TILE]
-    cdef real t[TILE]
-    cdef real v[TILE]
+    cdef real t[4 * HALF]
+    cdef real v[4 * HALF]
     cdef unsigned int word
     cdef Py_ssize_t i = 0
     cdef int j, k, q
@@ -187,10 +186,9 @@ cdef inline void gradient_block(
         m[j] = coef[SUBTRACT * coef_step + j] if there else 0
         scale[j] = coef[SCALE * coef_step + j] if there and gate == REPLAY else 0
         shift[j] = coef[SHIFT * coef_step + j] if there and gate == REPLAY else 0
-        a[j] = coef[DX_DY * coef_step + j] if there else 0
+        a[j] = coef[DX_SCALE * coef_step + j] if there else 0
         b[j] = coef[DX_X * coef_step + j] if there else 0
         c[j] = coef[DX_1 * coef_step + j] if there else 0
-        rstd[j] = coef[RSTD * coef_step + j] if there else 0
     while i < rows:
         for k in range(group):
             for j in range(lanes):
@@ -210,9 +208,9 @@ cdef inline void gradient_block(
                 if frozen:
                     t[k * lanes + j] = a[j * spread] * v[k * lanes + j]
                 else:
-                    t[k * lanes + j] = (a[j * spread] * v[k * lanes + j]
-                                        + b[j * spread] * ((x[k * x_step + j] - m[j * spread]) * rstd[j * spread])
-                                        + c[j * spread]) if j < width else 0
+                    t[k * lanes + j] = a[j * spread] * (
+                        (v[k * lanes + j] + b[j * spread] * (x[k * x_step + j] - m[j * spread])) + c[j * spread]
+                    ) if j < width else 0
         for k in range(group):
             for j in range(lanes):
                 if j < width:
@@ -241,10 +239,10 @@ cdef inline void gradient_rows(
         k = rows - i if width <= TILE else 1
         if four and i + 4 <= rows:
             k = 4
-            while w + LANES <= width:
+            while w + HALF <= width:
                 gradient_block(g + w, g_step, x + w, x_step, bits + w // LANES, bits_step, dx + w, dx_step,
-                               dr + w, dr_step, 4, 4, LANES, LANES, coef + w, coef_step, 1, gate, residual, frozen)
-                w += LANES
+                               dr + w, dr_step, 4, 4, HALF, HALF, coef + w, coef_step, 1, gate, residual, frozen)
+                w += HALF
         elif k == 1:
             while w + TILE <= width:
                 gradient_block(g + w, g_step, x + w, x_step, bits + w // LANES, bits_step, dx + w, dx_step,
