@@ -6,6 +6,7 @@ import numpy as np
 
 import fastbn
 from fastbn import _config, _dispatch
+from fastbn._kernels import cpu
 from tests.process import run
 
 
@@ -63,3 +64,15 @@ def test_command_line():
     done = run("-m", "fastbn", "info")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("fastbn ")
+
+
+def test_caches_are_read_as_linux_describes_them(tmp_path):
+    caches = [(1, "Data", "48K"), (1, "Instruction", "32K"), (2, "Unified", "2048K")]
+    for index, (level, kind, size) in enumerate(caches):
+        folder = tmp_path / f"index{index}"
+        folder.mkdir()
+        for name, value in (("level", level), ("type", kind), ("size", size)):
+            (folder / name).write_text(f"{value}\n")
+    (tmp_path / "uevent").write_text("")
+    assert cpu.data_caches(str(tmp_path)) == {1: 48 << 10, 2: 2 << 20}
+    assert cpu.data_caches(str(tmp_path / "nowhere")) == {}

@@ -55,11 +55,11 @@ def cache_bytes():
     -------
     int
     """
-    return system("SC_LEVEL2_CACHE_SIZE") or 1 << 20
+    return data_caches().get(2, 1 << 20)
 
 
 def last_cache_bytes():
-    """Bytes of third-level cache; eight times the second level where the system does not tell.
+    """Bytes of third-level cache that the cores share; eight times the second level where the system does not tell.
 
     It decides in which order work is done, never what is computed.
 
@@ -67,20 +67,40 @@ def last_cache_bytes():
     -------
     int
     """
-    return system("SC_LEVEL3_CACHE_SIZE") or 8 * cache_bytes()
+    return data_caches().get(3, 8 * cache_bytes())
 
 
-def system(name):
-    """A value of the system's configuration, or 0 where it has none.
+def data_caches(folder="/sys/devices/system/cpu/cpu0/cache"):
+    """The caches of the first core that hold data, as Linux describes them; sysconf() tells of all sockets together.
+
+    Parameters
+    ----------
+    folder : str
 
     Returns
     -------
-    int
+    dict of int to int
+        Bytes by level; empty where there is no such description.
     """
+    sizes = {}
     try:
-        return max(os.sysconf(name), 0)
-    except (AttributeError, ValueError, OSError):
-        return 0
+        for entry in os.listdir(folder):
+            if entry.startswith("index") and read(folder, entry, "type") != "Instruction":
+                sizes[int(read(folder, entry, "level"))] = int(read(folder, entry, "size").removesuffix("K")) * 1024
+    except (OSError, ValueError):
+        return {}
+    return sizes
+
+
+def read(*path):
+    """The one line of a small file.
+
+    Returns
+    -------
+    str
+    """
+    with open(os.path.join(*path)) as file:
+        return file.read().strip()
 
 
 def compiler():

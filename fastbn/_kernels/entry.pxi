@@ -81,7 +81,7 @@ cdef int execute(Job* job, bint reduce, object num_threads) except -1:
             plan_rows(job, itemsize, CACHE, LAST_CACHE, threads)
             units = job.units
         else:
-            plan_planes(job, itemsize, CACHE, threads)
+            plan_planes(job, itemsize, CACHE, LAST_CACHE, threads)
             units = job.spans
         grouped = reduce and job.group != 0
         # double for the partial results, then the arrays' type for the constants

@@ -56,7 +56,7 @@ cdef struct Job:
     Py_ssize_t slab
     Py_ssize_t slabs
     bint four
-    bint fetch
+    bint fetch              # touch memory before it is reduced
 
 cdef inline void set_result(Job* job, Py_ssize_t c, Moments moments, double* sums) noexcept nogil:
     # What a reduction leaves for a channel.
@@ -130,7 +130,7 @@ cdef void replay_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept n
 
 cdef void backward_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept nogil:
     # From sum dy and sum dy (x - m), which dbeta and dgamma hold until here, to the constants of dx. The mean of
-    # (x - mean) is zero, that of (x - m) is `left`. DX_X is of the order of dy / x, so that it is in range wherever dx is.
+    # (x - mean) is zero, that of (x - m) is `left`. DX_X is of the order of dy / x: in range wherever dx is.
     cdef double a[TILE]
     cdef double b[TILE]
     cdef double d[TILE]

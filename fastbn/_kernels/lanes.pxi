@@ -13,8 +13,8 @@ ctypedef fused lane:    # what a running sum is held in
 
 cdef enum:
     TILE = 64           # lanes of a running sum: 4 zmm, 8 ymm or 16 xmm of float
-    HALF = 32
-    LANES = 16          # elements that a step of an elementwise pass takes; bits of a word of a mask
+    HALF = 32           # elements that a step over columns takes
+    LANES = 16          # elements of a short step over a run; bits of a word of a mask
     FEW = 32            # values of a channel that are summed in double: too few for roundings to average out
 
 cdef enum:              # where the gradient of a fused ReLU comes from

@@ -1,9 +1,10 @@
 # `planes`: (N, C, S), a channel is N runs of S contiguous elements.
 #
 # a) A channel's elements are cut into spans: SPAN elements of one plane, or as many whole planes as SPAN holds. A span
-#    is reduced chunk by chunk, in order; the spans of a channel are merged in order. All of it follows from the shape.
-# b) A group of channels whose data stay in the cache is reduced and then transformed at once, last image first, so the
-#    data come from memory once. The size of a group decides when a channel is done, not how.
+#    is reduced in one reading; the spans of a channel are merged in order. All of it follows from the shape.
+# b) A group of channels whose data stay in the cache, the second level or a share of the last, is reduced and then
+#    transformed at once, last image first, so the data come from memory once. The size of a group decides when a
+#    channel is done, not how.
 # c) `group` is 0 with too few channels for the threads, spans are the units, and a phase each reduces, merges and
 #    transforms.
 
@@ -12,14 +13,21 @@ cdef enum:
     SMALL = 1024        # planes of fewer elements are fetched as they lie; in a backward, of half as many
 
 
-cdef void plan_planes(Job* job, Py_ssize_t itemsize, Py_ssize_t cache, int threads) noexcept nogil:
+cdef void plan_planes(
+    Job* job, Py_ssize_t itemsize, Py_ssize_t cache, Py_ssize_t last_cache, int threads,
+) noexcept nogil:
     cdef Py_ssize_t channel_bytes = job.n * job.s * itemsize * (2 if job.g.p != NULL else 1)
+    job.fetch = (job.s < (SMALL if job.g.p == NULL else SMALL // 2) and job.n > 1
+                 and job.c * channel_bytes > 4 * cache)
     job.pieces = parts(job.s, SPAN)
     job.span_images = 1 if job.pieces > 1 else least(job.n, SPAN // job.s)
     job.spans = parts(job.n, job.span_images) * job.pieces
     if job.c < 2 * threads and job.spans > 1:
         job.group = 0
     else:
+        # A thread's share of the last cache, with room for what others do: planes of more channels lie side by side.
+        if last_cache // (4 * threads) > cache:
+            cache = last_cache // (4 * threads)
         job.group = cache // channel_bytes if cache > channel_bytes else 1
         # as many groups for one thread as for another
         job.group = parts(job.c, parts(parts(job.c, job.group), threads) * threads)
@@ -85,7 +93,7 @@ cdef inline void transform_planes(
                <const real*> job.coef + c0, job.coef_step, 0, job.relu)
     else:
         gradient(<const real*> job.g.p + n * job.g.step_n + c0 * job.g.step_c + i, job.g.step_c,
-                        x, job.x.step_c, bits, bits_step, y, job.y.step_c, r, job.r.step_c, c1 - c0, length, False,
+                 x, job.x.step_c, bits, bits_step, y, job.y.step_c, r, job.r.step_c, c1 - c0, length, False,
                  <const real*> job.coef + c0, job.coef_step, 0, job.gate, job.frozen)
 
 
@@ -123,7 +131,7 @@ cdef void planes_group(Job* job, const real* kind, Py_ssize_t unit) noexcept nog
     cdef Py_ssize_t c0 = unit * job.group
     cdef Py_ssize_t c1 = least(c0 + job.group, job.c)
     cdef Py_ssize_t c = c0, n
-    if job.n > 1 and c1 > c0 + 1 and job.s < (SMALL if job.g.p == NULL else SMALL // 2):
+    if job.fetch and c1 > c0 + 1:
         fetch_group(job, &job.x, kind, c0, c1)
         if job.g.p != NULL:
             fetch_group(job, &job.g, kind, c0, c1)

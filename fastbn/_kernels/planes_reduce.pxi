@@ -12,7 +12,7 @@ cdef enum:
     FLUSH = 6           # additions to a lane
     SAMPLES = 8         # tiles that a pivot is the mean of, at most;
     SAMPLE_OF = 128     # one for so many elements
-    BATCH = 16          # channels that take each step side by side, so that one does not wait for its own last result
+    BATCH = 16          # channels that take each step side by side: none waits for its own last result
 
 
 cdef extern from *:
@@ -59,10 +59,15 @@ cdef extern from *:
 
 
 cdef inline double sum_lanes(const lane* s) noexcept nogil:
+    # Of a copy: lanes whose address goes elsewhere would be kept in memory.
+    cdef lane t[TILE]
+    cdef int j
+    for j in range(TILE):
+        t[j] = s[j]
     if lane is float:
-        return fastbn_sum64_float(s)
+        return fastbn_sum64_float(t)
     else:
-        return fastbn_sum64_double(s)
+        return fastbn_sum64_double(t)
 
 
 cdef inline void flush(
@@ -214,8 +219,12 @@ cdef inline double sample_mean(
         s[j] = x[j] if j < width else 0
     for k in range(1, samples):
         p = x + k * runs // samples * step + k * (length - width) // samples
-        for j in range(TILE):
-            s[j] += p[j] if j < width else 0
+        if width == TILE:
+            for j in range(TILE):
+                s[j] += p[j]
+        else:
+            for j in range(TILE):
+                s[j] += p[j] if j < width else 0
     return sum_lanes(s) * weight
 
 
@@ -249,8 +258,8 @@ cdef void span_moments(
 
 cdef inline void add_spans(
     const real* g, Py_ssize_t g_step, Py_ssize_t g_step_c, const real* x, Py_ssize_t x_step, Py_ssize_t x_step_c,
-    const uint16_t* bits, Py_ssize_t bits_step, Py_ssize_t bits_step_c, int channels, Py_ssize_t runs, Py_ssize_t length,
-    const real* coef, Py_ssize_t coef_step, int gate, double* out, lane kind,
+    const uint16_t* bits, Py_ssize_t bits_step, Py_ssize_t bits_step_c,
+    int channels, Py_ssize_t runs, Py_ssize_t length, const real* coef, Py_ssize_t coef_step, int gate, double* out, lane kind,
 ) noexcept nogil:
     cdef int c
     for c in range(channels):
@@ -281,5 +290,5 @@ cdef void span_gradients(
     if lane is float:
         for c in range(channels):
             if not (finite(out[2 * c]) and finite(out[2 * c + 1])):
-                span_gradients(g + c * g_step_c, g_step, 0, x + c * x_step_c, x_step, 0, bits + c * bits_step_c, bits_step,
-                               0, 1, runs, length, coef + c, coef_step, gate, out + 2 * c, <double> 0)
+                span_gradients(g + c * g_step_c, g_step, 0, x + c * x_step_c, x_step, 0, bits + c * bits_step_c,
+                               bits_step, 0, 1, runs, length, coef + c, coef_step, gate, out + 2 * c, <double> 0)

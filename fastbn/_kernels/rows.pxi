@@ -214,11 +214,11 @@ cdef void transform_strip(
         bits = job.bits + strip.bits + first // LANES
     if job.g.p == NULL:
         affine(x, job.x.step_n * k, r, job.r.step_n * k, y, job.y.step_n * k, bits, strip.bits_step,
-                     strip.rows, width, job.four, coef, job.coef_step, 1, job.relu)
+               strip.rows, width, job.four, coef, job.coef_step, 1, job.relu)
     else:
         gradient(<const real*> job.g.p + strip.row * job.g.step_n + first, job.g.step_n * k, x, job.x.step_n * k,
-                       bits, strip.bits_step, y, job.y.step_n * k, r, job.r.step_n * k,
-                       strip.rows, width, job.four, coef, job.coef_step, 1, job.gate, job.frozen)
+                 bits, strip.bits_step, y, job.y.step_n * k, r, job.r.step_n * k,
+                 strip.rows, width, job.four, coef, job.coef_step, 1, job.gate, job.frozen)
 
 
 # ---- units ---------------------------------------------------------------------------------------------------------

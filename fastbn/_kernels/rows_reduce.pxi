@@ -1,8 +1,8 @@
 # Reductions over the columns of `rows`: every column has sums of its own.
 #
-# a) The same two sums as in planes_reduce.pxi. Four rows are taken at once, each read from end to end, and added to each
-#    other before they are added to the running sums: a quarter of the rounding, a quarter of the traffic to the sums,
-#    which are in the first-level cache. After FLUSH_ROWS rows the sums go to double.
+# a) The same two sums as in planes_reduce.pxi. Four rows are taken at once, each read from end to end, and added to
+#    each other before they are added to the running sums: a quarter of the rounding, a quarter of the traffic to the
+#    sums, which are in the first-level cache. After FLUSH_ROWS rows the sums go to double.
 # b) The pivot of a column is the mean of a sample of rows, and judged as in planes_reduce.pxi.
 # c) Columns whose float sums overflowed or underflowed are summed again in double, and no others: the bits of a column
 #    do not depend on its neighbours.
@@ -36,7 +36,7 @@ cdef void sample_columns(
     Columns* u, const real* x, Py_ssize_t samples,                              # IN  (u.rows, u.width)
     double* out,                                                                # OUT (u.width,)
 ) noexcept nogil:
-    # In double: a float sum may overflow. The rows lie apart by the golden ratio, so that no period of x hides from them.
+    # In double: a float sum may overflow. The rows lie apart by the golden ratio, so no period of x hides from them.
     cdef double s[ROOM]
     cdef const real* p
     cdef Py_ssize_t i, w

@@ -2,8 +2,8 @@
 #
 # a) In `rows` a run is a row, and every column has constants of its own; in `planes` a run is a plane, and has one.
 #    `spread` is 1 or 0, a literal that multiplies the index of the constants.
-# b) A block is `rows` rows of `lanes` elements, `group` rows at once: TILE columns of one row; LANES columns of four rows,
-#    which then share what they load of the constants; or the tiles of a plane.
+# b) A block is `rows` rows of `lanes` elements, `group` rows at once: some columns of one row; HALF columns of four
+#    rows, which then share what they load of the constants; or the tiles of a plane.
 # c) A group is computed into a local array and then stored: x and y may be the same memory, and the compiler need not
 #    prove that they are not. Constants are local too, so that they stay in registers although y is written.
 # d) The switches are literals; affine() and gradient() choose among them.
@@ -32,7 +32,8 @@ cdef inline void affine_block(
     while i < rows:
         for k in range(group):
             for j in range(lanes):
-                t[k * lanes + j] = (x[k * x_step + j] - m[j * spread]) * a[j * spread] + b[j * spread] if j < width else 0
+                t[k * lanes + j] = ((x[k * x_step + j] - m[j * spread]) * a[j * spread] + b[j * spread]
+                                    if j < width else 0)
             if residual:
                 for j in range(lanes):
                     t[k * lanes + j] += r[k * r_step + j] if j < width else 0
@@ -69,13 +70,13 @@ cdef inline void affine_rows(
         if four and i + 4 <= rows:
             k = 4
             while w + HALF <= width:
-                affine_block(x + w, x_step, r + w, r_step, y + w, y_step, bits + w // LANES, bits_step, 4, 4, HALF, HALF,
-                             coef + w, coef_step, 1, residual, relu, keep)
+                affine_block(x + w, x_step, r + w, r_step, y + w, y_step, bits + w // LANES, bits_step,
+                             4, 4, HALF, HALF, coef + w, coef_step, 1, residual, relu, keep)
                 w += HALF
         elif k == 1:
             while w + HALF <= width:
-                affine_block(x + w, x_step, r + w, r_step, y + w, y_step, bits + w // LANES, bits_step, 1, 1, HALF, HALF,
-                             coef + w, coef_step, 1, residual, relu, keep)
+                affine_block(x + w, x_step, r + w, r_step, y + w, y_step, bits + w // LANES, bits_step,
+                             1, 1, HALF, HALF, coef + w, coef_step, 1, residual, relu, keep)
                 w += HALF
         elif width == TILE:
             affine_block(x, x_step, r, r_step, y, y_step, bits, bits_step, k, 1, TILE, TILE,
@@ -145,19 +146,19 @@ cdef void affine(
     if r == NULL:
         if relu:
             affine_modes(x, x_step, x, x_step, y, y_step, word, bits_step, runs, length, four, coef, coef_step, spread,
-                        False, True, False)
+                         False, True, False)
         else:
             affine_modes(x, x_step, x, x_step, y, y_step, word, bits_step, runs, length, four, coef, coef_step, spread,
-                        False, False, False)
+                         False, False, False)
     elif not relu:
         affine_modes(x, x_step, r, r_step, y, y_step, word, bits_step, runs, length, four, coef, coef_step, spread,
-                    True, False, False)
+                     True, False, False)
     elif bits == NULL:
         affine_modes(x, x_step, r, r_step, y, y_step, word, bits_step, runs, length, four, coef, coef_step, spread,
-                    True, True, False)
+                     True, True, False)
     else:
         affine_modes(x, x_step, r, r_step, y, y_step, word, bits_step, runs, length, four, coef, coef_step, spread,
-                    True, True, True)
+                     True, True, True)
 
 
 cdef inline void gradient_block(
@@ -254,7 +255,8 @@ cdef inline void gradient_rows(
             w = TILE
         if w < width:
             gradient_block(g + w, g_step, x + w, x_step, bits + w // LANES, bits_step, dx + w, dx_step,
-                           dr + w, dr_step, k, 1, <int> (width - w), TILE, coef + w, coef_step, 1, gate, residual, frozen)
+                           dr + w, dr_step, k, 1, <int> (width - w), TILE, coef + w, coef_step, 1,
+                           gate, residual, frozen)
         g += k * g_step
         x += k * x_step
         bits += k * bits_step
@@ -280,8 +282,8 @@ cdef inline void gradient_planes(
                            LANES, LANES, coef + i, coef_step, 0, gate, residual, frozen)
         if gate == BITS:
             if v < length:
-                gradient_block(g + v, 0, x + v, 0, bits + v // LANES, 0, dx + v, 0, dr + v, 0, 1, 1, <int> (length - v),
-                               LANES, coef + i, coef_step, 0, gate, residual, frozen)
+                gradient_block(g + v, 0, x + v, 0, bits + v // LANES, 0, dx + v, 0, dr + v, 0,
+                               1, 1, <int> (length - v), LANES, coef + i, coef_step, 0, gate, residual, frozen)
         else:
             if fours:
                 gradient_block(g + v, 4, x + v, 4, bits, 0, dx + v, 4, dr + v, 4, fours, 1, 4, 4,
@@ -319,25 +321,25 @@ cdef void gradient(
     if frozen:
         if gate == REPLAY:
             gradient_modes(g, g_step, x, x_step, word, bits_step, dx, dx_step, dx, dx_step, runs, length, four,
-                          coef, coef_step, spread, REPLAY, False, True)
+                           coef, coef_step, spread, REPLAY, False, True)
         elif gate == BITS:
             gradient_modes(g, g_step, x, x_step, word, bits_step, dx, dx_step, dr, dr_step, runs, length, four,
-                          coef, coef_step, spread, BITS, True, True)
+                           coef, coef_step, spread, BITS, True, True)
         elif dr != NULL:
             gradient_modes(g, g_step, x, x_step, word, bits_step, dx, dx_step, dr, dr_step, runs, length, four,
-                          coef, coef_step, spread, OPEN, True, True)
+                           coef, coef_step, spread, OPEN, True, True)
         else:
             gradient_modes(g, g_step, x, x_step, word, bits_step, dx, dx_step, dx, dx_step, runs, length, four,
-                          coef, coef_step, spread, OPEN, False, True)
+                           coef, coef_step, spread, OPEN, False, True)
     elif gate == REPLAY:
         gradient_modes(g, g_step, x, x_step, word, bits_step, dx, dx_step, dx, dx_step, runs, length, four,
-                      coef, coef_step, spread, REPLAY, False, False)
+                       coef, coef_step, spread, REPLAY, False, False)
     elif gate == BITS:
         gradient_modes(g, g_step, x, x_step, word, bits_step, dx, dx_step, dr, dr_step, runs, length, four,
-                      coef, coef_step, spread, BITS, True, False)
+                       coef, coef_step, spread, BITS, True, False)
     elif dr != NULL:
         gradient_modes(g, g_step, x, x_step, word, bits_step, dx, dx_step, dr, dr_step, runs, length, four,
-                      coef, coef_step, spread, OPEN, True, False)
+                       coef, coef_step, spread, OPEN, True, False)
     else:
         gradient_modes(g, g_step, x, x_step, word, bits_step, dx, dx_step, dx, dx_step, runs, length, four,
-                      coef, coef_step, spread, OPEN, False, False)
+                       coef, coef_step, spread, OPEN, False, False)
