@@ -15,4 +15,10 @@ cdef class View:
     cdef Py_ssize_t step_n, step_c  # in elements; along s it is 1
     cdef readonly Py_ssize_t size   # n * c * s
 
+    cpdef finish(self)
+
+
+cpdef View view(x, axis, channels=*, str name=*, arrangement=*, bint broadcast=*)
+cpdef View like(View x, a, str name)
+cpdef View output(View x, out=*, View other=*)
 cdef int load_vector(object a, double* out, Py_ssize_t c, double missing, str name) except -1

@@ -35,7 +35,7 @@ cdef class View:
         """The order in which the elements are walked."""
         return self.outer, self.order
 
-    def finish(self):
+    cpdef finish(self):
         """The array that the caller gets: a packed result is copied to where it belongs."""
         if self.target is None:
             return self.array
@@ -155,7 +155,7 @@ cdef cnp.ndarray arranged(View v, cnp.ndarray a, bint empty):
     return out.transpose(np.argsort(v.order))
 
 
-def view(x, axis, channels=None, str name="x", arrangement=None, bint broadcast=False):
+cpdef View view(x, axis, channels=None, str name="x", arrangement=None, bint broadcast=False):
     """Check an input and turn it into a View.
 
     Parameters
@@ -215,7 +215,7 @@ cdef View beside(View x, cnp.ndarray a, cnp.ndarray source, str name, object tar
     return v
 
 
-def like(View x, a, str name):
+cpdef View like(View x, a, str name):
     """A View of another input of the shape, dtype and axis of `x` (a residual, a gradient)."""
     cdef View v
     cdef cnp.ndarray b = array_of(a, name)
@@ -227,7 +227,7 @@ def like(View x, a, str name):
     return v if v.p != NULL else beside(x, arranged(x, b, False), b, name, None)
 
 
-def output(View x, out=None, View other=None):
+cpdef View output(View x, out=None, View other=None):
     """A View of what the caller wants filled: of `out`, or of a new array that lies in memory as `x` does.
 
     Parameters
@@ -354,9 +354,8 @@ def check_vector(a, Py_ssize_t channels, str name):
         vector_of(a, channels, name)
 
 
-def same_memory(a, View b):
-    """Whether `a` is the very memory that the View was made of.
-
-    For an array that `output` took, which may not overlap it in any other way.
-    """
-    return isinstance(a, np.ndarray) and cnp.PyArray_DATA(<cnp.ndarray> a) == cnp.PyArray_DATA(b.source)
+def same_memory(a, b):
+    """Whether `a`, which `output` took, is the memory of the input `b`; it may not overlap it in any other way."""
+    if not isinstance(b, np.ndarray):
+        b = np.asarray(b)
+    return isinstance(a, np.ndarray) and cnp.PyArray_DATA(<cnp.ndarray> a) == cnp.PyArray_DATA(<cnp.ndarray> b)

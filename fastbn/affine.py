@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbn import _layout
 from fastbn._checks import check_activation, check_integer
 from fastbn._dispatch import kernels
 from fastbn._threads import check as check_threads
@@ -105,14 +104,9 @@ class ChannelAffine:
         TypeError, ValueError
             As in `fastbn.functional.batch_norm_training`.
         """
-        view = _layout.view(x, self.axis, self.mean.shape[0])
         relu = activation is not None and check_activation(activation)
-        other = None if residual is None else _layout.like(view, residual, "residual")
-        y = _layout.output(view, out, other)
-        if view.size:
-            kernels.inference(view, y, other, self.mean, None, self.scale, self.shift, 0.0, relu, None,
-                              self.num_threads)
-        return y.finish()
+        return kernels.inference(x, self.axis, self.mean.shape[0], residual, out, self.mean, None, self.scale,
+                                 self.shift, 0.0, relu, self.num_threads)
 
 
 def _rebuild(

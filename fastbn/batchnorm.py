@@ -11,6 +11,7 @@ import numpy as np
 from fastbn import _layout, functional
 from fastbn._checks import check_activation, check_eps, check_flag, check_integer, check_momentum, check_tracked
 from fastbn._dispatch import kernels
+from fastbn._layout import same_memory
 from fastbn._threads import check as check_threads
 from fastbn.affine import ChannelAffine
 from fastbn.functional import Saved
@@ -185,18 +186,14 @@ class BatchNorm:
         """
         if self.training or self.running_mean is None:
             return self._forward_batch(x, residual, activation, out)
-        view = _layout.view(x, self.axis, self.num_features)
         relu = activation is not None and check_activation(activation)
-        other = None if residual is None else _layout.like(view, residual, "residual")
-        y = _layout.output(view, out, other)
-        if view.size:
-            kernels.inference(view, y, other, self.running_mean, self.running_var, self.gamma, self.beta, self._eps,
-                              relu, None, self.num_threads)
+        y = kernels.inference(x, self.axis, self.num_features, residual, out, self.running_mean, self.running_var,
+                              self.gamma, self.beta, self._eps, relu, self.num_threads)
         # Over x, nothing is left to go back from; over the residual, the bits of a ReLU cannot be worked out again.
         lost = out is not None and (
-            _layout.same_memory(out, view) or (relu and other is not None and _layout.same_memory(out, other)))
+            same_memory(out, x) or (relu and residual is not None and same_memory(out, residual)))
         self._last = (None if lost else x, residual, relu, None)
-        return y.finish()
+        return y
 
     def _forward_batch(
         self, x: ArrayLike, residual: ArrayLike | None, activation: str | None, out: NDArray[Any] | None
@@ -208,12 +205,11 @@ class BatchNorm:
                 _layout.check_vector(running, self.num_features, name)
                 if running is not None and not running.flags.writeable:
                     raise ValueError(f"{name} is read-only, and training updates it")
-        y, saved = functional.batch_norm_training(
-            x, self.gamma, self.beta, axis=self.axis, eps=self.eps, residual=residual, activation=activation, out=out,
-            num_threads=self.num_threads)
+        y, saved = functional.train(
+            view, self.gamma, self.beta, self.eps, residual, activation, out, self.num_threads)
         if self.training and self.running_mean is not None:
             self._track(saved)
-        lost = out is not None and _layout.same_memory(out, view)
+        lost = out is not None and same_memory(out, x)
         self._last = (None if lost else x, None, activation is not None, saved)
         return y
 
@@ -267,7 +263,7 @@ class BatchNorm:
             saved = self._frozen_saved(x, residual, relu)
         dx, dgamma, dbeta, *dresidual = functional.batch_norm_backward(
             dy, x, saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads)
-        if out is not None and _layout.same_memory(out, _layout.view(x, self.axis)):
+        if out is not None and same_memory(out, x):
             self._last = (None, residual, relu, saved)
         if self.gamma is not None:
             self.grad_gamma = dgamma.astype(self.dtype)
@@ -286,11 +282,8 @@ class BatchNorm:
             scale, shift = functional.relu_coefficients(saved.rstd, self.gamma, self.beta)
         elif relu:
             arrangement = view.arrangement
-            mask = np.empty(kernels.bits_words(view), np.uint16)
-            if view.size:
-                kernels.inference(view, _layout.output(view), _layout.like(view, residual, "residual"),
-                                  self.running_mean, self.running_var, self.gamma, self.beta, self.eps, True, mask,
-                                  self.num_threads)
+            mask = kernels.inference_bits(view, residual, self.running_mean, self.running_var, self.gamma, self.beta,
+                                          self.eps, self.num_threads)
         return dataclasses.replace(
             saved, scale=scale, shift=shift, mask=mask, shape=view.array.shape, axis=view.axis, arrangement=arrangement,
             residual=residual is not None)

@@ -157,16 +157,29 @@ def batch_norm_training(
     >>> saved.mean, saved.var
     (array([ 2., 20.]), array([  1., 100.]))
     """
+    return train(_layout.view(x, axis), gamma, beta, eps, residual, activation, out, num_threads)
+
+
+def train(
+    view: _layout.View,
+    gamma: ArrayLike | None,
+    beta: ArrayLike | None,
+    eps: float,
+    residual: ArrayLike | None,
+    activation: str | None,
+    out: NDArray[Any] | None,
+    num_threads: int | None,
+) -> tuple[NDArray[Any], Saved]:
+    """Do what `batch_norm_training` does, on an array that has been looked at."""
     eps = check_eps(eps)
     relu = activation is not None and check_activation(activation)
     if num_threads is not None:
         check_threads(num_threads)
-    view = _layout.view(x, axis)
     n, channels, s = view.shape
     other = None if residual is None else _layout.like(view, residual, "residual")
     if n * s == 1 and channels:
         raise ValueError(
-            f"x has shape {view.array.shape}, one value per channel along axis {axis}, so there is no variance to "
+            f"x has shape {view.array.shape}, one value per channel along axis {view.axis}, so there is no variance to "
             "learn from; use a larger batch, or given statistics (batch_norm_inference, or eval() on a layer)")
     y = _layout.output(view, out, other)
     if not view.size:
@@ -239,16 +252,9 @@ def batch_norm_inference(
     relu = activation is not None and check_activation(activation)
     if num_threads is not None:
         check_threads(num_threads)
-    view = _layout.view(x, axis)
-    other = None if residual is None else _layout.like(view, residual, "residual")
     if mean is None or var is None:
         raise TypeError("mean and var must be arrays, got None")
-    y = _layout.output(view, out, other)
-    if view.size:
-        kernels.inference(view, y, other, mean, var, gamma, beta, eps, relu, None, num_threads)
-    else:
-        check_vectors(view.shape[1], mean=mean, var=var, gamma=gamma, beta=beta)
-    return y.finish()
+    return kernels.inference(x, axis, None, residual, out, mean, var, gamma, beta, eps, relu, num_threads)
 
 
 def batch_norm_backward(

@@ -158,6 +158,7 @@ class ChannelStats:
         ValueError
             If there are no more than `ddof` values.
         """
+        ddof = check_integer(ddof, "ddof", 0)
         if self.count <= ddof:
             raise ValueError(
                 f"the variance with ddof={ddof} needs more than {ddof} values per channel, got {self.count}")

@@ -1,7 +1,7 @@
 # Every level is built from one body, so these are the signatures of all of them; _dispatch types its choice by this
 # file. The others have no stub of their own: stubtest imports what has one, and not every CPU survives importing them.
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,18 +25,29 @@ def training(
     num_threads: int | None,
 ) -> tuple[_Vector, _Vector, _Vector]: ...
 def inference(
-    x: View,
-    y: View,
-    r: View | None,
+    x: ArrayLike,
+    axis: int,
+    channels: int | None,
+    residual: ArrayLike | None,
+    out: NDArray[Any] | None,
     mean: ArrayLike | None,
     var: ArrayLike | None,
     gamma: ArrayLike | None,
     beta: ArrayLike | None,
     eps: float,
     relu: bool,
-    bits: _Mask | None,
     num_threads: int | None,
-) -> None: ...
+) -> NDArray[Any]: ...
+def inference_bits(
+    x: View,
+    residual: ArrayLike,
+    mean: ArrayLike | None,
+    var: ArrayLike | None,
+    gamma: ArrayLike | None,
+    beta: ArrayLike | None,
+    eps: float,
+    num_threads: int | None,
+) -> _Mask: ...
 def backward(
     g: View,
     x: View,

@@ -10,7 +10,7 @@ import numpy as np
 
 cimport numpy as cnp
 
-from fastbn._layout cimport View, load_vector
+from fastbn._layout cimport View, like, load_vector, output, view
 
 from fastbn._kernels.cpu import cache_bytes, last_cache_bytes
 from fastbn._threads import resolve
@@ -164,8 +164,9 @@ def training(View x, View y, View r, gamma, beta, double eps, bint relu, bits, n
     return mean, var, rstd
 
 
-def inference(View x, View y, View r, mean, var, gamma, beta, double eps, bint relu, bits, num_threads):
-    """Normalize `x` with given statistics into `y`; var None stands for rstd = 1."""
+cdef int infer(
+    View x, View y, View r, mean, var, gamma, beta, double eps, bint relu, bits, num_threads,
+) except -1:
     cdef Job job
     cdef double* scratch = scratch_of(4 * x.c)
     begin(&job, x)
@@ -185,9 +186,30 @@ def inference(View x, View y, View r, mean, var, gamma, beta, double eps, bint r
         load_vector(beta, job.beta, x.c, 0.0, "beta")
         if var is not None:
             load_vector(var, job.var, x.c, 1.0, "var")
-        execute(&job, False, num_threads)
+        if x.size:
+            execute(&job, False, num_threads)
     finally:
         free(scratch)
+    return 0
+
+
+def inference(x, axis, channels, residual, out, mean, var, gamma, beta, double eps, bint relu, num_threads):
+    """Normalize `x` with given statistics and return y; var None stands for rstd = 1.
+
+    From arrays to array in one call, unlike the others: a small inference spends its time between calls.
+    """
+    cdef View v = view(x, axis, channels)
+    cdef View r = None if residual is None else like(v, residual, "residual")
+    cdef View y = output(v, out, r)
+    infer(v, y, r, mean, var, gamma, beta, eps, relu, None, num_threads)
+    return y.finish()
+
+
+def inference_bits(View x, residual, mean, var, gamma, beta, double eps, num_threads):
+    """Where the ReLU of such an inference with a residual is open, as `training` leaves it for a backward."""
+    bits = np.empty(bits_words(x), np.uint16)
+    infer(x, output(x), like(x, residual, "residual"), mean, var, gamma, beta, eps, True, bits, num_threads)
+    return bits
 
 
 def backward(View g, View x, View dx, View dr, mean, rstd, gamma, scale, shift, bits, bint frozen, num_threads):

@@ -259,7 +259,8 @@ cdef void span_moments(
 cdef inline void add_spans(
     const real* g, Py_ssize_t g_step, Py_ssize_t g_step_c, const real* x, Py_ssize_t x_step, Py_ssize_t x_step_c,
     const uint16_t* bits, Py_ssize_t bits_step, Py_ssize_t bits_step_c,
-    int channels, Py_ssize_t runs, Py_ssize_t length, const real* coef, Py_ssize_t coef_step, int gate, double* out, lane kind,
+    int channels, Py_ssize_t runs, Py_ssize_t length, const real* coef, Py_ssize_t coef_step, int gate,
+    double* out, lane kind,
 ) noexcept nogil:
     cdef int c
     for c in range(channels):
