@@ -184,7 +184,7 @@ class BatchNorm:
             For shapes that do not fit, an `out` that overlaps an input without being it, or, in training mode, one
             value per channel.
         """
-        if self.training or self.running_mean is None:
+        if self.training or self.running_mean is None or self.running_var is None:
             return self._forward_batch(x, residual, activation, out)
         relu = activation is not None and check_activation(activation)
         y = kernels.inference(x, self.axis, self.num_features, residual, out, self.running_mean, self.running_var,
@@ -199,6 +199,9 @@ class BatchNorm:
         self, x: ArrayLike, residual: ArrayLike | None, activation: str | None, out: NDArray[Any] | None
     ) -> NDArray[Any]:
         view = _layout.view(x, self.axis, self.num_features)
+        if (self.running_mean is None) != (self.running_var is None):
+            missing = "running_mean" if self.running_mean is None else "running_var"
+            raise ValueError(f"{missing} is None; expected both running averages, or neither")
         if self.training:
             for name in ("running_mean", "running_var"):
                 running = getattr(self, name)

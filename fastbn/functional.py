@@ -239,7 +239,7 @@ def batch_norm_inference(
     Raises
     ------
     TypeError, ValueError
-        As in `batch_norm_training`; one value per channel is fine here.
+        As in `batch_norm_training`; one value per channel is fine here. A variance must not be negative.
 
     Examples
     --------
@@ -310,7 +310,7 @@ def batch_norm_backward(
     (True, array([3.]))
     """
     if not isinstance(saved, Saved):
-        raise TypeError(f"saved must be what batch_norm_training returned, got {type(saved).__name__}")
+        raise TypeError(f"saved must be a Saved, the second value of batch_norm_training, got {type(saved).__name__}")
     if num_threads is not None:
         check_threads(num_threads)
     view = _layout.view(x, axis, saved.mean.shape[0])

@@ -39,7 +39,7 @@ CASES = (
     # small planes: below, at and above 64 lanes
     case(6, 7, 7, 7), case(40, 3, 7, 7), case(33, 64, 7, 7), case(5, 65, 63), case(5, 3, 64), case(5, 7, 65),
     case(9, 64, 14, 14), case(2, 3, 2, 3, 4), case(2, 3, 1, 2, 2, 3),
-    # about a chunk, and about a span
+    # about the steps of a run, and about a span
     case(3, 3, 2047), case(3, 3, 2048), case(3, 3, 2049), case(2, 3, 32767), case(1, 3, 32768), case(2, 3, 32769),
     case(1, 1, 70001), case(700, 3, 49), case(17, 2, 4100),
     # a batch of one

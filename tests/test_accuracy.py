@@ -104,7 +104,7 @@ def test_a_constant_channel_is_beta(value, shape, layout, dtype):
 @pytest.mark.parametrize("scale", [1e-15, 1e-10, 1e10, 1e18, 1e20, 1e30, 3e37], ids="{:g}".format)
 @shapes
 def test_large_and_small_values(scale, shape, layout):
-    # Squares beyond float32: such a chunk is summed in double.
+    # Squares beyond float32: such a span is summed in double.
     x = (array(shape, layout) * np.float32(scale)).astype(np.float32)
     y, saved = batch_norm_training(x, axis=axis_of(layout), eps=1e-30)
     exact = oracle.forward(x, axis=axis_of(layout), eps=1e-30)
@@ -215,3 +215,47 @@ def test_one_bad_element_spoils_its_channel_alone(value, shape, layout, dtype, a
     assert not np.isfinite(results[1][2][channel])
     assert np.isnan(results[1][3][channel])
     assert np.isnan(results[1][7][channel])
+
+
+@pytest.mark.parametrize("rows", [40, 49, 64, 100, 128, 200])
+@pytest.mark.parametrize("value", [1.9, 1.37])
+def test_masks(rows, value):
+    # Two values: all roundings of a sum go one way.
+    rng = np.random.default_rng(1)
+    for share in (0.5, 0.6, 0.7, 0.8, 0.9):
+        mask = rng.random((rows, 512)) < share
+        mask[:2] = [[False], [True]]  # no constant channels
+        contract((mask * value).astype(np.float32), 1)
+
+
+def golden(count, length):
+    """Places that a pivot is sampled at."""
+    return np.arange(count) * 40503 % 65536 * length // 65536
+
+
+@pytest.mark.parametrize("share", [0.73, 0.745, 0.77])
+def test_blank_where_the_pivot_is_sampled(share):
+    mask = np.random.default_rng(2).random((256, 512)) < share
+    mask[golden(16, 256)] = False
+    contract((mask * 1.9).astype(np.float32), 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_statistics_of_planes_that_are_blank_where_the_pivot_is_sampled(dtype):
+    x = np.full((16384, 2, 2), 0.7, dtype)
+    x[golden(256, 16384)] = 0
+    x[8192 + golden(256, 8192)] = 0
+    stats = ChannelStats(2).update(x)
+    exact = x.astype(np.longdouble).var((0, 2))
+    assert np.abs(stats.var() / exact - 1).max() <= 1e-12
+
+
+@shapes
+def test_gradients_whose_products_are_too_small_for_float32(shape, layout):
+    axis = axis_of(layout)
+    x = (array(shape, layout) * np.float32(1e-18)).astype(np.float32)
+    dy = (array(shape, layout, seed=1) * np.float32(1e-27)).astype(np.float32)
+    _, saved = batch_norm_training(x, axis=axis, eps=1.2e-38)
+    _, dgamma, _ = batch_norm_backward(dy, x, saved, axis=axis)
+    exact = oracle.backward(dy, x, oracle.forward(x, axis=axis, eps=1.2e-38), axis=axis)
+    assert np.abs(dgamma - exact.dgamma).max() <= 1e-6 * np.abs(exact.dgamma).max()

@@ -136,8 +136,8 @@ SAVED = batch_norm_training(X)[1]
     ((X[:1], X, SAVED), ValueError, r"dy has shape \(1, 3, 5\); expected the shape of x"),
     ((X.astype(float), X, SAVED), TypeError, "dy has dtype float64; expected that of x, float32"),
     ((X.astype(int), X, SAVED), TypeError, "dy has dtype int64"),
-    ((X, X, None), TypeError, "saved must be what batch_norm_training returned, got NoneType"),
-    ((X, X, (1, 2)), TypeError, "saved must be what batch_norm_training returned, got tuple"),
+    ((X, X, None), TypeError, "saved must be a Saved, the second value of batch_norm_training, got NoneType"),
+    ((X, X, (1, 2)), TypeError, "saved must be a Saved, the second value of batch_norm_training, got tuple"),
     ((X[:2], X[:2], SAVED), ValueError, "x has shape .2, 3, 5.; expected that of the forward, .4, 3, 5."),
     ((X[:, :2], X[:, :2], SAVED), ValueError, "x has shape .* 2 channels along axis 1; expected 3"),
 ], ids=["dy shape", "dy broadcast", "dy dtype", "dy integer", "no saved", "saved tuple", "x count", "x channels"])
@@ -167,3 +167,17 @@ def test_python_numbers_are_welcome(gamma):
     z, saved = batch_norm_training(x, gamma, gamma)
     np.testing.assert_allclose(saved.var, [1, 2.25], rtol=1e-14)
     np.testing.assert_allclose(z.mean(axis=0), scale if gamma else 0, atol=1e-14)
+
+
+@pytest.mark.parametrize("var", [-1.0, -1e-9])
+def test_a_negative_variance_is_refused_before_anything_is_written(var):
+    out = np.full_like(X, 7)
+    with pytest.raises(ValueError, match="var has negative values, down to -"):
+        batch_norm_inference(X, ZERO, np.array([1, var, 1]), out=out)
+    assert (out == 7).all()
+
+
+def test_a_variance_that_is_not_a_number_spoils_its_channel_alone():
+    y = batch_norm_inference(X, ZERO, np.array([1, np.nan, 1]))
+    assert np.isnan(y[:, 1]).all()
+    assert np.isfinite(y[:, ::2]).all()

@@ -493,3 +493,16 @@ def test_nan_in_a_batch_stays_in_its_channel():
     bn(x)
     assert np.flatnonzero(np.isnan(bn.running_mean)).tolist() == [2]
     assert np.flatnonzero(np.isnan(bn.running_var)).tolist() == [2]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["running_mean", "running_var"])
+def test_one_running_average_without_the_other_is_refused(name, training):
+    bn = BatchNorm(3).train(training)
+    setattr(bn, name, None)
+    x = np.ones((4, 3), np.float32)
+    out = np.full_like(x, 7)
+    with pytest.raises(ValueError, match=f"{name} is None; expected both running averages, or neither"):
+        bn(x, out=out)
+    assert (out == 7).all()
+    assert bn.num_batches_tracked == 0

@@ -169,6 +169,8 @@ cdef int infer(
 ) except -1:
     cdef Job job
     cdef double* scratch = scratch_of(4 * x.c)
+    cdef double least_var = 0
+    cdef Py_ssize_t c
     begin(&job, x)
     job.y = block_of(y)
     if r is not None:
@@ -186,6 +188,10 @@ cdef int infer(
         load_vector(beta, job.beta, x.c, 0.0, "beta")
         if var is not None:
             load_vector(var, job.var, x.c, 1.0, "var")
+            for c in range(x.c):
+                least_var = job.var[c] if job.var[c] < least_var else least_var
+            if least_var < 0:
+                raise ValueError(f"var has negative values, down to {least_var}")
         if x.size:
             execute(&job, False, num_threads)
     finally:

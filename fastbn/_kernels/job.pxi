@@ -58,7 +58,7 @@ cdef struct Job:
     bint four
     bint fetch              # touch memory before it is reduced
 
-cdef inline void set_result(Job* job, Py_ssize_t c, Moments moments, double* sums) noexcept nogil:
+cdef inline void set_result(Job* job, Py_ssize_t c, const Moments* moments, double* sums) noexcept nogil:
     # What a reduction leaves for a channel.
     if job.g.p != NULL:
         job.dbeta[c] = sums[0]
@@ -130,7 +130,8 @@ cdef void replay_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept n
 
 cdef void backward_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept nogil:
     # From sum dy and sum dy (x - m), which dbeta and dgamma hold until here, to the constants of dx. The mean of
-    # (x - mean) is zero, that of (x - m) is `left`. DX_X is of the order of dy / x: in range wherever dx is.
+    # (x - mean) is zero, that of (x - m) is `left`. DX_X is of the order of dy / x, and in range wherever dx is for a
+    # gamma of ordinary size.
     cdef double a[TILE]
     cdef double b[TILE]
     cdef double d[TILE]

@@ -15,7 +15,7 @@ cdef enum:
     TILE = 64           # lanes of a running sum: 4 zmm, 8 ymm or 16 xmm of float
     HALF = 32           # elements that a step over columns takes
     LANES = 16          # elements of a short step over a run; bits of a word of a mask
-    FEW = 32            # values of a channel that are summed in double: too few for roundings to average out
+    FEW = 48            # values of a channel that are summed in double: too few for roundings to average out
 
 cdef enum:              # where the gradient of a fused ReLU comes from
     OPEN = 0            # no activation
@@ -71,8 +71,14 @@ cdef inline Moments moments_about(double pivot, double n, double e, double q) no
 cdef inline bint squares_held(double n, double e, double q) noexcept nogil:
     # False where float sums overflowed, met a NaN, or are so small that squares were lost below the normal range
     # (2**-126; the bound of 2**-100 an element leaves 26 bits); and where the pivot was so far off that the correction
-    # e^2 / n takes more than three quarters of q, two bits. All zero is exact: what a constant channel gives.
-    return (q >= n * 7.888609052210118e-31 and q < 1e300 and e * (e / n) <= 0.75 * q) or (q == 0.0 and e == 0.0)
+    # e^2 / n takes more than half of q, a bit. All zero is what a constant channel gives.
+    return (q >= n * 7.888609052210118e-31 and q < 1e300 and e * (e / n) <= 0.5 * q) or (q == 0.0 and e == 0.0)
+
+
+cdef inline bint products_held(double n, double s1, double s2) noexcept nogil:
+    # The same for the sums of dy and of dy * (x - m), of which the first cannot underflow.
+    cdef double least = n * 7.888609052210118e-31
+    return finite(s1) and finite(s2) and (s2 >= least or s2 <= -least or (s1 == 0.0 and s2 == 0.0))
 
 
 cdef inline bint finite(double a) noexcept nogil:
@@ -98,4 +104,4 @@ cdef void touch(const real* p, Py_ssize_t rows, Py_ssize_t width, Py_ssize_t ste
         w = 0
         while w < width:
             FASTBN_TOUCH(p + i * step + w)
-            w += LANES
+            w += 64 // <Py_ssize_t> sizeof(real)    # a cache line

@@ -52,11 +52,12 @@ cdef inline void reduce_span(
     cdef const real* x = <const real*> job.x.p + n * job.x.step_n + c * job.x.step_c + i
     cdef const real* g
     cdef const real* coef
+    cdef bint exact = job.exact or job.n * job.s <= FEW
     cdef const uint16_t* bits = <const uint16_t*> x         # not looked at
     cdef Py_ssize_t bits_step_c = parts(job.s, LANES)
     if job.g.p == NULL:
         if real is float:
-            if job.exact or runs * length <= FEW:
+            if exact:
                 span_moments(x, job.x.step_n, job.x.step_c, channels, runs, length, moments, <double> 0)
             else:
                 span_moments(x, job.x.step_n, job.x.step_c, channels, runs, length, moments, <float> 0)
@@ -67,7 +68,7 @@ cdef inline void reduce_span(
     coef = <const real*> job.coef + c
     if job.gate == BITS:
         bits = job.bits + bits_of(job, n, c) + i // LANES
-    if real is float:
+    if real is float and not exact:
         span_gradients(g, job.g.step_n, job.g.step_c, x, job.x.step_n, job.x.step_c, bits, job.c * bits_step_c,
                        bits_step_c, channels, runs, length, coef, job.coef_step, job.gate, sums, <float> 0)
     else:
@@ -108,7 +109,7 @@ cdef void fetch_group(Job* job, Block* b, const real* kind, Py_ssize_t c0, Py_ss
 
 cdef void reduce_channels(Job* job, const real* kind, Py_ssize_t c, int channels) noexcept nogil:
     # All spans of up to BATCH channels.
-    cdef Moments[BATCH] all
+    cdef Moments[BATCH] all             # in a forward
     cdef Moments[BATCH] part
     cdef double[2 * BATCH] sums_all
     cdef double[2 * BATCH] sums
@@ -124,7 +125,7 @@ cdef void reduce_channels(Job* job, const real* kind, Py_ssize_t c, int channels
             for k in range(2 * channels):
                 sums_all[k] += sums[k]
     for k in range(channels):
-        set_result(job, c + k, all[k], sums_all + 2 * k)
+        set_result(job, c + k, &all[k], sums_all + 2 * k)
 
 
 cdef void planes_group(Job* job, const real* kind, Py_ssize_t unit) noexcept nogil:
@@ -160,6 +161,8 @@ cdef void planes_merge(Job* job, const real* kind, Py_ssize_t c) noexcept nogil:
     cdef double[2] sums
     cdef Py_ssize_t u, n
     all.n = 0
+    all.mean = 0
+    all.m2 = 0
     sums[0] = 0
     sums[1] = 0
     for u in range(job.spans):
@@ -173,7 +176,7 @@ cdef void planes_merge(Job* job, const real* kind, Py_ssize_t c) noexcept nogil:
             part.mean = job.part1[c * job.spans + u]
             part.m2 = job.part2[c * job.spans + u]
             merge(&all, part)
-    set_result(job, c, all, sums)
+    set_result(job, c, &all, sums)
     if job.y.p != NULL:
         finish_channels(job, <real*> job.coef, c, c + 1)
 

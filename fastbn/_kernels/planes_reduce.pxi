@@ -2,15 +2,16 @@
 #
 # a) Two sums in one reading: of v and of v * (x - m). In a forward v is x - m itself (MOMENTS), in a backward it is dy.
 # b) Every running sum is TILE lanes wide, and the lanes stay in registers from run to run. Four tiles are added to each
-#    other before they are added to a lane, and after FLUSH additions the lanes go to double: no float sum is long.
+#    other before they are added to a lane, and after FLUSH additions or one more the lanes go to double: no float sum
+#    is long.
 # c) A tail shorter than a tile goes through the same lanes under a condition that becomes a vector mask.
 # d) Moments are taken about a pivot, the mean of a sample that is spread over the span. Any pivot will do of which
-#    squares_held() finds that it costs no more than two bits; otherwise, and where float lanes overflowed or
-#    underflowed, the span is summed again in double.
+#    squares_held() finds that it costs no more than a bit; otherwise, and where float lanes overflowed or underflowed,
+#    the span is summed again in double, at last about the mean that was found.
 
 cdef enum:
     FLUSH = 6           # additions to a lane
-    SAMPLES = 8         # tiles that a pivot is the mean of, at most;
+    SAMPLES = 8         # pieces of up to a tile that a pivot is the mean of, at most, or more where they are short;
     SAMPLE_OF = 128     # one for so many elements
     BATCH = 16          # channels that take each step side by side: none waits for its own last result
 
@@ -206,6 +207,11 @@ cdef inline void add_span(
     out[1] = t2 + sum_lanes(s2)
 
 
+cdef inline Py_ssize_t spread(Py_ssize_t k, Py_ssize_t n) noexcept nogil:
+    # The k-th of some places among n, apart by the golden ratio, so that no period hides from them.
+    return (k * 40503 % 65536) * n // 65536
+
+
 cdef inline double sample_mean(
     const real* x, Py_ssize_t runs, Py_ssize_t length, Py_ssize_t step,         # IN  (runs, length)
     Py_ssize_t samples, int width, double weight,
@@ -218,7 +224,7 @@ cdef inline double sample_mean(
     for j in range(TILE):
         s[j] = x[j] if j < width else 0
     for k in range(1, samples):
-        p = x + k * runs // samples * step + k * (length - width) // samples
+        p = x + spread(k, runs) * step + spread(k, length - width + 1)
         if width == TILE:
             for j in range(TILE):
                 s[j] += p[j]
@@ -237,8 +243,8 @@ cdef void span_moments(
     cdef real pivot[BATCH]
     cdef double sums[2 * BATCH]
     cdef double n = <double> runs * <double> length
-    cdef Py_ssize_t samples = least(SAMPLES, parts(runs * length, SAMPLE_OF))
     cdef int width = <int> least(TILE, length)
+    cdef Py_ssize_t samples = least(SAMPLES * TILE // width, parts(runs * length, SAMPLE_OF))
     cdef double weight = 1.0 / (<double> samples * <double> width)
     cdef double e, q
     cdef int c
@@ -251,9 +257,14 @@ cdef void span_moments(
         e = sums[2 * c]
         q = sums[2 * c + 1]
         out[c] = moments_about(<double> pivot[c], n, e, q)
-        if lane is float:
-            if not squares_held(n, e, q):
+        if not squares_held(n, e, q):
+            if lane is float:
                 span_moments(x + c * step_c, x_step, 0, 1, runs, length, out + c, <double> 0)
+            elif finite(out[c].mean):
+                pivot[c] = <real> out[c].mean
+                add_span(x + c * step_c, x_step, x + c * step_c, x_step, <const uint16_t*> x, 0, runs, length,
+                         pivot[c], 0, 0, MOMENTS, sums + 2 * c, kind)
+                out[c] = moments_about(<double> pivot[c], n, sums[2 * c], sums[2 * c + 1])
 
 
 cdef inline void add_spans(
@@ -278,6 +289,7 @@ cdef void span_gradients(
     lane kind,
 ) noexcept nogil:
     # sum of dy and sum of dy * (x - m)
+    cdef double n = <double> runs * <double> length
     cdef int c
     if gate == OPEN:
         add_spans(g, g_step, g_step_c, x, x_step, x_step_c, bits, bits_step, bits_step_c, channels, runs, length,
@@ -290,6 +302,6 @@ cdef void span_gradients(
                   coef, coef_step, BITS, out, kind)
     if lane is float:
         for c in range(channels):
-            if not (finite(out[2 * c]) and finite(out[2 * c + 1])):
+            if not products_held(n, out[2 * c], out[2 * c + 1]):
                 span_gradients(g + c * g_step_c, g_step, 0, x + c * x_step_c, x_step, 0, bits + c * bits_step_c,
                                bits_step, 0, 1, runs, length, coef + c, coef_step, gate, out + 2 * c, <double> 0)

@@ -86,7 +86,7 @@ cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit) noexcept nogi
     cdef Py_ssize_t slab = unit % job.slabs
     cdef Strip strip = strip_of(job, unit // job.slabs)
     cdef Py_ssize_t first = slab * job.slab         # of the columns
-    cdef Py_ssize_t samples = least(strip.rows, PIVOT_ROWS if strip.rows >= 8 * PIVOT_ROWS else PIVOT_ROWS // 2)
+    cdef Py_ssize_t samples = least(strip.rows, PIVOT_ROWS)
     cdef Py_ssize_t w, c
     cdef const real* x = <const real*> job.x.p + strip.row * job.x.step_n + first
     cdef const real* g = x
@@ -150,7 +150,7 @@ cdef inline void fold(double* sums, Py_ssize_t width, Py_ssize_t c, Py_ssize_t r
 
 
 cdef void merge_channels(Job* job, real* coef, Py_ssize_t c0, Py_ssize_t stop) noexcept nogil:
-    # All units of a tile of channels, in order; the same as merge() of lanes.pxi, on vectors.
+    # All units of a tile of channels, in order; merge() of lanes.pxi for equal counts, which vectors can do.
     cdef double[TILE] t1
     cdef double[TILE] t2
     cdef double n, before, weight, delta
@@ -190,7 +190,7 @@ cdef void merge_channels(Job* job, real* coef, Py_ssize_t c0, Py_ssize_t stop) n
             moments.m2 = t2[j]
             sums[0] = t1[j]
             sums[1] = t2[j]
-            set_result(job, c + j, moments, sums)
+            set_result(job, c + j, &moments, sums)
         c += TILE
     if job.y.p != NULL:
         finish_channels(job, coef, c0, stop)

@@ -4,8 +4,8 @@
 #    each other before they are added to the running sums: a quarter of the rounding, a quarter of the traffic to the
 #    sums, which are in the first-level cache. After FLUSH_ROWS rows the sums go to double.
 # b) The pivot of a column is the mean of a sample of rows, and judged as in planes_reduce.pxi.
-# c) Columns whose float sums overflowed or underflowed are summed again in double, and no others: the bits of a column
-#    do not depend on its neighbours.
+# c) Columns whose float sums overflowed or underflowed, or whose pivot was far off, are summed again in double, and no
+#    others: the bits of a column do not depend on its neighbours.
 # d) Sums, pivots and constants are local arrays, so that the compiler sees that x is none of them.
 # e) What comes from memory is touched before it is reduced, FLUSH_ROWS rows at a time: loads between which running sums
 #    are read and written wait for these, and the next ones do not begin early enough to hide the way to memory.
@@ -29,21 +29,21 @@ cdef struct Columns:        # a unit: `rows` rows of `width` <= SLAB columns
 
 
 cdef inline bint columns_held(Columns* u, double s1, double s2) noexcept nogil:
-    return squares_held(<double> u.rows, s1, s2) if u.gate == MOMENTS else (finite(s1) and finite(s2))
+    return squares_held(<double> u.rows, s1, s2) if u.gate == MOMENTS else products_held(<double> u.rows, s1, s2)
 
 
 cdef void sample_columns(
     Columns* u, const real* x, Py_ssize_t samples,                              # IN  (u.rows, u.width)
     double* out,                                                                # OUT (u.width,)
 ) noexcept nogil:
-    # In double: a float sum may overflow. The rows lie apart by the golden ratio, so no period of x hides from them.
+    # In double: a float sum may overflow.
     cdef double s[ROOM]
     cdef const real* p
     cdef Py_ssize_t i, w
     for w in range(u.width):
         s[w] = 0
     for i in range(samples):
-        p = x + (i * 40503 % 65536) * u.rows // 65536 * u.x_step
+        p = x + spread(i, u.rows) * u.x_step
         for w in range(u.width):
             s[w] += p[w]
     for w in range(u.width):
