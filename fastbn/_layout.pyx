@@ -12,6 +12,8 @@ import numpy as np
 
 cimport numpy as cnp
 
+include "_kernels/sizes.pxi"
+
 cnp.import_array()
 
 cdef str SUPPORTED = "float32 or float64"
@@ -78,7 +80,7 @@ cdef inline bint plain(cnp.ndarray a) noexcept:
 cdef inline bint narrow(Py_ssize_t channels) noexcept:
     # Rows that do not fill vectors are read several at once (rows.pxi), whatever the array, so that the bits do not
     # depend on its strides; then there may be no gaps between them.
-    return channels % 64 != 0 and 2 * channels <= 1024
+    return channels % TILE != 0 and 2 * channels <= SLAB
 
 
 cdef bint walk(View v, cnp.ndarray a, int axis) noexcept:

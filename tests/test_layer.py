@@ -1,46 +1,13 @@
-"""The layer: PyTorch's semantics, its state, its errors."""
-
-import copy
-import pickle
+"""The layer: PyTorch's semantics, its errors."""
 
 import numpy as np
 import pytest
 
 from fastbn import BatchNorm
 from tests import oracle
-from tests.cases import EMPTY_CASES, array, axis_of, case
+from tests.cases import EMPTY_CASES, array, axis_of
 from tests.compare import close, same_bits
-
-SHAPE = case(16, 5, 3, 3)
-N = 16 * 9
-STATE = ("gamma", "beta", "running_mean", "running_var")
-
-
-def batches(layout="planes", dtype=np.float32, count=4):
-    return [array(SHAPE, layout, dtype, mean=3, std=2, seed=s) for s in range(count)]
-
-
-def trained(layout="planes", dtype=np.float32, **options):
-    """A layer that has seen two batches and has parameters of its own."""
-    bn = BatchNorm(5, axis=axis_of(layout), dtype=dtype, **options)
-    if bn.gamma is not None:
-        bn.gamma[...] = [1, -2, 0.5, 3, 0.1]
-        bn.beta[...] = [0, 1, -1, 0.5, 2]
-    for x in batches(layout, dtype, 2):
-        bn(x)
-    return bn
-
-
-def snapshot(bn):
-    state = {name: copy.deepcopy(getattr(bn, name)) for name in STATE}
-    return state | {"count": bn.num_batches_tracked}
-
-
-def assert_same(bn, before):
-    after = snapshot(bn)
-    for name, value in before.items():
-        np.testing.assert_array_equal(after[name], value)
-
+from tests.layers import SHAPE, STATE, N, assert_same, batches, snapshot, trained
 
 # ---- what a new layer is ----
 
@@ -195,6 +162,28 @@ def test_x_and_parameters_of_different_types(x_dtype, dtype, layout):
         assert bn.grad_gamma.dtype == bn.grad_beta.dtype == bn.running_mean.dtype == dtype
     bn.train()
     close(bn(x), oracle.forward(x, axis=bn.axis).y, x_dtype, 16)
+
+
+def test_nan_in_a_batch_stays_in_its_channel():
+    x = batches()[0]
+    x[0, 2, 0, 0] = np.nan
+    bn = BatchNorm(5)
+    bn(x)
+    assert np.flatnonzero(np.isnan(bn.running_mean)).tolist() == [2]
+    assert np.flatnonzero(np.isnan(bn.running_var)).tolist() == [2]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["running_mean", "running_var"])
+def test_one_running_average_without_the_other_is_refused(name, training):
+    bn = BatchNorm(3).train(training)
+    setattr(bn, name, None)
+    x = np.ones((4, 3), np.float32)
+    out = np.full_like(x, 7)
+    with pytest.raises(ValueError, match=f"{name} is None; expected both running averages, or neither"):
+        bn(x, out=out)
+    assert (out == 7).all()
+    assert bn.num_batches_tracked == 0
 
 
 # ---- backward ----
@@ -358,151 +347,3 @@ def test_a_parameter_assigned_badly_is_named():
             with pytest.raises(error, match=name):
                 bn(batches()[0], out=out)
             assert (out == 7).all()
-
-
-# ---- state ----
-
-def test_state_dict_names():
-    full = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
-    assert set(trained().state_dict()) == full
-    assert set(trained(affine=False).state_dict()) == full - {"weight", "bias"}
-    assert set(BatchNorm(5, track_running_stats=False).state_dict()) == {"weight", "bias"}
-    assert BatchNorm(5, affine=False, track_running_stats=False).state_dict() == {}
-
-
-def test_state_dict_is_a_copy():
-    bn = trained()
-    before = snapshot(bn)
-    for value in bn.state_dict().values():
-        value[...] = 99
-    assert_same(bn, before)
-    state = bn.state_dict()
-    other = BatchNorm(5)
-    other.load_state_dict(state)
-    other(batches()[0])
-    other.gamma[...] = 7
-    for name, value in bn.state_dict().items():
-        np.testing.assert_array_equal(state[name], value)
-
-
-@pytest.mark.parametrize("options", [{}, {"affine": False}, {"track_running_stats": False}], ids=str)
-def test_round_trip(options, dtype):
-    bn, other = trained(dtype=dtype, **options), BatchNorm(5, dtype=dtype, **options)
-    other.load_state_dict(bn.state_dict())
-    for name in STATE:
-        np.testing.assert_array_equal(getattr(bn, name), getattr(other, name))
-    assert bn.state_dict().get("num_batches_tracked", 0) == other.num_batches_tracked
-    x = batches(dtype=dtype)[0]
-    same_bits(bn.eval()(x), other.eval()(x))
-
-
-def test_load_converts_and_takes_lists():
-    bn = BatchNorm(2)
-    bn.load_state_dict({"weight": [1.5, 2.0], "bias": np.zeros(2, np.float16), "running_mean": np.ones(2),
-                        "running_var": (0.0, 2.0)})
-    assert all(getattr(bn, name).dtype == np.float32 for name in STATE)
-    np.testing.assert_array_equal(bn.running_var, [0, 2])
-    assert bn.num_batches_tracked == 0
-
-
-def changed(**values):
-    return lambda state: state | values
-
-
-def without(name):
-    return lambda state: {k: v for k, v in state.items() if k != name}
-
-
-V = np.ones(5, np.float32)
-BAD_STATES = {
-    "missing weight": (without("weight"), ValueError, "state misses weight; expected weight"),
-    "missing running_var": (without("running_var"), ValueError, "state misses running_var; expected"),
-    "unknown name": (changed(scale=V), ValueError, "state has also scale; expected"),
-    "empty": (lambda state: {}, ValueError, "state misses bias, running_mean, running_var, weight; expected"),
-    "weight length": (changed(weight=np.ones(4)), ValueError, r"weight has shape \(4,\); expected \(5,\)"),
-    "bias scalar": (changed(bias=np.float32(1)), ValueError, r"bias has shape \(\); expected \(5,\)"),
-    "mean 2-d": (changed(running_mean=np.ones((5, 1))), ValueError, r"running_mean has shape \(5, 1\); expected"),
-    "integers": (changed(weight=np.ones(5, int)), TypeError, "weight has dtype int64; expected a floating-point"),
-    "complex": (changed(bias=np.ones(5, complex)), TypeError, "bias has dtype complex128; expected a floating-point"),
-    "text": (changed(bias="bias"), TypeError, "bias has dtype"),
-    "None": (changed(bias=None), TypeError, "bias has dtype object"),
-    "NaN weight": (changed(weight=V * np.nan), ValueError, "weight has values that are not finite"),
-    "inf mean": (changed(running_mean=V * np.inf), ValueError, "running_mean has values that are not finite"),
-    "NaN variance": (changed(running_var=V * np.nan), ValueError, "running_var has values that are not finite"),
-    "inf variance": (changed(running_var=V * np.inf), ValueError, "running_var has values that are not finite"),
-    "negative variance": (changed(running_var=V * -1e-3), ValueError, "running_var has negative.* -0.001"),
-    "beyond float32": (changed(running_mean=np.full(5, 1e300)), ValueError, "running_mean has values .*in float32"),
-    "counter float": (changed(num_batches_tracked=1.5), TypeError, "num_batches_tracked must be one integer"),
-    "counter array": (changed(num_batches_tracked=np.ones(2, int)), TypeError, "num_batches_tracked must be one"),
-    "counter negative": (changed(num_batches_tracked=-1), ValueError, "num_batches_tracked must not be negative"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_STATES)
-def test_a_bad_state_changes_nothing(name):
-    change, error, message = BAD_STATES[name]
-    bn = trained()
-    before = snapshot(bn)
-    good = BatchNorm(5).state_dict()
-    with pytest.raises(error, match=message):
-        bn.load_state_dict(change(good))
-    assert_same(bn, before)
-    bn.backward(batches()[0])
-
-
-def test_the_counter_may_be_missing_or_extra():
-    bn = trained()
-    state = bn.state_dict()
-    del state["num_batches_tracked"]
-    other = BatchNorm(5)
-    other.load_state_dict(state)
-    np.testing.assert_array_equal(other.running_var, bn.running_var)
-    plain = BatchNorm(5, track_running_stats=False)
-    plain.load_state_dict({"weight": V, "bias": V, "num_batches_tracked": np.array(3)})
-    np.testing.assert_array_equal(plain.beta, V)
-
-
-def test_running_averages_may_not_be_extra():
-    with pytest.raises(ValueError, match="state has also running_mean, running_var; expected"):
-        BatchNorm(5, track_running_stats=False).load_state_dict(trained().state_dict())
-
-
-def test_loading_forgets_the_last_forward():
-    bn = trained()
-    bn.load_state_dict(bn.state_dict())
-    with pytest.raises(RuntimeError, match="backward needs a forward"):
-        bn.backward(batches()[0])
-
-
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda bn: pickle.loads(pickle.dumps(bn))],
-                         ids=["copy", "pickle"])
-def test_copies(duplicate):
-    bn = trained().eval()
-    other = duplicate(bn)
-    x = batches()[3]
-    same_bits(other(x), bn(x))
-    other.gamma[...] = 0
-    assert bn.gamma.all()
-    assert repr(other) == repr(bn)
-
-
-def test_nan_in_a_batch_stays_in_its_channel():
-    x = batches()[0]
-    x[0, 2, 0, 0] = np.nan
-    bn = BatchNorm(5)
-    bn(x)
-    assert np.flatnonzero(np.isnan(bn.running_mean)).tolist() == [2]
-    assert np.flatnonzero(np.isnan(bn.running_var)).tolist() == [2]
-
-
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("name", ["running_mean", "running_var"])
-def test_one_running_average_without_the_other_is_refused(name, training):
-    bn = BatchNorm(3).train(training)
-    setattr(bn, name, None)
-    x = np.ones((4, 3), np.float32)
-    out = np.full_like(x, 7)
-    with pytest.raises(ValueError, match=f"{name} is None; expected both running averages, or neither"):
-        bn(x, out=out)
-    assert (out == 7).all()
-    assert bn.num_batches_tracked == 0

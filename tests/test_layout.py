@@ -8,105 +8,24 @@ import pytest
 from fastbn import ChannelStats, _layout
 from fastbn.functional import batch_norm_backward, batch_norm_inference, batch_norm_training
 from tests import oracle
+from tests.awkward import (
+    INPUTS,
+    SHAPE,
+    WRITABLE,
+    by_name,
+    channel_slice,
+    channels_first,
+    channels_last,
+    crop,
+    fortran,
+    negative_batch,
+    negative_channels,
+    read_only,
+    spatial_transposed,
+    strided,
+    values,
+)
 from tests.compare import close
-
-SHAPE = (4, 6, 5, 7)
-
-
-def values(dtype, shape=SHAPE, seed=0):
-    return np.random.default_rng(seed).normal(1, 2, shape).astype(dtype)
-
-
-def strided(a):
-    room = np.full([2 * n for n in a.shape], np.nan, a.dtype)
-    view = room[tuple(slice(None, None, 2) for _ in a.shape)]
-    view[...] = a
-    return view
-
-
-def negative(a):
-    flip = tuple(slice(None, None, -1) for _ in a.shape)
-    return np.ascontiguousarray(a[flip])[flip]
-
-
-def negative_channels(a):
-    return np.ascontiguousarray(a[:, ::-1])[:, ::-1]
-
-
-def negative_batch(a):
-    return np.ascontiguousarray(a[::-1])[::-1]
-
-
-def misaligned(a):
-    room = bytearray(a.nbytes + 1)
-    view = np.frombuffer(room, np.uint8)[1:].view(a.dtype).reshape(a.shape)
-    view[...] = a
-    assert not view.flags.aligned
-    return view
-
-
-def swapped(a):
-    return a.astype(a.dtype.newbyteorder())
-
-
-def fortran(a):
-    return np.asfortranarray(a)
-
-
-def crop(a):
-    room = np.full((*a.shape[:-2], a.shape[-2] + 4, a.shape[-1] + 4), np.nan, a.dtype)
-    view = room[..., 2:-2, 2:-2]
-    view[...] = a
-    return view
-
-
-def channel_slice(a):
-    room = np.full((a.shape[0], 2 * a.shape[1], *a.shape[2:]), np.nan, a.dtype)
-    view = room[:, 1 : 1 + a.shape[1]]
-    view[...] = a
-    return view
-
-
-def channels_last(a):
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1)
-
-
-def channels_first(a):
-    return np.ascontiguousarray(a.swapaxes(0, 1)).swapaxes(0, 1)
-
-
-def spatial_transposed(a):
-    return np.ascontiguousarray(a.swapaxes(2, 3)).swapaxes(2, 3)
-
-
-def odd_bytes(a):
-    # Aligned to the item, with a step that is no multiple of it.
-    record = np.zeros(a.shape, np.dtype([("v", a.dtype), ("pad", "u1")]))
-    record["v"] = a
-    return record["v"]
-
-
-WRITABLE = (strided, negative, negative_channels, negative_batch, misaligned, swapped, fortran, crop, channel_slice,
-            channels_last, channels_first, spatial_transposed, odd_bytes)
-
-
-def read_only(a):
-    b = a.copy()
-    b.flags.writeable = False
-    return b
-
-
-class Subclass(np.ndarray):
-    pass
-
-
-def subclass(a):
-    return a.view(Subclass)
-
-
-INPUTS = (*WRITABLE, read_only, subclass)
-
-by_name = {"ids": lambda f: f.__name__}
 
 
 @pytest.mark.parametrize("axis", [1, -1])
@@ -264,147 +183,3 @@ WALKED = (np.array, read_only, channel_slice, channels_last, channels_first, neg
 def test_no_copy_of_what_the_kernels_can_walk(make, channels, dtype):
     x = make(values(dtype, (4, channels, 5, 7)))
     assert np.shares_memory(_layout.view(x, 1).array, x)
-
-
-# ---- what is refused, before anything is written ----
-
-def shifted(room):
-    return room[:4], room[1:5]
-
-
-def reversed_view(room):
-    return room[:4], room[:4][::-1]
-
-
-def transposed(room):
-    square = room[:, :5]
-    return square, square.swapaxes(0, 1)
-
-
-def by_one_byte(room):
-    raw = room.reshape(-1).view(np.uint8)
-    n = room[:4].nbytes
-    return room[:4], raw[1 : 1 + n].view(room.dtype).reshape(room[:4].shape)
-
-
-def same_start(room):
-    return room[:4, :, :3], room[:4].reshape(-1)[: 4 * 5 * 3].reshape(4, 5, 3)
-
-
-OVERLAPS = (shifted, reversed_view, transposed, by_one_byte, same_start)
-
-
-@pytest.mark.parametrize("make", OVERLAPS, **by_name)
-@pytest.mark.parametrize("role", ["x", "residual", "dy"])
-def test_out_that_overlaps_an_input(make, role, dtype):
-    room = values(dtype, (5, 5, 6))
-    before = room.copy()
-    view, out = make(room)
-    other = values(dtype, view.shape, 1)
-    channels = view.shape[1]
-    zero, one = np.zeros(channels), np.ones(channels)
-    saved = batch_norm_training(other)[1]
-    calls = {
-        "x": (lambda: batch_norm_training(view, out=out), lambda: batch_norm_inference(view, zero, one, out=out),
-              lambda: batch_norm_backward(other, view, saved, out=out)),
-        "residual": (lambda: batch_norm_training(other, residual=view, out=out),
-                     lambda: batch_norm_inference(other, zero, one, residual=view, out=out)),
-        "dy": (lambda: batch_norm_backward(view, other, saved, out=out),),
-    }[role]
-    for call in calls:
-        with pytest.raises(ValueError, match=f"out overlaps {role} without being the same array"):
-            call()
-    np.testing.assert_array_equal(room, before)
-
-
-def test_out_that_overlaps_what_a_buffer_exports(dtype):
-    room = values(dtype, (5, 5, 6))
-    before = room.copy()
-    with pytest.raises(ValueError, match="out overlaps x"):
-        batch_norm_training(memoryview(room[:4]), out=room[1:5])
-    np.testing.assert_array_equal(room, before)
-
-
-@pytest.mark.parametrize("make", [lambda room: (room[:2], room[2:4]), lambda room: (room[:, :, ::2], room[:, :, 1::2]),
-                                  lambda room: (room[:, :, :3], room[:, :, 3:])])
-def test_neighbours_do_not_overlap(make, dtype):
-    x, out = make(values(dtype, (5, 5, 6)))
-    right = oracle.forward(x)
-    batch_norm_training(x, out=out)
-    close(out, right.y, dtype, 8)
-
-
-@pytest.mark.parametrize("make", [np.array, strided, fortran, channels_last], **by_name)
-def test_an_equal_view_is_in_place(make, dtype):
-    x = make(values(dtype))
-    right = oracle.forward(x)
-    y, _ = batch_norm_training(x, out=x[...])
-    close(y, right.y, dtype, 8)
-    close(x, right.y, dtype, 8)
-
-
-def out_of(kind, dtype):
-    other = np.float32 if dtype == np.float64 else np.float64
-    return {
-        "read-only": lambda: read_only(np.zeros(SHAPE, dtype)),
-        "shape": lambda: np.zeros((*SHAPE[:-1], 6), dtype),
-        "rank": lambda: np.zeros(SHAPE[:-1], dtype),
-        "dtype": lambda: np.zeros(SHAPE, other),
-        "integer": lambda: np.zeros(SHAPE, np.int32),
-        "itself": lambda: np.lib.stride_tricks.as_strided(np.zeros(2000, dtype), SHAPE, np.array([9, 3, 2, 1])
-                                                          * dtype.itemsize),
-        "broadcast": lambda: np.lib.stride_tricks.as_strided(np.zeros(5000, dtype), SHAPE,
-                                                             np.array([0, 35, 7, 1]) * dtype.itemsize),
-        "list": lambda: [[0.0]],
-        "masked": lambda: np.ma.zeros(SHAPE, dtype),
-    }[kind]()
-
-
-REFUSED = {
-    "read-only": (ValueError, "out is read-only"),
-    "shape": (ValueError, r"out has shape \(4, 6, 5, 6\); expected the shape of x, \(4, 6, 5, 7\)"),
-    "rank": (ValueError, "out has shape .*; expected the shape of x"),
-    "dtype": (TypeError, "out has dtype float.*; expected that of x, float"),
-    "integer": (TypeError, "out has dtype int32"),
-    "itself": (ValueError, "out has elements that share memory"),
-    "broadcast": (ValueError, "out has elements that share memory"),
-    "list": (TypeError, "out must be a numpy.ndarray, got list"),
-    "masked": (TypeError, "out must be a numpy.ndarray, got MaskedArray"),
-}
-
-
-@pytest.mark.parametrize("kind", REFUSED)
-def test_out_that_is_refused(kind, dtype):
-    x, dy = values(dtype), values(dtype, seed=1)
-    _, saved = batch_norm_training(x)
-    error, message = REFUSED[kind]
-    calls = (lambda out: batch_norm_training(x, out=out),
-             lambda out: batch_norm_inference(x, saved.mean, saved.var, out=out),
-             lambda out: batch_norm_backward(dy, x, saved, out=out))
-    for call in calls:
-        out = out_of(kind, dtype)
-        with pytest.raises(error, match=message):
-            call(out)
-        assert not np.any(out)
-
-
-BAD_BESIDE_A_GOOD_OUT = {
-    "gamma": ({"gamma": np.ones(5)}, ValueError),
-    "beta": ({"beta": np.ones(6, int)}, TypeError),
-    "eps": ({"eps": 0.0}, ValueError),
-    "activation": ({"activation": "gelu"}, ValueError),
-    "residual": ({"residual": np.ones((4, 6, 5, 6))}, ValueError),
-    "num_threads": ({"num_threads": 0}, ValueError),
-    "axis": ({"axis": 4}, ValueError),
-}
-
-
-@pytest.mark.parametrize("name", BAD_BESIDE_A_GOOD_OUT)
-def test_nothing_is_written_when_another_argument_is_wrong(name):
-    arguments, error = BAD_BESIDE_A_GOOD_OUT[name]
-    x, out = values(np.float64), np.full(SHAPE, 7.0)
-    with pytest.raises(error, match=name):
-        batch_norm_training(x, out=out, **arguments)
-    with pytest.raises(error, match=name):
-        batch_norm_inference(x, np.zeros(6), np.ones(6), out=out, **arguments)
-    assert (out == 7).all()

@@ -71,7 +71,7 @@ def last_cache_bytes():
 
 
 def data_caches(folder="/sys/devices/system/cpu/cpu0/cache"):
-    """The caches of the first core that hold data, as Linux describes them; sysconf() tells of all sockets together.
+    """The caches of the first core that hold data, as Linux describes them; sysconf() may tell of more than one socket.
 
     Parameters
     ----------

@@ -19,8 +19,10 @@ cnp.import_array()
 
 cdef Py_ssize_t CACHE = cache_bytes() * 6 // 10     # of the second level, for what one thread works on
 cdef Py_ssize_t LAST_CACHE = last_cache_bytes()     # what all threads share
-# Of traffic, below which a second thread costs more than it brings: a reduction over planes has more to do for a byte.
-cdef Py_ssize_t SERIAL_BYTES = 512 * 1024
+# Of traffic, below which a second thread costs more than it brings: a reduction has more to do for a byte, over planes
+# most of all.
+cdef Py_ssize_t SERIAL_BYTES = 1024 * 1024
+cdef Py_ssize_t SERIAL_BYTES_ROWS = 512 * 1024
 cdef Py_ssize_t SERIAL_BYTES_PLANES = 256 * 1024
 
 
@@ -75,7 +77,8 @@ cdef int execute(Job* job, bint reduce, object num_threads) except -1:
     cdef bint grouped
     cdef char* work = NULL
     try:
-        if FASTBN_OPENMP and bytes >= (SERIAL_BYTES_PLANES if reduce and not rows else SERIAL_BYTES):
+        if FASTBN_OPENMP and bytes >= (
+                SERIAL_BYTES if not reduce else SERIAL_BYTES_ROWS if rows else SERIAL_BYTES_PLANES):
             threads = resolve(num_threads)
         if rows:
             plan_rows(job, itemsize, CACHE, LAST_CACHE, threads)

@@ -7,6 +7,7 @@
 # b) Loops run over local arrays of a literal length, which the compiler keeps in vector registers.
 # c) What is per channel is double; what is per element is the arrays' type.
 
+include "sizes.pxi"
 include "lanes.pxi"
 include "job.pxi"
 include "planes_reduce.pxi"

@@ -12,7 +12,6 @@ ctypedef fused lane:    # what a running sum is held in
     double
 
 cdef enum:
-    TILE = 64           # lanes of a running sum: 4 zmm, 8 ymm or 16 xmm of float
     HALF = 32           # elements that a step over columns takes
     LANES = 16          # elements of a short step over a run; bits of a word of a mask
     FEW = 48            # values of a channel that are summed in double: too few for roundings to average out
@@ -77,8 +76,8 @@ cdef inline bint squares_held(double n, double e, double q) noexcept nogil:
 
 cdef inline bint products_held(double n, double s1, double s2) noexcept nogil:
     # The same for the sums of dy and of dy * (x - m), of which the first cannot underflow.
-    cdef double least = n * 7.888609052210118e-31
-    return finite(s1) and finite(s2) and (s2 >= least or s2 <= -least or (s1 == 0.0 and s2 == 0.0))
+    cdef double bound = n * 7.888609052210118e-31
+    return finite(s1) and finite(s2) and (s2 >= bound or s2 <= -bound or (s1 == 0.0 and s2 == 0.0))
 
 
 cdef inline bint finite(double a) noexcept nogil:

@@ -56,11 +56,8 @@ cdef inline void reduce_span(
     cdef const uint16_t* bits = <const uint16_t*> x         # not looked at
     cdef Py_ssize_t bits_step_c = parts(job.s, LANES)
     if job.g.p == NULL:
-        if real is float:
-            if exact:
-                span_moments(x, job.x.step_n, job.x.step_c, channels, runs, length, moments, <double> 0)
-            else:
-                span_moments(x, job.x.step_n, job.x.step_c, channels, runs, length, moments, <float> 0)
+        if real is float and not exact:
+            span_moments(x, job.x.step_n, job.x.step_c, channels, runs, length, moments, <float> 0)
         else:
             span_moments(x, job.x.step_n, job.x.step_c, channels, runs, length, moments, <double> 0)
         return

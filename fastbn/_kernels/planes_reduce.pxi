@@ -207,7 +207,7 @@ cdef inline void add_span(
     out[1] = t2 + sum_lanes(s2)
 
 
-cdef inline Py_ssize_t spread(Py_ssize_t k, Py_ssize_t n) noexcept nogil:
+cdef inline Py_ssize_t place(Py_ssize_t k, Py_ssize_t n) noexcept nogil:
     # The k-th of some places among n, apart by the golden ratio, so that no period hides from them.
     return (k * 40503 % 65536) * n // 65536
 
@@ -224,7 +224,7 @@ cdef inline double sample_mean(
     for j in range(TILE):
         s[j] = x[j] if j < width else 0
     for k in range(1, samples):
-        p = x + spread(k, runs) * step + spread(k, length - width + 1)
+        p = x + place(k, runs) * step + place(k, length - width + 1)
         if width == TILE:
             for j in range(TILE):
                 s[j] += p[j]

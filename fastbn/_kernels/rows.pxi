@@ -122,11 +122,8 @@ cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit) noexcept nogi
             pivot[c] = <real> (e[c] / (<double> samples * <double> strip.repeats))
         for w in range(job.c, u.width):
             pivot[w] = pivot[w - job.c]
-    if real is float:
-        if job.exact or job.n <= FEW:
-            reduce_columns(&u, g, x, m, coef + SCALE * job.coef_step, coef + SHIFT * job.coef_step, e, q, <double> 0)
-        else:
-            reduce_columns(&u, g, x, m, coef + SCALE * job.coef_step, coef + SHIFT * job.coef_step, e, q, <float> 0)
+    if real is float and not (job.exact or job.n <= FEW):
+        reduce_columns(&u, g, x, m, coef + SCALE * job.coef_step, coef + SHIFT * job.coef_step, e, q, <float> 0)
     else:
         reduce_columns(&u, g, x, m, coef + SCALE * job.coef_step, coef + SHIFT * job.coef_step, e, q, <double> 0)
     fold(e, u.width, job.c, strip.repeats)

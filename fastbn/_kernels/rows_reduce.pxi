@@ -12,10 +12,9 @@
 
 cdef enum:
     FLUSH_ROWS = 32
-    SLAB = 1024             # most columns of a unit
     # The room of a local array: side by side, no two begin at the same place in a page, where a store to one would hold
     # up a load from the other.
-    ROOM = SLAB + 272
+    ROOM = SLAB + 80
 
 cdef struct Columns:        # a unit: `rows` rows of `width` <= SLAB columns
     Py_ssize_t rows
@@ -43,7 +42,7 @@ cdef void sample_columns(
     for w in range(u.width):
         s[w] = 0
     for i in range(samples):
-        p = x + spread(i, u.rows) * u.x_step
+        p = x + place(i, u.rows) * u.x_step
         for w in range(u.width):
             s[w] += p[w]
     for w in range(u.width):
