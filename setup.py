@@ -72,6 +72,9 @@ class BuildKernels(build_ext):
                 extension.extra_link_args = list(openmp_link)
             else:
                 extension.extra_compile_args = list(common[:1])
+            if extension.name == "fastbn._kernels.fork":
+                extension.extra_compile_args += openmp_compile
+                extension.extra_link_args = [*openmp_link, *(["-ldl"] if sys.platform == "linux" else [])]
             if extension.name == "fastbn._kernels.cpu":
                 flags = " ".join([*common, *openmp_compile])
                 extension.define_macros = [*extension.define_macros, ("FASTBN_FLAGS", f'"{flags}"')]
@@ -131,7 +134,8 @@ levels = X86_64 if platform.machine() in ("x86_64", "AMD64") and os.name != "nt"
 
 setup(
     ext_modules=cythonize(
-        [extension(name) for name in ("_layout", "_kernels.cpu", *(f"_kernels._{level}" for level in levels))],
+        [extension(name) for name in ("_layout", "_kernels.cpu", "_kernels.fork",
+                                      *(f"_kernels._{level}" for level in levels))],
         compiler_directives=DIRECTIVES,
         nthreads=0,
     ),

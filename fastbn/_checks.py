@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import math
 import operator
+from typing import TypeAlias
 
 import numpy as np
 
 # Below this, rstd of a constant channel would overflow float32.
 LEAST_EPS = float(np.finfo(np.float32).tiny)
+
+Activation: TypeAlias = str | tuple[str, float] | None
+
+# As the kernels number them (activations.pxi).
+ACTIVATIONS = {
+    "relu": 1, "relu6": 2, "leaky_relu": 3, "hardswish": 4, "sigmoid": 5, "silu": 6, "tanh": 7,
+}
+LEAKY_SLOPE = 0.01      # PyTorch's default
 
 
 def check_integer(value: object, name: str, least: int | None = None, most: int | None = None) -> int:
@@ -62,13 +71,23 @@ def check_momentum(momentum: object) -> float | None:
     return value
 
 
-def check_activation(activation: object) -> bool:
-    """Return whether there is a ReLU."""
+def check_activation(activation: object, inference: bool = True) -> tuple[int, float]:
+    """Return the number that the kernels know an activation by, and the slope of a leaky ReLU."""
     if activation is None:
-        return False
-    if not isinstance(activation, str) or activation != "relu":
-        raise ValueError(f"activation must be None or 'relu', got {activation!r}")
-    return True
+        return 0, 0.0
+    slope = LEAKY_SLOPE
+    name = activation
+    if isinstance(activation, tuple) and len(activation) == 2 and activation[0] == "leaky_relu":
+        name = "leaky_relu"
+        slope = check_number(activation[1], "the slope of leaky_relu")
+        if not math.isfinite(slope):
+            raise ValueError(f"the slope of leaky_relu must be finite, got {slope}")
+    if not inference and name != "relu":
+        raise ValueError(f"activation must be None or 'relu', got {activation!r}; a backward may follow")
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise ValueError(f"activation must be None, {', '.join(map(repr, ACTIVATIONS))} or ('leaky_relu', slope), "
+                         f"got {activation!r}")
+    return ACTIVATIONS[name], slope
 
 
 def check_tracked(value: object) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastbn import _dispatch, _threads
-from fastbn._kernels import cpu
+from fastbn._kernels import cpu, fork
 
 __version__ = "0.1.0"
 
@@ -31,6 +31,7 @@ def config() -> dict[str, Any]:
         "openmp": {
             "version": _dispatch.kernels.openmp_version(),
             "runtime": openmp_runtime(),
+            "fork_guard": fork.state,
         },
         "threads": {"count": threads.count, "source": threads.source},
         "cache_bytes": cpu.cache_bytes(),
@@ -73,6 +74,7 @@ def describe(values: dict[str, Any]) -> str:
         "flags": values["flags"],
         "isa": f"{isa['chosen']} (built {', '.join(isa['built'])}; this CPU {', '.join(isa['supported'])})",
         "openmp": f"{openmp['runtime']} (version {openmp['version']})" if openmp["version"] else "none, one thread",
+        "fork guard": openmp["fork_guard"],
         "threads": f"{threads['count']} (from {threads['source']})",
         "cache": f"{values['cache_bytes'] // 1024} KiB of second level for each core",
     }

@@ -10,7 +10,8 @@ cdef class View:
     cdef bint broadcast             # whether narrow rows may be one row in memory
     cdef int outer                  # how many of them come before the channel
     cdef char* p
-    cdef bint is_double
+    cdef int type                   # of the elements, as in sizes.pxi
+    cdef Py_ssize_t itemsize
     cdef Py_ssize_t n, c, s         # the two shapes: planes (n, c, s), and rows (n, c) with s == 1
     cdef Py_ssize_t step_n, step_c  # in elements; along s it is 1
     cdef readonly Py_ssize_t size   # n * c * s
@@ -22,3 +23,4 @@ cpdef View view(x, axis, channels=*, str name=*, arrangement=*, bint broadcast=*
 cpdef View like(View x, a, str name)
 cpdef View output(View x, out=*, View other=*)
 cdef int load_vector(object a, double* out, Py_ssize_t c, double missing, str name) except -1
+cdef bint same_vector(object a, const double* b, Py_ssize_t c, double missing) noexcept

@@ -16,7 +16,13 @@ include "_kernels/sizes.pxi"
 
 cnp.import_array()
 
-cdef str SUPPORTED = "float32 or float64"
+cdef extern from "numpy/arrayobject.h":
+    enum:
+        NPY_HALF
+        NPY_USERDEF
+
+cdef str SUPPORTED = "float32, float64, float16 or bfloat16"
+cdef int bfloat16_number = -1       # NumPy's number for the dtype of ml_dtypes, once it was seen
 
 
 cdef class View:
@@ -45,6 +51,21 @@ cdef class View:
         return self.target
 
 
+cdef int type_of(cnp.ndarray a) noexcept:
+    # As in sizes.pxi; -1 for what is not supported.
+    global bfloat16_number
+    cdef int number = cnp.PyArray_TYPE(a)
+    if number == cnp.NPY_FLOAT:
+        return FLOAT32
+    if number == cnp.NPY_DOUBLE:
+        return FLOAT64
+    if number == NPY_HALF:
+        return FLOAT16
+    if number >= NPY_USERDEF and bfloat16_number == -1 and a.dtype.name == "bfloat16":
+        bfloat16_number = number
+    return BFLOAT16 if number == bfloat16_number else -1
+
+
 cdef cnp.ndarray array_of(object x, str name):
     cdef cnp.ndarray a
     if cnp.PyArray_CheckExact(x):
@@ -53,7 +74,7 @@ cdef cnp.ndarray array_of(object x, str name):
         if isinstance(x, np.ma.MaskedArray):
             raise TypeError(f"{name} is a masked array, whose mask would be ignored; expected a plain array")
         a = np.asarray(x)
-    if cnp.PyArray_TYPE(a) != cnp.NPY_FLOAT and cnp.PyArray_TYPE(a) != cnp.NPY_DOUBLE:
+    if type_of(a) < 0:
         raise TypeError(f"{name} has dtype {a.dtype}; expected {SUPPORTED}")
     return a
 
@@ -118,7 +139,8 @@ cdef bint walk(View v, cnp.ndarray a, int axis) noexcept:
         return False
     v.array = a
     v.p = cnp.PyArray_BYTES(a)
-    v.is_double = itemsize == 8
+    v.type = type_of(a)
+    v.itemsize = itemsize
     v.n = n
     v.c = shape[axis]
     v.s = s
@@ -162,7 +184,7 @@ cpdef View view(x, axis, channels=None, str name="x", arrangement=None, bint bro
 
     Parameters
     ----------
-    x : array_like of float32 or float64, two or more dimensions
+    x : array_like of float32, float64, float16 or bfloat16, two or more dimensions
     axis : int
         The channel axis.
     channels : int, optional
@@ -346,8 +368,33 @@ cdef cnp.ndarray vector_of(object a, Py_ssize_t c, str name):
     if cnp.PyArray_NDIM(v) != 1 or cnp.PyArray_DIMS(v)[0] != c:
         raise ValueError(f"{name} has shape {(<object> v).shape}; expected ({c},), one value a channel")
     if cnp.PyArray_TYPE(v) != cnp.NPY_FLOAT and cnp.PyArray_TYPE(v) != cnp.NPY_DOUBLE:
-        raise TypeError(f"{name} has dtype {v.dtype}; expected {SUPPORTED}")
+        raise TypeError(f"{name} has dtype {v.dtype}; expected float32 or float64")
     return v
+
+
+cdef bint same_vector(object a, const double* b, Py_ssize_t c, double missing) noexcept:
+    """Whether load_vector would give b; False where it is not worth finding out."""
+    cdef cnp.ndarray v
+    cdef Py_ssize_t i
+    cdef bint differ = False
+    if a is None:
+        for i in range(c):
+            differ |= b[i] != missing
+        return not differ
+    if not cnp.PyArray_CheckExact(a):
+        return False
+    v = <cnp.ndarray> a
+    if cnp.PyArray_NDIM(v) != 1 or cnp.PyArray_DIMS(v)[0] != c or not cnp.PyArray_ISCARRAY_RO(v):
+        return False
+    if cnp.PyArray_TYPE(v) == cnp.NPY_FLOAT:
+        for i in range(c):
+            differ |= b[i] != (<float*> cnp.PyArray_DATA(v))[i]
+    elif cnp.PyArray_TYPE(v) == cnp.NPY_DOUBLE:
+        for i in range(c):
+            differ |= b[i] != (<double*> cnp.PyArray_DATA(v))[i]
+    else:
+        return False
+    return not differ
 
 
 def check_vector(a, Py_ssize_t channels, str name):

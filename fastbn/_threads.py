@@ -35,7 +35,6 @@ class Choice:
 
 
 _process: Choice | None = None
-_forked = False
 _context: contextvars.ContextVar[int | None] = contextvars.ContextVar("fastbn_num_threads", default=None)
 
 
@@ -45,22 +44,8 @@ def check(n: object, name: str = "num_threads") -> int:
 
 
 def resolve(n: object) -> int:
-    """Return the thread count of a call: `n` where it is given, else the default; in a forked child, one.
-
-    The threads of GNU OpenMP do not survive a fork, and a child that waits for them waits for ever. One thread gives
-    the same bits.
-    """
-    count = current().count if n is None else check(n)
-    return 1 if _forked else count
-
-
-def _mark_forked() -> None:
-    global _forked
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_mark_forked)
+    """Return the thread count of a call: `n` where it is given, else the default."""
+    return current().count if n is None else check(n)
 
 
 def current() -> Choice:

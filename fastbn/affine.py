@@ -6,18 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastbn import _images
 from fastbn._checks import check_activation, check_integer
 from fastbn._dispatch import kernels
 from fastbn._threads import check as check_threads
+from fastbn.functional import Saved, relu_coefficients
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+    from fastbn._checks import Activation
 
 
 class ChannelAffine:
-    """An immutable linear transform a channel: y = (x - mean) * scale + shift.
+    """An immutable linear transform a channel: y = (x - mean) * scale + shift, with an activation if asked.
 
-    Get one from a trained layer with ``bn.frozen()``. It shares nothing with the layer, so training may go on.
+    Get one from a trained layer with ``bn.frozen()``, from statistics, or from the mean and standard deviation that
+    images are normalized with. It shares nothing with what it came from, and any number of threads may share it.
 
     Parameters
     ----------
@@ -43,13 +48,15 @@ class ChannelAffine:
     array([[2., 1.]])
     """
 
-    __slots__ = ("axis", "mean", "num_threads", "scale", "shift")
+    __slots__ = ("_constants", "_tables", "axis", "mean", "num_threads", "scale", "shift")
 
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
     shift: NDArray[np.float64]
     axis: int
     num_threads: int | None
+    _constants: kernels.Constants
+    _tables: dict[tuple[str, Activation], NDArray[Any]]     # of uint8 images, made when asked for
 
     def __init__(
         self, mean: ArrayLike, scale: ArrayLike, shift: ArrayLike, *, axis: int = 1, num_threads: int | None = None
@@ -65,6 +72,102 @@ class ChannelAffine:
             object.__setattr__(self, name, vector)
         object.__setattr__(self, "axis", check_integer(axis, "axis"))
         object.__setattr__(self, "num_threads", None if num_threads is None else check_threads(num_threads))
+        object.__setattr__(
+            self, "_constants", kernels.Constants(len(self.mean), self.mean, None, self.scale, self.shift, 0.0))
+        object.__setattr__(self, "_tables", {})
+
+    @classmethod
+    def from_statistics(
+        cls,
+        mean: ArrayLike,
+        var: ArrayLike,
+        gamma: ArrayLike | None = None,
+        beta: ArrayLike | None = None,
+        eps: float = 1e-5,
+        *,
+        axis: int = 1,
+        num_threads: int | None = None,
+    ) -> ChannelAffine:
+        """Return the batch norm of given statistics: y = (x - mean) / sqrt(var + eps) * gamma + beta.
+
+        Parameters
+        ----------
+        mean, var : array_like, shape (C,)
+        gamma, beta : array_like, shape (C,), optional
+            1 and 0 if not given.
+        eps : float
+            Added to the variance.
+        axis, num_threads
+            As in the class.
+
+        Returns
+        -------
+        ChannelAffine
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the vectors do not fit, or a variance is negative.
+
+        Examples
+        --------
+        >>> from fastbn import ChannelAffine
+        >>> ChannelAffine.from_statistics([1.0], [3.0], [4.0], eps=1.0).scale
+        array([2.])
+        """
+        saved = Saved.from_statistics(mean, var, eps=eps)
+        for name, vector in (("gamma", gamma), ("beta", beta)):
+            if vector is not None and np.shape(vector) != saved.mean.shape:
+                raise ValueError(f"{name} has shape {np.shape(vector)}; expected that of mean, {saved.mean.shape}")
+        scale, shift = relu_coefficients(saved.rstd, gamma, beta)
+        return cls(saved.mean, scale, shift, axis=axis, num_threads=num_threads)
+
+    @classmethod
+    def from_mean_std(
+        cls,
+        mean: ArrayLike,
+        std: ArrayLike,
+        scale: float = 1 / 255,
+        *,
+        axis: int = -1,
+        num_threads: int | None = None,
+    ) -> ChannelAffine:
+        """Return what images are normalized with: y = (x * scale - mean) / std.
+
+        Parameters
+        ----------
+        mean, std : array_like, shape (C,)
+            Of the scaled values; for ImageNet (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225).
+        scale : float
+            Brings x into the range that mean and std are of.
+        axis, num_threads
+            As in the class, with channels last unless told otherwise, as decoders give them.
+
+        Returns
+        -------
+        ChannelAffine
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the vectors do not fit, a std is not positive, or scale is zero or not finite.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastbn import ChannelAffine
+        >>> normalize = ChannelAffine.from_mean_std([0.5], [0.25])
+        >>> normalize(np.array([[[[0], [255]]]], np.uint8), out_axis=1)
+        array([[[[-2.,  2.]]]], dtype=float32)
+        """
+        centre, width = np.array(mean, np.float64), np.array(std, np.float64)
+        if centre.ndim != 1 or centre.shape != width.shape:
+            raise ValueError(f"mean and std have shapes {centre.shape} and {width.shape}; expected (C,) for both")
+        if not (width > 0).all():
+            raise ValueError(f"std must be positive, got {width.min()}")
+        if isinstance(scale, (bool, str)) or not np.isfinite(scale) or scale == 0:
+            raise ValueError(f"scale must be a finite number other than 0, got {scale!r}")
+        return cls(centre / scale, scale / width, np.zeros_like(centre), axis=axis, num_threads=num_threads)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a ChannelAffine is immutable; cannot set {name}")
@@ -82,31 +185,105 @@ class ChannelAffine:
         self,
         x: ArrayLike,
         residual: ArrayLike | None = None,
-        activation: str | None = None,
+        activation: Activation = None,
         out: NDArray[Any] | None = None,
+        *,
+        axis: int | None = None,
+        out_axis: int | None = None,
+        dtype: DTypeLike | None = None,
     ) -> NDArray[Any]:
-        """Transform `x`.
+        """Transform `x`, in one pass.
 
         Parameters
         ----------
-        x : array_like of float32 or float64
-            With as many channels along `axis` as this has.
-        residual, activation, out
-            As in `fastbn.functional.batch_norm_training`.
+        x : array_like of float32, float64, float16, bfloat16 or uint8
+            With as many channels along the channel axis as this has.
+        residual : array_like, shape and dtype of x, optional
+            Added before the activation. Not with uint8.
+        activation : {None, "relu", "relu6", "leaky_relu", "hardswish", "sigmoid", "silu", "tanh"} or tuple
+            Applied last. NaN passes through. ``("leaky_relu", slope)`` has another slope than 0.01.
+        out : ndarray, optional
+            Where y goes; `x` or `residual` itself for in place.
+        axis : int, optional
+            The channel axis of x, if not that of this transform.
+        out_axis : int, optional
+            The channel axis of y, if not that of x: ``axis=-1, out_axis=1`` turns NHWC into NCHW. One pass for uint8,
+            two for others.
+        dtype : dtype, optional
+            Of y, for uint8: float32 (the default), float64, float16 or bfloat16. Each value is the exact one, rounded
+            once. y of other arrays has the dtype of x.
 
         Returns
         -------
         ndarray
-            `out` if it was given, else a new array of x's shape and dtype.
+            `out` if it was given, else a new array.
 
         Raises
         ------
         TypeError, ValueError
             As in `fastbn.functional.batch_norm_training`.
         """
-        relu = activation is not None and check_activation(activation)
-        return kernels.inference(x, self.axis, self.mean.shape[0], residual, out, self.mean, None, self.scale,
-                                 self.shift, 0.0, relu, self.num_threads)
+        code, slope = (0, 0.0) if activation is None else check_activation(activation)
+        if axis is None:
+            axis = self.axis
+        if isinstance(x, np.ndarray) and x.dtype == np.uint8:
+            return _images.transform(self, x, residual, activation, out, axis, out_axis, dtype)
+        if dtype is not None and np.dtype(dtype) != np.asarray(x).dtype:
+            raise TypeError(f"dtype is {np.dtype(dtype)}; expected that of x, {np.asarray(x).dtype}, or None")
+        if out_axis is not None:
+            return _images.moved(self, x, residual, activation, out, axis, out_axis)
+        return kernels.inference(x, axis, self._constants, residual, out, code, slope, self.num_threads)
+
+    def bind(
+        self,
+        shape: tuple[int, ...],
+        dtype: DTypeLike = np.float32,
+        layout: str | None = None,
+        *,
+        activation: Activation = None,
+    ) -> Any:
+        """Plan the transform of arrays of one shape, for a service that sees no other.
+
+        Parameters
+        ----------
+        shape : tuple of int
+        dtype : dtype
+            float32, float64, float16 or bfloat16.
+        layout : str, optional
+            The axes by letter, of which C is the channel's: "NCHW", "NHWC", "NC". By default the channel axis is that
+            of this transform.
+        activation
+            As in a call.
+
+        Returns
+        -------
+        Plan
+            ``plan(x, out, residual=None)`` writes into `out` and returns it. All are C-contiguous arrays of that shape
+            and dtype; it allocates nothing, and checks nothing beyond shape, dtype and pointer.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the channel axis does not have as many channels as this, or the layout does not fit the shape.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastbn import ChannelAffine
+        >>> plan = ChannelAffine([1.0, 2.0], [2.0, 2.0], [0.0, 1.0]).bind((1, 2), np.float32, "NC")
+        >>> out = np.empty((1, 2), np.float32)
+        >>> plan(np.array([[2.0, 2.0]], np.float32), out)
+        array([[2., 1.]], dtype=float32)
+        """
+        code, slope = check_activation(activation)
+        shape = tuple(check_integer(length, "shape", 0) for length in shape)
+        axis = self.axis
+        if layout is not None:
+            if not isinstance(layout, str) or len(layout) != len(shape) or layout.count("C") != 1:
+                raise ValueError(f"layout must name the {len(shape)} axes of shape {shape} by letter, one of them C, "
+                                 f"as NCHW does; got {layout!r}")
+            axis = layout.index("C")
+        return kernels.Plan(np.empty(shape, dtype), axis, self._constants, code, slope, self.num_threads)
 
 
 def _rebuild(

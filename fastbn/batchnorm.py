@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastbn import _layout, functional
-from fastbn._checks import check_activation, check_eps, check_flag, check_integer, check_momentum, check_tracked
+from fastbn._checks import (
+    ACTIVATIONS,
+    check_activation,
+    check_eps,
+    check_flag,
+    check_integer,
+    check_momentum,
+    check_tracked,
+)
 from fastbn._dispatch import kernels
 from fastbn._layout import same_memory
 from fastbn._threads import check as check_threads
@@ -18,6 +27,10 @@ from fastbn.functional import Saved
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+    from fastbn._checks import Activation
+
+_LOADS = threading.Lock()  # one state is loaded or taken at a time
 
 
 class BatchNorm:
@@ -46,7 +59,7 @@ class BatchNorm:
         Whether the running variance takes the unbiased variance of the batch (PyTorch, TensorFlow) or the biased one
         (Keras, Flax, ONNX).
     dtype : dtype
-        float32 or float64, of parameters and running averages; x may be of either, and y has the dtype of x.
+        float32 or float64, of parameters and running averages; x may be float16 or bfloat16 too. y has the dtype of x.
     num_threads : int, optional
         For every call of this layer; see `fastbn.set_num_threads`.
 
@@ -116,9 +129,15 @@ class BatchNorm:
         self.num_batches_tracked = 0
         self.grad_gamma: NDArray[Any] | None = None
         self.grad_beta: NDArray[Any] | None = None
-        # What the last forward leaves for backward: x, residual, relu, saved. x is None where the forward wrote over
-        # what a backward would read; saved is None after a forward with running averages, and worked out when asked.
-        self._last: tuple[Any, Any, bool, Saved | None] | None = None
+        # What the last forward leaves for backward: x, residual, activation, saved. x is None where the forward wrote
+        # over what a backward would read; saved is None after a forward with running averages, and worked out when
+        # asked.
+        self._last: tuple[Any, Any, int, Saved | None] | None = None
+        # What evaluation mode computes with, while the parameters are what it was made of.
+        self._constants: kernels.Constants | None = None
+        # While a state is being loaded: the constants of the new one, and how many loads have begun.
+        self._loading: kernels.Constants | None = None
+        self._loads = 0
 
     @property
     def eps(self) -> float:
@@ -142,6 +161,10 @@ class BatchNorm:
         return (f"BatchNorm({self.num_features}, axis={self.axis}, eps={self.eps}, momentum={self.momentum}, "
                 f"affine={self.affine}, track_running_stats={self.track_running_stats}, dtype={self.dtype})")
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The constants are made again when they are needed.
+        return {**self.__dict__, "_constants": None, "_loading": None}
+
     def train(self, mode: bool = True) -> BatchNorm:
         """Normalize by batch statistics from now on; with ``mode=False``, as `eval`. Returns the layer."""
         self.training = check_flag(mode, "mode")
@@ -155,19 +178,20 @@ class BatchNorm:
         self,
         x: ArrayLike,
         residual: ArrayLike | None = None,
-        activation: str | None = None,
+        activation: Activation = None,
         out: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """Normalize `x`.
 
         Parameters
         ----------
-        x : array_like of float32 or float64, two or more dimensions
+        x : array_like of float32, float64, float16 or bfloat16, two or more dimensions
             With num_features channels along the channel axis.
         residual : array_like, shape and dtype of x, optional
             Added before the activation.
-        activation : {None, "relu"}
-            Applied last. NaN passes through.
+        activation : str, tuple or None
+            Applied last. NaN passes through. "relu", and in evaluation mode, without a backward, any that
+            `fastbn.ChannelAffine` knows.
         out : ndarray, shape and dtype of x, optional
             Where y goes. With ``out=x`` (in place) there is nothing left for a backward.
 
@@ -179,24 +203,40 @@ class BatchNorm:
         Raises
         ------
         TypeError
-            For a dtype other than float32 and float64, or arguments of the wrong type.
+            For another dtype, or arguments of the wrong type.
         ValueError
             For shapes that do not fit, an `out` that overlaps an input without being it, or, in training mode, one
             value per channel.
         """
         if self.training or self.running_mean is None or self.running_var is None:
             return self._forward_batch(x, residual, activation, out)
-        relu = activation is not None and check_activation(activation)
-        y = kernels.inference(x, self.axis, self.num_features, residual, out, self.running_mean, self.running_var,
-                              self.gamma, self.beta, self._eps, relu, self.num_threads)
+        code, slope = (0, 0.0) if activation is None else check_activation(activation)
+        y = kernels.inference(
+            x, self.axis, self._current_constants(), residual, out, code, slope, self.num_threads)
         # Over x, nothing is left to go back from; over the residual, the bits of a ReLU cannot be worked out again.
         lost = out is not None and (
-            same_memory(out, x) or (relu and residual is not None and same_memory(out, residual)))
-        self._last = (None if lost else x, residual, relu, None)
+            same_memory(out, x) or (code > 0 and residual is not None and same_memory(out, residual)))
+        self._last = (None if lost else x, residual, code, None)
         return y
 
+    def _current_constants(self) -> kernels.Constants:
+        # Parameters are plain arrays that anybody may change, so they are compared, which takes less time than making
+        # the constants again. Another thread may load a state meanwhile: its constants are there before its first
+        # write, and what was read since it began is read again.
+        while True:
+            loads = self._loads
+            if (constants := self._loading) is not None:
+                return constants
+            source = self.running_mean, self.running_var, self.gamma, self.beta, self._eps
+            constants = self._constants
+            if constants is None or not constants.made_of(*source):
+                constants = kernels.Constants(self.num_features, *source)
+            if loads == self._loads:
+                self._constants = constants
+                return constants
+
     def _forward_batch(
-        self, x: ArrayLike, residual: ArrayLike | None, activation: str | None, out: NDArray[Any] | None
+        self, x: ArrayLike, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None,
     ) -> NDArray[Any]:
         view = _layout.view(x, self.axis, self.num_features)
         if (self.running_mean is None) != (self.running_var is None):
@@ -213,7 +253,7 @@ class BatchNorm:
         if self.training and self.running_mean is not None:
             self._track(saved)
         lost = out is not None and same_memory(out, x)
-        self._last = (None if lost else x, None, activation is not None, saved)
+        self._last = (None if lost else x, None, int(activation is not None), saved)
         return y
 
     def _track(self, saved: Saved) -> None:
@@ -252,22 +292,24 @@ class BatchNorm:
         Raises
         ------
         RuntimeError
-            If there was no forward, or it wrote over its own input.
+            If there was no forward, or it wrote over its own input, or its activation has no backward.
         TypeError, ValueError
             If `dy` or `out` does not fit.
         """
         if self._last is None:
             raise RuntimeError("backward needs a forward before it")
-        x, residual, relu, saved = self._last
+        x, residual, activation, saved = self._last
         if x is None:
             raise RuntimeError(
                 "the last forward wrote its result over its input, which backward needs; pass another out")
+        if activation > ACTIVATIONS["relu"]:
+            raise RuntimeError("backward knows no activation but relu, and the last forward had another")
         if saved is None:
-            saved = self._frozen_saved(x, residual, relu)
+            saved = self._frozen_saved(x, residual, activation > 0)
         dx, dgamma, dbeta, *dresidual = functional.batch_norm_backward(
             dy, x, saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads)
         if out is not None and same_memory(out, x):
-            self._last = (None, residual, relu, saved)
+            self._last = (None, residual, activation, saved)
         if self.gamma is not None:
             self.grad_gamma = dgamma.astype(self.dtype)
         if self.beta is not None:
@@ -285,8 +327,7 @@ class BatchNorm:
             scale, shift = functional.relu_coefficients(saved.rstd, self.gamma, self.beta)
         elif relu:
             arrangement = view.arrangement
-            mask = kernels.inference_bits(view, residual, self.running_mean, self.running_var, self.gamma, self.beta,
-                                          self.eps, self.num_threads)
+            mask = kernels.inference_bits(view, residual, self._current_constants(), self.num_threads)
         return dataclasses.replace(
             saved, scale=scale, shift=shift, mask=mask, shape=view.array.shape, axis=view.axis, arrangement=arrangement,
             residual=residual is not None)
@@ -329,9 +370,10 @@ class BatchNorm:
         >>> sorted(fastbn.BatchNorm(2).state_dict())
         ['bias', 'num_batches_tracked', 'running_mean', 'running_var', 'weight']
         """
-        out = {name: np.array(getattr(self, attribute)) for name, attribute in self._state_names().items()}
-        if self.track_running_stats:
-            out["num_batches_tracked"] = np.array(self.num_batches_tracked, np.int64)
+        with _LOADS:
+            out = {name: np.array(getattr(self, attribute)) for name, attribute in self._state_names().items()}
+            if self.track_running_stats:
+                out["num_batches_tracked"] = np.array(self.num_batches_tracked, np.int64)
         return out
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -361,11 +403,20 @@ class BatchNorm:
             raise ValueError(f"state {' and '.join(wrong)}; expected {', '.join(names)}")
         loaded = {attribute: self._check_state(name, state[name]) for name, attribute in names.items()}
         tracked = check_tracked(state.get("num_batches_tracked", 0))
-        for attribute, value in loaded.items():
-            getattr(self, attribute)[...] = value
+        constants = None
         if self.track_running_stats:
-            self.num_batches_tracked = tracked
-        self._last = None
+            constants = kernels.Constants(self.num_features, loaded["running_mean"], loaded["running_var"],
+                                          loaded.get("gamma"), loaded.get("beta"), self._eps)
+        with _LOADS:
+            # Others that evaluate at this moment see the old state or the new one, nothing between.
+            self._loading = constants
+            self._loads += 1
+            for attribute, value in loaded.items():
+                getattr(self, attribute)[...] = value
+            if self.track_running_stats:
+                self.num_batches_tracked = tracked
+            self._constants, self._loading = constants, None
+            self._last = None
 
     def _state_names(self) -> dict[str, str]:
         names = {"weight": "gamma", "bias": "beta"} if self.affine else {}

@@ -15,6 +15,8 @@ from fastbn._threads import check as check_threads
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from fastbn._checks import Activation
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Saved:
@@ -102,7 +104,7 @@ def batch_norm_training(
     axis: int = 1,
     eps: float = 1e-5,
     residual: ArrayLike | None = None,
-    activation: str | None = None,
+    activation: Activation = None,
     out: NDArray[Any] | None = None,
     num_threads: int | None = None,
 ) -> tuple[NDArray[Any], Saved]:
@@ -113,7 +115,7 @@ def batch_norm_training(
 
     Parameters
     ----------
-    x : array_like of float32 or float64, two or more dimensions
+    x : array_like of float32, float64, float16 or bfloat16, two or more dimensions
         Read-only, strided, misaligned or byte-swapped arrays are welcome.
     gamma, beta : array_like of float32 or float64, shape (C,), optional
         Scale and shift; 1 and 0 if not given.
@@ -140,7 +142,7 @@ def batch_norm_training(
     Raises
     ------
     TypeError
-        For a dtype other than float32 and float64, or arguments of the wrong type.
+        For another dtype, or arguments of the wrong type.
     ValueError
         For shapes that do not fit, an `out` that overlaps an input without being it, or one value per channel, whose
         variance says nothing.
@@ -166,13 +168,13 @@ def train(
     beta: ArrayLike | None,
     eps: float,
     residual: ArrayLike | None,
-    activation: str | None,
+    activation: Activation,
     out: NDArray[Any] | None,
     num_threads: int | None,
 ) -> tuple[NDArray[Any], Saved]:
     """Do what `batch_norm_training` does, on an array that has been looked at."""
     eps = check_eps(eps)
-    relu = activation is not None and check_activation(activation)
+    relu = activation is not None and check_activation(activation, inference=False)[0] > 0
     if num_threads is not None:
         check_threads(num_threads)
     n, channels, s = view.shape
@@ -218,7 +220,7 @@ def batch_norm_inference(
     axis: int = 1,
     eps: float = 1e-5,
     residual: ArrayLike | None = None,
-    activation: str | None = None,
+    activation: Activation = None,
     out: NDArray[Any] | None = None,
     num_threads: int | None = None,
 ) -> NDArray[Any]:
@@ -226,10 +228,12 @@ def batch_norm_inference(
 
     Parameters
     ----------
-    x : array_like of float32 or float64, two or more dimensions
+    x : array_like of float32, float64, float16 or bfloat16, two or more dimensions
     mean, var : array_like of float32 or float64, shape (C,)
-    gamma, beta, axis, eps, residual, activation, out, num_threads
+    gamma, beta, axis, eps, residual, out, num_threads
         As in `batch_norm_training`.
+    activation : str, tuple or None
+        As in `fastbn.ChannelAffine`.
 
     Returns
     -------
@@ -249,12 +253,13 @@ def batch_norm_inference(
     array([[2., 0.]])
     """
     eps = check_eps(eps)
-    relu = activation is not None and check_activation(activation)
+    code, slope = check_activation(activation)
     if num_threads is not None:
         check_threads(num_threads)
     if mean is None or var is None:
         raise TypeError("mean and var must be arrays, got None")
-    return kernels.inference(x, axis, None, residual, out, mean, var, gamma, beta, eps, relu, num_threads)
+    return kernels.inference_once(
+        x, axis, mean, var, gamma, beta, eps, residual, out, code, slope, num_threads)
 
 
 def batch_norm_backward(

@@ -130,7 +130,7 @@ def test_constructor_errors(arguments, options, error, message):
     (np.zeros((4, 2)), {}, ValueError, "x has shape .*2 channels.*expected 3"),
     (np.zeros((4, 3), int), {}, TypeError, "x has dtype int64"),
     (np.zeros(3), {}, ValueError, "x has shape .*two or more dimensions"),
-    (np.zeros((4, 3)), {"activation": "elu"}, ValueError, "activation must be None or 'relu'"),
+    (np.zeros((4, 3)), {"activation": "elu"}, ValueError, "activation must be None, 'relu'"),
     (np.zeros((4, 3)), {"residual": np.zeros((4, 2))}, ValueError, "residual has shape"),
     (np.zeros((4, 3)), {"out": np.zeros((4, 3), np.float32)}, TypeError, "out has dtype float32"),
 ])

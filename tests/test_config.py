@@ -45,15 +45,16 @@ def test_threads_say_where_they_come_from():
 def test_show_config(capsys):
     assert fastbn.show_config() is None
     lines = capsys.readouterr().out.splitlines()
-    rows = dict(line.split(maxsplit=1) for line in lines)
-    assert list(rows) == ["fastbn", "python", "numpy", "compiler", "flags", "isa", "openmp", "threads", "cache"]
+    rows = {line[:12].strip(): line[13:] for line in lines}
+    assert list(rows) == ["fastbn", "python", "numpy", "compiler", "flags", "isa", "openmp", "fork guard",
+                          "threads", "cache"]
     assert rows["fastbn"] == fastbn.__version__
     assert rows["isa"].startswith(f"{_dispatch.isa} (built ")
     assert rows["threads"].startswith(f"{fastbn.get_num_threads()} (from ")
 
 
 def test_without_openmp():
-    values = _config.config() | {"openmp": {"version": 0, "runtime": None}}
+    values = _config.config() | {"openmp": {"version": 0, "runtime": None, "fork_guard": "not needed"}}
     assert "none, one thread" in _config.describe(values)
 
 

@@ -116,7 +116,7 @@ def test_pickle_and_repr():
 
 BAD_UPDATES = {
     "channels": (np.zeros((4, 5), np.float32), {}, ValueError, "x has shape .*5 channels.*expected 3"),
-    "integers": (np.zeros((4, 3), np.int64), {}, TypeError, "x has dtype int64; expected float32 or float64"),
+    "integers": (np.zeros((4, 3), np.int64), {}, TypeError, "x has dtype int64; expected float32, float64"),
     "one dimension": (np.zeros(3), {}, ValueError, "x has shape .*two or more dimensions"),
     "no array": ("x", {}, TypeError, "x has dtype"),
     "threads 0": (np.zeros((4, 3)), {"num_threads": 0}, ValueError, "num_threads must be between 1"),

@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from typing_extensions import Self, disjoint_base
 
 from fastbn._layout import View
 
@@ -24,30 +25,75 @@ def training(
     bits: _Mask | None,
     num_threads: int | None,
 ) -> tuple[_Vector, _Vector, _Vector]: ...
+@disjoint_base
+class Constants:
+    @property
+    def channels(self) -> int: ...
+    def __new__(
+        cls,
+        channels: int,
+        mean: ArrayLike | None,
+        var: ArrayLike | None,
+        gamma: ArrayLike | None,
+        beta: ArrayLike | None,
+        eps: float,
+    ) -> Self: ...
+    def made_of(
+        self,
+        mean: ArrayLike | None,
+        var: ArrayLike | None,
+        gamma: ArrayLike | None,
+        beta: ArrayLike | None,
+        eps: float,
+    ) -> bool: ...
+
+@disjoint_base
+class Plan:
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def num_threads(self) -> int | None: ...
+    def __new__(
+        cls,
+        example: NDArray[Any],
+        axis: int,
+        constants: Constants,
+        activation: int,
+        slope: float,
+        num_threads: int | None,
+    ) -> Self: ...
+    def __call__(self, x: NDArray[Any], out: NDArray[Any], residual: NDArray[Any] | None = None) -> NDArray[Any]: ...
+
 def inference(
     x: ArrayLike,
     axis: int,
-    channels: int | None,
+    constants: Constants,
     residual: ArrayLike | None,
     out: NDArray[Any] | None,
-    mean: ArrayLike | None,
-    var: ArrayLike | None,
-    gamma: ArrayLike | None,
-    beta: ArrayLike | None,
-    eps: float,
-    relu: bool,
+    activation: int,
+    slope: float,
     num_threads: int | None,
 ) -> NDArray[Any]: ...
-def inference_bits(
-    x: View,
-    residual: ArrayLike,
+def inference_once(
+    x: ArrayLike,
+    axis: int,
     mean: ArrayLike | None,
     var: ArrayLike | None,
     gamma: ArrayLike | None,
     beta: ArrayLike | None,
     eps: float,
+    residual: ArrayLike | None,
+    out: NDArray[Any] | None,
+    activation: int,
+    slope: float,
     num_threads: int | None,
-) -> _Mask: ...
+) -> NDArray[Any]: ...
+def inference_bits(x: View, residual: ArrayLike, constants: Constants, num_threads: int | None) -> _Mask: ...
+def lookup(
+    x: NDArray[np.uint8], axis: int, table: NDArray[Any], y: NDArray[Any], out_axis: int, num_threads: int | None
+) -> bool: ...
 def backward(
     g: View,
     x: View,

@@ -1,5 +1,7 @@
 # One call of the library as the kernels see it, and the constants of its elementwise pass.
 
+from cpython.ref cimport PyObject
+
 cdef enum:              # the rows of job.coef
     SUBTRACT = 0        # m: the mean, rounded to the arrays' type
     SCALE = 1           # gamma * rstd
@@ -9,6 +11,24 @@ cdef enum:              # the rows of job.coef
     DX_1 = 4
     DX_SCALE = 5
     BACKWARD_COEFS = 6
+
+cdef enum What:         # what a unit does
+    COEFS
+    PLANES_GROUP
+    PLANES_SPAN
+    PLANES_MERGE
+    PLANES_TRANSFORM
+    ROWS_SLAB
+    ROWS_REDUCE
+    ROWS_MERGE
+    ROWS_TRANSFORM
+    LOOKUP_LINES
+
+cdef struct Phase:
+    What what
+    Py_ssize_t count
+
+cdef struct Lookup     # lookup.pxi
 
 cdef struct Job:
     # the arrays, (n, c, s); s is contiguous, and 1 in `rows`
@@ -21,9 +41,11 @@ cdef struct Job:
     Block g                 # IN  dy; p is NULL in a forward
     uint16_t* bits          # OUT of the forward, IN of the backward
     # what to compute
-    bint is_double          # the arrays' type
+    int type                # of the arrays' elements
+    Py_ssize_t itemsize
     bint exact              # double lanes
-    bint relu
+    int activation
+    double slope            # of a leaky ReLU
     int gate
     bint frozen             # the statistics are constants
     double eps
@@ -31,21 +53,24 @@ cdef struct Job:
     double* gamma           # IN
     double* beta            # IN
     double* mean            # OUT of a training forward, IN elsewhere
-    double* var             # OUT of a training forward (M2 of statistics alone), IN of an inference; NULL: rstd = 1
+    double* var             # OUT of a training forward (M2 of statistics alone)
     double* rstd            # as mean
     double* dgamma          # OUT
     double* dbeta           # OUT
     const double* kept_scale    # IN  scale and shift of the forward, for REPLAY
     const double* kept_shift
-    # the constants of the elementwise passes: (FORWARD_COEFS or BACKWARD_COEFS, coef_step) of the arrays' type
+    # the constants of the elementwise passes: (FORWARD_COEFS or BACKWARD_COEFS, coef_step) of the type that the kernels
+    # compute in
     char* coef
     Py_ssize_t coef_step
     # partial results, one a unit and channel: mean and M2, or the two sums of the backward
     double* part1
     double* part2
     # how the work is cut (planes.pxi, rows.pxi)
+    Py_ssize_t span
     Py_ssize_t spans
     Py_ssize_t span_images
+    int batch
     Py_ssize_t pieces
     Py_ssize_t group
     Py_ssize_t apply_planes
@@ -57,6 +82,19 @@ cdef struct Job:
     Py_ssize_t slabs
     bint four
     bint fetch              # touch memory before it is reduced
+    Lookup* lookup          # of a LOOKUP_LINES
+    Phase[4] phases
+    int count
+    # how it may end early (team.pxi)
+    bint watch
+    bint stop
+    double look_at
+    PyObject* error
+
+
+cdef inline char* at(Job* job, Block* b, Py_ssize_t n, Py_ssize_t c, Py_ssize_t i) noexcept nogil:
+    return b.p + (n * b.step_n + c * b.step_c + i) * job.itemsize
+
 
 cdef inline void set_result(Job* job, Py_ssize_t c, const Moments* moments, double* sums) noexcept nogil:
     # What a reduction leaves for a channel.
@@ -68,64 +106,74 @@ cdef inline void set_result(Job* job, Py_ssize_t c, const Moments* moments, doub
         job.var[c] = moments.m2
 
 
+cdef struct Place:      # where the constants of a channel go: `rows` repeats the channels along a wide row
+    Py_ssize_t step         # from one kind of constant to the next
+    Py_ssize_t c
+    Py_ssize_t repeats
+
+
+cdef inline Place place_of(Job* job) noexcept nogil:
+    cdef Place out
+    out.step = job.coef_step
+    out.c = job.c
+    out.repeats = job.repeats
+    return out
+
+
 cdef inline void set_coefs(
-    Job* job, real* coef, Py_ssize_t c, int width, int row, const double* values,
+    Place place, real* coef, Py_ssize_t c, int width, int row, const double* values,
 ) noexcept nogil:
-    # `rows` repeats the channels along a wide row.
     cdef Py_ssize_t k
     cdef int j
-    coef += row * job.coef_step + c
-    for k in range(job.repeats):
+    coef += row * place.step + c
+    for k in range(place.repeats):
         for j in range(width):
             coef[j] = <real> values[j]
-        coef += job.c
+        coef += place.c
 
 
-cdef void forward_coefs(Job* job, real* coef, Py_ssize_t c, int width, bint batch) noexcept nogil:
-    # From mean and variance to the constants of y, for `width` <= TILE channels from c on. With `batch`, var still
-    # holds M2, and rstd is asked for.
+cdef void affine_coefs(
+    Place place, real* coef, Py_ssize_t c, int width,
+    const double* mean, const double* scale, const double* beta,                # IN  (width,)
+) noexcept nogil:
+    # The constants of y for `width` <= TILE channels from c on.
     cdef double m[TILE]
-    cdef double scale[TILE]
     cdef double shift[TILE]
+    cdef int j
+    for j in range(width):
+        m[j] = <real> mean[j]
+        shift[j] = beta[j] - (mean[j] - m[j]) * scale[j]
+    set_coefs(place, coef, c, width, SUBTRACT, m)
+    set_coefs(place, coef, c, width, SCALE, scale)
+    set_coefs(place, coef, c, width, SHIFT, shift)
+
+
+cdef void forward_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept nogil:
+    # From mean and M2, which var holds until here, to the constants of y.
+    cdef double scale[TILE]
     cdef double n = <double> job.n * <double> job.s
     cdef double var
     cdef int j
     for j in range(width):
-        m[j] = <real> job.mean[c + j]
-    if job.var == NULL:
-        for j in range(width):
-            scale[j] = 1.0
-    elif batch:
-        for j in range(width):
-            var = job.var[c + j] / n
-            job.var[c + j] = var
-            scale[j] = 1.0 / sqrt(var + job.eps)
-        for j in range(width):
-            job.rstd[c + j] = scale[j]
-    else:
-        for j in range(width):
-            scale[j] = 1.0 / sqrt(job.var[c + j] + job.eps)
+        var = job.var[c + j] / n
+        job.var[c + j] = var
+        scale[j] = 1.0 / sqrt(var + job.eps)
     for j in range(width):
+        job.rstd[c + j] = scale[j]
         scale[j] *= job.gamma[c + j]
-        shift[j] = job.beta[c + j] - (job.mean[c + j] - m[j]) * scale[j]
-    set_coefs(job, coef, c, width, SUBTRACT, m)
-    set_coefs(job, coef, c, width, SCALE, scale)
-    set_coefs(job, coef, c, width, SHIFT, shift)
+    affine_coefs(place_of(job), coef, c, width, job.mean + c, scale, job.beta + c)
 
 
 cdef void replay_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept nogil:
     # What the backward needs before its reduction: m, and with REPLAY the constants of y.
     cdef double m[TILE]
-    cdef double shift[TILE]
     cdef int j
-    for j in range(width):
-        m[j] = <real> job.mean[c + j]
-    set_coefs(job, coef, c, width, SUBTRACT, m)
     if job.gate == REPLAY:
+        affine_coefs(place_of(job), coef, c, width, job.mean + c, job.kept_scale + c, job.kept_shift + c)
+    else:
         for j in range(width):
-            shift[j] = job.kept_shift[c + j] - (job.mean[c + j] - m[j]) * job.kept_scale[c + j]
-        set_coefs(job, coef, c, width, SCALE, job.kept_scale + c)
-        set_coefs(job, coef, c, width, SHIFT, shift)
+            m[j] = job.mean[c + j]
+        set_coefs(place_of(job), coef, c, width, SUBTRACT, m)
 
 
 cdef void backward_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept nogil:
@@ -146,9 +194,9 @@ cdef void backward_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept
         a[j] = job.gamma[c + j] * rstd
         b[j] = -(s_hat / n) * rstd
         d[j] = -(job.dbeta[c + j] / n) - b[j] * left
-    set_coefs(job, coef, c, width, DX_X, b)
-    set_coefs(job, coef, c, width, DX_1, d)
-    set_coefs(job, coef, c, width, DX_SCALE, a)
+    set_coefs(place_of(job), coef, c, width, DX_X, b)
+    set_coefs(place_of(job), coef, c, width, DX_1, d)
+    set_coefs(place_of(job), coef, c, width, DX_SCALE, a)
 
 
 cdef void finish_channels(Job* job, real* coef, Py_ssize_t c0, Py_ssize_t c1) noexcept nogil:
@@ -156,7 +204,7 @@ cdef void finish_channels(Job* job, real* coef, Py_ssize_t c0, Py_ssize_t c1) no
     cdef Py_ssize_t c = c0
     while c < c1:
         if job.g.p == NULL:
-            forward_coefs(job, coef, c, <int> least(TILE, c1 - c), True)
+            forward_coefs(job, coef, c, <int> least(TILE, c1 - c))
         else:
             backward_coefs(job, coef, c, <int> least(TILE, c1 - c))
         c += TILE

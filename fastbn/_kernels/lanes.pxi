@@ -96,11 +96,12 @@ cdef extern from *:
     void FASTBN_TOUCH(const void*) noexcept nogil
 
 
-cdef void touch(const real* p, Py_ssize_t rows, Py_ssize_t width, Py_ssize_t step) noexcept nogil:
-    # Brings memory into the cache by plain loads: unlike prefetch instructions they teach the CPU what comes next.
+cdef void touch(const char* p, Py_ssize_t rows, Py_ssize_t width, Py_ssize_t step) noexcept nogil:
+    # Brings memory (width and step in bytes) into the cache by plain loads: unlike prefetch instructions they teach the
+    # CPU what comes next.
     cdef Py_ssize_t i, w
     for i in range(rows):
         w = 0
         while w < width:
             FASTBN_TOUCH(p + i * step + w)
-            w += 64 // <Py_ssize_t> sizeof(real)    # a cache line
+            w += 64     # a cache line

@@ -9,18 +9,22 @@
 #    transforms.
 
 cdef enum:
-    SPAN = 32768        # elements of a span
+    SPAN = 32768        # elements of a span; HALF_SPAN where they have to be converted first
     SMALL = 1024        # planes of fewer elements are fetched as they lie; in a backward, of half as many
 
 
 cdef void plan_planes(
-    Job* job, Py_ssize_t itemsize, Py_ssize_t cache, Py_ssize_t last_cache, int threads,
+    Job* job, Py_ssize_t cache, Py_ssize_t last_cache, int threads,
 ) noexcept nogil:
-    cdef Py_ssize_t channel_bytes = job.n * job.s * itemsize * (2 if job.g.p != NULL else 1)
+    cdef Py_ssize_t channel_bytes = job.n * job.s * job.itemsize * (2 if job.g.p != NULL else 1)
     job.fetch = (job.s < (SMALL if job.g.p == NULL else SMALL // 2) and job.n > 1
                  and job.c * channel_bytes > 4 * cache)
-    job.pieces = parts(job.s, SPAN)
-    job.span_images = 1 if job.pieces > 1 else least(job.n, SPAN // job.s)
+    job.span = HALF_SPAN if is_half(job.type) else SPAN
+    job.pieces = parts(job.s, job.span)
+    job.span_images = 1 if job.pieces > 1 else least(job.n, job.span // job.s)
+    job.batch = BATCH
+    if is_half(job.type):
+        job.batch = <int> least(BATCH, HALF_ROOM // (least(job.s, job.span) * job.span_images))
     job.spans = parts(job.n, job.span_images) * job.pieces
     if job.c < 2 * threads and job.spans > 1:
         job.group = 0
@@ -31,7 +35,7 @@ cdef void plan_planes(
         job.group = cache // channel_bytes if cache > channel_bytes else 1
         # as many groups for one thread as for another
         job.group = parts(job.c, parts(parts(job.c, job.group), threads) * threads)
-    job.apply_planes = 1 if job.pieces > 1 else SPAN // job.s
+    job.apply_planes = 1 if job.pieces > 1 else job.span // job.s
     job.repeats = 1
     job.coef_step = job.c
 
@@ -43,13 +47,17 @@ cdef inline Py_ssize_t bits_of(Job* job, Py_ssize_t n, Py_ssize_t c) noexcept no
 cdef inline void reduce_span(
     Job* job, const real* kind, Py_ssize_t c, int channels, Py_ssize_t u, Moments* moments, double* sums,
 ) noexcept nogil:
-    # Of up to BATCH channels, one of the two results is set: moments in a forward, (channels, 2) sums in a backward.
+    # Of up to job.batch channels; one of the results is set: moments in a forward, (channels, 2) sums in a backward.
     cdef Py_ssize_t image = u if job.pieces == 1 else u // job.pieces
     cdef Py_ssize_t n = image * job.span_images
-    cdef Py_ssize_t i = (u - image * job.pieces) * SPAN
+    cdef Py_ssize_t i = (u - image * job.pieces) * job.span
     cdef Py_ssize_t runs = least(job.span_images, job.n - n)
-    cdef Py_ssize_t length = least(SPAN, job.s - i)
-    cdef const real* x = <const real*> job.x.p + n * job.x.step_n + c * job.x.step_c + i
+    cdef Py_ssize_t length = least(job.span, job.s - i)
+    cdef float x_room[HALF_ROOM]
+    cdef float g_room[HALF_ROOM]
+    cdef Py_ssize_t x_step = job.x.step_n, x_step_c = job.x.step_c, g_step = job.g.step_n, g_step_c = job.g.step_c
+    cdef const real* x = loaded_channels(
+        job.type, at(job, &job.x, n, c, i), &x_step, &x_step_c, channels, runs, length, x_room, kind)
     cdef const real* g
     cdef const real* coef
     cdef bint exact = job.exact or job.n * job.s <= FEW
@@ -57,19 +65,19 @@ cdef inline void reduce_span(
     cdef Py_ssize_t bits_step_c = parts(job.s, LANES)
     if job.g.p == NULL:
         if real is float and not exact:
-            span_moments(x, job.x.step_n, job.x.step_c, channels, runs, length, moments, <float> 0)
+            span_moments(x, x_step, x_step_c, channels, runs, length, moments, <float> 0)
         else:
-            span_moments(x, job.x.step_n, job.x.step_c, channels, runs, length, moments, <double> 0)
+            span_moments(x, x_step, x_step_c, channels, runs, length, moments, <double> 0)
         return
-    g = <const real*> job.g.p + n * job.g.step_n + c * job.g.step_c + i
+    g = loaded_channels(job.type, at(job, &job.g, n, c, i), &g_step, &g_step_c, channels, runs, length, g_room, kind)
     coef = <const real*> job.coef + c
     if job.gate == BITS:
         bits = job.bits + bits_of(job, n, c) + i // LANES
     if real is float and not exact:
-        span_gradients(g, job.g.step_n, job.g.step_c, x, job.x.step_n, job.x.step_c, bits, job.c * bits_step_c,
+        span_gradients(g, g_step, g_step_c, x, x_step, x_step_c, bits, job.c * bits_step_c,
                        bits_step_c, channels, runs, length, coef, job.coef_step, job.gate, sums, <float> 0)
     else:
-        span_gradients(g, job.g.step_n, job.g.step_c, x, job.x.step_n, job.x.step_c, bits, job.c * bits_step_c,
+        span_gradients(g, g_step, g_step_c, x, x_step, x_step_c, bits, job.c * bits_step_c,
                        bits_step_c, channels, runs, length, coef, job.coef_step, job.gate, sums, <double> 0)
 
 
@@ -77,35 +85,34 @@ cdef inline void transform_planes(
     Job* job, const real* kind, Py_ssize_t n, Py_ssize_t c0, Py_ssize_t c1, Py_ssize_t i, Py_ssize_t length,
 ) noexcept nogil:
     # The elementwise pass over the planes c0..c1 of an image, or over a piece of one plane.
-    cdef const real* x = <const real*> job.x.p + n * job.x.step_n + c0 * job.x.step_c + i
-    cdef real* y = <real*> job.y.p + n * job.y.step_n + c0 * job.y.step_c + i
-    cdef real* r = NULL
+    cdef const char* x = at(job, &job.x, n, c0, i)
+    cdef char* y = at(job, &job.y, n, c0, i)
+    cdef char* r = NULL
     cdef uint16_t* bits = NULL
     cdef Py_ssize_t bits_step = parts(job.s, LANES)
     if job.r.p != NULL:
-        r = <real*> job.r.p + n * job.r.step_n + c0 * job.r.step_c + i
+        r = at(job, &job.r, n, c0, i)
     if job.bits != NULL:
         bits = job.bits + bits_of(job, n, c0) + i // LANES
     if job.g.p == NULL:
-        affine(x, job.x.step_c, r, job.r.step_c, y, job.y.step_c, bits, bits_step, c1 - c0, length, False,
-               <const real*> job.coef + c0, job.coef_step, 0, job.relu)
+        forward(job, x, job.x.step_c, r, job.r.step_c, y, job.y.step_c, bits, bits_step, c1 - c0, length, False,
+                <const real*> job.coef + c0, 0)
     else:
-        gradient(<const real*> job.g.p + n * job.g.step_n + c0 * job.g.step_c + i, job.g.step_c,
-                 x, job.x.step_c, bits, bits_step, y, job.y.step_c, r, job.r.step_c, c1 - c0, length, False,
-                 <const real*> job.coef + c0, job.coef_step, 0, job.gate, job.frozen)
+        backward_of(job, at(job, &job.g, n, c0, i), job.g.step_c, x, job.x.step_c, bits, bits_step,
+                    y, job.y.step_c, r, job.r.step_c, c1 - c0, length, False, <const real*> job.coef + c0, 0)
 
 
 # ---- units ---------------------------------------------------------------------------------------------------------
 
-cdef void fetch_group(Job* job, Block* b, const real* kind, Py_ssize_t c0, Py_ssize_t c1) noexcept nogil:
+cdef void fetch_group(Job* job, Block* b, Py_ssize_t c0, Py_ssize_t c1) noexcept nogil:
     # Small planes lie far apart for one channel and side by side for a group: fetch the group as it lies.
     cdef Py_ssize_t n
     for n in range(job.n):
-        touch(<const real*> b.p + n * b.step_n + c0 * b.step_c, c1 - c0, job.s, b.step_c)
+        touch(at(job, b, n, c0, 0), c1 - c0, job.s * job.itemsize, b.step_c * job.itemsize)
 
 
 cdef void reduce_channels(Job* job, const real* kind, Py_ssize_t c, int channels) noexcept nogil:
-    # All spans of up to BATCH channels.
+    # All spans of up to job.batch channels.
     cdef Moments[BATCH] all             # in a forward
     cdef Moments[BATCH] part
     cdef double[2 * BATCH] sums_all
@@ -114,6 +121,8 @@ cdef void reduce_channels(Job* job, const real* kind, Py_ssize_t c, int channels
     cdef int k
     reduce_span(job, kind, c, channels, 0, all, sums_all)
     for u in range(1, job.spans):
+        if stopped(job):
+            return
         reduce_span(job, kind, c, channels, u, part, sums)
         if job.g.p == NULL:
             for k in range(channels):
@@ -130,17 +139,17 @@ cdef void planes_group(Job* job, const real* kind, Py_ssize_t unit) noexcept nog
     cdef Py_ssize_t c1 = least(c0 + job.group, job.c)
     cdef Py_ssize_t c = c0, n
     if job.fetch and c1 > c0 + 1:
-        fetch_group(job, &job.x, kind, c0, c1)
+        fetch_group(job, &job.x, c0, c1)
         if job.g.p != NULL:
-            fetch_group(job, &job.g, kind, c0, c1)
+            fetch_group(job, &job.g, c0, c1)
     while c < c1:
-        reduce_channels(job, kind, c, <int> least(BATCH, c1 - c))
-        c += BATCH
+        reduce_channels(job, kind, c, <int> least(job.batch, c1 - c))
+        c += job.batch
     if job.y.p == NULL:
         return
     finish_channels(job, <real*> job.coef, c0, c1)
     n = job.n - 1
-    while n >= 0:
+    while n >= 0 and not stopped(job):
         transform_planes(job, kind, n, c0, c1, 0, job.s)
         n -= 1
 
@@ -169,7 +178,7 @@ cdef void planes_merge(Job* job, const real* kind, Py_ssize_t c) noexcept nogil:
         else:
             n = (u // job.pieces) * job.span_images
             part.n = (<double> (least(n + job.span_images, job.n) - n)
-                      * <double> least(SPAN, job.s - (u % job.pieces) * SPAN))
+                      * <double> least(job.span, job.s - (u % job.pieces) * job.span))
             part.mean = job.part1[c * job.spans + u]
             part.m2 = job.part2[c * job.spans + u]
             merge(&all, part)
@@ -181,13 +190,13 @@ cdef void planes_merge(Job* job, const real* kind, Py_ssize_t c) noexcept nogil:
 cdef void planes_transform(Job* job, const real* kind, Py_ssize_t unit) noexcept nogil:
     cdef Py_ssize_t p = unit // job.pieces * job.apply_planes
     cdef Py_ssize_t stop = least(p + job.apply_planes, job.n * job.c)
-    cdef Py_ssize_t i = (unit % job.pieces) * SPAN
+    cdef Py_ssize_t i = (unit % job.pieces) * job.span
     cdef Py_ssize_t n = p // job.c
     cdef Py_ssize_t c = p % job.c
     cdef Py_ssize_t planes
     while p < stop:
         planes = least(stop - p, job.c - c)
-        transform_planes(job, kind, n, c, c + planes, i, least(job.s - i, SPAN))
+        transform_planes(job, kind, n, c, c + planes, i, least(job.s - i, job.span))
         p += planes
         c = 0
         n += 1

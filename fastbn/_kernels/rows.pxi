@@ -27,8 +27,8 @@ cdef Py_ssize_t repeats_of(Py_ssize_t r, Py_ssize_t c) noexcept nogil:
     return k
 
 
-cdef void plan_rows(Job* job, Py_ssize_t itemsize, Py_ssize_t cache, Py_ssize_t last_cache, int threads) noexcept nogil:
-    cdef Py_ssize_t width, fit, even
+cdef void plan_rows(Job* job, Py_ssize_t cache, Py_ssize_t last_cache, int threads) noexcept nogil:
+    cdef Py_ssize_t width, fit, even, itemsize = job.itemsize
     cdef Py_ssize_t arrays = 2 if job.g.p != NULL else 1
     cdef Py_ssize_t bytes = job.n * job.c * itemsize
     # Narrow rows have no gaps (_layout), but for rows of statistics that are one row again and again.
@@ -88,8 +88,6 @@ cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit) noexcept nogi
     cdef Py_ssize_t first = slab * job.slab         # of the columns
     cdef Py_ssize_t samples = least(strip.rows, PIVOT_ROWS)
     cdef Py_ssize_t w, c
-    cdef const real* x = <const real*> job.x.p + strip.row * job.x.step_n + first
-    cdef const real* g = x
     cdef const real* coef = <const real*> job.coef + first
     cdef double* out1 = job.part1 + unit // job.slabs * job.c + first
     cdef double* out2 = job.part2 + unit // job.slabs * job.c + first
@@ -102,30 +100,34 @@ cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit) noexcept nogi
     cdef double n = <double> strip.rows * <double> strip.repeats
     u.rows = strip.rows
     u.width = least(job.slab, strip.width - first)
+    u.type = job.type
+    u.itemsize = job.itemsize
+    u.x = at(job, &job.x, strip.row, 0, first)
     u.x_step = job.x.step_n * strip.repeats
+    u.g = u.x
     u.g_step = job.g.step_n * strip.repeats
-    u.bits = <const uint16_t*> x                # not looked at
+    u.bits = <const uint16_t*> u.x              # not looked at
     if job.bits != NULL:
         u.bits = job.bits + strip.bits + first // LANES
     u.bits_step = strip.bits_step
     u.fetch = job.fetch
     if job.g.p != NULL:
         u.gate = job.gate
-        g = <const real*> job.g.p + strip.row * job.g.step_n + first
+        u.g = at(job, &job.g, strip.row, 0, first)
         m = coef + SUBTRACT * job.coef_step
     else:
         # Rounded to the arrays' type in any case, so that a pivot need not be exact.
         u.gate = MOMENTS
-        sample_columns(&u, x, samples, e)
+        sample_columns(&u, samples, e, kind)
         fold(e, u.width, job.c, strip.repeats)
         for c in range(least(u.width, job.c)):
             pivot[c] = <real> (e[c] / (<double> samples * <double> strip.repeats))
         for w in range(job.c, u.width):
             pivot[w] = pivot[w - job.c]
     if real is float and not (job.exact or job.n <= FEW):
-        reduce_columns(&u, g, x, m, coef + SCALE * job.coef_step, coef + SHIFT * job.coef_step, e, q, <float> 0)
+        reduce_columns(&u, m, coef + SCALE * job.coef_step, coef + SHIFT * job.coef_step, e, q, <float> 0)
     else:
-        reduce_columns(&u, g, x, m, coef + SCALE * job.coef_step, coef + SHIFT * job.coef_step, e, q, <double> 0)
+        reduce_columns(&u, m, coef + SCALE * job.coef_step, coef + SHIFT * job.coef_step, e, q, <double> 0)
     fold(e, u.width, job.c, strip.repeats)
     fold(q, u.width, job.c, strip.repeats)
     for c in range(least(u.width, job.c)):
@@ -199,23 +201,23 @@ cdef void transform_strip(
     # The elementwise pass over the columns first..stop of a unit.
     cdef Strip strip = strip_of(job, u)
     cdef Py_ssize_t k = strip.repeats
-    cdef const real* x = <const real*> job.x.p + strip.row * job.x.step_n + first
-    cdef real* y = <real*> job.y.p + strip.row * job.y.step_n + first
-    cdef real* r = NULL
+    cdef const char* x = at(job, &job.x, strip.row, 0, first)
+    cdef char* y = at(job, &job.y, strip.row, 0, first)
+    cdef char* r = NULL
     cdef const real* coef = <const real*> job.coef + first
     cdef uint16_t* bits = NULL
     cdef Py_ssize_t width = least(stop, strip.width) - first
     if job.r.p != NULL:
-        r = <real*> job.r.p + strip.row * job.r.step_n + first
+        r = at(job, &job.r, strip.row, 0, first)
     if job.bits != NULL:
         bits = job.bits + strip.bits + first // LANES
     if job.g.p == NULL:
-        affine(x, job.x.step_n * k, r, job.r.step_n * k, y, job.y.step_n * k, bits, strip.bits_step,
-               strip.rows, width, job.four, coef, job.coef_step, 1, job.relu)
+        forward(job, x, job.x.step_n * k, r, job.r.step_n * k, y, job.y.step_n * k, bits, strip.bits_step,
+                strip.rows, width, job.four, coef, 1)
     else:
-        gradient(<const real*> job.g.p + strip.row * job.g.step_n + first, job.g.step_n * k, x, job.x.step_n * k,
-                 bits, strip.bits_step, y, job.y.step_n * k, r, job.r.step_n * k,
-                 strip.rows, width, job.four, coef, job.coef_step, 1, job.gate, job.frozen)
+        backward_of(job, at(job, &job.g, strip.row, 0, first), job.g.step_n * k, x, job.x.step_n * k,
+                    bits, strip.bits_step, y, job.y.step_n * k, r, job.r.step_n * k,
+                    strip.rows, width, job.four, coef, 1)
 
 
 # ---- units ---------------------------------------------------------------------------------------------------------
@@ -232,12 +234,12 @@ cdef void rows_transform(Job* job, const real* kind, Py_ssize_t unit) noexcept n
 cdef void rows_slab(Job* job, const real* kind, Py_ssize_t slab) noexcept nogil:
     cdef Py_ssize_t first = slab * job.slab
     cdef Py_ssize_t u = 0
-    while u < job.units:
+    while u < job.units and not stopped(job):
         rows_reduce(job, kind, u * job.slabs + slab)
         u += 1
     merge_channels(job, <real*> job.coef, least(first, job.c), least(first + job.slab, job.c))
     if job.y.p == NULL:
         return
-    while u > 0:
+    while u > 0 and not stopped(job):
         u -= 1
         transform_strip(job, kind, u, first, first + job.slab)

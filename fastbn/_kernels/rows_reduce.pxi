@@ -12,6 +12,7 @@
 
 cdef enum:
     FLUSH_ROWS = 32
+    AT_ONCE = 4         # rows of halves that are converted at a time
     # The room of a local array: side by side, no two begin at the same place in a page, where a store to one would hold
     # up a load from the other.
     ROOM = SLAB + 80
@@ -19,7 +20,11 @@ cdef enum:
 cdef struct Columns:        # a unit: `rows` rows of `width` <= SLAB columns
     Py_ssize_t rows
     Py_ssize_t width
-    Py_ssize_t x_step
+    int type
+    Py_ssize_t itemsize
+    const char* x
+    Py_ssize_t x_step       # in elements
+    const char* g
     Py_ssize_t g_step
     const uint16_t* bits    # (rows, parts(width, LANES))
     Py_ssize_t bits_step
@@ -32,17 +37,19 @@ cdef inline bint columns_held(Columns* u, double s1, double s2) noexcept nogil:
 
 
 cdef void sample_columns(
-    Columns* u, const real* x, Py_ssize_t samples,                              # IN  (u.rows, u.width)
+    Columns* u, Py_ssize_t samples,
     double* out,                                                                # OUT (u.width,)
+    const real* kind,
 ) noexcept nogil:
     # In double: a float sum may overflow.
     cdef double s[ROOM]
+    cdef float room[SLAB]
     cdef const real* p
-    cdef Py_ssize_t i, w
+    cdef Py_ssize_t i, w, step = 0
     for w in range(u.width):
         s[w] = 0
     for i in range(samples):
-        p = x + place(i, u.rows) * u.x_step
+        p = loaded(u.type, u.x + place(i, u.rows) * u.x_step * u.itemsize, &step, 1, u.width, room, kind)
         for w in range(u.width):
             s[w] += p[w]
     for w in range(u.width):
@@ -109,8 +116,7 @@ cdef inline void add_block(
 
 
 cdef void sum_columns(
-    Columns* u, const real* g, const real* x, const real* m_in, const real* scale_in, const real* shift_in,
-    Py_ssize_t first, Py_ssize_t width,
+    Columns* u, const real* m_in, const real* scale_in, const real* shift_in, Py_ssize_t first, Py_ssize_t width,
     double* out1, double* out2,                                                 # OUT (width,), of columns from `first`
     lane kind,
 ) noexcept nogil:
@@ -119,10 +125,13 @@ cdef void sum_columns(
     cdef real m[ROOM]
     cdef real scale[ROOM]
     cdef real shift[ROOM]
-    cdef const uint16_t* bits = u.bits
-    cdef Py_ssize_t i = 0, w, rows
-    x += first
-    g += first
+    cdef float x_room[AT_ONCE * SLAB]
+    cdef float g_room[AT_ONCE * SLAB]
+    cdef Py_ssize_t i = 0, k, w, rows, here, x_step, g_step
+    cdef const char* x_p = u.x + first * u.itemsize
+    cdef const char* g_p = u.g + first * u.itemsize
+    cdef const real* x
+    cdef const real* g
     for w in range(width):
         m[w] = m_in[first + w]
         out1[w] = 0
@@ -134,31 +143,41 @@ cdef void sum_columns(
     while i < u.rows:
         rows = least(FLUSH_ROWS, u.rows - i)
         if u.fetch:
-            touch(x, rows, width, u.x_step)
+            touch(x_p, rows, width * u.itemsize, u.x_step * u.itemsize)
             if u.gate != MOMENTS:
-                touch(g, rows, width, u.g_step)
+                touch(g_p, rows, width * u.itemsize, u.g_step * u.itemsize)
         for w in range(width):
             s1[w] = 0
             s2[w] = 0
-        if u.gate == MOMENTS:
-            add_block(g, u.g_step, x, u.x_step, bits, 0, rows, width, m, m, m, MOMENTS, s1, s2)
-        elif u.gate == OPEN:
-            add_block(g, u.g_step, x, u.x_step, bits, 0, rows, width, m, m, m, OPEN, s1, s2)
-        elif u.gate == REPLAY:
-            add_block(g, u.g_step, x, u.x_step, bits, 0, rows, width, m, scale, shift, REPLAY, s1, s2)
-        else:
-            add_block(g, u.g_step, x, u.x_step, bits + i * u.bits_step + first // LANES, u.bits_step, rows, width,
-                      m, m, m, BITS, s1, s2)
+        k = 0
+        while k < rows:
+            here = least(AT_ONCE if is_half(u.type) else FLUSH_ROWS, rows - k)
+            x_step = u.x_step
+            g_step = u.g_step
+            x = loaded(u.type, x_p, &x_step, here, width, x_room, m_in)
+            g = x
+            if u.gate != MOMENTS:
+                g = loaded(u.type, g_p, &g_step, here, width, g_room, m_in)
+            if u.gate == MOMENTS:
+                add_block(g, g_step, x, x_step, u.bits, 0, here, width, m, m, m, MOMENTS, s1, s2)
+            elif u.gate == OPEN:
+                add_block(g, g_step, x, x_step, u.bits, 0, here, width, m, m, m, OPEN, s1, s2)
+            elif u.gate == REPLAY:
+                add_block(g, g_step, x, x_step, u.bits, 0, here, width, m, scale, shift, REPLAY, s1, s2)
+            else:
+                add_block(g, g_step, x, x_step, u.bits + (i + k) * u.bits_step + first // LANES, u.bits_step, here,
+                          width, m, m, m, BITS, s1, s2)
+            x_p += here * u.x_step * u.itemsize
+            g_p += here * u.g_step * u.itemsize
+            k += here
         for w in range(width):
             out1[w] += s1[w]
             out2[w] += s2[w]
         i += rows
-        x += rows * u.x_step
-        g += rows * u.g_step
 
 
 cdef void reduce_columns(
-    Columns* u, const real* g, const real* x, const real* m, const real* scale, const real* shift,
+    Columns* u, const real* m, const real* scale, const real* shift,
     double* out1, double* out2,                                                 # OUT (u.width,)
     lane kind,
 ) noexcept nogil:
@@ -166,7 +185,7 @@ cdef void reduce_columns(
     cdef double t2[TILE]
     cdef Py_ssize_t w = 0, k, width
     cdef bint held
-    sum_columns(u, g, x, m, scale, shift, 0, u.width, out1, out2, kind)
+    sum_columns(u, m, scale, shift, 0, u.width, out1, out2, kind)
     if lane is float:
         while w < u.width:
             width = least(TILE, u.width - w)
@@ -174,7 +193,7 @@ cdef void reduce_columns(
             for k in range(w, w + width):
                 held = held and columns_held(u, out1[k], out2[k])
             if not held:
-                sum_columns(u, g, x, m, scale, shift, w, width, t1, t2, <double> 0)
+                sum_columns(u, m, scale, shift, w, width, t1, t2, <double> 0)
                 for k in range(width):
                     if not columns_held(u, out1[w + k], out2[w + k]):
                         out1[w + k] = t1[k]

@@ -3,3 +3,9 @@
 cdef enum:
     TILE = 64           # lanes of a running sum, and what rows are filled to: 4 zmm, 8 ymm or 16 xmm of float
     SLAB = 1024         # most columns that are reduced side by side
+
+cdef enum:              # element types of arrays
+    FLOAT32 = 0
+    FLOAT64 = 1
+    FLOAT16 = 2
+    BFLOAT16 = 3

@@ -1,31 +1,15 @@
-# How the units of a job are handed to threads.
+# How the units of a job are handed to threads, and how many threads there are.
+#
+# a) Threads decide who runs a unit, and nothing else. One parallel region; every phase ends with a barrier.
+# b) Callers that are at work at the same time share the threads: two teams of two on two cores wait for each other at
+#    every barrier. Inside a parallel region, ours or another library's, there is one thread.
 
+from cpython.ref cimport Py_XDECREF
 from cython.parallel cimport parallel, prange
 
-cdef enum What:         # what a unit does
-    COEFS
-    PLANES_GROUP
-    PLANES_SPAN
-    PLANES_MERGE
-    PLANES_TRANSFORM
-    ROWS_SLAB
-    ROWS_REDUCE
-    ROWS_MERGE
-    ROWS_TRANSFORM
+from fastbn._threads import resolve
 
-cdef struct Phase:
-    What what
-    Py_ssize_t count
-
-
-cdef void make_coefs(Job* job, const real* kind, Py_ssize_t unit) noexcept nogil:
-    # The constants that are known before any reduction.
-    cdef Py_ssize_t c = unit * TILE
-    cdef int width = <int> least(TILE, job.c - c)
-    if job.g.p == NULL:
-        forward_coefs(job, <real*> job.coef, c, width, False)
-    else:
-        replay_coefs(job, <real*> job.coef, c, width)
+cdef Py_ssize_t callers = 0     # in a team at this moment; the GIL guards it
 
 
 cdef void perform(Job* job, const real* kind, What what, Py_ssize_t unit) noexcept nogil:
@@ -46,26 +30,56 @@ cdef void perform(Job* job, const real* kind, What what, Py_ssize_t unit) noexce
     elif what == ROWS_TRANSFORM:
         rows_transform(job, kind, unit)
     else:
-        make_coefs(job, kind, unit)
+        replay_coefs(job, <real*> job.coef, unit * TILE, <int> least(TILE, job.c - unit * TILE))
 
 
 cdef inline void perform_unit(Job* job, What what, Py_ssize_t unit) noexcept nogil:
-    if job.is_double:
+    if stopped(job):
+        return
+    if what == LOOKUP_LINES:
+        lookup_lines(job, unit)
+    elif job.type == FLOAT64:
         perform(job, <const double*> NULL, what, unit)
     else:
         perform(job, <const float*> NULL, what, unit)
 
 
-cdef void run(Job* job, Phase* phases, int count, int threads) noexcept nogil:
-    # Threads decide who runs a unit, and nothing else. One parallel region; every phase ends with a barrier.
+cdef void run(Job* job, int threads) noexcept nogil:
     cdef Py_ssize_t u
     cdef int p = 0
     if threads == 1:
-        for p in range(count):
-            for u in range(phases[p].count):
-                perform_unit(job, phases[p].what, u)
+        for p in range(job.count):
+            for u in range(job.phases[p].count):
+                perform_unit(job, job.phases[p].what, u)
     else:
         with parallel(num_threads=threads):
-            for p in range(count):
-                for u in prange(phases[p].count, schedule='static'):
-                    perform_unit(job, phases[p].what, u)
+            for p in range(job.count):
+                for u in prange(job.phases[p].count, schedule='static'):
+                    perform_unit(job, job.phases[p].what, u)
+
+
+cdef int enter_team(object num_threads) except -1:
+    # How many threads this call gets; leave_team() must follow.
+    global callers
+    cdef int threads = 1
+    if FASTBN_OPENMP:
+        threads = resolve(num_threads)
+        if omp_in_parallel():
+            threads = 1
+    callers += 1
+    return threads // callers if threads > callers else 1
+
+
+cdef void leave_team() noexcept:
+    global callers
+    callers -= 1
+
+
+cdef int run_team(Job* job, int threads) except -1:
+    with nogil:
+        run(job, threads)
+    if job.stop:
+        error = <object> job.error
+        Py_XDECREF(job.error)
+        raise error
+    return 0

@@ -1,0 +1,130 @@
+"""ChannelAffine on uint8 images, and on arrays whose channel axis moves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastbn._checks import check_integer
+from fastbn._dispatch import kernels
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+    from fastbn._checks import Activation
+    from fastbn.affine import ChannelAffine
+
+
+def transform(
+    affine: ChannelAffine, x: NDArray[np.uint8], residual: object, activation: Activation, out: NDArray[Any] | None,
+    axis: int, out_axis: int | None, dtype: DTypeLike | None,
+) -> NDArray[Any]:
+    """Return the transform of a uint8 array, by a table of 256 results a channel.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the arguments do not fit; nothing has been written then.
+    """
+    channels = len(affine.mean)
+    if residual is not None:
+        raise ValueError("a residual cannot be added to a transform of uint8")
+    if x.ndim < 2:
+        raise ValueError(f"x has shape {x.shape}; expected two or more dimensions")
+    from_axis = normal_axis(axis, x.ndim, "axis")
+    to_axis = from_axis if out_axis is None else normal_axis(out_axis, x.ndim, "out_axis")
+    if x.shape[from_axis] != channels:
+        raise ValueError(f"x has shape {x.shape}, which is {x.shape[from_axis]} channels along axis {axis}; "
+                         f"expected {channels}")
+    shape = moved_shape(x.shape, from_axis, to_axis)
+    if out is not None:
+        check_out(out, shape, dtype, x)
+        dtype = out.dtype
+    kind = np.dtype(np.float32 if dtype is None else dtype)
+    if kind.name not in ("float32", "float64", "float16", "bfloat16"):
+        raise TypeError(f"dtype is {kind}; expected float32, float64, float16 or bfloat16")
+    table = table_of(affine, kind.newbyteorder("="), activation)
+    y = np.empty(shape, kind) if out is None else out
+    # What cannot be walked is walked as a packed copy.
+    target = y if y.flags.aligned and y.dtype.isnative else np.empty(shape, table.dtype)
+    while not kernels.lookup(x, from_axis, table, target, to_axis, affine.num_threads):
+        if not x.flags.c_contiguous:
+            x = np.ascontiguousarray(x)
+        else:
+            target = np.empty(shape, table.dtype)
+    if target is not y:
+        np.copyto(y, target)
+    return y
+
+
+def check_out(out: object, shape: tuple[int, ...], dtype: DTypeLike | None, x: NDArray[Any]) -> None:
+    """Raise an error unless `out` can take the transform of `x`."""
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
+    if out.shape != shape:
+        raise ValueError(f"out has shape {out.shape}; expected {shape}")
+    if dtype is not None and out.dtype != np.dtype(dtype):
+        raise TypeError(f"out has dtype {out.dtype}; expected {np.dtype(dtype)}")
+    if not out.flags.writeable:
+        raise ValueError("out is read-only")
+    if np.shares_memory(out, x):
+        raise ValueError("out shares memory with x; uint8 cannot be transformed in place")
+
+
+def table_of(affine: ChannelAffine, dtype: np.dtype[Any], activation: Activation) -> NDArray[Any]:
+    """Return the (C, 256) transforms of 0 to 255, worked out in float64 and rounded once."""
+    tables = affine._tables
+    key = dtype.name, activation
+    if key not in tables:
+        values = np.repeat(np.arange(256.0)[:, None], len(affine.mean), axis=1)
+        tables[key] = np.ascontiguousarray(rounded(affine(values, activation=activation, axis=1).T, dtype))
+    return tables[key]
+
+
+def rounded(values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return float64 values rounded to nearest, ties to even, once."""
+    with np.errstate(over="ignore"):    # Inf beyond the dtype
+        if dtype.name != "bfloat16":
+            return values.astype(dtype)
+        # There is no direct way. Rounding to odd first (truncate, and set the last bit of what was not exact) keeps the
+        # second rounding from seeing a tie that is none.
+        near = values.astype(np.float32)
+    inner = np.where(np.abs(near.astype(np.float64)) > np.abs(values), np.nextafter(near, np.float32(0)), near)
+    odd = inner.view(np.uint32) | (inner.astype(np.float64) != values).astype(np.uint32)
+    return np.where(np.isfinite(near), odd.view(np.float32), near).astype(dtype)
+
+
+def moved(
+    affine: ChannelAffine, x: ArrayLike, residual: ArrayLike | None, activation: Activation,
+    out: NDArray[Any] | None, axis: int, out_axis: int,
+) -> NDArray[Any]:
+    """Return the transform of an array of floating-point numbers with its channel axis moved."""
+    array = np.asarray(x)
+    if array.ndim < 2:
+        raise ValueError(f"x has shape {array.shape}; expected two or more dimensions")
+    from_axis, to_axis = normal_axis(axis, array.ndim, "axis"), normal_axis(out_axis, array.ndim, "out_axis")
+    shape = moved_shape(array.shape, from_axis, to_axis)
+    if out is None:
+        out = np.empty(shape, array.dtype)
+    elif not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
+    elif out.shape != shape:
+        raise ValueError(f"out has shape {out.shape}; expected {shape}")
+    affine(x, residual, activation, np.moveaxis(out, to_axis, from_axis), axis=axis)
+    return out
+
+
+def normal_axis(axis: object, ndim: int, name: str) -> int:
+    """Return an axis in 0..ndim - 1."""
+    k = check_integer(axis, name)
+    if not -ndim <= k < ndim:
+        raise ValueError(f"{name} {k} is out of range for an array of {ndim} dimensions")
+    return k % ndim
+
+
+def moved_shape(shape: tuple[int, ...], axis: int, out_axis: int) -> tuple[int, ...]:
+    """Return a shape with one axis moved."""
+    rest = [length for k, length in enumerate(shape) if k != axis]
+    rest.insert(out_axis, shape[axis])
+    return tuple(rest)

@@ -1,0 +1,104 @@
+# What may follow the transform: out = f(t), elementwise, in place, on a piece that is in the first-level cache.
+#
+# a) ReLU is part of the transform itself (transform.pxi), because a backward needs it there; these are for inference.
+# b) exp is written out: that of the C library differs from version to version and from CPU to CPU in the last bit.
+#    exp(x) = 2^k (1 + p(r)) with x = k ln 2 + r and abs(r) <= ln(2) / 2; p is the Taylor series of exp(r) - 1, whose
+#    first neglected term is below a rounding unit of the type. ln 2 comes in two words, the first of which k times is
+#    exact (Cody and Waite, 1980).
+# c) NaN passes through all of them.
+
+cdef enum:
+    NO_ACTIVATION = 0
+    RELU = 1
+    RELU6 = 2
+    LEAKY_RELU = 3
+    HARDSWISH = 4
+    SIGMOID = 5
+    SILU = 6
+    TANH = 7
+
+
+cdef extern from *:
+    """
+    static inline uint64_t fastbn_bits_of_double(double f) { uint64_t u; memcpy(&u, &f, 8); return u; }
+    static inline double fastbn_double(uint64_t u) { double f; memcpy(&f, &u, 8); return f; }
+    """
+    uint64_t fastbn_bits_of_double(double f) noexcept nogil
+    double fastbn_double(uint64_t u) noexcept nogil
+
+
+cdef inline real expm1_of(real x, real* power) noexcept nogil:
+    # exp(x) - 1 = power * p + (power - 1), of which this is p; abs(x) is in bounds.
+    cdef real k, r, p
+    if real is float:
+        # Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
+        k = x * <real> 1.4426950408889634 + <real> 12582912.0
+        power[0] = fastbn_float((fastbn_bits(k) + 127) << 23)
+        k -= <real> 12582912.0
+        r = (x - k * <real> 0.693359375) - k * <real> -2.12194440e-4
+        p = <real> (1.0 / 5040)
+        p = p * r + <real> (1.0 / 720)
+    else:
+        k = x * 1.4426950408889634 + 6755399441055744.0
+        power[0] = fastbn_double((fastbn_bits_of_double(k) + 1023) << 52)
+        k -= 6755399441055744.0
+        r = (x - k * 0.6931471803691238) - k * 1.9082149292705877e-10
+        p = 1.0 / 6227020800.0
+        p = p * r + 1.0 / 479001600.0
+        p = p * r + 1.0 / 39916800.0
+        p = p * r + 1.0 / 3628800.0
+        p = p * r + 1.0 / 362880.0
+        p = p * r + 1.0 / 40320.0
+        p = p * r + 1.0 / 5040.0
+        p = p * r + 1.0 / 720.0
+    p = p * r + <real> (1.0 / 120)
+    p = p * r + <real> (1.0 / 24)
+    p = p * r + <real> (1.0 / 6)
+    p = p * r + <real> 0.5
+    return r + (r * r) * p
+
+
+cdef inline real clamped(real x, real least_x, real most_x) noexcept nogil:
+    # NaN passes through.
+    return least_x if x < least_x else (most_x if x > most_x else x)
+
+
+cdef inline real sigmoid(real x) noexcept nogil:
+    # 1 / (1 + exp(-x)); beyond the bounds it is 1, or so small that it is next to subnormal.
+    cdef real power, p
+    cdef real bound = <real> 87.0 if real is float else <real> 708.0
+    p = expm1_of(clamped(-x, -bound, bound), &power)
+    return 0 if x < -bound else 1 / (1 + (power + power * p))
+
+
+cdef inline real tanh_of(real x) noexcept nogil:
+    # (e - 1) / (e + 1) with e = exp(2 x), and e - 1 without cancellation; it is 1 long before the bound.
+    cdef real power, p, below
+    cdef real bound = <real> 40.0
+    p = expm1_of(clamped(2 * x, -bound, bound), &power)
+    below = power * p + (power - 1)
+    return below / (below + 2)
+
+
+cdef void activate(int activation, real slope, real* t, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef real g
+    if activation == RELU6:
+        for j in range(n):
+            t[j] = clamped(t[j], 0, 6)
+    elif activation == LEAKY_RELU:
+        for j in range(n):
+            t[j] = t[j] * slope if t[j] < 0 else t[j]
+    elif activation == HARDSWISH:
+        for j in range(n):
+            g = clamped(t[j] + 3, 0, 6)
+            t[j] = t[j] * (g * <real> (1.0 / 6))
+    elif activation == SIGMOID:
+        for j in range(n):
+            t[j] = sigmoid(t[j])
+    elif activation == SILU:
+        for j in range(n):
+            t[j] = t[j] * sigmoid(t[j])
+    elif activation == TANH:
+        for j in range(n):
+            t[j] = tanh_of(t[j])

@@ -1,0 +1,4 @@
+from typing import Final
+
+STATES: Final[tuple[str, ...]]
+state: str

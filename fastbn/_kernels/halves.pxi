@@ -1,0 +1,128 @@
+# Arrays of float16 and bfloat16: kernels compute in float, and a piece of such an array passes through a local one.
+#
+# a) Integer arithmetic on the bits alone, so that every ISA level gives the same; the compiler makes vectors of it.
+# b) To float is exact. From float rounds to nearest even; what is too large becomes Inf, and NaN stays NaN.
+# c) `loaded` is where a kernel gets the elements it reads: of float and double they are where they are, at no cost.
+
+from libc.stdint cimport uint32_t
+
+cdef enum:
+    HALF_SPAN = 4096            # elements of a span
+    HALF_ROOM = 2 * HALF_SPAN   # of a local array: half of a first-level cache of 64 KB, all of one of 32
+    STAGE = 2048                # elements of a piece of the elementwise passes
+
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <string.h>
+    static inline uint32_t fastbn_bits(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
+    static inline float fastbn_float(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
+    """
+    uint32_t fastbn_bits(float f) noexcept nogil
+    float fastbn_float(uint32_t u) noexcept nogil
+
+
+cdef inline bint is_half(int type) noexcept nogil:
+    return type == FLOAT16 or type == BFLOAT16
+
+
+cdef inline float from_float16(uint32_t h) noexcept nogil:
+    cdef uint32_t em = (h & 0x7fff) << 13               # exponent and fraction, in a float's place
+    cdef uint32_t rebiased = em + 0x38000000            # exponent + 127 - 15
+    cdef uint32_t top = rebiased + (0x38000000 if em >= 0x0f800000 else 0)          # Inf and NaN
+    cdef uint32_t low = fastbn_bits(fastbn_float(rebiased + 0x00800000) - fastbn_float(0x38800000))     # subnormal
+    return fastbn_float((low if em < 0x00800000 else top) | (h & 0x8000) << 16)
+
+
+cdef inline uint32_t to_float16(float f) noexcept nogil:
+    cdef uint32_t u = fastbn_bits(f)
+    cdef uint32_t a = u & 0x7fffffff
+    cdef uint32_t even = (a - 0x37fff001 + ((a >> 13) & 1)) >> 13                   # exponent - 127 + 15, rounded
+    cdef uint32_t low = fastbn_bits(fastbn_float(a) + 0.5) - 0x3f000000         # subnormals are multiples of 2^-24
+    cdef uint32_t top = 0x7c00 if a <= 0x7f800000 else 0x7e00 | ((a >> 13) & 0x3ff)
+    return (low if a < 0x38800000 else (even if a < 0x47800000 else top)) | (u >> 16 & 0x8000)
+
+
+cdef inline float from_bfloat16(uint32_t h) noexcept nogil:
+    return fastbn_float(h << 16)
+
+
+cdef inline uint32_t to_bfloat16(float f) noexcept nogil:
+    cdef uint32_t u = fastbn_bits(f)
+    return ((u >> 16) | 0x40 if (u & 0x7fffffff) > 0x7f800000 else (u + 0x7fff + ((u >> 16) & 1)) >> 16)
+
+
+cdef void unpack(int type, const uint16_t* p, Py_ssize_t n, float* out) noexcept nogil:
+    cdef Py_ssize_t j
+    if type == FLOAT16:
+        for j in range(n):
+            out[j] = from_float16(p[j])
+    else:
+        for j in range(n):
+            out[j] = from_bfloat16(p[j])
+
+
+cdef void pack(int type, const float* x, Py_ssize_t n, uint16_t* out) noexcept nogil:
+    cdef Py_ssize_t j
+    if type == FLOAT16:
+        for j in range(n):
+            out[j] = <uint16_t> to_float16(x[j])
+    else:
+        for j in range(n):
+            out[j] = <uint16_t> to_bfloat16(x[j])
+
+
+cdef inline const real* loaded(
+    int type, const char* p, Py_ssize_t* step, Py_ssize_t runs, Py_ssize_t length,     # IN  (runs, length), step apart
+    float* room,
+    const real* kind,
+) noexcept nogil:
+    # The elements as the kernels compute with them; `step` becomes theirs.
+    cdef Py_ssize_t i
+    if real is float:
+        if is_half(type):
+            if step[0] == length:
+                unpack(type, <const uint16_t*> p, runs * length, room)
+            else:
+                for i in range(runs):
+                    unpack(type, <const uint16_t*> p + i * step[0], length, room + i * length)
+            step[0] = length
+            return room
+    return <const real*> p
+
+
+cdef inline const real* loaded_channels(
+    int type, const char* p, Py_ssize_t* step, Py_ssize_t* step_c,              # IN  (runs, channels, length)
+    Py_ssize_t channels, Py_ssize_t runs, Py_ssize_t length,
+    float* room,
+    const real* kind,
+) noexcept nogil:
+    cdef Py_ssize_t i, packed
+    if real is float:
+        if is_half(type):
+            for i in range(runs):
+                packed = step_c[0]
+                loaded(type, p + i * step[0] * 2, &packed, channels, length, room + i * channels * length, kind)
+            step[0] = channels * length
+            step_c[0] = length
+            return room
+    return <const real*> p
+
+
+cdef inline void stored(
+    int type, const real* x, Py_ssize_t runs, Py_ssize_t length,                # IN  (runs, length), packed
+    char* p, Py_ssize_t step,                                                   # OUT (runs, length), step apart
+) noexcept nogil:
+    cdef Py_ssize_t i, j
+    cdef real* out
+    for i in range(1 if step == length else runs):
+        if step == length:
+            length *= runs
+        if real is float:
+            if is_half(type):
+                pack(type, x + i * length, length, <uint16_t*> p + i * step)
+                continue
+        out = <real*> p + i * step
+        for j in range(length):
+            out[j] = x[i * length + j]
