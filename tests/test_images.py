@@ -1,0 +1,219 @@
+"""ChannelAffine on uint8 images: exact, in any layout, and the refusals; and channel axes that move."""
+
+from fractions import Fraction
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from fastbn import ChannelAffine
+from fastbn._images import rounded
+from tests.compare import same_bits
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NORMALIZE = ChannelAffine.from_mean_std(MEAN, STD)
+KINDS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
+kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda d: np.dtype(d).name)
+
+
+def images(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def formula(x):
+    return (x / 255 - np.array(MEAN)) / np.array(STD)
+
+
+@kinds
+def test_every_byte_is_rounded_once(kind):
+    # Against exact arithmetic: no other number of the dtype is nearer.
+    x = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+    y = NORMALIZE(x, dtype=kind)
+    assert y.dtype == kind
+    double = y.astype(np.float64)
+    bits = np.ascontiguousarray(y).view(f"u{y.itemsize}")
+    one = np.array(1, bits.dtype)
+    near = [neighbour.view(kind).astype(np.float64) for neighbour in (bits + one, bits - one)]
+    for c in range(3):
+        for v in range(256):
+            exact = (Fraction(v, 255) - Fraction(MEAN[c])) / Fraction(STD[c])
+            error = abs(Fraction(double[v, c]) - exact)
+            # 1e-15 of the largest value is what the float64 formula itself may be off
+            slack = Fraction(5e-15) if kind is np.float64 else Fraction(1, 10**14)
+            assert all(error <= abs(Fraction(n[v, c]) - exact) + slack for n in near)
+
+
+def test_the_formula_everybody_writes():
+    x = images(2, 30, 31, 3)
+    same_bits(NORMALIZE(x), formula(x).astype(np.float32))
+
+
+@kinds
+@pytest.mark.parametrize("shape", [
+    (2, 5, 7, 3), (3, 3), (1, 1, 3), (4, 3, 3, 3), (2, 91, 97, 3), (0, 4, 4, 3), (2, 0, 3)], ids=str)
+def test_layouts(shape, kind):
+    x = images(*shape)
+    y = NORMALIZE(x, dtype=kind)
+    for out_axis in range(len(shape)):
+        moved = np.ascontiguousarray(np.moveaxis(y, -1, out_axis))
+        same_bits(NORMALIZE(x, out_axis=out_axis, dtype=kind), moved)
+        source = np.ascontiguousarray(np.moveaxis(x, -1, out_axis))
+        same_bits(NORMALIZE(source, axis=out_axis, dtype=kind), moved)
+        same_bits(NORMALIZE(source, axis=out_axis, out_axis=-1, dtype=kind), y)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 64, 70])
+def test_channels(channels):
+    x = images(3, 11, 13, channels)
+    shift = np.arange(channels, dtype=float)
+    y = ChannelAffine(shift, np.full(channels, 0.5), shift, axis=-1)(x)
+    same_bits(y, ((x - shift) * 0.5 + shift).astype(np.float32))
+    same_bits(ChannelAffine(shift, np.full(channels, 0.5), shift, axis=-1)(x, out_axis=0),
+              np.ascontiguousarray(np.moveaxis(y, -1, 0)))
+
+
+VIEWS = {
+    "crop": lambda x: x[:, 3:20, 5:17],
+    "steps": lambda x: x[::2, ::-1, ::3],
+    "transposed": lambda x: x.transpose(0, 2, 1, 3),
+    "BGR": lambda x: x[..., ::-1],
+    "Fortran": np.asfortranarray,
+    "read-only": lambda x: frozen(x),
+    "repeated": lambda x: np.broadcast_to(x[:1], x.shape),
+    "five axes": lambda x: x.reshape(2, 2, 29, 31, 3)[:, ::-1, 1:, 1:],
+}
+
+
+def frozen(x):
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_views(name):
+    x = VIEWS[name](images(4, 29, 31, 3))
+    y = NORMALIZE(np.ascontiguousarray(x))
+    same_bits(NORMALIZE(x), y)
+    same_bits(NORMALIZE(x, out_axis=1), np.ascontiguousarray(np.moveaxis(y, -1, 1)))
+
+
+def test_threads_change_nothing():
+    x = images(8, 224, 225, 3)
+    one = ChannelAffine.from_mean_std(MEAN, STD, num_threads=1)(x, out_axis=1)
+    for threads in (2, 3, 5):
+        same_bits(ChannelAffine.from_mean_std(MEAN, STD, num_threads=threads)(x, out_axis=1), one)
+
+
+@kinds
+def test_out(kind):
+    x = images(2, 12, 14, 3)
+    y = NORMALIZE(x, out_axis=1, dtype=kind)
+    room = np.zeros((4, 3, 20, 20), kind)
+    for out in (np.empty_like(y), room[1:3, :, 2:14, 3:17], np.empty((12, 14, 3, 2), kind).transpose(3, 2, 0, 1)):
+        assert NORMALIZE(x, out_axis=1, out=out) is out
+        same_bits(out, y)
+    assert (room[0] == 0).all()
+    assert (room[1:3, :, 0] == 0).all()
+    odd = np.empty(y.nbytes + 1, np.uint8)[1:].view(kind).reshape(y.shape)
+    NORMALIZE(x, out_axis=1, out=odd)
+    same_bits(odd, y)
+
+
+def test_swapped_out():
+    x = images(2, 12, 14, 3)
+    out = np.empty((2, 12, 14, 3), ">f4")
+    NORMALIZE(x, out=out)
+    same_bits(out.astype("<f4"), NORMALIZE(x))
+
+
+def test_activation():
+    x = images(2, 9, 9, 3)
+    same_bits(NORMALIZE(x, activation="relu"), np.maximum(NORMALIZE(x), np.float32(0)))
+    same_bits(NORMALIZE(x, activation="tanh"),
+              NORMALIZE(x.astype(np.float64), activation="tanh").astype(np.float32))
+
+
+def test_tables_are_made_once():
+    affine = ChannelAffine.from_mean_std(MEAN, STD)
+    first = affine(images(1, 2, 2, 3))
+    table = affine._tables["float32", None]
+    affine(images(1, 2, 2, 3, seed=1))
+    assert affine._tables["float32", None] is table
+    assert table.shape == (3, 256)
+    assert first.dtype == np.float32
+
+
+def test_rounding_to_bfloat16_happens_once():
+    # 1 + 2^-8 is a tie; what lies just above it in float64 becomes one in float32.
+    tie, little = 1 + 2.0**-8, 2.0**-40
+    values = np.array([tie, tie + little, tie + 2.0**-7 - little, -tie - little, 0.0, 1e39])
+    got = rounded(values, np.dtype(ml_dtypes.bfloat16)).astype(np.float64)
+    np.testing.assert_array_equal(got, [1.0, 1 + 2.0**-7, 1 + 2.0**-7, -1 - 2.0**-7, 0.0, np.inf])
+
+
+def test_moving_the_channels_of_floats(dtype):
+    x = np.random.default_rng(0).standard_normal((3, 8, 9, 3)).astype(dtype)
+    y = NORMALIZE(x)
+    moved = NORMALIZE(x, out_axis=1)
+    assert moved.flags.c_contiguous
+    same_bits(moved, np.ascontiguousarray(np.moveaxis(y, -1, 1)))
+    out = np.empty_like(moved)
+    assert NORMALIZE(x, out_axis=1, out=out) is out
+    same_bits(out, moved)
+    same_bits(NORMALIZE(moved, axis=1), np.moveaxis(NORMALIZE(np.moveaxis(moved, 1, -1)), -1, 1))
+
+
+X = images(2, 4, 5, 3)
+ZEROS = np.zeros((2, 4, 5, 3), np.float32)
+
+
+@pytest.mark.parametrize(("x", "options", "error", "message"), [
+    (X[..., :2], {}, ValueError, r"x has shape \(2, 4, 5, 2\), which is 2 channels along axis -1; expected 3"),
+    (X[0, 0, 0], {}, ValueError, r"x has shape \(3,\); expected two or more dimensions"),
+    (X, {"axis": 4}, ValueError, "axis 4 is out of range for an array of 4 dimensions"),
+    (X, {"out_axis": -5}, ValueError, "out_axis -5 is out of range for an array of 4 dimensions"),
+    (X, {"out_axis": 1.0}, TypeError, "out_axis must be an integer, got 1.0"),
+    (X, {"residual": ZEROS}, ValueError, "a residual cannot be added to a transform of uint8"),
+    (X, {"dtype": np.int32}, TypeError, "dtype is int32; expected float32, float64, float16 or bfloat16"),
+    (X, {"out": ZEROS[:1]}, ValueError, r"out has shape \(1, 4, 5, 3\); expected \(2, 4, 5, 3\)"),
+    (X, {"out": ZEROS, "out_axis": 1}, ValueError, r"out has shape \(2, 4, 5, 3\); expected \(2, 3, 4, 5\)"),
+    (X, {"out": ZEROS, "dtype": np.float16}, TypeError, "out has dtype float32; expected float16"),
+    (X, {"out": ZEROS.tolist()}, TypeError, "out must be a numpy.ndarray, got list"),
+    (X, {"out": X.copy()}, TypeError, "dtype is uint8; expected float32"),
+    (X, {"out": np.broadcast_to(ZEROS, ZEROS.shape)}, ValueError, "out is read-only"),
+    (ZEROS, {"dtype": np.float16}, TypeError, "dtype is float16; expected that of x, float32, or None"),
+    (ZEROS, {"out_axis": 7}, ValueError, "out_axis 7 is out of range"),
+    (ZEROS, {"out_axis": 1, "out": ZEROS}, ValueError, "out has shape"),
+    (ZEROS, {"out_axis": 1, "out": [0]}, TypeError, "out must be a numpy.ndarray, got list"),
+    (X.astype(np.int8), {}, TypeError, "x has dtype int8; expected float32"),
+])
+def test_refused(x, options, error, message):
+    before = X.copy()
+    with pytest.raises(error, match=message):
+        NORMALIZE(x, **options)
+    same_bits(X, before)
+    assert not ZEROS.any()
+
+
+def test_in_place_is_refused():
+    memory = np.zeros(3 * 16, np.float32)
+    x = memory.view(np.uint8)[:48].reshape(16, 3)
+    with pytest.raises(ValueError, match="out shares memory with x; uint8 cannot be transformed in place"):
+        NORMALIZE(x, out=memory.reshape(16, 3))
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), [
+    (([0.5], [0.5, 0.5]), ValueError, "mean and std have shapes"),
+    ((0.5, 0.5), ValueError, "mean and std have shapes"),
+    (([0.5], [0.0]), ValueError, "std must be positive, got 0.0"),
+    (([0.5], [-1.0]), ValueError, "std must be positive, got -1.0"),
+    (([0.5], [np.nan]), ValueError, "std must be positive, got nan"),
+    (([0.5], [0.5], 0), ValueError, "scale must be a finite number other than 0, got 0"),
+    (([0.5], [0.5], np.inf), ValueError, "scale must be a finite number other than 0, got inf"),
+    (([0.5], [0.5], "1/255"), ValueError, "scale must be a finite number other than 0, got '1/255'"),
+    (([np.inf], [0.5]), ValueError, "mean has values that are not finite"),
+])
+def test_bad_mean_or_std(arguments, error, message):
+    with pytest.raises(error, match=message):
+        ChannelAffine.from_mean_std(*arguments)
