@@ -12,6 +12,8 @@ import numpy as np
 
 cimport numpy as cnp
 
+from fastbn._tensors import as_array, is_tensor, to_tensor
+
 include "_kernels/sizes.pxi"
 
 cnp.import_array()
@@ -45,10 +47,11 @@ cdef class View:
 
     cpdef finish(self):
         """The array that the caller gets: a packed result is copied to where it belongs."""
-        if self.target is None:
+        if self.target is not None:
+            np.copyto(self.target, self.array)
+        if self.result is None:
             return self.array
-        np.copyto(self.target, self.array)
-        return self.target
+        return to_tensor(self.array) if self.result is True else self.result
 
 
 cdef int type_of(cnp.ndarray a) noexcept:
@@ -73,7 +76,7 @@ cdef cnp.ndarray array_of(object x, str name):
     else:
         if isinstance(x, np.ma.MaskedArray):
             raise TypeError(f"{name} is a masked array, whose mask would be ignored; expected a plain array")
-        a = np.asarray(x)
+        a = np.asarray(as_array(x, name))
     if type_of(a) < 0:
         raise TypeError(f"{name} has dtype {a.dtype}; expected {SUPPORTED}")
     return a
@@ -205,6 +208,7 @@ cpdef View view(x, axis, channels=None, str name="x", arrangement=None, bint bro
     cdef View v = View.__new__(View)
     cdef int k
     v.name = name
+    v.tensor = not cnp.PyArray_CheckExact(x) and is_tensor(x)
     v.source = a
     v.broadcast = broadcast
     if cnp.PyArray_NDIM(a) < 2:
@@ -272,8 +276,11 @@ cpdef View output(View x, out=None, View other=None):
     cdef cnp.ndarray a
     if out is None:
         a = arranged(x, <cnp.ndarray> x.array, True)
-        return beside(x, a, a, "out", None)
-    if not cnp.PyArray_CheckExact(out) and (not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray)):
+        v = beside(x, a, a, "out", None)
+        v.result = True if x.tensor else None
+        return v
+    if not cnp.PyArray_CheckExact(out) and not is_tensor(out) and (
+            not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray)):
         raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
     a = array_of(out, "out")
     if not same_shape(<cnp.ndarray> x.array, a):
@@ -288,7 +295,10 @@ cpdef View output(View x, out=None, View other=None):
     if other is not None:
         refuse_overlap(a, other)
     v = beside(x, a, a, "out", None)
-    return v if v.p != NULL else beside(x, arranged(x, a, True), a, "out", a)
+    if v.p == NULL:
+        v = beside(x, arranged(x, a, True), a, "out", a)
+    v.result = out
+    return v
 
 
 cdef bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
@@ -362,7 +372,7 @@ cdef cnp.ndarray vector_of(object a, Py_ssize_t c, str name):
     if cnp.PyArray_CheckExact(a):
         v = <cnp.ndarray> a
     else:
-        v = np.asarray(a)
+        v = np.asarray(as_array(a, name))
         if v.dtype.kind in "iu" and not isinstance(a, np.ndarray):      # numbers of a list
             v = v.astype(np.float64)
     if cnp.PyArray_NDIM(v) != 1 or cnp.PyArray_DIMS(v)[0] != c:
@@ -405,6 +415,4 @@ def check_vector(a, Py_ssize_t channels, str name):
 
 def same_memory(a, b):
     """Whether `a`, which `output` took, is the memory of the input `b`; it may not overlap it in any other way."""
-    if not isinstance(b, np.ndarray):
-        b = np.asarray(b)
-    return isinstance(a, np.ndarray) and cnp.PyArray_DATA(<cnp.ndarray> a) == cnp.PyArray_DATA(<cnp.ndarray> b)
+    return cnp.PyArray_DATA(array_of(a, "a")) == cnp.PyArray_DATA(array_of(b, "b"))

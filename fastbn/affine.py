@@ -9,6 +9,7 @@ import numpy as np
 from fastbn import _images
 from fastbn._checks import check_activation, check_integer
 from fastbn._dispatch import kernels
+from fastbn._tensors import as_array, is_tensor, to_tensor
 from fastbn._threads import check as check_threads
 from fastbn.functional import Saved, relu_coefficients
 
@@ -226,7 +227,12 @@ class ChannelAffine:
         code, slope = (0, 0.0) if activation is None else check_activation(activation)
         if axis is None:
             axis = self.axis
-        if isinstance(x, np.ndarray) and x.dtype == np.uint8:
+        if is_tensor(x):
+            if out_axis is not None or dtype is not None or x.dtype.itemsize == 1:
+                y = self(as_array(x, "x"), as_array(residual, "residual"), activation, as_array(out, "out"),
+                         axis=axis, out_axis=out_axis, dtype=dtype)
+                return to_tensor(y) if out is None else out
+        elif isinstance(x, np.ndarray) and x.dtype == np.uint8:
             return _images.transform(self, x, residual, activation, out, axis, out_axis, dtype)
         if dtype is not None and np.dtype(dtype) != np.asarray(x).dtype:
             raise TypeError(f"dtype is {np.dtype(dtype)}; expected that of x, {np.asarray(x).dtype}, or None")
