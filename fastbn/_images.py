@@ -8,6 +8,7 @@ import numpy as np
 
 from fastbn._checks import check_integer
 from fastbn._dispatch import kernels
+from fastbn._tensors import as_array, is_tensor, to_tensor
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -16,27 +17,49 @@ if TYPE_CHECKING:
     from fastbn.affine import ChannelAffine
 
 
-def transform(
-    affine: ChannelAffine, x: NDArray[np.uint8], residual: object, activation: Activation, out: NDArray[Any] | None,
+def is_uint8(x: object) -> bool:
+    """Return whether `x` is an array or tensor of uint8."""
+    return as_array(x, "x").dtype == np.uint8 if isinstance(x, np.ndarray) or is_tensor(x) else False
+
+
+def convert(
+    affine: ChannelAffine, x: ArrayLike, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None,
     axis: int, out_axis: int | None, dtype: DTypeLike | None,
-) -> NDArray[Any]:
-    """Return the transform of a uint8 array, by a table of 256 results a channel.
+) -> Any:
+    """Return the transform of an array of uint8, or of another whose channel axis moves.
 
     Raises
     ------
     TypeError, ValueError
         If the arguments do not fit; nothing has been written then.
     """
-    channels = len(affine.mean)
+    array = np.asarray(as_array(x, "x"))
+    target = as_array(out, "out")
+    if array.ndim < 2:
+        raise ValueError(f"x has shape {array.shape}; expected two or more dimensions")
+    from_axis = normal_axis(axis, array.ndim, "axis")
+    to_axis = from_axis if out_axis is None else normal_axis(out_axis, array.ndim, "out_axis")
+    if array.shape[from_axis] != len(affine.mean):
+        raise ValueError(f"x has shape {array.shape}, which is {array.shape[from_axis]} channels along axis {axis}; "
+                         f"expected {len(affine.mean)}")
+    if array.dtype == np.uint8:
+        y = transform(affine, array, residual, activation, target, from_axis, to_axis, dtype)
+    elif dtype is not None and np.dtype(dtype) != array.dtype:
+        raise TypeError(f"dtype is {np.dtype(dtype)}; expected that of x, {array.dtype}, or None")
+    else:
+        y = moved(affine, array, as_array(residual, "residual"), activation, target, from_axis, to_axis)
+    if out is not None:
+        return out
+    return to_tensor(y) if is_tensor(x) else y
+
+
+def transform(
+    affine: ChannelAffine, x: NDArray[np.uint8], residual: object, activation: Activation, out: NDArray[Any] | None,
+    from_axis: int, to_axis: int, dtype: DTypeLike | None,
+) -> NDArray[Any]:
+    """Return the transform of a uint8 array, by a table of 256 results a channel."""
     if residual is not None:
         raise ValueError("a residual cannot be added to a transform of uint8")
-    if x.ndim < 2:
-        raise ValueError(f"x has shape {x.shape}; expected two or more dimensions")
-    from_axis = normal_axis(axis, x.ndim, "axis")
-    to_axis = from_axis if out_axis is None else normal_axis(out_axis, x.ndim, "out_axis")
-    if x.shape[from_axis] != channels:
-        raise ValueError(f"x has shape {x.shape}, which is {x.shape[from_axis]} channels along axis {axis}; "
-                         f"expected {channels}")
     shape = moved_shape(x.shape, from_axis, to_axis)
     if out is not None:
         check_out(out, shape, dtype, x)
@@ -96,22 +119,18 @@ def rounded(values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def moved(
-    affine: ChannelAffine, x: ArrayLike, residual: ArrayLike | None, activation: Activation,
-    out: NDArray[Any] | None, axis: int, out_axis: int,
+    affine: ChannelAffine, x: NDArray[Any], residual: ArrayLike | None, activation: Activation,
+    out: NDArray[Any] | None, from_axis: int, to_axis: int,
 ) -> NDArray[Any]:
     """Return the transform of an array of floating-point numbers with its channel axis moved."""
-    array = np.asarray(x)
-    if array.ndim < 2:
-        raise ValueError(f"x has shape {array.shape}; expected two or more dimensions")
-    from_axis, to_axis = normal_axis(axis, array.ndim, "axis"), normal_axis(out_axis, array.ndim, "out_axis")
-    shape = moved_shape(array.shape, from_axis, to_axis)
+    shape = moved_shape(x.shape, from_axis, to_axis)
     if out is None:
-        out = np.empty(shape, array.dtype)
+        out = np.empty(shape, x.dtype)
     elif not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
     elif out.shape != shape:
         raise ValueError(f"out has shape {out.shape}; expected {shape}")
-    affine(x, residual, activation, np.moveaxis(out, to_axis, from_axis), axis=axis)
+    affine(x, residual, activation, np.moveaxis(out, to_axis, from_axis), axis=from_axis)
     return out
 
 

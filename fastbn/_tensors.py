@@ -35,7 +35,8 @@ def to_array(x: Any, name: str) -> np.ndarray[Any, Any]:
     try:
         import ml_dtypes
     except ModuleNotFoundError:
-        raise ImportError(f"{name} is of bfloat16, which NumPy knows only with ml_dtypes: pip install ml_dtypes") from None
+        raise ImportError(
+            f"{name} is of bfloat16, which NumPy knows only with ml_dtypes: pip install ml_dtypes") from None
     bits: np.ndarray[Any, Any] = x.view(torch.int16).numpy()
     return bits.view(ml_dtypes.bfloat16)
 

@@ -9,7 +9,6 @@ import numpy as np
 from fastbn import _images
 from fastbn._checks import check_activation, check_integer
 from fastbn._dispatch import kernels
-from fastbn._tensors import as_array, is_tensor, to_tensor
 from fastbn._threads import check as check_threads
 from fastbn.functional import Saved, relu_coefficients
 
@@ -227,17 +226,9 @@ class ChannelAffine:
         code, slope = (0, 0.0) if activation is None else check_activation(activation)
         if axis is None:
             axis = self.axis
-        if is_tensor(x):
-            if out_axis is not None or dtype is not None or x.dtype.itemsize == 1:
-                y = self(as_array(x, "x"), as_array(residual, "residual"), activation, as_array(out, "out"),
-                         axis=axis, out_axis=out_axis, dtype=dtype)
-                return to_tensor(y) if out is None else out
-        elif isinstance(x, np.ndarray) and x.dtype == np.uint8:
-            return _images.transform(self, x, residual, activation, out, axis, out_axis, dtype)
-        if dtype is not None and np.dtype(dtype) != np.asarray(x).dtype:
-            raise TypeError(f"dtype is {np.dtype(dtype)}; expected that of x, {np.asarray(x).dtype}, or None")
-        if out_axis is not None:
-            return _images.moved(self, x, residual, activation, out, axis, out_axis)
+        if out_axis is not None or dtype is not None or _images.is_uint8(x):
+            y: NDArray[Any] = _images.convert(self, x, residual, activation, out, axis, out_axis, dtype)
+            return y
         return kernels.inference(x, axis, self._constants, residual, out, code, slope, self.num_threads)
 
     def bind(

@@ -4,15 +4,26 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the interpreter; settings of fastbn and OpenMP are only those given."""
+def settings(env: dict[str, str]) -> dict[str, Any]:
+    """How a process starts: settings of fastbn and OpenMP are only those given."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("FASTBN_", "OMP_"))}
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=clean | env, capture_output=True, text=True,
-                          timeout=300, check=False)
+    return {"cwd": ROOT, "env": clean | env, "text": True}
+
+
+def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the interpreter to its end."""
+    return subprocess.run([sys.executable, *arguments], **settings(env), capture_output=True, timeout=120, check=False)
+
+
+def start(code: str, **env: str) -> subprocess.Popen[str]:
+    """Start a program, to talk to it."""
+    return subprocess.Popen([sys.executable, "-c", code], **settings(env), stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE)
 
 
 def output(code: str, **env: str) -> str:

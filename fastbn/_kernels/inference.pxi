@@ -165,9 +165,10 @@ cdef class Plan:
         for k in range(self.dims):
             self.lengths[k] = cnp.PyArray_DIMS(v.array)[k]
         begin_inference(&self.job, v, None, v, activation, slope)
-        self.large = is_large(&self.job, False)
-        plan(&self.job, False, resolve(num_threads) if self.large else 1)
-        set_constants(&self.job, constants)
+        if v.size:
+            self.large = is_large(&self.job, False)
+            plan(&self.job, False, resolve(num_threads) if self.large else 1)
+            set_constants(&self.job, constants)
 
     def __dealloc__(self):
         free(self.lengths)

@@ -17,10 +17,14 @@ cdef extern from *:
     static inline int omp_get_thread_num(void) { return 0; }
     #endif
     #ifdef _WIN32
+    #include <process.h>
     #include <windows.h>
+    static inline int fastbn_process(void) { return _getpid(); }
     static inline double fastbn_seconds(void) { return (double) GetTickCount64() * 1e-3; }
     #else
     #include <time.h>
+    #include <unistd.h>
+    static inline int fastbn_process(void) { return (int) getpid(); }
     static inline double fastbn_seconds(void) {
         struct timespec t;
         clock_gettime(CLOCK_MONOTONIC, &t);
@@ -32,6 +36,7 @@ cdef extern from *:
     int omp_in_parallel() noexcept nogil
     int omp_get_thread_num() noexcept nogil
     double fastbn_seconds() noexcept nogil
+    int fastbn_process() noexcept nogil
 
 
 cdef void look_for_signals(Job* job) noexcept nogil:

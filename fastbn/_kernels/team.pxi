@@ -10,6 +10,7 @@ from cython.parallel cimport parallel, prange
 from fastbn._threads import resolve
 
 cdef Py_ssize_t callers = 0     # in a team at this moment; the GIL guards it
+cdef int callers_process = 0    # a forked child has none of its parent's
 
 
 cdef void perform(Job* job, const real* kind, What what, Py_ssize_t unit) noexcept nogil:
@@ -60,19 +61,21 @@ cdef void run(Job* job, int threads) noexcept nogil:
 
 cdef int enter_team(object num_threads) except -1:
     # How many threads this call gets; leave_team() must follow.
-    global callers
-    cdef int threads = 1
-    if FASTBN_OPENMP:
-        threads = resolve(num_threads)
-        if omp_in_parallel():
-            threads = 1
+    global callers, callers_process
+    cdef int threads = resolve(num_threads)
+    if not FASTBN_OPENMP or omp_in_parallel():
+        threads = 1
+    if callers_process != fastbn_process():
+        callers_process = fastbn_process()
+        callers = 0
     callers += 1
     return threads // callers if threads > callers else 1
 
 
 cdef void leave_team() noexcept:
     global callers
-    callers -= 1
+    if callers:     # none, where a signal handler forked in the middle of the call
+        callers -= 1
 
 
 cdef int run_team(Job* job, int threads) except -1:

@@ -1,0 +1,200 @@
+"""Forks after parallel work: children compute, parents go on, nobody hangs; and without the guard somebody does."""
+
+import subprocess
+import sys
+
+import pytest
+
+from fastbn import _config
+from tests.process import output, start
+
+GUARDED = _config.config()["openmp"]["fork_guard"]
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or GUARDED != "on", reason=f"the fork guard is {GUARDED!r} on {sys.platform}")
+
+# What every program begins with: a call that uses a team, its right answer, and a child that says whether it got it.
+SETUP = """
+import ctypes, os, sys, threading, time
+import numpy as np
+import fastbn
+
+x = np.random.default_rng(0).standard_normal((1100, 128)).astype(np.float32)
+affine = fastbn.ChannelAffine(np.ones(128), np.full(128, 0.5), np.zeros(128), num_threads=2)
+want = fastbn.ChannelAffine(np.ones(128), np.full(128, 0.5), np.zeros(128), num_threads=1)(x)
+
+def tasks():
+    return len(os.listdir("/proc/self/task"))
+
+def right():
+    return np.array_equal(affine(x), want)
+
+def wait_for(pid):
+    status = os.waitpid(pid, 0)[1]
+    assert status == 0, f"a child ended with {status}"
+
+def fork_and_check(fork):
+    pid = fork()
+    if pid == 0:
+        os._exit(0 if right() and tasks() == 2 else 1)
+    assert right()
+    wait_for(pid)
+
+assert right()
+assert tasks() >= 2
+"""
+
+
+def test_a_thousand_forks():
+    assert output(SETUP + """
+for _ in range(1000):
+    fork_and_check(os.fork)
+print("done")
+""") == "done"
+
+
+def test_forks_in_c():
+    # As uWSGI does: Python's own hooks never hear of it.
+    assert output(SETUP + """
+for _ in range(200):
+    fork_and_check(ctypes.PyDLL(None).fork)
+print("done")
+""") == "done"
+
+
+def test_forks_of_a_thread_and_while_others_compute():
+    assert output(SETUP + """
+stop = threading.Event()
+wrong = []
+
+def compute():
+    while not stop.is_set():
+        if not right():
+            wrong.append(1)
+
+def forks():
+    for _ in range(25):
+        fork_and_check(os.fork)
+
+threads = [threading.Thread(target=compute, daemon=True) for _ in range(2)]
+for thread in threads:
+    thread.start()
+forks()
+other = threading.Thread(target=forks)
+other.start()
+other.join()
+stop.set()
+for thread in threads:
+    thread.join()
+assert not wrong
+print("done")
+""", PYTHONWARNINGS="ignore::DeprecationWarning") == "done"
+
+
+def test_children_of_children():
+    assert output(SETUP + """
+def descend(depth):
+    if depth == 0:
+        return
+    pid = os.fork()
+    if pid == 0:
+        ok = right()
+        descend(depth - 1)
+        os._exit(0 if ok and right() else 1)
+    wait_for(pid)
+
+descend(5)
+assert right()
+print("done")
+""") == "done"
+
+
+def test_multiprocessing_fork_pool():
+    assert output(SETUP + """
+import multiprocessing
+
+def work(k):
+    return right()
+
+with multiprocessing.get_context("fork").Pool(3) as pool:
+    assert pool.map(work, range(30)) == [True] * 30
+assert right()
+print("done")
+""") == "done"
+
+
+def test_training_and_backward_in_a_child():
+    assert output(SETUP + """
+def train():
+    bn = fastbn.BatchNorm(128, num_threads=2)
+    return bn(x), bn.backward(x), bn.running_var
+
+before = train()
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if all(map(np.array_equal, before, train())) else 1)
+wait_for(pid)
+print("done")
+""") == "done"
+
+
+@pytest.mark.parametrize(("setting", "state"), [
+    ("0", "off: FASTBN_FORK_GUARD=0"), (" 0 ", "off: FASTBN_FORK_GUARD=0"), ("1", "on"), ("", "on")])
+def test_setting(setting, state):
+    code = "import fastbn; print(fastbn._config.config()['openmp']['fork_guard'])"
+    assert output(code, FASTBN_FORK_GUARD=setting) == state
+
+
+def test_without_the_guard_a_child_hangs():
+    # The control: what the tests above prove is the guard's doing.
+    program = SETUP + """
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if right() else 1)
+for _ in range(100):
+    time.sleep(0.05)
+    if os.waitpid(pid, os.WNOHANG)[0]:
+        print("the child ended")
+        sys.exit()
+os.kill(pid, 9)
+os.waitpid(pid, 0)
+print("the child hung")
+"""
+    assert output(program, FASTBN_FORK_GUARD="0") == "the child hung"
+    assert output(program) == "the child ended"
+
+
+def test_fork_inside_a_call():
+    # A signal handler runs in the middle of a long call, inside its parallel region, where no pool can be dissolved.
+    # The child must do without a team; the parent finishes.
+    program = SETUP + """
+import signal
+
+big = np.ones((400_000, 64), np.float32)
+children = []
+
+def handler(*_):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if right() else 1)
+    children.append(pid)
+
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+bn = fastbn.BatchNorm(64, num_threads=2)
+out = np.empty_like(big)
+while len(children) < 3:
+    bn(big, out=out)
+signal.setitimer(signal.ITIMER_REAL, 0)
+for pid in children:
+    wait_for(pid)
+assert right()
+print("done")
+"""
+    with start(program) as process:
+        try:
+            text, _ = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    assert text.strip() == "done"

@@ -1,0 +1,148 @@
+"""Calls that end early: Ctrl-C is heard within 100 ms, and where it or missing memory ends one, nothing has changed."""
+
+import json
+import sys
+
+import pytest
+
+from tests.process import output
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the tests send POSIX signals and limit memory")
+
+# 600 MB to read, all zero so that they take no memory, and as many to write: a call takes longer than a signal may.
+LONG_CALLS = """
+import json, os, signal, threading, time
+import numpy as np
+import fastbn
+from fastbn.functional import Saved, batch_norm_backward, batch_norm_inference, batch_norm_training
+
+axis = {axis}
+shape = (300, 64, 8192) if axis == 1 else (300, 8192, 64)
+x = np.zeros(shape, np.float32)
+image = np.zeros(shape, np.uint8)
+saved = Saved.from_statistics(np.zeros(64), np.ones(64))
+bytes_to_floats = fastbn.ChannelAffine(np.zeros(64), np.ones(64), np.ones(64), axis=axis)
+bn = fastbn.BatchNorm(64, axis=axis)
+bn(x[:2])
+
+calls = {{
+    "training": lambda: bn(x),
+    "inference": lambda: batch_norm_inference(x, np.zeros(64), np.ones(64), axis=axis),
+    "activation": lambda: batch_norm_inference(x, np.zeros(64), np.ones(64), axis=axis, activation="tanh"),
+    "backward": lambda: batch_norm_backward(x, x, saved, axis=axis),
+    "statistics": lambda: fastbn.ChannelStats(64, axis=axis).update(x),
+    "images": lambda: bytes_to_floats(image),
+}}
+
+def interrupt(times):
+    time.sleep(0.05)
+    times.append(time.perf_counter())
+    os.kill(os.getpid(), signal.SIGINT)
+
+before = {{name: value.copy() for name, value in bn.state_dict().items()}}
+late = {{}}
+for threads in (1, 2):
+    fastbn.set_num_threads(threads)
+    for name, call in calls.items():
+        sent = []
+        sender = threading.Thread(target=interrupt, args=(sent,))
+        sender.start()
+        try:
+            while True:
+                call()
+        except KeyboardInterrupt:
+            late[f"{{name}}, {{threads}}"] = time.perf_counter() - sent[0]
+        sender.join()
+after = bn.state_dict()
+moved = int(after.pop("num_batches_tracked")) - int(before.pop("num_batches_tracked"))
+same = all(np.array_equal(before[name], after[name]) for name in before)
+print(json.dumps([late, moved, same]))
+"""
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_ctrl_c(axis):
+    late, moved, same = json.loads(output(LONG_CALLS.format(axis=axis)))
+    assert len(late) == 12
+    assert max(late.values()) < 0.1, late
+    # The one training call that the signal fell into left no trace.
+    assert (moved == 0) == same
+
+
+def test_a_handler_that_raises_anything_is_heard():
+    program = """
+import signal
+import numpy as np
+import fastbn
+
+class Stop(Exception):
+    pass
+
+def handler(*_):
+    raise Stop("enough")
+
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.05)
+x = np.broadcast_to(np.ones((1, 64, 8192), np.float32), (30_000, 64, 8192))
+try:
+    fastbn.ChannelStats(64).update(x)
+except Stop as stop:
+    print("stopped:", stop)
+"""
+    assert output(program) == "stopped: enough"
+
+
+def test_a_handler_that_returns_changes_nothing():
+    program = """
+import signal
+import numpy as np
+import fastbn
+
+heard = []
+x = np.random.default_rng(0).standard_normal((400, 64, 2048)).astype(np.float32)
+want = fastbn.ChannelStats(64).update(x)
+signal.signal(signal.SIGALRM, lambda *_: heard.append(1))
+signal.setitimer(signal.ITIMER_REAL, 0.003, 0.003)
+for _ in range(30):
+    got = fastbn.ChannelStats(64).update(x)
+    assert np.array_equal(got.mean, want.mean) and np.array_equal(got.m2, want.m2)
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(len(heard) > 3)
+"""
+    assert output(program) == "True"
+
+
+def test_no_memory():
+    # For the result, and for the workspace of 8,000,000 channels; the layer stays as it was and goes on working.
+    program = """
+import resource
+import numpy as np
+import fastbn
+
+small = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
+wide = np.broadcast_to(np.ones((1, 1), np.float32), (2, 8_000_000))
+out = np.empty((2, 8_000_000), np.float32)
+layers = fastbn.BatchNorm(64), fastbn.BatchNorm(8_000_000)
+for bn, x in zip(layers, (small, wide)):
+    bn(x)
+before = [bn.state_dict() for bn in layers]
+huge = np.broadcast_to(small[:1], (50_000_000, 64))
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), resource.RLIM_INFINITY))
+errors = []
+for bn, x, options in ((layers[0], huge, {}), (layers[1], wide, {"out": out})):
+    for mode in (True, False):
+        try:
+            bn.train(mode)(x, **options)
+        except MemoryError as error:
+            errors.append(type(error).__name__)
+for bn, state in zip(layers, before):
+    assert all(np.array_equal(getattr(bn, name), state[key]) for name, key in (
+        ("gamma", "weight"), ("running_mean", "running_mean"), ("running_var", "running_var")))
+    assert bn.num_batches_tracked == state["num_batches_tracked"]
+layers[0].train()(small)
+print(len(errors), layers[0].num_batches_tracked)
+"""
+    if not sys.platform.startswith("linux"):
+        pytest.skip(f"{sys.platform} does not hold to RLIMIT_AS")
+    assert output(program) == "4 2"
