@@ -5,8 +5,8 @@ one that comes before it. ``python -m fastbn fold`` does all of a graph in an ON
 """
 
 from fastbn.folding._certificate import Certificate
-from fastbn.folding.errors import FoldingError
 from fastbn.folding._fold import Folded
+from fastbn.folding.errors import FoldingError
 from fastbn.folding.parameters import fold_before_conv, fold_before_linear, fold_conv, fold_linear
 
 __all__ = [

@@ -79,8 +79,8 @@ def check_transposed_borders(constant: NDArray[np.float64], uniform: bool) -> No
     if not uniform and constant.any():
         raise FoldingError(
             "the transposed convolution gives some outputs fewer taps than others (all have as many only with stride 1 "
-            "and padding - output_padding >= dilation * (kernel - 1)), and the batch norm before it maps zero to something "
-            f"else in channels {_channels(constant)}, so that no bias is right everywhere")
+            "and padding - output_padding >= dilation * (kernel - 1)), and the batch norm maps zero to something else "
+            f"in channels {_channels(constant)}, so that no bias is right everywhere")
 
 
 def all_taps_everywhere(

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastbn.folding._certificate import Certificate, Probe, certify
 from fastbn.folding._layer import Layer
+from fastbn.folding.errors import FoldingError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,9 +68,9 @@ def fold_before(layer: Layer, affine: ChannelAffine, probe: Probe) -> Folded:
 
 
 def check_channels(affine: ChannelAffine, channels: int, side: str) -> None:
-    """Raise ValueError unless a batch norm has as many channels as the layer."""
+    """Raise FoldingError unless a batch norm has as many channels as the layer."""
     if len(affine.mean) != channels:
-        raise ValueError(f"bn has {len(affine.mean)} channels; expected {channels}, the {side} channels of weight")
+        raise FoldingError(f"bn has {len(affine.mean)} channels; expected {channels}, the {side} channels of weight")
 
 
 def rounded(layer: Layer, affine: ChannelAffine, exact: Layer, probe: Probe) -> Folded:
