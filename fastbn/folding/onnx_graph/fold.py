@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fastbn.affine import ChannelAffine
     from fastbn.folding._certificate import Certificate
 
-    Fold = Callable[[Graph, NodeProto, ChannelAffine], tuple[str, Certificate]]
+    Fold = Callable[[Graph, NodeProto, ChannelAffine], tuple[NodeProto, Certificate]]
 
 BATCH_NORM = "BatchNormalization"
 
@@ -86,12 +86,11 @@ def fold_batch_norms(model: ModelProto) -> list[Outcome]:
     """
     graph = Graph(model)
     norms = [node for node in graph.nodes if is_operator(node, BATCH_NORM)]
-    names = [label(node) for node in norms]  # a fold may change the output that an unnamed node is called by
     # All that can go back do so first: a batch norm behind another is then one with it when that one goes forward.
-    outcomes = [attempt(fold_back, graph, node, name) for node, name in zip(norms, names, strict=True)]
+    outcomes = [attempt(fold_back, graph, node) for node in norms]
     for index, node in enumerate(norms):
         if outcomes[index].reason:
-            outcomes[index] = either(outcomes[index], attempt(fold_forward, graph, node, names[index]))
+            outcomes[index] = either(outcomes[index], attempt(fold_forward, graph, node))
     graph.finish()
     return outcomes + left_inside(model)
 
@@ -111,13 +110,13 @@ def norms_in(bodies: Iterable[GraphProto | FunctionProto]) -> Iterator[NodeProto
     return (node for body in bodies for node in body.node if is_operator(node, BATCH_NORM))
 
 
-def attempt(fold: Fold, graph: Graph, node: NodeProto, name: str) -> Outcome:
+def attempt(fold: Fold, graph: Graph, node: NodeProto) -> Outcome:
     """Return what became of a batch norm when it was to be folded one way."""
     try:
         target, certificate = fold(graph, node, read_batch_norm(graph, node))
     except FoldingError as error:
-        return Outcome(name, reason=str(error))
-    return Outcome(name, target, certificate=certificate)
+        return Outcome(graph.label(node), reason=str(error))
+    return Outcome(graph.label(node), graph.label(target), certificate=certificate)
 
 
 def either(back: Outcome, forward: Outcome) -> Outcome:
@@ -127,44 +126,42 @@ def either(back: Outcome, forward: Outcome) -> Outcome:
     return replace(forward, reason=f"{back.reason}; {forward.reason}")
 
 
-def fold_back(graph: Graph, norm: NodeProto, affine: ChannelAffine) -> tuple[str, Certificate]:
+def fold_back(graph: Graph, norm: NodeProto, affine: ChannelAffine) -> tuple[NodeProto, Certificate]:
     """Fold a batch norm into the layer before it, together with a constant that is added in between."""
     add, node = None, source(graph, norm.input[0])
     if is_operator(node, "Add"):
         add = node
         constants = [graph.constant(name) for name in add.input]
         if (constants[0] is None) == (constants[1] is None):
-            raise FoldingError(f"its input comes from {label(add)}, which does not add a constant")
+            raise FoldingError(f"its input comes from {graph.label(add)}, which does not add a constant")
         index = 0 if constants[0] is None else 1
         node = source(graph, add.input[index])
     if not is_operator(node, *CONVOLUTIONS, *MATRICES, *([] if add else [BATCH_NORM])):
-        raise FoldingError(f"its input comes from {label(node)}")
+        raise FoldingError(f"its input comes from {graph.label(node)}")
     layer = read_layer(graph, node)
     if add:
         added = read_channels(read_constant(graph, add, 1 - index, "constant"), layer.out_channels,
-                              len(layer.kernel) + 2, f"the constant of {label(add)}")
+                              len(layer.kernel) + 2, f"the constant of {graph.label(add)}")
         layer = replace(layer, bias=layer.bias + added)
     folded = fold_after(layer, affine)
-    target = label(node)
     write_layer(graph, node, folded)
     graph.bypass(node, norm)
     if add:
         graph.remove(add)
-    return target, folded.certificate
+    return node, folded.certificate
 
 
-def fold_forward(graph: Graph, norm: NodeProto, affine: ChannelAffine) -> tuple[str, Certificate]:
+def fold_forward(graph: Graph, norm: NodeProto, affine: ChannelAffine) -> tuple[NodeProto, Certificate]:
     """Fold a batch norm into the layer behind it."""
     node = graph.require_private(norm.output[0], "its output")
     if not is_operator(node, *CONVOLUTIONS, *MATRICES) or node.input[0] != norm.output[0]:
-        raise FoldingError(f"its output goes to {label(node)}")
+        raise FoldingError(f"its output goes to {graph.label(node)}")
     layer = read_layer(graph, node)
-    folded = fold_before(layer, affine, check_borders(node, layer, affine))
-    target = label(node)
+    folded = fold_before(layer, affine, check_borders(graph, node, layer, affine))
     write_layer(graph, node, folded)
     graph.connect(node, 0, norm.input[0])
     graph.remove(norm)
-    return target, folded.certificate
+    return node, folded.certificate
 
 
 def source(graph: Graph, name: str) -> NodeProto:
@@ -172,5 +169,5 @@ def source(graph: Graph, name: str) -> NodeProto:
     if name not in graph.producers:
         raise FoldingError("its input is not the output of a node")
     node = graph.producers[name]
-    graph.require_private(name, f"the output of {label(node)} before it")
+    graph.require_private(name, f"the output of {graph.label(node)} before it")
     return node

@@ -61,6 +61,7 @@ class Graph:
     def __init__(self, model: ModelProto) -> None:
         self.model, self.proto = model, model.graph
         self.nodes = list(self.proto.node)
+        self._labels = {id(node): label(node) for node in self.nodes}
         self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
         self.initializers = {t.name: t for t in self.proto.initializer}
         inputs = {i.name for i in self.proto.input}
@@ -93,6 +94,10 @@ class Graph:
             return None
         result: Any = ReferenceEvaluator(node).run(None, inputs)
         return np.asarray(result[0])
+
+    def label(self, node: NodeProto) -> str:
+        """Return what a node was called before a fold changed the output that an unnamed one is called by."""
+        return self._labels[id(node)]
 
     def rank(self, name: str) -> int | None:
         """Return how many axes a value has, if that is known."""

@@ -13,7 +13,7 @@ from fastbn.folding._certificate import Probe
 from fastbn.folding._fold import constant_of
 from fastbn.folding._layer import DTYPES, Layer
 from fastbn.folding.errors import FoldingError
-from fastbn.folding.onnx_graph.graph import attribute, is_operator, label
+from fastbn.folding.onnx_graph.graph import attribute, is_operator
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,14 +74,15 @@ def read_layer(graph: Graph, node: NodeProto) -> Layer:
     groups = 1
     if is_operator(node, *MATRICES):
         if weight.ndim != 2:
-            raise FoldingError(f"the weight of {label(node)} has {weight.ndim} axes; expected 2")
+            raise FoldingError(f"the weight of {graph.label(node)} has {weight.ndim} axes; expected 2")
         if is_operator(node, "MatMul") and graph.rank(node.input[0]) != 2:
-            raise FoldingError(f"the input of {label(node)} is not known to have 2 axes")
+            raise FoldingError(f"the input of {graph.label(node)} is not known to have 2 axes")
         if not attribute(node, "transB", 0):
             weight = weight.T
         weight = weight.astype(np.float64) * attribute(node, "alpha", 1.0)
         if bias is not None:
-            bias = read_channels(bias, len(weight), 2, f"the bias of {label(node)}") * attribute(node, "beta", 1.0)
+            added = read_channels(bias, len(weight), 2, f"the bias of {graph.label(node)}")
+            bias = added * attribute(node, "beta", 1.0)
     elif is_operator(node, *CONVOLUTIONS):
         groups = attribute(node, "group", 1)
     else:
@@ -91,7 +92,7 @@ def read_layer(graph: Graph, node: NodeProto) -> Layer:
     try:
         layer = Layer.from_parameters(weight, bias, groups=groups, transposed=transposed)
     except (TypeError, ValueError) as error:
-        raise FoldingError(f"the parameters of {label(node)} are no layer's: {error}") from error
+        raise FoldingError(f"the parameters of {graph.label(node)} are no layer's: {error}") from error
     return replace(layer, dtype=dtype)
 
 
@@ -121,9 +122,10 @@ def read_constant(graph: Graph, node: NodeProto, index: int, name: str) -> NDArr
     value = graph.constant(node.input[index])
     if value is None:
         what = "only the default of an input" if node.input[index] in graph.overridable else "not a constant"
-        raise FoldingError(f"the {name} of {label(node)} is {what}")
+        raise FoldingError(f"the {name} of {graph.label(node)} is {what}")
     if value.dtype not in DTYPES:
-        raise FoldingError(f"the {name} of {label(node)} has dtype {value.dtype}; expected float16, float32 or float64")
+        raise FoldingError(f"the {name} of {graph.label(node)} has dtype {value.dtype}; "
+                           "expected float16, float32 or float64")
     return value
 
 
@@ -143,7 +145,7 @@ def read_channels(values: NDArray[Any], channels: int, rank: int, what: str) -> 
     return along.ravel()
 
 
-def check_borders(node: NodeProto, layer: Layer, affine: ChannelAffine) -> Probe:
+def check_borders(graph: Graph, node: NodeProto, layer: Layer, affine: ChannelAffine) -> Probe:
     """Return how to probe a fold of a batch norm into the node behind it.
 
     Raises
@@ -155,7 +157,7 @@ def check_borders(node: NodeProto, layer: Layer, affine: ChannelAffine) -> Probe
     pads = list(attribute(node, "pads", [0] * 2 * rank))
     auto = attribute(node, "auto_pad", b"NOTSET").decode()
     if is_operator(node, "Gemm") and attribute(node, "transA", 0):
-        raise FoldingError(f"{label(node)} transposes its input")
+        raise FoldingError(f"{graph.label(node)} transposes its input")
     if is_operator(node, "Conv"):
         # SAME pads so that there is an output for every stride, which a kernel of one has anyway.
         padded = any(pads) if auto == "NOTSET" else auto != "VALID" and any(k > 1 for k in layer.kernel)
