@@ -77,7 +77,8 @@ def describe(done: Conversion, output: Path) -> str:
         if outcome.certificate is None:
             lines.append(f"{outcome.node}: left, because {outcome.reason}")
         else:
-            lines.append(f"{outcome.node}: folded into {outcome.target}, to {outcome.certificate.relative:.2g}")
+            lines.append(f"{outcome.node}: folded into {outcome.target}, certificate "
+                         f"{outcome.certificate.relative:.2g}")
     folded = sum(outcome.target is not None for outcome in done.outcomes)
     nothing = "" if folded else "nothing to fold: "
     agreement = done.agreement

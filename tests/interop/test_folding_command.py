@@ -128,7 +128,7 @@ def test_what_it_prints(tmp_path):
     done = fold(saved(model, tmp_path / "model.onnx"), tmp_path / "folded.onnx")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].startswith(f"{BN} 'i': folded into Conv 'h', to ")
+    assert lines[0].startswith(f"{BN} 'i': folded into Conv 'h', certificate ")
     assert 1e-9 < float(lines[0].rpartition(" ")[2]) < 1e-6
     assert lines[1] == f"{BN} 'y': left, because its input comes from Relu 'r'; its output is an output of the graph"
     assert lines[2] == "1 of 2 batch normalizations folded; 4 nodes before, 3 after"

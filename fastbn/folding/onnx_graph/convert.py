@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -91,8 +90,7 @@ def convert(
         agreement = reference.compare(temporary, tolerance)
         temporary.replace(target)
     finally:
-        with contextlib.suppress(FileNotFoundError):  # it has been renamed, or never was
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)  # unless it has been renamed
     return Conversion(outcomes, before, len(model.graph.node), agreement)
 
 
