@@ -40,7 +40,8 @@ def configure(command: argparse.ArgumentParser, positive_float: Callable[[str], 
 def run(arguments: argparse.Namespace) -> int:
     """Fold a model, or say in one line why not."""
     try:
-        from fastbn.folding.onnx_graph.convert import CheckError, ConvertError, convert
+        from fastbn.folding.onnx_graph.check import CheckError
+        from fastbn.folding.onnx_graph.convert import ConvertError, convert
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise

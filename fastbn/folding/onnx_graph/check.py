@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    Values = list[Any]
-    Shapes = Mapping[str, tuple[int, ...]]
+Values = list[Any]
+Shapes = Mapping[str, tuple[int, ...]]
 
 DRAWS = 2
 BATCH = 2

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from fastbn.affine import ChannelAffine
     from fastbn.folding._certificate import Certificate
 
-    Fold = Callable[[Graph, NodeProto, ChannelAffine], tuple[NodeProto, Certificate]]
-
 BATCH_NORM = "BatchNormalization"
 
 
@@ -110,7 +108,9 @@ def norms_in(bodies: Iterable[GraphProto | FunctionProto]) -> Iterator[NodeProto
     return (node for body in bodies for node in body.node if is_operator(node, BATCH_NORM))
 
 
-def attempt(fold: Fold, graph: Graph, node: NodeProto) -> Outcome:
+def attempt(
+    fold: Callable[[Graph, NodeProto, ChannelAffine], tuple[NodeProto, Certificate]], graph: Graph, node: NodeProto,
+) -> Outcome:
     """Return what became of a batch norm when it was to be folded one way."""
     try:
         target, certificate = fold(graph, node, read_batch_norm(graph, node))
