@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fastbn.folding.onnx_graph.convert import Conversion
 
 HELP = "fold the batch normalizations of an ONNX model into the layers beside them"
-EXTRA = ("google", "onnx", "onnxruntime")
+EXTRA = ("onnx", "onnxruntime")
 
 
 def configure(command: argparse.ArgumentParser, positive_float: Callable[[str], float]) -> None:
