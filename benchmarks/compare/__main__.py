@@ -5,6 +5,7 @@
     python -m benchmarks.compare --tiny             a smoke run: prints, and writes nothing without --out
     python -m benchmarks.compare --resume           go on where a run was interrupted
     python -m benchmarks.compare --render           draw table and chart anew from the figures that are there
+    python -m benchmarks.compare inference          another suite, what services run: see its --help
 
 The figures go into a JSON file beside the document as they come. Further runs of the same build on the same machine add
 to it, and the best time of each cell counts; those of anything else replace it.
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 from benchmarks import floors
 from benchmarks.cases import LAYOUTS, Case, cases
 from benchmarks.compare import chart, report
+from benchmarks.compare.inference import suite as inference
 from benchmarks.compare.libraries import FLOORS, LIBRARIES, Library, flat
 from benchmarks.compare.machine import Load, configuration, is_busy
 from benchmarks.compare.peers import OPS, applies
@@ -144,4 +146,7 @@ def progress(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["inference"]:
+        inference.main(sys.argv[2:])
+    else:
+        main()

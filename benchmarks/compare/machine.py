@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 BUSY_PERCENT = 5.0
-PACKAGES = ("numpy", "torch", "onnxruntime")
+PACKAGES = ("numpy", "torch", "onnxruntime", "openvino", "opencv-python-headless")
 
 
 def configuration() -> dict[str, Any]:

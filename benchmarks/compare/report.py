@@ -8,6 +8,7 @@ from benchmarks.cases import LAYOUTS, MB
 from benchmarks.compare.libraries import PEER_NAMES
 from benchmarks.compare.machine import is_busy
 from benchmarks.compare.peers import CALL_CASE, OPS, applies
+from benchmarks.compare.tables import count, ratio, table, time
 from benchmarks.compare.targets import NOISE, TARGETS
 
 if TYPE_CHECKING:
@@ -44,9 +45,9 @@ TITLES = {
 }
 
 
-def write(path: Path, generated: str) -> None:
+def write(path: Path, generated: str, introduction: str = INTRODUCTION) -> None:
     """Put the generated part into a document, and leave what is around it as it is."""
-    text = path.read_text() if path.exists() else f"{INTRODUCTION}\n{BEGIN}\n{END}\n"
+    text = path.read_text() if path.exists() else f"{introduction}\n{BEGIN}\n{END}\n"
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
@@ -56,22 +57,19 @@ def write(path: Path, generated: str) -> None:
 
 def markdown(results: Results, cases: Sequence[Case], chart: str | None = None) -> str:
     """Return the whole generated part."""
-    parts = [_machine(results, cases)]
+    parts = [machine(results, cases)]
     if chart is not None:
         parts.append(f"![Speed of fastbn relative to PyTorch]({chart})")
     parts += ["## Targets", _targets(results, cases), "## Reading the tables", NOTES.strip()]
     for threads in reversed(results.threads()):
         tables = _tables(results, cases, threads)
         if tables:
-            parts += [f"## {_count(threads, 'thread')}", *tables]
+            parts += [f"## {count(threads, 'thread')}", *tables]
     return "\n\n".join(parts) + "\n"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _machine(results: Results, cases: Sequence[Case]) -> str:
+def machine(results: Results, cases: Sequence[Case]) -> str:
+    """Return what was measured on, when, and what else ran there."""
     c = results.configuration
     versions = ", ".join(f"{name} {version}" for name, version in c["versions"].items())
     lines = [
@@ -81,7 +79,7 @@ def _machine(results: Results, cases: Sequence[Case]) -> str:
     ]
     if results.runs:
         first, last = results.runs[0], results.runs[-1]
-        lines.append(f"- Measured: {_count(len(results.runs), 'round')} begun {first['started']}"
+        lines.append(f"- Measured: {count(len(results.runs), 'round')} begun {first['started']}"
                      + (f" to {last['started']}" if last is not first else ""))
         busy = [run for run in results.runs if is_busy(run)]
         others, stolen = (max(run[f"{who}_percent"] for run in results.runs) for who in ("others", "stolen"))
@@ -89,16 +87,16 @@ def _machine(results: Results, cases: Sequence[Case]) -> str:
                 f"{stolen:.0f} %; load average {first['load_before']:.1f} before and {last['load_after']:.1f} after")
         lines.append(f"- **The machine was busy in {len(busy)} of {len(results.runs)} rounds**: {load}" if busy
                      else f"- The machine was quiet: {load}")
-    below = sum(ratio < NOISE for op in OPS for case in cases for threads in results.threads()
-                if applies(op, case) and (ratio := results.over_floor(op, case, threads)) is not None)
+    below = sum(times < NOISE for op in OPS for case in cases for threads in results.threads()
+                if applies(op, case) and (times := results.over_floor(op, case, threads)) is not None)
     if below:
-        lines.append(f"- **{_count(below, 'cell')} below the floor**: memory was slower while the floors were taken, "
+        lines.append(f"- **{count(below, 'cell')} below the floor**: memory was slower while the floors were taken, "
                      "so ratios to the floor are too good; another run adds to the figures and mends them")
     return "\n".join(lines)
 
 
 def _targets(results: Results, cases: Sequence[Case]) -> str:
-    table = [["target, two threads", "against", "bound", "worst", "where", "cells", ""]]
+    lines = [["target, two threads", "against", "bound", "worst", "where", "cells", ""]]
     missed = []
     for target in TARGETS:
         values = target.values(results, cases)
@@ -106,21 +104,21 @@ def _targets(results: Results, cases: Sequence[Case]) -> str:
         against = "floor" if target.against == "floor" else PEER_NAMES[target.against]
         bound = f"{sign} {target.bound:g}x"
         if not values:
-            table.append([target.name, against, bound, "", "", "0", "not measured"])
+            lines.append([target.name, against, bound, "", "", "0", "not measured"])
             continue
         value, op, case, threads = values[0]
         failed = [cell for cell in values if not target.met(cell[0])]
         where = f"{case.name} {_cell(op, case, threads) if target.every_thread_count else case.layout}"
         verdict = "met" if not failed else f"**missed** in {len(failed)}"
-        table.append([target.name, against, bound, f"{value:.2f}x", where, str(len(values)), verdict])
+        lines.append([target.name, against, bound, f"{value:.2f}x", where, str(len(values)), verdict])
         if failed:
             missed.append(f"- {target.name}, {against} {bound}: " + "; ".join(
                 f"{case.name} {_cell(op, case, threads)} {value:.2f}x" for value, op, case, threads in failed))
-    return _table(table) + ("\n\nMissed:\n\n" + "\n".join(missed) if missed else "")
+    return table(lines) + ("\n\nMissed:\n\n" + "\n".join(missed) if missed else "")
 
 
 def _cell(op: str, case: Case, threads: int) -> str:
-    return f"{case.layout} {TITLES[op] if op != 'call' else 'call'} ({_count(threads, 'thread')})"
+    return f"{case.layout} {TITLES[op] if op != 'call' else 'call'} ({count(threads, 'thread')})"
 
 
 def _tables(results: Results, cases: Sequence[Case], threads: int) -> list[str]:
@@ -138,39 +136,14 @@ def _tables(results: Results, cases: Sequence[Case], threads: int) -> list[str]:
 def _op_table(results: Results, cases: Sequence[Case], op: str, threads: int) -> str:
     peers = [name for name in PEER_NAMES if any(results.seconds(name, op, case, threads) for case in cases)]
     floors = any(results.floor(op, case, threads) for case in cases)
-    table = [["shape (N, C, ...)", "MB", "fastbn", *(heading for peer in peers for heading in
+    lines = [["shape (N, C, ...)", "MB", "fastbn", *(heading for peer in peers for heading in
               (PEER_NAMES[peer], f"x {PEER_NAMES[peer]}")), *(["floor", "x floor"] if floors else [])]]
     for case in cases:
-        row = [case.name, f"{case.nbytes / MB:.3g}", _time(results.seconds("fastbn", op, case, threads))]
+        row = [case.name, f"{case.nbytes / MB:.3g}", time(results.seconds("fastbn", op, case, threads))]
         for peer in peers:
-            row += [_time(results.seconds(peer, op, case, threads)),
-                    _ratio(results.speedup(peer, op, case, threads), least=NOISE)]
+            row += [time(results.seconds(peer, op, case, threads)),
+                    ratio(results.speedup(peer, op, case, threads), least=NOISE)]
         if floors:
-            row += [_time(results.floor(op, case, threads)), _ratio(results.over_floor(op, case, threads))]
-        table.append(row)
-    return _table(table)
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    unit, scale = ("ms", 1e3) if seconds >= 1e-3 else ("µs", 1e6)
-    value = seconds * scale
-    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {unit}"
-
-
-def _ratio(value: float | None, least: float = 0.0) -> str:
-    if value is None:
-        return ""
-    return f"{value:.2f}" if value >= least else f"**{value:.2f}**"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    # Padded, so that the terminal shows a table too. The first column is text; so is any that holds words.
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    left = [i == 0 or any(row[i].lstrip("*")[:1].isalpha() for row in rows[1:]) for i in range(len(widths))]
-    lines = ["| " + " | ".join(text.ljust(width) if is_left else text.rjust(width)
-                               for text, width, is_left in zip(row, widths, left, strict=True)) + " |" for row in rows]
-    rule = "|" + "|".join("-" * (width + 2) if is_left else "-" * (width + 1) + ":"
-                          for width, is_left in zip(widths, left, strict=True)) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])
+            row += [time(results.floor(op, case, threads)), ratio(results.over_floor(op, case, threads))]
+        lines.append(row)
+    return table(lines)
