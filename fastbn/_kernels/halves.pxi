@@ -1,6 +1,6 @@
 # Arrays of float16 and bfloat16: kernels compute in float, and a piece of such an array passes through a local one.
 #
-# a) Integer arithmetic on the bits alone, so that every ISA level gives the same; the compiler makes vectors of it.
+# a) Integer arithmetic on the bits, of which the compiler makes vectors; every ISA level gives the same.
 # b) To float is exact. From float rounds to nearest even; what is too large becomes Inf, and NaN stays NaN.
 # c) `loaded` is where a kernel gets the elements it reads: of float and double they are where they are, at no cost.
 
@@ -21,6 +21,68 @@ cdef extern from *:
     """
     uint32_t fastbn_bits(float f) noexcept nogil
     float fastbn_float(uint32_t u) noexcept nogil
+
+cdef extern from *:
+    """
+    /* The same conversions with the instructions that CPUs have for them: gcc 12 makes no vectors of _Float16, and of the
+       integer arithmetic slow ones (docs/kernels.md). Each returns how many elements it did; the rest is done below. */
+    #if defined(__F16C__) && defined(__AVX2__) && (defined(__GNUC__) || defined(__clang__))
+    #include <immintrin.h>
+    static inline Py_ssize_t fastbn_unpack(int is_bfloat16, const uint16_t* p, Py_ssize_t n, float* out) {
+        Py_ssize_t j = 0;
+    #ifdef __AVX512F__
+        for (; j + 16 <= n; j += 16) {
+            __m256i h = _mm256_loadu_si256((const __m256i*) (p + j));
+            _mm512_storeu_ps(out + j, is_bfloat16
+                ? _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16)) : _mm512_cvtph_ps(h));
+        }
+    #endif
+        for (; j + 8 <= n; j += 8) {
+            __m128i h = _mm_loadu_si128((const __m128i*) (p + j));
+            _mm256_storeu_ps(out + j, is_bfloat16
+                ? _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16)) : _mm256_cvtph_ps(h));
+        }
+        return j;
+    }
+    #ifdef __AVX512F__
+    static inline __m256i fastbn_bfloat16x16(__m512 x) {
+        __m512i u = _mm512_castps_si512(x), even = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+        __m512i rounded = _mm512_add_epi32(u, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff)));
+        rounded = _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), u, _mm512_set1_epi32(0x400000));
+        return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+    }
+    #endif
+    static inline __m128i fastbn_bfloat16x8(__m256 x) {
+        __m256i u = _mm256_castps_si256(x), even = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+        __m256i rounded = _mm256_add_epi32(u, _mm256_add_epi32(even, _mm256_set1_epi32(0x7fff)));
+        __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+        rounded = _mm256_blendv_epi8(rounded, _mm256_or_si256(u, _mm256_set1_epi32(0x400000)), nan);
+        rounded = _mm256_srli_epi32(rounded, 16);
+        return _mm_packus_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1));
+    }
+    static inline Py_ssize_t fastbn_pack(int is_bfloat16, const float* x, Py_ssize_t n, uint16_t* out) {
+        Py_ssize_t j = 0;
+    #ifdef __AVX512F__
+        for (; j + 16 <= n; j += 16) {
+            __m512 t = _mm512_loadu_ps(x + j);
+            _mm256_storeu_si256((__m256i*) (out + j),
+                is_bfloat16 ? fastbn_bfloat16x16(t) : _mm512_cvtps_ph(t, _MM_FROUND_TO_NEAREST_INT));
+        }
+    #endif
+        for (; j + 8 <= n; j += 8) {
+            __m256 t = _mm256_loadu_ps(x + j);
+            _mm_storeu_si128((__m128i*) (out + j),
+                is_bfloat16 ? fastbn_bfloat16x8(t) : _mm256_cvtps_ph(t, _MM_FROUND_TO_NEAREST_INT));
+        }
+        return j;
+    }
+    #else
+    static inline Py_ssize_t fastbn_unpack(int is_bfloat16, const uint16_t* p, Py_ssize_t n, float* out) { return 0; }
+    static inline Py_ssize_t fastbn_pack(int is_bfloat16, const float* x, Py_ssize_t n, uint16_t* out) { return 0; }
+    #endif
+    """
+    Py_ssize_t fastbn_unpack(int is_bfloat16, const uint16_t* p, Py_ssize_t n, float* out) noexcept nogil
+    Py_ssize_t fastbn_pack(int is_bfloat16, const float* x, Py_ssize_t n, uint16_t* out) noexcept nogil
 
 
 cdef inline bint is_half(int type) noexcept nogil:
@@ -50,26 +112,26 @@ cdef inline float from_bfloat16(uint32_t h) noexcept nogil:
 
 cdef inline uint32_t to_bfloat16(float f) noexcept nogil:
     cdef uint32_t u = fastbn_bits(f)
-    return ((u >> 16) | 0x40 if (u & 0x7fffffff) > 0x7f800000 else (u + 0x7fff + ((u >> 16) & 1)) >> 16)
+    return ((u if f == f else u | 0x400000) + (0x7fff + ((u >> 16) & 1) if f == f else 0)) >> 16
 
 
 cdef void unpack(int type, const uint16_t* p, Py_ssize_t n, float* out) noexcept nogil:
     cdef Py_ssize_t j
     if type == FLOAT16:
-        for j in range(n):
+        for j in range(fastbn_unpack(False, p, n, out), n):
             out[j] = from_float16(p[j])
     else:
-        for j in range(n):
+        for j in range(fastbn_unpack(True, p, n, out), n):
             out[j] = from_bfloat16(p[j])
 
 
 cdef void pack(int type, const float* x, Py_ssize_t n, uint16_t* out) noexcept nogil:
     cdef Py_ssize_t j
     if type == FLOAT16:
-        for j in range(n):
+        for j in range(fastbn_pack(False, x, n, out), n):
             out[j] = <uint16_t> to_float16(x[j])
     else:
-        for j in range(n):
+        for j in range(fastbn_pack(True, x, n, out), n):
             out[j] = <uint16_t> to_bfloat16(x[j])
 
 

@@ -40,8 +40,7 @@ between the markers.
 """
 NOTES = """
 - All write into buffers that are there already, where a library has a way to; torch.compile makes new tensors, on a
-  heap
-  that keeps its memory. Where a library has several ways, the fastest one counts: PyTorch with and without a given
+  heap that keeps its memory. Where a library has several ways, the fastest one counts: PyTorch with and without a given
   buffer, fastbn with a call and with a bound plan.
 - Rows are PyTorch's channels-last format; ONNX Runtime and OpenVINO know (N, C, ...) only, with shared memory. OpenVINO
   is told to compute in float32. NumPy uses one thread.
