@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from fastbn.affine import ChannelAffine
 
 
-def is_uint8(x: object) -> bool:
-    """Return whether `x` is an array or tensor of uint8."""
-    return as_array(x, "x").dtype == np.uint8 if isinstance(x, np.ndarray) or is_tensor(x) else False
-
-
 def convert(
     affine: ChannelAffine, x: ArrayLike, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None,
     axis: int, out_axis: int | None, dtype: DTypeLike | None,

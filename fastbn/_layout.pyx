@@ -407,6 +407,15 @@ cdef bint same_vector(object a, const double* b, Py_ssize_t c, double missing) n
     return not differ
 
 
+def is_uint8(x):
+    """Whether `x` is an array or tensor of uint8."""
+    if not cnp.PyArray_CheckExact(x):
+        if not isinstance(x, np.ndarray) and not is_tensor(x):
+            return False
+        x = as_array(x, "x")
+    return cnp.PyArray_TYPE(<cnp.ndarray> x) == cnp.NPY_UBYTE
+
+
 def check_vector(a, Py_ssize_t channels, str name):
     """Raise an error unless `a` is None or one value of a supported dtype for each channel."""
     if a is not None:

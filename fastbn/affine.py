@@ -9,6 +9,7 @@ import numpy as np
 from fastbn import _images
 from fastbn._checks import check_activation, check_integer
 from fastbn._dispatch import kernels
+from fastbn._layout import is_uint8
 from fastbn._threads import check as check_threads
 from fastbn.functional import Saved, relu_coefficients
 
@@ -226,7 +227,7 @@ class ChannelAffine:
         code, slope = (0, 0.0) if activation is None else check_activation(activation)
         if axis is None:
             axis = self.axis
-        if out_axis is not None or dtype is not None or _images.is_uint8(x):
+        if out_axis is not None or dtype is not None or is_uint8(x):
             y: NDArray[Any] = _images.convert(self, x, residual, activation, out, axis, out_axis, dtype)
             return y
         return kernels.inference(x, axis, self._constants, residual, out, code, slope, self.num_threads)

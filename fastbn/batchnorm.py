@@ -133,7 +133,8 @@ class BatchNorm:
         # over what a backward would read; saved is None after a forward with running averages, and worked out when
         # asked.
         self._last: tuple[Any, Any, int, Saved | None] | None = None
-        # What evaluation mode computes with, while the parameters are what it was made of.
+        # What evaluation mode computes with, while the parameters are what it was made of. They are plain arrays that
+        # anybody may change, so they are compared, which takes less time than making the constants again.
         self._constants: kernels.Constants | None = None
         # While a state is being loaded: the constants of the new one, and how many loads have begun.
         self._loading: kernels.Constants | None = None
@@ -211,26 +212,26 @@ class BatchNorm:
         if self.training or self.running_mean is None or self.running_var is None:
             return self._forward_batch(x, residual, activation, out)
         code, slope = (0, 0.0) if activation is None else check_activation(activation)
-        y = kernels.inference(
-            x, self.axis, self._current_constants(), residual, out, code, slope, self.num_threads)
+        constants = self._constants
+        if constants is None or not constants.made_of(
+                self.running_mean, self.running_var, self.gamma, self.beta, self._eps):
+            constants = self._make_constants()
+        y = kernels.inference(x, self.axis, constants, residual, out, code, slope, self.num_threads)
         # Over x, nothing is left to go back from; over the residual, the bits of a ReLU cannot be worked out again.
         lost = out is not None and (
             same_memory(out, x) or (code > 0 and residual is not None and same_memory(out, residual)))
         self._last = (None if lost else x, residual, code, None)
         return y
 
-    def _current_constants(self) -> kernels.Constants:
-        # Parameters are plain arrays that anybody may change, so they are compared, which takes less time than making
-        # the constants again. Another thread may load a state meanwhile: its constants are there before its first
-        # write, and what was read since it began is read again.
+    def _make_constants(self) -> kernels.Constants:
+        # Another thread may be loading a state: its constants are there before its first write, and what was read since
+        # it began is read again.
         while True:
             loads = self._loads
             if (constants := self._loading) is not None:
                 return constants
-            source = self.running_mean, self.running_var, self.gamma, self.beta, self._eps
-            constants = self._constants
-            if constants is None or not constants.made_of(*source):
-                constants = kernels.Constants(self.num_features, *source)
+            constants = kernels.Constants(
+                self.num_features, self.running_mean, self.running_var, self.gamma, self.beta, self._eps)
             if loads == self._loads:
                 self._constants = constants
                 return constants
@@ -327,7 +328,7 @@ class BatchNorm:
             scale, shift = functional.relu_coefficients(saved.rstd, self.gamma, self.beta)
         elif relu:
             arrangement = view.arrangement
-            mask = kernels.inference_bits(view, residual, self._current_constants(), self.num_threads)
+            mask = kernels.inference_bits(view, residual, self._make_constants(), self.num_threads)
         return dataclasses.replace(
             saved, scale=scale, shift=shift, mask=mask, shape=view.array.shape, axis=view.axis, arrangement=arrangement,
             residual=residual is not None)
