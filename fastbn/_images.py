@@ -60,9 +60,7 @@ def transform(
         check_out(out, shape, dtype, x)
         dtype = out.dtype
     kind = np.dtype(np.float32 if dtype is None else dtype)
-    if kind.name not in ("float32", "float64", "float16", "bfloat16"):
-        raise TypeError(f"dtype is {kind}; expected float32, float64, float16 or bfloat16")
-    table = table_of(affine, kind.newbyteorder("="), activation)
+    table = table_of(affine, kind, activation)
     y = np.empty(shape, kind) if out is None else out
     # What cannot be walked is walked as a packed copy.
     target = y if y.flags.aligned and y.dtype.isnative else np.empty(shape, table.dtype)
@@ -86,17 +84,20 @@ def check_out(out: object, shape: tuple[int, ...], dtype: DTypeLike | None, x: N
         raise TypeError(f"out has dtype {out.dtype}; expected {np.dtype(dtype)}")
     if not out.flags.writeable:
         raise ValueError("out is read-only")
-    if np.shares_memory(out, x):
+    if np.may_share_memory(out, x) and np.shares_memory(out, x):
         raise ValueError("out shares memory with x; uint8 cannot be transformed in place")
 
 
 def table_of(affine: ChannelAffine, dtype: np.dtype[Any], activation: Activation) -> NDArray[Any]:
     """Return the (C, 256) transforms of 0 to 255, worked out in float64 and rounded once."""
     tables = affine._tables
-    key = dtype.name, activation
+    key = dtype, activation
     if key not in tables:
+        if dtype.name not in ("float32", "float64", "float16", "bfloat16"):
+            raise TypeError(f"dtype is {dtype}; expected float32, float64, float16 or bfloat16")
         values = np.repeat(np.arange(256.0)[:, None], len(affine.mean), axis=1)
-        tables[key] = np.ascontiguousarray(rounded(affine(values, activation=activation, axis=1).T, dtype))
+        exact = affine(values, activation=activation, axis=1).T
+        tables[key] = np.ascontiguousarray(rounded(exact, dtype.newbyteorder("=")))
     return tables[key]
 
 

@@ -57,7 +57,7 @@ class ChannelAffine:
     axis: int
     num_threads: int | None
     _constants: kernels.Constants
-    _tables: dict[tuple[str, Activation], NDArray[Any]]     # of uint8 images, made when asked for
+    _tables: dict[tuple[np.dtype[Any], Activation], NDArray[Any]]     # of uint8 images, made when asked for
 
     def __init__(
         self, mean: ArrayLike, scale: ArrayLike, shift: ArrayLike, *, axis: int = 1, num_threads: int | None = None

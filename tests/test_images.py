@@ -137,9 +137,9 @@ def test_activation():
 def test_tables_are_made_once():
     affine = ChannelAffine.from_mean_std(MEAN, STD)
     first = affine(images(1, 2, 2, 3))
-    table = affine._tables["float32", None]
+    table = affine._tables[np.dtype(np.float32), None]
     affine(images(1, 2, 2, 3, seed=1))
-    assert affine._tables["float32", None] is table
+    assert affine._tables[np.dtype(np.float32), None] is table
     assert table.shape == (3, 256)
     assert first.dtype == np.float32
 
