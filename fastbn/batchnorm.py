@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn import _layout, functional
+from fastbn._checkpointed import Checkpointed
 from fastbn._checks import check_activation, check_eps, check_flag, check_integer, check_momentum, check_tracked
 from fastbn._dispatch import kernels
 from fastbn._layout import same_memory
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 
-class BatchNorm:
+class BatchNorm(Checkpointed):
     """Batch normalization over every axis but one, as ``torch.nn.BatchNorm1d``, ``2d`` and ``3d``.
 
     In training mode, y = (x - mean) / sqrt(var + eps) * gamma + beta with the batch's mean and biased variance, and the
