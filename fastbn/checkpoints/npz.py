@@ -30,6 +30,7 @@ LEAST_EXPANDED_BYTES = 1 << 20
 MOST_EXPANSION = 32
 MOST_DIRECTORY_BYTES = 1 << 19
 MOST_MEMBERS = 4096
+MOST_NPY_HEADER_BYTES = 1024
 
 DTYPES = ("f8", "f4", "f2", "i8", "i4")
 # What numpy.save writes for arrays of a plain dtype, and what other writers copy. numpy.load evaluates the header as
@@ -183,8 +184,10 @@ def _parse_npy(data: bytes, name: str) -> NDArray[Any]:
         raise ValueError(f"{shortened(name)} begins with {data[:8]!r}; expected npy format 1.0 or 2.0")
     start = 10 if version == (1, 0) else 12
     begin = start + int.from_bytes(data[8:start], "little")
-    header = _NPY_HEADER.fullmatch(data[start:min(begin, start + 1000)].decode("latin-1"))
-    if begin > len(data) or header is None:
+    header = None
+    if begin <= len(data) and begin - start <= MOST_NPY_HEADER_BYTES:
+        header = _NPY_HEADER.fullmatch(data[start:begin].decode("latin-1"))
+    if header is None:
         found = shortened(data[start:begin][:100].decode("latin-1"))
         raise ValueError(f"{shortened(name)} has the npy header {found}; expected what numpy.save writes for a vector")
     descr, fortran, dimensions = header.groups()

@@ -155,11 +155,14 @@ def _parse_tensor(scanner: Scanner, name: str) -> Tensor:
 
 def _check_tiling(tensors: Mapping[str, Tensor], size: int) -> None:
     # The format has it that every byte belongs to one tensor: nothing hides in a gap, and nothing is read twice.
+    for name, tensor in tensors.items():
+        if tensor.end > size:
+            raise ValueError(f"{shortened(name)} ends at byte {tensor.end} of the data, which have {size}")
     at = 0
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
         if tensor.begin != at:
             raise ValueError(f"{shortened(name)} begins at byte {tensor.begin} of the data; expected {at}, the end of "
                              "the one before it")
         at = tensor.end
-    if at != size:
-        raise ValueError(f"tensors end at byte {at} of the data; expected {size}, where the file ends")
+    if at < size:
+        raise ValueError(f"tensors end at byte {at} of the data, which have {size}")
