@@ -6,10 +6,10 @@ import tracemalloc
 import pytest
 
 from fastbn.checkpoints import restore
-from tests import checkpoint_files
 from tests.layers import assert_same, snapshot, trained
+from tests.malformed.corpus import corpus
 
-CORPUS = checkpoint_files.corpus()
+CORPUS = corpus()
 SECONDS = 0.05
 TRIES = 5
 MEMORY_PER_BYTE = 16

@@ -125,10 +125,15 @@ def convert_momentum(
     return float(1 - Decimal(repr(value)))
 
 
-def without_prefix(state: Mapping[str, Value], prefix: str) -> dict[str, Value]:
-    """Return the entries whose names begin with a prefix, without it."""
+def check_prefix(prefix: object) -> None:
+    """Raise an error unless it is a string."""
     if not isinstance(prefix, str):
         raise TypeError(f"prefix must be a string, got {prefix!r}")
+
+
+def without_prefix(state: Mapping[str, Value], prefix: str) -> dict[str, Value]:
+    """Return the entries whose names begin with a prefix, without it."""
+    check_prefix(prefix)
     own = {name[len(prefix):]: value for name, value in state.items() if name.startswith(prefix)}
     if not own:
         raise ValueError(f"state has no name that begins with {prefix!r}" if prefix else "state is empty")

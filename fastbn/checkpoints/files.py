@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from fastbn.checkpoints import npz, safetensors
 from fastbn.checkpoints.conventions import COUNTER, Convention
-from fastbn.checkpoints.conversion import check_shapes, check_state, match, without_prefix
+from fastbn.checkpoints.conversion import check_prefix, check_shapes, check_state, match, without_prefix
 from fastbn.checkpoints.npz import Npz
 from fastbn.checkpoints.safetensors import Safetensors
 from fastbn.checkpoints.settings import Settings, decode
@@ -59,6 +59,7 @@ def read(
     ValueError
         If it is not as its format has it, or has no such layer; the message begins with the path.
     """
+    check_prefix(prefix)
     suffix = suffix_of(path)
     with open(path, "rb") as file:
         try:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastbn.checkpoints import files
 from fastbn.checkpoints.conventions import CONVENTIONS, Convention, find
-from fastbn.checkpoints.conversion import convert, convert_momentum
+from fastbn.checkpoints.conversion import check_prefix, convert, convert_momentum
 from fastbn.checkpoints.settings import Settings, encode
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ def save(
     keep_variance: bool = False,
 ) -> None:
     """Write a layer to a file; `BatchNorm.save` documents it."""
+    check_prefix(prefix)
     source = dataclasses.replace(FASTBN, unbiased=layer.unbiased)
     target = find(convention)
     if target is FASTBN:  # which of the variances it averages is for the layer to say
