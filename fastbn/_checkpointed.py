@@ -241,8 +241,9 @@ class Checkpointed:
         >>> import numpy as np
         >>> import fastbn
         >>> node = SimpleNamespace(op_type="BatchNormalization", domain="", input=list("xsbmv"), attribute=[])
-        >>> fastbn.BatchNorm.from_onnx(node, {name: np.ones(2, np.float32) for name in "sbmv"})
-        BatchNorm(2, axis=1, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True, dtype=float32)
+        >>> bn = fastbn.BatchNorm.from_onnx(node, {name: np.ones(2, np.float32) for name in "sbmv"})
+        >>> bn.training, bn.running_mean
+        (False, array([1., 1.], dtype=float32))
         """
         from fastbn import checkpoints
 

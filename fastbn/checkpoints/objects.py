@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fastbn.checkpoints.conventions import CONVENTIONS
 from fastbn.checkpoints.conversion import as_array, convert, convert_momentum
 from fastbn.checkpoints.layers import FASTBN, build
@@ -15,6 +17,8 @@ from fastbn.checkpoints.settings import Settings
 if TYPE_CHECKING:
     from fastbn._checkpointed import Layer
 
+MODULES = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")
+LAZY = ("LazyBatchNorm1d", "LazyBatchNorm2d", "LazyBatchNorm3d")
 # fastbn's convention, for layers of frameworks that average biased variances.
 BIASED = dataclasses.replace(FASTBN, unbiased=False)
 
@@ -22,12 +26,10 @@ BIASED = dataclasses.replace(FASTBN, unbiased=False)
 def from_torch(layer_type: type[Layer], module: Any) -> Layer:
     """Return a layer that goes on where a PyTorch module stands; `BatchNorm.from_torch` documents it."""
     torch = sys.modules.get("torch")  # whoever has a module has imported it
-    names = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")
-    known: tuple[type[Any], ...] = () if torch is None else tuple(getattr(torch.nn, name) for name in names)
-    if torch is None or not isinstance(module, known):
-        raise TypeError(f"module must be one of torch.nn.{', '.join(names)}, got {type(module).__name__}")
-    if isinstance(module, torch.nn.modules.lazy.LazyModuleMixin):
+    if torch is not None and isinstance(module, _types(torch, LAZY)):
         raise ValueError(f"module is a {type(module).__name__} without parameters; run a batch through it first")
+    if torch is None or not isinstance(module, _types(torch, MODULES)):
+        raise TypeError(f"module must be one of torch.nn.{', '.join(MODULES)}, got {type(module).__name__}")
     settings: Settings = {"eps": module.eps, "momentum": module.momentum}
     state = module.state_dict()
     if state:
@@ -76,13 +78,17 @@ def from_onnx(layer_type: type[Layer], node: Any, initializers: Mapping[str, Any
     convention = CONVENTIONS["onnx"]
     names = ("scale", "B", "input_mean", "input_var")
     state = {name: _constant(initializers[key]) for name, key in zip(names, node.input[1:], strict=True)}
-    momentum = attributes["momentum"].f if "momentum" in attributes else convention.momentum
-    layer = build(
-        layer_type, convert(state, convention, BIASED), unbiased=False,
-        eps=attributes["epsilon"].f if "epsilon" in attributes else convention.eps,
-        momentum=convert_momentum(momentum, convention, FASTBN))
+    # Attributes are float32, and so are the defaults of those that are not there.
+    eps = attributes["epsilon"].f if "epsilon" in attributes else float(np.float32(convention.eps))
+    momentum = attributes["momentum"].f if "momentum" in attributes else float(np.float32(convention.momentum))
+    layer = build(layer_type, convert(state, convention, BIASED), unbiased=False, eps=eps,
+                  momentum=convert_momentum(momentum, convention, FASTBN))
     layer.train("training_mode" in attributes and bool(attributes["training_mode"].i))
     return layer
+
+
+def _types(torch: Any, names: tuple[str, ...]) -> tuple[type[Any], ...]:
+    return tuple(getattr(torch.nn, name) for name in names)
 
 
 def _constant(value: Any) -> Any:
