@@ -86,9 +86,8 @@ def zipped(members, method=zipfile.ZIP_STORED, comment=b""):
     with zipfile.ZipFile(file, "w") as archive:
         for name, data in members:
             info = zipfile.ZipInfo(name)
-            info.filename = info.orig_filename = name     # ZipInfo cleans names; a hostile writer does not
+            info.filename = name    # ZipInfo cleans names; a hostile writer does not
             info.compress_type = method
-            archive._didModify = True
             archive.writestr(info, data)
         archive.comment = comment
     return file.getvalue()

@@ -5,6 +5,7 @@
 
 import argparse
 import collections
+import io
 import json
 import re
 import struct
@@ -117,10 +118,8 @@ def edit_safetensors(rng, data, other):
 def edit_npz(rng, data, other):
     """A member or the comment edited, in an archive that is right otherwise."""
     names = [f"{name}.npy" for name in made.NAMES]
-    with tempfile.SpooledTemporaryFile() as file:
-        file.write(data)
-        with zipfile.ZipFile(file) as archive:
-            members, comment = {name: archive.read(name) for name in names}, archive.comment
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members, comment = {name: archive.read(name) for name in names}, archive.comment
     name = names[rng.integers(len(names))]
     choice = rng.integers(4)
     if choice == 0:

@@ -68,6 +68,33 @@ def test_arguments_go_before_settings(tmp_path):
     assert (bn.eps, bn.momentum, bn.axis, bn.dtype, bn.num_threads) == (0.5, None, 2, np.float64, 1)
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("setting", [
+    {"eps": 0.00012345678901234567}, {"eps": float(np.finfo(np.float32).tiny)}, {"eps": 1e300}, {"eps": 1},
+    {"eps": 1 / 3}, {"momentum": 0}, {"momentum": 1}, {"momentum": 5e-324}, {"momentum": None}, {"axis": -64},
+    {"axis": 100}], ids=str)
+def test_settings_come_back_to_the_bit(setting, suffix, tmp_path):
+    BatchNorm(2, **setting).save(tmp_path / f"layer{suffix}")
+    bn = BatchNorm.load(tmp_path / f"layer{suffix}")
+    for name, value in setting.items():
+        assert getattr(bn, name) == value
+
+
+@pytest.mark.parametrize(("options", "error", "message"), [
+    ({"unbiased": "no"}, TypeError, "unbiased must be True or False, got 'no'"),
+    ({"eps": 0.0}, ValueError, "eps must be finite and at least"),
+    ({"dtype": np.int32}, TypeError, "dtype must be float32 or float64"),
+    ({"convention": 1}, TypeError, "convention must be a name or a Convention, got int"),
+    ({"prefix": b""}, TypeError, "prefix must be a string, got b''"),
+    ({"fix_gamma": True}, ValueError, "fix_gamma must be None, because fastbn"),
+    ({"channels": 3}, TypeError, "channels"),
+])
+def test_bad_arguments_of_load(options, error, message, tmp_path):
+    trained().save(tmp_path / "layer.npz")
+    with pytest.raises(error, match=message):
+        BatchNorm.load(tmp_path / "layer.npz", **options)
+
+
 @pytest.mark.parametrize(("stored", "wanted", "factor"), [
     (True, True, 1), (True, False, (N - 1) / N), (False, True, N / (N - 1)), (False, False, 1)])
 def test_unbiased_converts(stored, wanted, factor, tmp_path):
@@ -214,3 +241,13 @@ def test_what_is_no_layer_is_refused(module, method, message, value, monkeypatch
     monkeypatch.delitem(sys.modules, module, raising=False)
     with pytest.raises(TypeError, match=message):
         method(value)
+
+
+def test_keras_2_is_refused(monkeypatch):
+    class BatchNormalization:
+        built = True
+
+    monkeypatch.setitem(sys.modules, "keras", SimpleNamespace(
+        layers=SimpleNamespace(BatchNormalization=BatchNormalization)))
+    with pytest.raises(TypeError, match="of Keras 3, got BatchNormalization"):
+        BatchNorm.from_keras(BatchNormalization())

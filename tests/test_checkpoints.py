@@ -1,6 +1,7 @@
 """The conventions of the frameworks, and states from one to another."""
 
 import dataclasses
+import decimal
 import itertools
 
 import numpy as np
@@ -81,6 +82,11 @@ def test_momentum(source, target, momentum, expected):
     assert convert_momentum(momentum, source, target) == expected
 
 
+def test_momentum_does_not_depend_on_the_callers_decimals():
+    with decimal.localcontext(decimal.Context(prec=1, traps=[decimal.Inexact])):
+        assert convert_momentum(0.9997, "keras", "torch") == 0.0003
+
+
 @pytest.mark.parametrize("momentum", [0.1, 0.01, 0.001, 0.003, 0.9, 0.99, 0.999, 0.9997, 0.5, 1 / 3])
 def test_momentum_comes_back(momentum):
     there = convert_momentum(momentum, "torch", "keras")
@@ -148,6 +154,7 @@ BAD_CALLS = {
     "target unknown": ((T, "torch", ""), {}, ValueError, "target must be one of .*, got ''"),
     "source a type": ((T, 3, "keras"), {}, TypeError, "source must be a name or a Convention, got int"),
     "state a list": (([], "torch", "keras"), {}, TypeError, "state must be a mapping .*, got list"),
+    "a name is a number": ((T | {3: T["bias"]}, "torch", "keras"), {}, TypeError, r"as names, got \['int', 'str'\]"),
     "state empty": (({}, "torch", "keras"), {}, ValueError, "state is empty"),
     "prefix of nothing": ((T, "torch", "keras"), {"prefix": "x."}, ValueError, "no name that begins with 'x.'"),
     "prefix a number": ((T, "torch", "keras"), {"prefix": 1}, TypeError, "prefix must be a string, got 1"),

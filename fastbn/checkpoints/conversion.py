@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Value = TypeVar("Value")
+_DECIMAL = Context(prec=40)     # not the thread's, which belongs to the caller
 
 
 def convert(
@@ -122,7 +123,7 @@ def convert_momentum(
     if before.momentum_weighs == after.momentum_weighs:
         return value
     # In decimal, so that 0.99 becomes the 0.01 that one would have written, and goes back to 0.99.
-    return float(1 - Decimal(repr(value)))
+    return float(_DECIMAL.subtract(Decimal(1), Decimal(repr(value))))
 
 
 def check_prefix(prefix: object) -> None:
@@ -134,6 +135,8 @@ def check_prefix(prefix: object) -> None:
 def without_prefix(state: Mapping[str, Value], prefix: str) -> dict[str, Value]:
     """Return the entries whose names begin with a prefix, without it."""
     check_prefix(prefix)
+    if not all(isinstance(name, str) for name in state):
+        raise TypeError(f"state must have strings as names, got {sorted({type(name).__name__ for name in state})}")
     own = {name[len(prefix):]: value for name, value in state.items() if name.startswith(prefix)}
     if not own:
         raise ValueError(f"state has no name that begins with {prefix!r}" if prefix else "state is empty")

@@ -110,7 +110,7 @@ def replace(path: str | os.PathLike[str], data: bytes) -> None:
             shutil.copymode(target, beside)
         os.replace(beside, target)
     except BaseException:
-        beside.unlink()
+        beside.unlink(missing_ok=True)
         raise
     _sync_folder(target.parent)
 

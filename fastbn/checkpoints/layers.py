@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastbn._checks import check_flag
 from fastbn.checkpoints import files
 from fastbn.checkpoints.conventions import CONVENTIONS, Convention, find
 from fastbn.checkpoints.conversion import check_prefix, convert, convert_momentum
@@ -53,7 +54,7 @@ def load(
         "axis": source.axis, "eps": source.eps, "unbiased": source.unbiased,
         "momentum": convert_momentum(source.momentum, source, FASTBN)}
     chosen: Settings = {**defaults, **stored, **settings}
-    target = dataclasses.replace(FASTBN, unbiased=chosen["unbiased"])
+    target = dataclasses.replace(FASTBN, unbiased=check_flag(chosen["unbiased"], "unbiased"))
     own = convert(state, source, target, count=count, keep_variance=keep_variance, fix_gamma=fix_gamma)
     return build(layer_type, own, **chosen)
 

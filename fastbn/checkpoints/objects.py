@@ -43,7 +43,8 @@ def from_torch(layer_type: type[Layer], module: Any) -> Layer:
 def from_keras(layer_type: type[Layer], layer: Any) -> Layer:
     """Return a layer that goes on where one of Keras 3 stands; `BatchNorm.from_keras` documents it."""
     keras = sys.modules.get("keras")
-    if keras is None or not isinstance(layer, keras.layers.BatchNormalization):
+    # Keras 2 has no ops.
+    if keras is None or not hasattr(keras, "ops") or not isinstance(layer, keras.layers.BatchNormalization):
         raise TypeError(f"layer must be a keras.layers.BatchNormalization of Keras 3, got {type(layer).__name__}")
     if not layer.built:
         raise ValueError("layer is not built, so it has no parameters; run a batch through it first")

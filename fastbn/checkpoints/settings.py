@@ -29,7 +29,7 @@ class Settings(TypedDict, total=False):
 
 _NUMBER = r"[0-9]{1,20}(?:\.[0-9]{1,20})?(?:e[+-][0-9]{1,3})?"
 _PATTERNS = {
-    "axis": re.compile(r"-?[0-9]{1,2}"),
+    "axis": re.compile(r"-?[0-9]{1,9}"),
     "eps": re.compile(_NUMBER),
     "momentum": re.compile(f"None|{_NUMBER}"),
     "unbiased": re.compile("True|False"),
