@@ -95,6 +95,8 @@ def _types(torch: Any, names: tuple[str, ...]) -> tuple[type[Any], ...]:
 def _constant(value: Any) -> Any:
     if not hasattr(value, "raw_data"):
         return as_array(value)
+    if getattr(value, "data_location", 0):  # it would be read from whatever path the tensor names
+        raise ValueError(f"initializer {value.name} keeps its data in another file; load the model with onnx.load")
     try:
         from onnx import numpy_helper
     except ModuleNotFoundError as error:

@@ -85,6 +85,15 @@ def test_halves_become_float32(kind):
     same_bits(bn.running_var, np.array([0.5, 1, 1.5, 2, 4], np.float32))
 
 
+def test_data_in_other_files_are_not_read(tmp_path):
+    node = helper.make_node("BatchNormalization", ["x", *NAMES], ["y"])
+    tensors = {name: numpy_helper.from_array(array, name) for name, array in constants().items()}
+    onnx.external_data_helper.set_external_data(tensors["B"], str(tmp_path / "elsewhere"))
+    tensors["B"].data_location = TensorProto.EXTERNAL
+    with pytest.raises(ValueError, match="initializer B keeps its data in another file"):
+        BatchNorm.from_onnx(node, tensors)
+
+
 def test_old_nodes_of_each_position():
     node = helper.make_node("BatchNormalization", ["x", *NAMES], ["y"], spatial=0)
     with pytest.raises(ValueError, match="node has spatial=0"):
