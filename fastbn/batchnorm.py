@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn import _layout, functional
+from fastbn._checkpointed import Checkpointed
 from fastbn._checks import (
     ACTIVATIONS,
     check_activation,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 _LOADS = threading.Lock()  # one state is loaded or taken at a time
 
 
-class BatchNorm:
+class BatchNorm(Checkpointed):
     """Batch normalization over every axis but one, as ``torch.nn.BatchNorm1d``, ``2d`` and ``3d``.
 
     In training mode, y = (x - mean) / sqrt(var + eps) * gamma + beta with the batch's mean and biased variance, and the

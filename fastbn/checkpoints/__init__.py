@@ -1,0 +1,22 @@
+"""Layers from and to other frameworks: their conventions, their objects, and files that are safe to load.
+
+`BatchNorm` has these as methods: ``BatchNorm.load``, ``save``, ``from_torch``, ``from_keras`` and ``from_onnx``.
+"""
+
+from fastbn.checkpoints.conventions import CONVENTIONS, Convention
+from fastbn.checkpoints.conversion import convert, convert_momentum
+from fastbn.checkpoints.layers import load, restore, save
+from fastbn.checkpoints.objects import from_keras, from_onnx, from_torch
+
+__all__ = [
+    "CONVENTIONS",
+    "Convention",
+    "convert",
+    "convert_momentum",
+    "from_keras",
+    "from_onnx",
+    "from_torch",
+    "load",
+    "restore",
+    "save",
+]

@@ -1,0 +1,125 @@
+"""Files of arrays: the right format for a name, all read or nothing, all written or nothing."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+
+from fastbn.checkpoints import npz, safetensors
+from fastbn.checkpoints.conventions import COUNTER, Convention
+from fastbn.checkpoints.conversion import check_prefix, check_shapes, check_state, match, without_prefix
+from fastbn.checkpoints.npz import Npz
+from fastbn.checkpoints.safetensors import Safetensors
+from fastbn.checkpoints.settings import Settings, decode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+
+class Archive(Protocol):
+    """An open file of named arrays."""
+
+    names: list[str]
+    metadata: dict[str, str]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of an array."""
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Return an array."""
+
+
+READERS: dict[str, Callable[[BinaryIO], Archive]] = {".safetensors": Safetensors, ".npz": Npz}
+WRITERS: dict[str, Callable[[Mapping[str, NDArray[Any]], Mapping[str, str]], bytes]] = {
+    ".safetensors": safetensors.dump, ".npz": npz.dump}
+
+
+def suffix_of(path: str | os.PathLike[str]) -> str:
+    """Return the end of a file's name, which tells its format."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in READERS:
+        raise ValueError(f"path must end in {' or '.join(READERS)}, got {os.fspath(path)!r}")
+    return suffix
+
+
+def read(
+    path: str | os.PathLike[str], prefix: str, convention: Convention
+) -> tuple[dict[str, NDArray[Any]], Settings]:
+    """Return the state of one layer, checked and without the prefix, and the settings that the file has of it.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is not as its format has it, or has no such layer; the message begins with the path.
+    """
+    check_prefix(prefix)
+    suffix = suffix_of(path)
+    with open(path, "rb") as file:
+        try:
+            return read_file(file, suffix, prefix, convention)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{os.fspath(path)}: {error}") from error
+
+
+def read_file(
+    file: BinaryIO, suffix: str, prefix: str, convention: Convention
+) -> tuple[dict[str, NDArray[Any]], Settings]:
+    """Do what `read` does, from an open file."""
+    archive = READERS[suffix](file)
+    full = without_prefix({name: name for name in archive.names}, prefix)
+    names = match(full, convention)
+    # Vectors of one length, before any is read: what is not a batch normalization may be as large as the file.
+    check_shapes({name: archive.shape(full[name]) for field, name in names.items() if field != COUNTER})
+    if COUNTER in names and archive.shape(full[names[COUNTER]]) not in ((), (1,)):
+        raise ValueError(f"{names[COUNTER]} has shape {archive.shape(full[names[COUNTER]])}; expected ()")
+    state = {name: archive.read(full[name]) for name in names.values()}
+    check_state(state, convention)
+    return state, decode(archive.metadata, prefix)
+
+
+def write(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
+    """Put a file in place at once; if anything fails, what was there stays as it was.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    replace(path, WRITERS[suffix_of(path)](arrays, metadata))
+
+
+def replace(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a new file beside the old one, flush it to the disk, and rename it over the old one."""
+    target = Path(os.path.realpath(path))  # what a symbolic link points to, not the link
+    beside = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    # Not by tempfile, whose files are private: a checkpoint has the permissions of any other new file.
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        if target.exists():
+            shutil.copymode(target, beside)
+        os.replace(beside, target)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":  # elsewhere a folder cannot be opened
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,168 @@
+"""The safetensors format: https://huggingface.co/docs/safetensors#format, read and written.
+
+A file is the length of the header (8 bytes, little-endian), the header (JSON) and the data of all tensors, one after
+the other without gaps. The header has dtype, shape and data_offsets for each name, and strings under ``__metadata__``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from fastbn.checkpoints.header import Scanner, shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+MOST_HEADER_BYTES = 100_000_000
+METADATA = "__metadata__"
+BITS = {
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
+    "I32": 32, "U32": 32, "F32": 32,
+    "C64": 64, "F64": 64, "I64": 64, "U64": 64,
+}
+DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
+WRITTEN = {"float64": "F64", "float32": "F32", "int64": "I64"}
+
+
+class Tensor(NamedTuple):
+    """Where a tensor lies in the data, and as what."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class Safetensors:
+    """A file whose header has been read and found to be right; tensors are read when asked for.
+
+    Parameters
+    ----------
+    file : binary file
+        Open for reading and seeking.
+
+    Attributes
+    ----------
+    names : list of str
+    metadata : dict of str to str
+
+    Raises
+    ------
+    ValueError
+        If the file is not as the format has it.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        length = int.from_bytes(file.read(8), "little")
+        if size < 10 or length > min(size - 8, MOST_HEADER_BYTES):
+            raise ValueError(f"header of {length} bytes does not fit; the file has {size} bytes, and the format allows "
+                             f"{MOST_HEADER_BYTES}")
+        header = file.read(length)
+        if not header.startswith(b"{"):
+            raise ValueError(f"header begins with {header[:1]!r}; expected {b'{'!r}")
+        self._file = file
+        self._data = 8 + length
+        try:
+            text = header.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"header is not UTF-8: {error.reason} at byte {error.start}") from None
+        self._tensors, self.metadata = _parse(text)
+        _check_tiling(self._tensors, size - self._data)
+        self.names = list(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor, which is not read for it."""
+        return self._tensors[name].shape
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Return one tensor; bfloat16 as float32, which holds all its values."""
+        dtype, shape, begin, end = self._tensors[name]
+        if dtype not in DTYPES:
+            raise ValueError(f"{shortened(name)} has dtype {dtype}; expected one of {', '.join(DTYPES)}")
+        self._file.seek(self._data + begin)
+        data = self._file.read(end - begin)
+        if len(data) < end - begin:
+            raise ValueError(f"{shortened(name)} ends after {len(data)} of its {end - begin} bytes")
+        array = np.frombuffer(data, DTYPES[dtype]).reshape(shape)
+        if dtype == "BF16":  # the upper half of a float32
+            return (array.astype(np.uint32) << 16).view(np.float32)
+        return array.astype(array.dtype.newbyteorder("="))
+
+
+def dump(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
+    """Return the bytes of a file with these tensors, of float32, float64 or int64."""
+    # Wide dtypes first and a header of a multiple of eight bytes, so that every tensor is aligned.
+    order = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    header: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
+    data = bytearray()
+    for name in order:
+        array = tensors[name]
+        begin = len(data)
+        data += array.astype(array.dtype.newbyteorder("<")).tobytes()
+        header[name] = {
+            "dtype": WRITTEN[array.dtype.name], "shape": list(array.shape), "data_offsets": [begin, len(data)]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + bytes(data)
+
+
+def _parse(text: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    scanner = Scanner(text)
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    for name in scanner.members():
+        if name == METADATA:
+            metadata = {key: scanner.string() for key in scanner.members()}
+        else:
+            tensors[name] = _parse_tensor(scanner, name)
+    scanner.end()
+    return tensors, metadata
+
+
+def _parse_tensor(scanner: Scanner, name: str) -> Tensor:
+    dtype = shape = offsets = None
+    for key in scanner.members():
+        if key == "dtype":
+            dtype = scanner.string()
+        elif key == "shape":
+            shape = scanner.integers()
+        elif key == "data_offsets":
+            offsets = scanner.integers()
+        else:
+            raise ValueError(f"{shortened(name)} has the key {shortened(key)}; expected dtype, shape, data_offsets")
+    if dtype is None or shape is None or offsets is None:
+        raise ValueError(f"{shortened(name)} must have dtype, shape and data_offsets")
+    if dtype not in BITS:
+        raise ValueError(f"{shortened(name)} has dtype {shortened(dtype)}; expected one of {', '.join(BITS)}")
+    if len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise ValueError(f"{shortened(name)} has data_offsets {offsets}; expected (begin, end)")
+    begin, end = offsets
+    if math.prod(shape) * BITS[dtype] != (end - begin) * 8:
+        raise ValueError(f"{shortened(name)} has {end - begin} bytes, which are not shape {shape} of {dtype}")
+    return Tensor(dtype, shape, begin, end)
+
+
+def _check_tiling(tensors: Mapping[str, Tensor], size: int) -> None:
+    # The format has it that every byte belongs to one tensor: nothing hides in a gap, and nothing is read twice.
+    for name, tensor in tensors.items():
+        if tensor.end > size:
+            raise ValueError(f"{shortened(name)} ends at byte {tensor.end} of the data, which have {size}")
+    at = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if tensor.begin != at:
+            raise ValueError(f"{shortened(name)} begins at byte {tensor.begin} of the data; expected {at}, the end of "
+                             "the one before it")
+        at = tensor.end
+    if at < size:
+        raise ValueError(f"tensors end at byte {at} of the data, which have {size}")

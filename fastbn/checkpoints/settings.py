@@ -1,0 +1,70 @@
+"""What a state does not tell of a layer, kept as metadata of a file."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, TypedDict
+
+from fastbn._checks import check_eps, check_momentum
+from fastbn.checkpoints.header import shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import DTypeLike
+
+    from fastbn._checkpointed import Checkpointable
+
+
+class Settings(TypedDict, total=False):
+    """Those arguments of `BatchNorm` that do not follow from a state."""
+
+    axis: int
+    eps: float
+    momentum: float | None
+    unbiased: bool
+    dtype: DTypeLike
+    num_threads: int | None
+
+
+_NUMBER = r"[0-9]{1,20}(?:\.[0-9]{1,20})?(?:e[+-][0-9]{1,3})?"
+_PATTERNS = {
+    "axis": re.compile(r"-?[0-9]{1,9}"),
+    "eps": re.compile(_NUMBER),
+    "momentum": re.compile(f"None|{_NUMBER}"),
+    "unbiased": re.compile("True|False"),
+}
+
+
+def encode(layer: Checkpointable, unbiased: bool, prefix: str) -> dict[str, str]:
+    """Return the metadata of a layer whose file has a running variance of that kind."""
+    settings = {"axis": layer.axis, "eps": layer.eps, "momentum": layer.momentum, "unbiased": unbiased}
+    return {_key(prefix, name): repr(value) for name, value in settings.items()}
+
+
+def decode(metadata: Mapping[str, str], prefix: str) -> Settings:
+    """Return the settings that a file has of a layer; those of another origin have none.
+
+    Raises
+    ------
+    ValueError
+        If a value is none that `encode` writes.
+    """
+    texts = {name: metadata[_key(prefix, name)] for name in _PATTERNS if _key(prefix, name) in metadata}
+    for name, text in texts.items():
+        if not _PATTERNS[name].fullmatch(text):
+            raise ValueError(f"metadata has {shortened(text)} as {_key(prefix, name)}")
+    settings: Settings = {}
+    if "axis" in texts:
+        settings["axis"] = int(texts["axis"])
+    if "eps" in texts:
+        settings["eps"] = check_eps(float(texts["eps"]))
+    if "momentum" in texts:
+        settings["momentum"] = check_momentum(None if texts["momentum"] == "None" else float(texts["momentum"]))
+    if "unbiased" in texts:
+        settings["unbiased"] = texts["unbiased"] == "True"
+    return settings
+
+
+def _key(prefix: str, name: str) -> str:
+    return f"fastbn.{prefix}{name}"

@@ -1,0 +1,157 @@
+"""Layers from torch modules, and torch modules from layers."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the interop extra is not installed: no torch")
+
+from fastbn import BatchNorm  # noqa: E402
+from fastbn.checkpoints import convert  # noqa: E402
+from tests import oracle  # noqa: E402
+from tests.compare import UNITS, close, same_bits  # noqa: E402
+
+KINDS = {
+    "1d": (torch.nn.BatchNorm1d, (16, 5)),
+    "1d length": (torch.nn.BatchNorm1d, (8, 5, 33)),
+    "2d": (torch.nn.BatchNorm2d, (6, 5, 9, 7)),
+    "3d": (torch.nn.BatchNorm3d, (4, 5, 3, 4, 5)),
+    "sync": (torch.nn.SyncBatchNorm, (6, 5, 9, 7)),
+}
+OPTIONS = {
+    "default": {},
+    "settings": {"eps": 1e-3, "momentum": 0.3},
+    "cumulative": {"momentum": None},
+    "not affine": {"affine": False},
+    "not tracking": {"track_running_stats": False},
+    "neither": {"affine": False, "track_running_stats": False},
+}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def module(kind, dtype="float32", **options):
+    """A module that has seen three batches."""
+    layer = KINDS[kind][0](5, dtype=DTYPES[dtype], **options)
+    with torch.no_grad():
+        if layer.affine:
+            layer.weight.copy_(torch.linspace(0.5, 2, 5))
+            layer.bias.copy_(torch.linspace(-1, 1, 5))
+        # SyncBatchNorm trains on accelerators only; its averages are those of its neighbours.
+        seen = layer if kind != "sync" else torch.nn.BatchNorm2d(5, dtype=DTYPES[dtype], **options)
+        for step in range(3):
+            seen(torch.from_numpy(batch(kind, dtype, step)))
+    if kind == "sync" and layer.track_running_stats:
+        layer.load_state_dict(seen.state_dict() | {k: v for k, v in layer.state_dict().items() if "running" not in k})
+    return layer
+
+
+def batch(kind, dtype, step):
+    return np.random.default_rng(step).normal(step % 3, 2, KINDS[kind][1]).astype(dtype)
+
+
+def same_evaluation(ours, theirs, x):
+    """Assert that y is right for the module's state, and next to the module's own y, which has roundings too."""
+    with torch.no_grad():
+        y = theirs.eval()(torch.from_numpy(x)).numpy()
+    vectors = ("weight", "bias", "running_mean", "running_var")
+    gamma, beta, mean, var = (None if v is None else v.detach().numpy() for v in (getattr(theirs, n) for n in vectors))
+    exact = oracle.forward(x, gamma, beta, mean=mean, var=var, eps=theirs.eps).y
+    got = ours.eval()(x)
+    close(got, exact, x.dtype)
+    close(got, y, x.dtype, 2 * UNITS)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_from_torch(kind, options, dtype):
+    theirs = module(kind, dtype, **OPTIONS[options])
+    ours = BatchNorm.from_torch(theirs)
+    stateless = options == "neither"
+    assert ours.dtype == (np.float32 if stateless else dtype)
+    assert (ours.num_features, ours.axis, ours.eps, ours.momentum) == (5, 1, theirs.eps, theirs.momentum)
+    assert (ours.affine, ours.track_running_stats) == (theirs.affine, theirs.track_running_stats)
+    assert (ours.unbiased, ours.training) == (True, True)
+    for name, value in theirs.state_dict().items():
+        np.testing.assert_array_equal(ours.state_dict()[name], value.numpy())
+    assert BatchNorm.from_torch(theirs.eval()).training is False
+    x = batch(kind, dtype, 9)
+    if theirs.track_running_stats or kind != "sync":
+        same_evaluation(ours, theirs, x)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", OPTIONS)
+def test_there_and_back(options, dtype):
+    ours = BatchNorm(5, dtype=dtype, **OPTIONS[options])
+    for step in range(3):
+        ours(batch("2d", dtype, step))
+    theirs = torch.nn.BatchNorm2d(5, dtype=DTYPES[dtype], **OPTIONS[options])
+    if options != "neither":
+        state = convert(ours.state_dict(), "fastbn", "torch")
+        theirs.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()}, strict=True)
+    x = batch("2d", dtype, 9)
+    same_evaluation(ours, theirs, x)
+    back = BatchNorm.from_torch(theirs).state_dict()
+    for name, value in ours.state_dict().items():
+        same_bits(back[name], value)
+
+
+@pytest.mark.parametrize("options", ["default", "settings", "cumulative"])
+def test_training_goes_on(options):
+    theirs = module("2d", **OPTIONS[options])
+    ours = BatchNorm.from_torch(theirs)
+    for step in range(3, 6):
+        x = batch("2d", "float32", step)
+        theirs(torch.from_numpy(x))
+        ours(x)
+    np.testing.assert_allclose(ours.running_var, theirs.running_var.numpy(), rtol=2e-6)
+    assert ours.num_batches_tracked == int(theirs.num_batches_tracked) == 6
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_halves_become_float32(half):
+    theirs = module("2d").to(half)
+    ours = BatchNorm.from_torch(theirs)
+    assert ours.dtype == np.float32
+    same_bits(ours.running_var, theirs.running_var.float().numpy())
+    same_bits(ours.gamma, theirs.weight.detach().float().numpy())
+
+
+def test_the_layer_shares_nothing():
+    theirs = module("2d")
+    ours = BatchNorm.from_torch(theirs)
+    ours.gamma[...] = 7
+    ours.running_var[...] = 7
+    assert not (theirs.weight == 7).any()
+    assert not (theirs.running_var == 7).any()
+
+
+def test_a_model_of_many_layers():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.BatchNorm2d(4))
+    got = convert(model.state_dict(), "torch", "keras", prefix="2.", keep_variance=True)
+    assert list(got) == ["2.gamma", "2.beta", "2.moving_mean", "2.moving_variance"]
+    with pytest.raises(ValueError, match=r"weight has shape \(4, 3, 3, 3\); expected \(C,\)"):
+        convert(model.state_dict(), "torch", "fastbn", prefix="0.")
+
+
+def test_lazy_modules():
+    lazy = torch.nn.LazyBatchNorm2d()
+    with pytest.raises(ValueError, match="module is a LazyBatchNorm2d without parameters"):
+        BatchNorm.from_torch(lazy)
+    lazy(torch.ones(2, 3, 4, 4))
+    assert BatchNorm.from_torch(lazy).num_features == 3
+
+
+@pytest.mark.parametrize("value", [
+    torch.nn.Linear(3, 3), torch.nn.InstanceNorm2d(3), torch.nn.GroupNorm(1, 3), torch.nn.BatchNorm2d,
+    torch.nn.BatchNorm2d(3).state_dict(), torch.ones(3), None], ids=lambda value: type(value).__name__)
+def test_other_types(value):
+    with pytest.raises(TypeError, match=f"BatchNorm1d, .*SyncBatchNorm, got {type(value).__name__}"):
+        BatchNorm.from_torch(value)
+
+
+def test_values_that_no_layer_takes():
+    theirs = module("2d")
+    theirs.running_var[2] = float("nan")
+    with pytest.raises(ValueError, match="running_var has values that are not finite"):
+        BatchNorm.from_torch(theirs)
