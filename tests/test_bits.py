@@ -10,7 +10,7 @@ from fastbn._dispatch import LEVELS, isa, supported
 from fastbn.functional import batch_norm_backward, batch_norm_inference, batch_norm_training
 from tests.cases import CASES, LARGE_CASES, inputs
 from tests.compare import same_bits
-from tests.hashes import ACTIVATIONS, THREADS
+from tests.hashes import ACTIVATIONS, FOR_INFERENCE, THREADS
 from tests.process import run
 
 
@@ -28,9 +28,9 @@ def table():
 
 
 def test_every_case_is_there(table):
-    # layouts x dtypes x (three forwards, inferences and backwards, and the statistics)
-    assert len(table[isa]) == len(CASES + LARGE_CASES) * 2 * 2 * (3 * len(ACTIVATIONS) + 1)
-    assert sum(len(counts) for counts in table[isa].values()) == (len(CASES) + len(LARGE_CASES) * len(THREADS)) * 40
+    # layouts x dtypes x (three forwards, inferences and backwards; statistics, images and activations of inference)
+    assert len(table[isa]) == len(CASES + LARGE_CASES) * 2 * 4 * (3 * len(ACTIVATIONS) + 2 + len(FOR_INFERENCE))
+    assert sum(len(counts) for counts in table[isa].values()) == (len(CASES) + len(LARGE_CASES) * len(THREADS)) * 136
 
 
 @pytest.mark.parametrize("case", LARGE_CASES, ids=lambda c: c.name)
