@@ -88,14 +88,3 @@ def check_activation(activation: object, inference: bool = True) -> tuple[int, f
         raise ValueError(f"activation must be None, {', '.join(map(repr, ACTIVATIONS))} or ('leaky_relu', slope), "
                          f"got {activation!r}")
     return ACTIVATIONS[name], slope
-
-
-def check_tracked(value: object) -> int:
-    """Return the number of batches that a state says it has seen."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "iu" or array.size != 1:
-        raise TypeError(f"num_batches_tracked must be one integer, got {value!r}")
-    count = int(array.reshape(()))
-    if count < 0:
-        raise ValueError(f"num_batches_tracked must not be negative, got {count}")
-    return count

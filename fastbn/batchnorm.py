@@ -18,10 +18,10 @@ from fastbn._checks import (
     check_flag,
     check_integer,
     check_momentum,
-    check_tracked,
 )
 from fastbn._dispatch import kernels
 from fastbn._layout import same_memory
+from fastbn._state import check_state
 from fastbn._threads import check as check_threads
 from fastbn.affine import ChannelAffine
 from fastbn.functional import Saved
@@ -394,17 +394,7 @@ class BatchNorm(Checkpointed):
         ValueError
             If a name is missing or unknown, a shape is not (C,), a value is not finite, or a variance is negative.
         """
-        names = self._state_names()
-        if not isinstance(state, Mapping):
-            raise TypeError(f"state must be a mapping of names to arrays, got {type(state).__name__}")
-        missing = sorted(names.keys() - state.keys())
-        unknown = sorted(map(str, state.keys() - names.keys() - {"num_batches_tracked"}))
-        if missing or unknown:
-            wrong = [f"misses {', '.join(missing)}"] if missing else []
-            wrong += [f"has also {', '.join(unknown)}"] if unknown else []
-            raise ValueError(f"state {' and '.join(wrong)}; expected {', '.join(names)}")
-        loaded = {attribute: self._check_state(name, state[name]) for name, attribute in names.items()}
-        tracked = check_tracked(state.get("num_batches_tracked", 0))
+        loaded, tracked = check_state(state, self._state_names(), self.num_features, self.dtype)
         constants = None
         if self.track_running_stats:
             constants = kernels.Constants(self.num_features, loaded["running_mean"], loaded["running_var"],
@@ -425,17 +415,3 @@ class BatchNorm(Checkpointed):
         if self.track_running_stats:
             names |= {"running_mean": "running_mean", "running_var": "running_var"}
         return names
-
-    def _check_state(self, name: str, value: Any) -> NDArray[Any]:
-        given = np.asarray(value)
-        if given.dtype.kind != "f":
-            raise TypeError(f"{name} has dtype {given.dtype}; expected a floating-point type")
-        if given.shape != (self.num_features,):
-            raise ValueError(f"{name} has shape {given.shape}; expected ({self.num_features},)")
-        with np.errstate(over="ignore"):  # seen below, as a value that is not finite
-            array = given.astype(self.dtype)
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name} has values that are not finite in {self.dtype}")
-        if name == "running_var" and (array < 0).any():
-            raise ValueError(f"running_var has negative values, down to {array.min()}")
-        return array

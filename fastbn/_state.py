@@ -1,0 +1,71 @@
+"""What a state must be before a layer takes it over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def check_state(
+    state: object, names: Mapping[str, str], channels: int, dtype: np.dtype[Any]
+) -> tuple[dict[str, NDArray[Any]], int]:
+    """Return the vectors of a state by attribute, and its number of batches.
+
+    Parameters
+    ----------
+    state : mapping of str to array_like
+    names : mapping of str to str
+        The attribute for each name there must be.
+    channels : int
+    dtype : dtype
+        What the vectors are converted to.
+
+    Raises
+    ------
+    TypeError
+        If a value is not an array of floating-point numbers.
+    ValueError
+        If a name is missing or unknown, a shape is not (C,), a value is not finite, or a variance is negative.
+    """
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be a mapping of names to arrays, got {type(state).__name__}")
+    missing = sorted(names.keys() - state.keys())
+    unknown = sorted(map(str, state.keys() - names.keys() - {"num_batches_tracked"}))
+    if missing or unknown:
+        wrong = [f"misses {', '.join(missing)}"] if missing else []
+        wrong += [f"has also {', '.join(unknown)}"] if unknown else []
+        raise ValueError(f"state {' and '.join(wrong)}; expected {', '.join(names)}")
+    vectors = {attribute: check_vector(name, state[name], channels, dtype) for name, attribute in names.items()}
+    return vectors, check_tracked(state.get("num_batches_tracked", 0))
+
+
+def check_vector(name: str, value: Any, channels: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return one vector of a state in the dtype of the layer."""
+    given = np.asarray(value)
+    if given.dtype.kind != "f":
+        raise TypeError(f"{name} has dtype {given.dtype}; expected a floating-point type")
+    if given.shape != (channels,):
+        raise ValueError(f"{name} has shape {given.shape}; expected ({channels},)")
+    with np.errstate(over="ignore"):  # seen below, as a value that is not finite
+        array = given.astype(dtype)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} has values that are not finite in {dtype}")
+    if name == "running_var" and (array < 0).any():
+        raise ValueError(f"running_var has negative values, down to {array.min()}")
+    return array
+
+
+def check_tracked(value: object) -> int:
+    """Return the number of batches that a state says it has seen."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu" or array.size != 1:
+        raise TypeError(f"num_batches_tracked must be one integer, got {value!r}")
+    count = int(array.reshape(()))
+    if count < 0:
+        raise ValueError(f"num_batches_tracked must not be negative, got {count}")
+    return count
