@@ -1,7 +1,7 @@
 """Batch normalization for NumPy on the CPU: fast, exact, and the same bits on every machine.
 
 `BatchNorm` is the layer; `functional` has the same without state; `ChannelStats` are mergeable statistics of channels;
-`ChannelAffine` is what a layer is at inference.
+`ChannelAffine` is what a layer is at inference, and `fold_conv` and its relatives make it part of the layer beside it.
 """
 
 from fastbn._source_tree import use_built
@@ -13,6 +13,7 @@ from fastbn._config import __version__, show_config  # noqa: E402
 from fastbn._threads import get_num_threads, num_threads, set_num_threads  # noqa: E402
 from fastbn.affine import ChannelAffine  # noqa: E402
 from fastbn.batchnorm import BatchNorm  # noqa: E402
+from fastbn.folding import fold_before_conv, fold_before_linear, fold_conv, fold_linear  # noqa: E402
 from fastbn.stats import ChannelStats  # noqa: E402
 
 __all__ = [
@@ -20,6 +21,10 @@ __all__ = [
     "ChannelAffine",
     "ChannelStats",
     "__version__",
+    "fold_before_conv",
+    "fold_before_linear",
+    "fold_conv",
+    "fold_linear",
     "functional",
     "get_num_threads",
     "num_threads",

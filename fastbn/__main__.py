@@ -1,4 +1,4 @@
-"""``python -m fastbn``: what this build is, and a demonstration on real data."""
+"""``python -m fastbn``: what this build is, a demonstration on real data, and the folding of ONNX models."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastbn._config import __version__, config, show_config
+from fastbn.folding import command as folding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,6 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--out", type=picture_path, default=Path("fastbn-demo.png"), metavar="PATH", help="where the picture goes")
     command.set_defaults(command=demo)
+
+    folding.configure(commands.add_parser("fold", help=folding.HELP), positive_float)
     return parser
 
 

@@ -1,0 +1,127 @@
+"""A file with a model in, a file with the folded model out, once it is known to do the same."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from fastbn.folding.onnx_graph.check import Agreement, CheckError, Reference, first_line
+from fastbn.folding.onnx_graph.fold import Outcome, fold_batch_norms
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from onnx import ModelProto
+
+# What fits in one file of Protocol Buffers.
+MOST_BYTES = (1 << 31) - 1
+
+
+class ConvertError(RuntimeError):
+    """A model that cannot be read, folded or written; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What was done to a model.
+
+    Attributes
+    ----------
+    outcomes : list of Outcome
+        One for each BatchNormalization.
+    nodes_before, nodes_after : int
+        Nodes in the main graph.
+    agreement : Agreement
+        Of the two models on random inputs.
+    """
+
+    outcomes: list[Outcome]
+    nodes_before: int
+    nodes_after: int
+    agreement: Agreement
+
+
+def convert(
+    source: Path, target: Path, *, force: bool = False, tolerance: float | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Conversion:
+    """Fold the batch norms of a model in a file, compare the two models, and write the folded one.
+
+    Parameters
+    ----------
+    source : Path
+        With or without external data.
+    target : Path
+        Written under another name first and then renamed, in one file.
+    force : bool
+        Whether `target` may exist already; it may be `source`.
+    tolerance : float, optional
+        As of `Reference.compare`.
+    shapes : mapping of str to tuple of int, optional
+        As of `Reference`.
+
+    Returns
+    -------
+    Conversion
+
+    Raises
+    ------
+    ConvertError, CheckError
+        If something is wrong with the files, or the two models do not do the same.
+    OSError
+        If a file cannot be read or written.
+    """
+    if target.exists() and not force:
+        raise ConvertError(f"{target} exists already; --force replaces it")
+    if not target.parent.is_dir():
+        raise ConvertError(f"there is no directory {target.parent}")
+    model = read(source)
+    reference = Reference(source, shapes or {})
+    before = len(model.graph.node)
+    outcomes = fold_batch_norms(model)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        write(model, temporary)
+        agreement = reference.compare(temporary, tolerance)
+        temporary.replace(target)
+    finally:
+        with contextlib.suppress(FileNotFoundError):  # it has been renamed, or never was
+            temporary.unlink()
+    return Conversion(outcomes, before, len(model.graph.node), agreement)
+
+
+def read(path: Path) -> ModelProto:
+    """Return the model in a file, with its external data."""
+    try:
+        model = onnx.load(path, format="protobuf", load_external_data=False)
+        if not model.HasField("graph"):
+            raise ConvertError(f"{path} is not an ONNX model: it has no graph")
+        onnx.checker.check_model(path)
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except DecodeError as error:
+        raise ConvertError(f"{path} is not an ONNX model: {first_line(error)}") from error
+    except onnx.checker.ValidationError as error:
+        raise ConvertError(f"{path} is not a valid ONNX model: {first_line(error)}") from error
+    if model.training_info:
+        raise ConvertError(f"{path} describes training, which uses parameters that a fold changes")
+    if model.ByteSize() > MOST_BYTES:
+        raise ConvertError(f"{path} with its external data is larger than 2 GiB, which does not fit in one file")
+    return model
+
+
+def write(model: ModelProto, path: Path) -> None:
+    """Write a model, if it is valid."""
+    path.write_bytes(model.SerializeToString())
+    try:
+        onnx.checker.check_model(path)
+    except onnx.checker.ValidationError as error:
+        raise ConvertError(f"the folded model is not valid, so it was not written: {first_line(error)}") from error
+
+
+__all__ = ["CheckError", "Conversion", "ConvertError", "convert"]

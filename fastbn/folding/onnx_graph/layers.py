@@ -1,0 +1,175 @@
+"""Nodes that a batch norm can be folded into, as layers and back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastbn.affine import ChannelAffine
+from fastbn.folding._borders import all_taps_everywhere, check_conv_borders, check_transposed_borders
+from fastbn.folding._certificate import Probe
+from fastbn.folding._fold import constant_of
+from fastbn.folding._layer import DTYPES, Layer
+from fastbn.folding.errors import FoldingError
+from fastbn.folding.onnx_graph.graph import attribute, is_operator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from onnx import NodeProto
+
+    from fastbn.folding._fold import Folded
+    from fastbn.folding.onnx_graph.graph import Graph
+
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+MATRICES = ("Gemm", "MatMul")
+# All of these have the weight at input 1 and the bias at input 2, but for MatMul, which has none.
+WEIGHT, BIAS = 1, 2
+FIRST_OPSET = 7
+FIRST_OPSET_WITH_TRAINING_MODE = 14
+
+
+def read_batch_norm(graph: Graph, node: NodeProto) -> ChannelAffine:
+    """Return what a BatchNormalization is at inference.
+
+    Raises
+    ------
+    FoldingError
+        If it is not at inference, or its parameters are not constants that normalize.
+    """
+    if graph.opset < FIRST_OPSET:
+        raise FoldingError(f"the model has opset {graph.opset}; expected {FIRST_OPSET} or newer")
+    if any(node.output[1:]):
+        raise FoldingError("it has outputs of training")
+    if graph.opset >= FIRST_OPSET_WITH_TRAINING_MODE and attribute(node, "training_mode", 0):
+        raise FoldingError("its training_mode is 1")
+    if not attribute(node, "spatial", 1):
+        raise FoldingError("its spatial is 0: it normalizes every position by itself")
+    gamma, beta, mean, var = (read_constant(graph, node, index, name).astype(np.float64)
+                              for index, name in enumerate(("scale", "B", "mean", "var"), 1))
+    if (var < 0).any():
+        raise FoldingError(f"its variance has negative values, down to {var.min():.6g}")
+    with np.errstate(all="ignore"):  # ChannelAffine refuses what is not finite
+        scale = gamma / np.sqrt(var + attribute(node, "epsilon", 1e-5))
+    try:
+        return ChannelAffine(mean, scale, beta)
+    except ValueError as error:
+        raise FoldingError(f"its parameters do not normalize: {error}") from error
+
+
+def read_layer(graph: Graph, node: NodeProto) -> Layer:
+    """Return the layer that a node is.
+
+    Of a BatchNormalization it is scale and B around what it normalizes: a depthwise layer.
+
+    Raises
+    ------
+    FoldingError
+        If its parameters are not constants, or have shapes or dtypes that no layer has.
+    """
+    weight = read_constant(graph, node, WEIGHT, "weight")
+    dtype = weight.dtype
+    bias = read_constant(graph, node, BIAS, "bias") if len(node.input) > BIAS and node.input[BIAS] else None
+    groups = 1
+    if is_operator(node, *MATRICES):
+        if weight.ndim != 2:
+            raise FoldingError(f"the weight of {graph.label(node)} has {weight.ndim} axes; expected 2")
+        if is_operator(node, "MatMul") and graph.rank(node.input[0]) != 2:
+            raise FoldingError(f"the input of {graph.label(node)} is not known to have 2 axes")
+        if not attribute(node, "transB", 0):
+            weight = weight.T
+        weight = weight.astype(np.float64) * attribute(node, "alpha", 1.0)
+        if bias is not None:
+            added = read_channels(bias, len(weight), 2, f"the bias of {graph.label(node)}")
+            bias = added * attribute(node, "beta", 1.0)
+    elif is_operator(node, *CONVOLUTIONS):
+        groups = attribute(node, "group", 1)
+    else:
+        read_batch_norm(graph, node)
+        weight, groups = weight[:, None], len(weight)
+    transposed = is_operator(node, "ConvTranspose")
+    try:
+        layer = Layer.from_parameters(weight, bias, groups=groups, transposed=transposed)
+    except (TypeError, ValueError) as error:
+        raise FoldingError(f"the parameters of {graph.label(node)} are no layer's: {error}") from error
+    return replace(layer, dtype=dtype)
+
+
+def write_layer(graph: Graph, node: NodeProto, folded: Folded) -> None:
+    """Give a node new parameters. A MatMul, which has no bias, becomes a Gemm."""
+    weight = folded.weight
+    if is_operator(node, *MATRICES):
+        weight = weight if attribute(node, "transB", 0) else weight.T
+        node.op_type = "Gemm"
+        for index in reversed(range(len(node.attribute))):
+            if node.attribute[index].name in ("alpha", "beta"):   # they are in the parameters now
+                del node.attribute[index]
+    elif not is_operator(node, *CONVOLUTIONS):
+        weight = weight[:, 0]
+    graph.connect_constant(node, WEIGHT, np.ascontiguousarray(weight))
+    graph.connect_constant(node, BIAS, folded.bias)
+
+
+def read_constant(graph: Graph, node: NodeProto, index: int, name: str) -> NDArray[Any]:
+    """Return an input of a node that is a constant of a dtype that can be folded.
+
+    Raises
+    ------
+    FoldingError
+        If it is not.
+    """
+    value = graph.constant(node.input[index])
+    if value is None:
+        what = "only the default of an input" if node.input[index] in graph.overridable else "not a constant"
+        raise FoldingError(f"the {name} of {graph.label(node)} is {what}")
+    if value.dtype not in DTYPES:
+        raise FoldingError(f"the {name} of {graph.label(node)} has dtype {value.dtype}; "
+                           "expected float16, float32 or float64")
+    return value
+
+
+def read_channels(values: NDArray[Any], channels: int, rank: int, what: str) -> NDArray[np.float64]:
+    """Return a vector over channels from what is broadcast against an array of some rank, channels on axis 1.
+
+    Raises
+    ------
+    FoldingError
+        If it varies along another axis, or would add an axis.
+    """
+    try:
+        along = np.broadcast_to(values.astype(np.float64), (1, channels, *(1,) * (rank - 2)))
+    except ValueError:
+        raise FoldingError(f"{what} has shape {values.shape}; expected one value for each of {channels} channels, or "
+                           "one for all") from None
+    return along.ravel()
+
+
+def check_borders(graph: Graph, node: NodeProto, layer: Layer, affine: ChannelAffine) -> Probe:
+    """Return how to probe a fold of a batch norm into the node behind it.
+
+    Raises
+    ------
+    FoldingError
+        If what the node adds at the borders of its input makes the fold wrong.
+    """
+    rank = len(layer.kernel)
+    pads = list(attribute(node, "pads", [0] * 2 * rank))
+    auto = attribute(node, "auto_pad", b"NOTSET").decode()
+    if is_operator(node, "Gemm") and attribute(node, "transA", 0):
+        raise FoldingError(f"{graph.label(node)} transposes its input")
+    if is_operator(node, "Conv"):
+        # SAME pads so that there is an output for every stride, which a kernel of one has anyway.
+        padded = any(pads) if auto == "NOTSET" else auto != "VALID" and any(k > 1 for k in layer.kernel)
+        check_conv_borders(constant_of(affine), padded)
+        return Probe(before=True, padding=layer.kernel if padded else ())
+    if is_operator(node, "ConvTranspose"):
+        ones, zeros = [1] * rank, [0] * rank
+        extra = attribute(node, "output_padding", zeros)
+        cropped = [min(begin, end - e) for begin, end, e in zip(pads[:rank], pads[rank:], extra, strict=True)]
+        explicit = auto in ("NOTSET", "VALID") and not attribute(node, "output_shape", [])
+        uniform = explicit and all_taps_everywhere(
+            layer.kernel, attribute(node, "strides", ones), attribute(node, "dilations", ones), cropped)
+        check_transposed_borders(constant_of(affine), uniform)
+        return Probe(before=True, crop=uniform)
+    return Probe(before=True)

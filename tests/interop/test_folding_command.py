@@ -1,0 +1,301 @@
+"""python -m fastbn fold, as a user runs it: on networks exported by PyTorch and on those that onnx comes with."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the interop extra is not installed: no torch")
+onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed: no onnx")
+onnxruntime = pytest.importorskip("onnxruntime", reason="the onnx extra is not installed: no onnxruntime")
+
+from fastbn.__main__ import main  # noqa: E402
+from fastbn.folding.onnx_graph import convert  # noqa: E402
+from tests.interop.networks import NETWORKS, batch, export, trained  # noqa: E402
+from tests.interop.onnx_graphs import graph, operators, same  # noqa: E402
+from tests.process import run  # noqa: E402
+
+BN = "BatchNormalization"
+ONNX_DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
+# Of onnx: batch norms folded, batch norms in all. In densenet a Mul, an Add and a ReLU follow each.
+LIGHT = {"shufflenet": (49, 49), "densenet121": (59, 121)}
+FOLDABLE = f"h = Conv(x, w, b) y = {BN}(h, s, t, m, v)"
+
+
+def fold(*arguments):
+    """Run the command in a process of its own."""
+    return run("-m", "fastbn", "fold", *map(str, arguments))
+
+
+def saved(model, path):
+    onnx.save(model, path)
+    return path
+
+
+def only(folder, *names):
+    """Whether a folder has these files and no others: nothing temporary stays behind."""
+    return sorted(path.name for path in folder.iterdir()) == sorted(names)
+
+
+@pytest.mark.parametrize("opset", [9, 13, 17])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_exported_networks(name, opset, tmp_path):
+    *_, folded, total = NETWORKS[name]
+    network = trained(name)
+    source, target = tmp_path / "model.onnx", tmp_path / "folded.onnx"
+    export(network, batch(name, 2, 0), source, opset)
+    before = source.read_bytes()
+    assert operators(onnx.load(source)).count(BN) == total
+    done = fold(source, target, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    targets = [norm["target"] for norm in report["batch_norms"]]
+    assert (len(targets) - targets.count(None), len(targets)) == (folded, total)
+    assert 0 < report["agreement"]["relative"] < 1e-5
+    assert not report["agreement"]["constant"]
+    model = onnx.load(target)
+    assert operators(model).count(BN) == total - folded
+    assert report["nodes"] == {"before": len(onnx.load(source).graph.node), "after": len(model.graph.node)}
+    assert report["nodes"]["after"] <= report["nodes"]["before"] - folded
+    assert source.read_bytes() == before
+    assert only(tmp_path, "model.onnx", "folded.onnx")
+    # PyTorch itself is the judge.
+    x = batch(name, 5, 7)
+    [y] = onnxruntime.InferenceSession(target).run(None, {"x": x.numpy()})
+    with torch.no_grad():
+        expected = network(x).numpy()
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def with_random_parameters(model):
+    """The models of onnx have constant parameters, so that their outputs depend on nothing; these have random ones."""
+    rng = np.random.default_rng(0)
+    tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    scales = {node.input[1] for node in model.graph.node if node.op_type == BN}
+    scales |= {node.input[4] for node in model.graph.node if node.op_type == BN}
+    for index in reversed(range(len(model.graph.node))):
+        node = model.graph.node[index]
+        if node.op_type == "ConstantOfShape":
+            shape = tuple(tensors[node.input[0]])
+            if node.output[0] in scales:
+                value = rng.uniform(0.5, 1.5, shape)
+            else:
+                value = rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]) if len(shape) > 1 else 0.1)
+            tensor = onnx.numpy_helper.from_array(value.astype(np.float32), node.output[0])
+            model.graph.initializer.append(tensor)
+            model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+            del model.graph.node[index]
+    return model
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_models_of_onnx(name, tmp_path):
+    model = with_random_parameters(onnx.load(ONNX_DATA / "light" / f"light_{name}.onnx"))
+    target = tmp_path / "folded.onnx"
+    done = fold(saved(model, tmp_path / "model.onnx"), target)
+    assert done.returncode == 0, done.stderr
+    folded, total = LIGHT[name]
+    lines = done.stdout.splitlines()
+    assert sum(": folded into Conv 'n" in line for line in lines) == folded
+    assert sum(": left, because " in line for line in lines) == total - folded
+    assert f"{folded} of {total} batch normalizations folded; " in done.stdout
+    assert operators(onnx.load(target)).count(BN) == total - folded
+
+
+def test_constant_models_of_onnx_are_called_so(tmp_path):
+    done = fold(ONNX_DATA / "light" / "light_shufflenet.onnx", tmp_path / "folded.onnx")
+    assert done.returncode == 0, done.stderr
+    assert "(outputs do not depend on the inputs, so this says little)" in done.stdout
+    assert BN not in operators(onnx.load(tmp_path / "folded.onnx"))
+
+
+@pytest.mark.parametrize("name", ["BatchNorm1d_3d_input_eval", "BatchNorm2d_eval", "BatchNorm3d_momentum_eval"])
+def test_batch_norms_of_onnx(name, tmp_path):
+    # Of opset 6, which ONNX Runtime does not run.
+    path = ONNX_DATA / "pytorch-converted" / f"test_{name}" / "model.onnx"
+    done = fold(path, tmp_path / "folded.onnx")
+    assert done.returncode == 1
+    assert done.stderr.startswith("nothing was written: ONNX Runtime cannot load model.onnx: ")
+    model = onnx.load(path)
+    [outcome] = convert.fold_batch_norms(model)
+    assert outcome.reason == "the model has opset 6; expected 7 or newer"
+
+
+def test_what_it_prints(tmp_path):
+    model = graph(f"h = Conv(x, w) i = {BN}(h, s, t, m, v) r = Relu(i) y = {BN}(r, sother, t, m, v)")
+    done = fold(saved(model, tmp_path / "model.onnx"), tmp_path / "folded.onnx")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"{BN} 'i': folded into Conv 'h', to ")
+    assert 1e-9 < float(lines[0].rpartition(" ")[2]) < 1e-6
+    assert lines[1] == f"{BN} 'y': left, because its input comes from Relu 'r'; its output is an output of the graph"
+    assert lines[2] == "1 of 2 batch normalizations folded; 4 nodes before, 3 after"
+    assert lines[3].startswith("largest difference of the outputs on 2 random inputs: ")
+    assert lines[4:] == [f"written: {tmp_path / 'folded.onnx'}"]
+    same(onnx.load(tmp_path / "folded.onnx"), model,
+         {"x": np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)})
+
+
+@pytest.mark.parametrize(("body", "count"), [("y = Relu(x)", 0), (f"h = Relu(x) y = {BN}(h, s3, t3, m3, v3)", 1)])
+def test_nothing_to_fold(body, count, tmp_path):
+    model = graph(body)
+    done = fold(saved(model, tmp_path / "model.onnx"), tmp_path / "folded.onnx")
+    assert done.returncode == 0, done.stderr
+    assert f"nothing to fold: 0 of {count} batch normalizations folded" in done.stdout
+    assert onnx.load(tmp_path / "folded.onnx") == model
+
+
+def test_in_place(tmp_path):
+    path = saved(graph(FOLDABLE), tmp_path / "model.onnx")
+    before = path.read_bytes()
+    done = fold(path, path)
+    assert done.returncode == 1
+    assert done.stderr == f"nothing was written: {path} exists already; --force replaces it\n"
+    assert path.read_bytes() == before
+    assert fold(path, path, "--force").returncode == 0
+    assert operators(onnx.load(path)) == ["Conv"]
+    assert only(tmp_path, "model.onnx")
+
+
+def test_external_data(tmp_path):
+    model = graph(FOLDABLE)
+    onnx.save(model, tmp_path / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    done = fold(tmp_path / "model.onnx", tmp_path / "folded.onnx")
+    assert done.returncode == 0, done.stderr
+    assert only(tmp_path, "model.onnx", "weights.bin", "folded.onnx")
+    (tmp_path / "weights.bin").unlink()
+    assert operators(onnx.load(tmp_path / "folded.onnx")) == ["Conv"]
+    done = fold(tmp_path / "model.onnx", tmp_path / "other.onnx")
+    assert done.returncode == 1
+    assert "weights.bin" in done.stderr
+
+
+def test_input_shapes(tmp_path):
+    # A matrix of 48 rows takes images of 6 x 8 pixels, which is no length that would be tried.
+    body = f"h = Conv(x, w1) i = {BN}(h, s, t, m, v) f = Flatten<axis=2>(i) y = MatMul(f, far)"
+    model = graph(body, "[N, 3, H, W]")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((48, 2), np.float32), "far"))
+    path = saved(model, tmp_path / "model.onnx")
+    done = fold(path, tmp_path / "folded.onnx")
+    assert done.returncode == 1
+    assert done.stderr.startswith("nothing was written: ONNX Runtime cannot run the model: ")
+    assert done.stderr.endswith("(on random inputs; --input-shape tells their shapes)\n")
+    assert fold(path, tmp_path / "folded.onnx", "--input-shape", "x=1,3,6,8").returncode == 0
+    done = fold(path, tmp_path / "other.onnx", "--input-shape", "z=1,3,6,8")
+    assert done.stderr == "nothing was written: the model has no input 'z'; it has 'x'\n"
+
+
+def test_open_lengths(tmp_path):
+    # Seven halvings need more than 32 or 64 pixels.
+    halvings = " ".join(f"p{k + 1} = MaxPool<kernel_shape=[2,2], strides=[2,2]>(p{k})" for k in range(7))
+    model = graph(f"p0 = Conv(x, w1) {halvings} y = {BN}(p7, s, t, m, v)", "[N, 3, H, W]")
+    done = fold(saved(model, tmp_path / "model.onnx"), tmp_path / "folded.onnx")
+    assert done.returncode == 0, done.stderr
+
+
+NOT_RUN = {
+    "text": ('<ir_version: 8, opset_import: ["" : 17]> g (string[2] x) => (string[2] y) { y = Identity(x) }',
+             "input 'x' is a tensor(string), which there are no random values for"),
+    "not finite": ('<ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[2] y) '
+                   '{ a = Abs(x) n = Neg(a) y = Log(n) }', "no output of the model is a finite number on random"),
+    "unknown operator": ('<ir_version: 8, opset_import: ["" : 17, "other" : 1]> g (float[2] x) => (float[2] y) '
+                         '{ y = other.Unknown(x) }', "ONNX Runtime cannot load model.onnx: "),
+}
+
+
+@pytest.mark.parametrize("name", NOT_RUN)
+def test_models_that_cannot_be_compared(name, tmp_path):
+    text, message = NOT_RUN[name]
+    done = fold(saved(onnx.parser.parse_model(text), tmp_path / "model.onnx"), tmp_path / "folded.onnx")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"nothing was written: {message}")
+    assert done.stderr.count("\n") == 1
+    assert only(tmp_path, "model.onnx")
+
+
+BAD_FILES = {
+    "missing": (None, "No such file or directory"),
+    "empty": (b"", "is not an ONNX model: it has no graph"),
+    "text": (b"no model at all", "is not an ONNX model"),
+    "invalid": (graph("y = Relu(x)").SerializeToString().replace(b"Relu", b"Rulu"), "is not a valid ONNX model: "),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_files(name, tmp_path):
+    data, message = BAD_FILES[name]
+    if data is not None:
+        (tmp_path / "model.onnx").write_bytes(data)
+    done = fold(tmp_path / "model.onnx", tmp_path / "folded.onnx")
+    assert done.returncode == 1
+    assert done.stderr.startswith("nothing was written: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "folded.onnx").exists()
+
+
+def test_no_directory(tmp_path):
+    done = fold(saved(graph(FOLDABLE), tmp_path / "model.onnx"), tmp_path / "nowhere" / "folded.onnx")
+    assert done.returncode == 1
+    assert done.stderr == f"nothing was written: there is no directory {tmp_path / 'nowhere'}\n"
+
+
+# What must not happen, and is caught if it does.
+
+
+def corrupt(model):
+    """A fold that is a thousandth off."""
+    outcomes = fold_batch_norms(model)
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "w_folded")
+    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * np.float32(1.001), "w_folded"))
+    return outcomes
+
+
+def disconnect(model):
+    """A fold that leaves a node without what it takes."""
+    outcomes = fold_batch_norms(model)
+    del model.graph.initializer[:]
+    return outcomes
+
+
+fold_batch_norms = convert.fold_batch_norms
+
+
+@pytest.mark.parametrize(("defect", "message"), [
+    (corrupt, r"output 'y' of the folded model differs by .*, .* of its largest value; the tolerance is 0.0001\n"),
+    (disconnect, "the folded model is not valid, so it was not written: "),
+])
+def test_a_wrong_fold_is_not_written(defect, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(convert, "fold_batch_norms", defect)
+    path = saved(graph(FOLDABLE), tmp_path / "model.onnx")
+    assert main(["fold", str(path), str(tmp_path / "folded.onnx")]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("nothing was written: ")
+    assert re.search(message, captured.err)
+    assert only(tmp_path, "model.onnx")
+
+
+def test_tolerance(tmp_path, monkeypatch):
+    monkeypatch.setattr(convert, "fold_batch_norms", corrupt)
+    path = saved(graph(FOLDABLE), tmp_path / "model.onnx")
+    assert main(["fold", str(path), str(tmp_path / "folded.onnx"), "--tolerance", "1e-2"]) == 0
+    assert only(tmp_path, "model.onnx", "folded.onnx")
+
+
+def test_too_large_for_one_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(convert, "MOST_BYTES", 100)
+    path = saved(graph(FOLDABLE), tmp_path / "model.onnx")
+    assert main(["fold", str(path), str(tmp_path / "folded.onnx")]) == 1
+    assert capsys.readouterr().err.endswith("is larger than 2 GiB, which does not fit in one file\n")
+    assert only(tmp_path, "model.onnx")
+
+
+def test_models_of_training_are_refused(tmp_path):
+    model = graph(FOLDABLE)
+    model.training_info.add()
+    done = fold(saved(model, tmp_path / "model.onnx"), tmp_path / "folded.onnx")
+    assert done.returncode == 1
+    assert done.stderr.endswith("describes training, which uses parameters that a fold changes\n")

@@ -1,0 +1,279 @@
+"""Batch norms of ONNX graphs: every way to fold one, and every reason to leave one."""
+
+import copy
+import re
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed: no onnx")
+pytest.importorskip("onnxruntime", reason="the onnx extra is not installed: no onnxruntime")
+
+from fastbn.folding.onnx_graph.fold import fold_batch_norms  # noqa: E402
+from tests.interop.onnx_graphs import constants, graph, operators, run, same  # noqa: E402
+
+BN = "BatchNormalization"
+NORM = f"y = {BN}(h, s, t, m, v)"           # after a layer of 4 channels
+FIRST = f"h = {BN}(x, s3, t3, m3, v3)"      # before a layer that takes 3
+# name: body, keywords, targets of the folds, operators left
+FOLDS = {
+    "conv": (f"h = Conv(x, w, b) {NORM}", {}, ["Conv 'h'"], ["Conv"]),
+    "conv without bias": (f"h = Conv(x, w) {NORM}", {}, ["Conv 'h'"], ["Conv"]),
+    "conv, padded": (f"h = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w) y = {BN}<epsilon=0.5>(h, s, t, m, v)", {},
+                     ["Conv 'h'"], ["Conv"]),
+    "conv, groups": (f"h = Conv<group=2>(x, wg, b) {NORM}", {"x": "[N, 4, 8, 8]"}, ["Conv 'h'"], ["Conv"]),
+    "conv and bias": (f"h = Conv(x, w, b) a = Add(h, column) y = {BN}(a, s, t, m, v)", {}, ["Conv 'h'"], ["Conv"]),
+    "bias and conv": (f"h = Conv(x, w) a = Add(scalar, h) y = {BN}(a, s, t, m, v)", {}, ["Conv 'h'"], ["Conv"]),
+    "transposed": (f"h = ConvTranspose<strides=[2,2]>(x, wt, b) {NORM}", {}, ["ConvTranspose 'h'"],
+                   ["ConvTranspose"]),
+    "transposed, groups": (f"h = ConvTranspose<group=2>(x, wtg) {NORM}", {"x": "[N, 4, 5, 5]"},
+                           ["ConvTranspose 'h'"], ["ConvTranspose"]),
+    "gemm": (f"h = Gemm(x, matrix, row) {NORM}", {"x": "[N, 3]"}, ["Gemm 'h'"], ["Gemm"]),
+    "gemm, factors": (f"h = Gemm<alpha=0.5, beta=2.0, transB=1>(x, matrix_t, scalar) {NORM}",
+                      {"x": "[N, 3]"}, ["Gemm 'h'"], ["Gemm"]),
+    "gemm, transposed input": (f"h = Gemm<transA=1>(x, matrix) {NORM}", {"x": "[3, 5]"},
+                               ["Gemm 'h'"], ["Gemm"]),
+    "matmul": (f"h = MatMul(x, matrix) {NORM}", {"x": "[N, 3]"}, ["MatMul 'h'"], ["Gemm"]),
+    "matmul and bias": (f"h = MatMul(x, matrix) a = Add(h, b) y = {BN}(a, s, t, m, v)", {"x": "[N, 3]"}, ["MatMul 'h'"],
+                        ["Gemm"]),
+    "two norms": (f"h = Conv(x, w) i = {BN}(h, s, t, m, v) y = {BN}(i, sother, tother, mother, vother)", {},
+                  ["Conv 'h'", "Conv 'h'"], ["Conv"]),
+    "norms alone": (f"r = Relu(x) h = {BN}(r, s, t, m, v) y = {BN}(h, sother, tother, mother, vother)",
+                    {"x": "[N, 4, 8]"}, [None, f"{BN} 'h'"], ["Relu", BN]),
+    "before conv": (f"{FIRST} y = Conv(h, w, b)", {}, ["Conv 'y'"], ["Conv"]),
+    "before conv, strides": (f"{FIRST} y = Conv<strides=[2,2], auto_pad=\"VALID\">(h, w)", {},
+                             ["Conv 'y'"], ["Conv"]),
+    "before conv, pointwise": (f"{FIRST} y = Conv<auto_pad=\"SAME_UPPER\", strides=[2,2]>(h, w1)", {},
+                               ["Conv 'y'"], ["Conv"]),
+    "before padded conv, no constant": (
+        f"h = {BN}(x, s, zero, zero, v) y = Conv<pads=[1,1,0,0], group=2>(h, wg)", {"x": "[N, 4, 8, 8]"}, ["Conv 'y'"],
+        ["Conv"]),
+    "before transposed": (f"{FIRST} y = ConvTranspose<pads=[2,2,2,2]>(h, wt)", {},
+                          ["ConvTranspose 'y'"], ["ConvTranspose"]),
+    "before gemm": (f"{FIRST} y = Gemm<transB=1, beta=0.5>(h, matrix_t, b)", {"x": "[N, 3]"},
+                    ["Gemm 'y'"], ["Gemm"]),
+    "before matmul": (f"{FIRST} y = MatMul(h, matrix)", {"x": "[N, 3]"}, ["MatMul 'y'"], ["Gemm"]),
+    "two norms before conv": (
+        f"h = {BN}(x, s, t, m, v) i = {BN}(h, sother, tother, mother, vother) y = Conv(i, w4)", {"x": "[N, 4, 8, 8]"},
+        ["Conv 'y'", f"{BN} 'h'"], ["Conv"]),
+    "between convs": (f"h = Conv(x, w) i = {BN}(h, s, t, m, v) y = Conv(i, w4)", {}, ["Conv 'h'"], ["Conv", "Conv"]),
+    "shared by two convs": (
+        f"h = Conv(x, w, b) i = {BN}(h, s, t, m, v) j = Conv(x, w, b) k = {BN}(j, sother, t, m, v) y = Sub(i, k)", {},
+        ["Conv 'h'", "Conv 'j'"], ["Conv", "Conv", "Sub"]),
+    "weight used elsewhere": (f"h = Conv(x, w) i = {BN}(h, s, t, m, v) n = ReduceMax<keepdims=0>(w) y = Mul(i, n)", {},
+                              ["Conv 'h'"], ["Conv", "ReduceMax", "Mul"]),
+    "constants behind nodes": (
+        f"c = Identity(w) d = Transpose<perm=[0,1,3,2]>(c) o = Constant<value_floats=[1.0,2.0,3.0,4.0]>() "
+        f"h = Conv(x, d) y = {BN}(h, o, t, m, o)", {}, ["Conv 'h'"], ["Conv"]),
+    "norm is the output": (f"h = Conv(x, w) {NORM} z = Relu(y)", {"outputs": "y z"}, ["Conv 'h'"],
+                           ["Conv", "Relu"]),
+    "double": (f"h = Gemm(x, matrix, b) {NORM}", {"dtype": "double", "x": "[N, 3]"}, ["Gemm 'h'"], ["Gemm"]),
+    **{f"opset {opset}": (f"h = Conv(x, w, b) y = {BN}<momentum=0.5>(h, s, t, m, v)", {"opset": opset}, ["Conv 'h'"],
+                          ["Conv"]) for opset in (7, 8, 9, 13, 14, 15, 20, 22)},
+    "opset 7, spatial": (f"h = Conv(x, w, b) y = {BN}<spatial=1>(h, s, t, m, v)", {"opset": 7}, ["Conv 'h'"], ["Conv"]),
+    "opset 7, gemm": (f"h = Gemm(x, matrix, b) {NORM}", {"opset": 7, "x": "[N, 3]"}, ["Gemm 'h'"],
+                      ["Gemm"]),
+    "opset 8, before matmul": (f"{FIRST} y = MatMul(h, matrix)", {"opset": 8, "x": "[N, 3]"},
+                               ["MatMul 'y'"], ["Gemm"]),
+    "IR 3, where initializers are inputs": (f"h = Conv(x, w) {NORM}", {"ir": 3, "opset": 8},
+                                            ["Conv 'h'"], ["Conv"]),
+}
+
+IF = ("flag = Greater(top, scalar) {0} = If<then_branch = then () => (float i) {{ i = {1} }}, "
+      "else_branch = otherwise () => (float j) {{ j = Neg(h) }}>(flag) ")
+
+# name: body, keywords, the reason
+LEFT = {
+    "training mode": (f"h = Conv(x, w) y, p, q = {BN}<training_mode=1>(h, s, t, m, v)", {},
+                      "it has outputs of training$"),
+    "training mode, one output": (f"h = Conv(x, w) y = {BN}<training_mode=1>(h, s, t, m, v)", {},
+                                  "its training_mode is 1$"),
+    "training outputs, opset 9": (f"h = Conv(x, w) y, p, q, r, e = {BN}(h, s, t, m, v)", {"opset": 9},
+                                  "it has outputs of training$"),
+    "spatial": (f"h = Conv(x, w) y = {BN}<spatial=0>(h, s, t, m, v)", {"opset": 7}, "its spatial is 0"),
+    "opset 6": (f"h = Conv(x, w) y = {BN}<is_test=1>(h, s, t, m, v)", {"opset": 6}, "opset 6; expected 7 or newer$"),
+    "negative variance": (f"h = Conv(x, w) y = {BN}(h, s, t, m, negative)", {},
+                          "variance has negative values, down to -"),
+    "no variance, no epsilon": (f"h = Conv(x, w) y = {BN}<epsilon=0.0>(h, s, t, m, zero)", {},
+                                "do not normalize: scale has values that are not finite$"),
+    "scale not constant": (f"h = Conv(x, w) g = ReduceMean<axes=[0,2,3], keepdims=0>(h) y = {BN}(h, g, t, m, v)", {},
+                           f"^the scale of {BN} 'y' is not a constant$"),
+    "mean of an input": (f"h = Conv(x, w) {NORM}", {"defaults": ("m",)},
+                         f"^the mean of {BN} 'y' is only the default of an input$"),
+    "weight of an input": (f"h = Conv(x, w) {NORM}", {"defaults": ("w",)},
+                           "^the weight of Conv 'h' is only the default of an input; its output is an output of"),
+    "weight not constant": (f"u = Mul(w, scalar) h = Conv(x, u) {NORM}", {},
+                            "^the weight of Conv 'h' is not a constant; "),
+    "bias not constant": (f"u = Mul(b, scalar) h = Conv(x, w, u) {NORM}", {},
+                          "^the bias of Conv 'h' is not a constant; "),
+    "other user": (f"h = Conv(x, w) i = {BN}(h, s, t, m, v) y = Add(h, i)", {},
+                   "^the output of Conv 'h' before it is used 2 times; its output goes to Add 'y'$"),
+    "intermediate is an output": (f"h = Conv(x, w) {NORM}", {"outputs": "y h"},
+                                  "^the output of Conv 'h' before it is an output of the graph; "),
+    "used in a subgraph": (f"h = Conv(x, w) top = ReduceMax<keepdims=0>(x) i = {BN}(h, s, t, m, v) "
+                           + IF.format("k", "Relu(h)") + "y = Add(i, k)", {},
+                           "^the output of Conv 'h' before it is used in a subgraph; "),
+    "in a subgraph": ("h = Conv(x, w) top = ReduceMax<keepdims=0>(x) " + IF.format("y", f"{BN}(h, s, t, m, v)"), {},
+                      "^it is in a subgraph of If 'y'$"),
+    "input of the graph": (f"{FIRST} y = Relu(h)", {},
+                           "^its input is not the output of a node; its output goes to Relu 'y'$"),
+    "after relu": (f"h = Relu(x) y = {BN}(h, s3, t3, m3, v3)", {},
+                   "^its input comes from Relu 'h'; its output is an output of the graph$"),
+    "used twice": (f"{FIRST} i = Conv(h, w) j = Conv(h, w) y = Add(i, j)", {},
+                   "; its output is used 2 times$"),
+    "output in a subgraph": ("top = ReduceMax<keepdims=0>(x) " f"{FIRST} "
+                             + IF.format("y", "Relu(h)"), {}, "; its output is used in a subgraph$"),
+    "before padded conv": (f"{FIRST} y = Conv<pads=[0,1,0,0]>(h, w)", {},
+                           "pads with zeros after the batch norm, .* in channels 0, 1, 2, so that"),
+    "before padded conv, SAME": (f"{FIRST} y = Conv<auto_pad=\"SAME_LOWER\">(h, w)", {},
+                                 "pads with zeros after the batch norm"),
+    "before transposed": (f"{FIRST} y = ConvTranspose(h, wt)", {}, "some outputs fewer taps"),
+    "before transposed, one end": (f"{FIRST} y = ConvTranspose<pads=[2,2,2,1]>(h, wt)", {},
+                                   "some outputs fewer taps"),
+    "before transposed, output shape": (
+        f"{FIRST} y = ConvTranspose<output_shape=[8,8]>(h, wt)", {}, "some outputs fewer taps"),
+    "before transposed, stride": (f"{FIRST} y = ConvTranspose<strides=[1,2]>(h, wt1)", {},
+                                  "some outputs fewer taps"),
+    "before gemm, transposed input": (f"h = {BN}(x, s, t, m, v) y = Gemm<transA=1>(h, matrix4)",
+                                      {"x": "[4, 4]"}, "; Gemm 'y' transposes its input$"),
+    "as a weight": (f"h = {BN}(x, s, t, m, v) y = MatMul(many, h)", {"x": "[4, 4]"},
+                    "; its output goes to MatMul 'y'$"),
+    "matmul of three axes": (f"h = MatMul(x, matrix) {NORM}", {"x": "[N, 4, 3]"},
+                             "^the input of MatMul 'h' is not known to have 2 axes; "),
+    "before matmul of three axes": (f"h = {BN}(x, s, t, m, v) y = MatMul(h, matrix4)", {"x": "[N, 4, 4]"},
+                                    "; the input of MatMul 'y' is not known to have 2 axes$"),
+    "matrix from the left": (f"h = MatMul(many, x) {NORM}", {"x": "[4, 4]"},
+                             "^the weight of MatMul 'h' is not a constant; "),
+    "bias by row": (f"h = Gemm(x, matrix) a = Add(h, many) y = {BN}(a, s, t, m, v)", {"x": "[2, 3]"},
+                    r"^the constant of Add 'a' has shape \(2, 4\); expected one value for each of 4 channels"),
+    "bias of gemm by row": (f"h = Gemm(x, matrix, many) {NORM}", {"x": "[2, 3]"},
+                            r"^the bias of Gemm 'h' has shape \(2, 4\); expected"),
+    "sum of two": (f"h = Conv(x, w) k = Conv(x, w) a = Add(h, k) y = {BN}(a, s, t, m, v)", {},
+                   "^its input comes from Add 'a', which does not add a constant; "),
+    "add after relu": (f"h = Conv(x, w) k = Relu(h) a = Add(k, column) y = {BN}(a, s, t, m, v)", {},
+                       "^its input comes from Relu 'k'; "),
+}
+
+
+def feed(model, seed=1):
+    """Normal values for x; an open batch is 2."""
+    tensor = model.graph.input[0].type.tensor_type
+    shape = [d.dim_value or 2 for d in tensor.shape.dim]
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    return {"x": np.random.default_rng(seed).standard_normal(shape).astype(dtype)}
+
+
+@pytest.mark.parametrize("name", FOLDS)
+def test_folds(name):
+    body, options, targets, left = FOLDS[name]
+    model = graph(body, **options)
+    original = copy.deepcopy(model)
+    outcomes = fold_batch_norms(model)
+    assert [outcome.target for outcome in outcomes] == targets
+    assert [outcome.reason is None for outcome in outcomes] == [target is not None for target in targets]
+    assert all(0 <= outcome.certificate.relative < 1e-6 for outcome in outcomes if outcome.target)
+    assert operators(model) == left
+    onnx.checker.check_model(model)
+    same(model, original, feed(model))
+    used = {value for node in model.graph.node for value in node.input}
+    assert {tensor.name for tensor in model.graph.initializer} <= used
+    assert {i.name for i in model.graph.input} <= used
+    assert [o.name for o in model.graph.output] == [o.name for o in original.graph.output]
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_left(name):
+    body, options, reason = LEFT[name]
+    model = graph(body, **options)
+    before = model.SerializeToString(deterministic=True)
+    [outcome] = fold_batch_norms(model)
+    assert outcome.target is outcome.certificate is None
+    assert re.search(reason, outcome.reason), outcome.reason
+    assert model.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("name", [name for name, (*_, reason) in LEFT.items() if "pads" in reason or "taps" in reason])
+def test_what_is_left_at_borders_would_be_wrong(name, monkeypatch):
+    for check in ("check_conv_borders", "check_transposed_borders"):
+        monkeypatch.setattr(f"fastbn.folding.onnx_graph.layers.{check}", lambda *_: None)
+    body, options, _ = LEFT[name]
+    model = graph(body, **options)
+    original = copy.deepcopy(model)
+    [outcome] = fold_batch_norms(model)
+    assert outcome.target
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        same(model, original, feed(model))
+
+
+def test_float16():
+    # ONNX Runtime has no Conv of float16 on most CPUs.
+    model = graph(f"h = Conv(x, w) {NORM}", dtype="float16")
+    [outcome] = fold_batch_norms(model)
+    assert 1e-5 < outcome.certificate.relative < 1e-2
+    assert [onnx.numpy_helper.to_array(tensor).dtype for tensor in model.graph.initializer] == [np.float16] * 2
+
+
+def test_overflow_is_left():
+    model = graph(f"h = Conv(x, w) y = {BN}(h, s, t, m, v)")
+    for tensor in model.graph.initializer:
+        if tensor.name == "s":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.array([1, 3e38, 1, 1], np.float32), "s"))
+    [outcome] = fold_batch_norms(model)
+    assert outcome.reason.startswith("the folded weight overflows float32 in output channels 1; ")
+
+
+def test_bfloat16_is_left():
+    model = graph(f"h = Conv(x, w) y = {BN}(h, s, t, m, v)")
+    for tensor in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        name = tensor.name
+        tensor.CopyFrom(onnx.helper.make_tensor(name, onnx.TensorProto.BFLOAT16, values.shape, values.ravel()))
+    [outcome] = fold_batch_norms(model)
+    assert outcome.reason == f"the scale of {BN} 'y' has dtype bfloat16; expected float16, float32 or float64"
+
+
+def test_a_norm_in_a_function_is_left():
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17, "local" : 1]> g (float[2,3] x, float[3] s) => (float[2,3] y) '
+        f'{{ y = local.norm(x, s) }} <domain: "local", opset_import: ["" : 17]> norm (a, c) => (b) '
+        f'{{ b = {BN}(a, c, c, c, c) }}')
+    [outcome] = fold_batch_norms(model)
+    assert (outcome.node, outcome.reason) == (f"{BN} 'b'", "it is in function 'norm'")
+
+
+def test_shared_parameters_are_not_changed_under_others():
+    body, options, *_ = FOLDS["weight used elsewhere"]
+    model = graph(body, **options)
+    fold_batch_norms(model)
+    tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    np.testing.assert_array_equal(tensors["w"], constants()["w"])
+    assert "w_folded" in tensors
+    assert not {"s", "t", "m", "v"} & tensors.keys()
+
+
+def test_values_are_those_of_the_formula():
+    model = graph(f"h = Gemm(x, matrix, b) y = {BN}<epsilon=0.25>(h, s, t, m, v)", "[N, 3]", dtype="double")
+    fold_batch_norms(model)
+    tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    c = constants(np.float64)
+    scale = c["s"] / np.sqrt(c["v"] + 0.25)
+    np.testing.assert_allclose(tensors["matrix_folded"], c["matrix"] * scale, rtol=1e-15)
+    np.testing.assert_allclose(tensors["b_folded"], (c["b"] - c["m"]) * scale + c["t"], rtol=1e-13)
+
+
+def test_names_that_are_taken():
+    model = graph(f"w_folded = Relu(x) h = Conv(w_folded, w) y = {BN}(h, s, t, m, v)")
+    original = copy.deepcopy(model)
+    fold_batch_norms(model)
+    assert operators(model) == ["Relu", "Conv"]
+    assert model.graph.node[1].input[1] == "w_folded_1"
+    same(model, original, feed(model))
+
+
+def test_the_comparison_of_these_tests_can_fail():
+    model = graph(f"h = Conv(x, w) y = {BN}(h, s, t, m, v)")
+    other = copy.deepcopy(model)
+    next(n for n in other.graph.node if n.op_type == BN).attribute.append(onnx.helper.make_attribute("epsilon", 0.01))
+    assert not np.array_equal(run(model, feed(model))[0], run(other, feed(model))[0])
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        same(other, model, feed(model))
