@@ -28,6 +28,11 @@ def pixels(digits: Digits) -> NDArray[np.uint8]:
     return scaled.astype(np.uint8)
 
 
+def test_pixels() -> NDArray[np.uint8]:
+    """Return the digits that are not trained on, shape (450, 8, 8, 1)."""
+    return pixels(load(SEED)[1])
+
+
 def train() -> tuple[dict[str, NDArray[Any]], float]:
     """Train, which takes a second or two.
 
