@@ -72,8 +72,8 @@ def markdown(results: Results, load: Load) -> str:
     changed, change = results.folding
     return "\n".join([
         f"Measured {load.started} on {results.machine}.",
-        f"Each server had {plural(results.workers, 'worker')} of {plural(results.threads, 'thread')}; wrk loaded it from "
-        "the same machine over the loopback device.",
+        f"Each server had {plural(results.workers, 'worker')} of {plural(results.threads, 'thread')}; wrk loaded it "
+        "from the same machine over the loopback device.",
         f"The whole took {load.seconds:.0f} seconds; servers and wrk had {load.ours:.0f} % of all CPU time, other "
         f"processes {load.others:.0f} %{': **the machine was busy**' * load.busy}.",
         "",
