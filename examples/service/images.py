@@ -46,18 +46,19 @@ def decode_raw(body: bytes) -> NDArray[np.uint8]:
     """Return images from their bare bytes."""
     if not body or len(body) % PIXELS:
         raise ValueError(f"expected {PIXELS} bytes for each image, {SIDE} rows of {SIDE}; got {len(body)} bytes")
-    if len(body) > MOST_BYTES:
-        raise ValueError(f"expected at most {MOST_IMAGES} images; got {len(body) // PIXELS}")
     return np.frombuffer(body, np.uint8).reshape(-1, SIDE, SIDE, 1)
 
 
 def decode_png(body: bytes) -> NDArray[np.uint8]:
     """Return the image in a PNG."""
     try:
-        image = Image.open(io.BytesIO(body), formats=["PNG"])
+        image = open_png(body)
         size, mode = image.size, image.mode
+        pixels = None
         # Nothing is decompressed before this: a small file may claim to be a very large image.
-        pixels = np.array(image) if (size, mode) == ((SIDE, SIDE), "L") else None
+        if (size, mode) == ((SIDE, SIDE), "L"):
+            image.verify()  # the checksums, which decoding passes over; nothing can be read from this object afterwards
+            pixels = np.array(open_png(body))
     except UnidentifiedImageError:
         raise ValueError(f"expected a PNG; the {len(body)} bytes are none") from None
     except Exception as error:  # a broken file raises whatever the decoder stumbles over, IndexError included
@@ -66,3 +67,8 @@ def decode_png(body: bytes) -> NDArray[np.uint8]:
         raise ValueError(f"expected a PNG of {SIDE}x{SIDE} pixels in 8-bit grey (mode L); got {size[0]}x{size[1]} "
                          f"pixels in mode {mode}")
     return pixels[np.newaxis, :, :, np.newaxis]
+
+
+def open_png(body: bytes) -> Image.Image:
+    """Return a PNG with its header read, and no pixel yet."""
+    return Image.open(io.BytesIO(body), formats=["PNG"])

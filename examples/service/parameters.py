@@ -44,10 +44,11 @@ def restore(path: Path) -> dict[str, NDArray[Any]]:
         If the file is no archive of plain arrays.
     """
     try:
-        archive = np.load(path, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise ValueError("it holds a single array")
-        with archive:
+        # Opened here: np.load leaves the file open where it fails.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise ValueError("it holds a single array")
             return dict(archive)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not an archive of arrays ({error}); delete it to have it made again") from error

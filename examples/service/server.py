@@ -91,15 +91,15 @@ def application(settings: Settings) -> Any:
     ValueError
         If the file of parameters or the number of threads is not what it must be.
     """
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = scratch_folder()
+    from examples.service import app
+
     fastbn.set_num_threads(settings.threads)
     threadpool_limits(settings.threads, user_api="blas")
     if not settings.model.exists():
         train_into(settings.model)
     classifier = Classifier(restore(settings.model))
     warm_up(classifier)
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = scratch_folder()
-    from examples.service import app
-
     return app.wsgi_app(classifier) if settings.interface == "wsgi" else app.asgi_app(classifier)
 
 

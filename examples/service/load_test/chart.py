@@ -32,8 +32,8 @@ def draw(results: Results, out: Path) -> None:
     figure.subplots_adjust(left=0.06, right=0.985, top=0.7, bottom=0.12, wspace=0.18)
     figure.text(0.06, 0.925, "Handwritten digits classified over HTTP", size=14.5, weight="bold", color=INK)
     figure.text(0.06, 0.873, f"{plural(results.workers, 'worker')} of {plural(results.threads, 'thread')}, one digit a "
-                f"request, wrk on the same machine; median, lowest and "
-                f"highest of {plural(results.rounds, 'round')}", size=10, color=GREY)
+                f"request, wrk on the same machine; median, lowest and highest "
+                f"of {plural(results.rounds, 'round')}", size=10, color=GREY)
     draw_bars(left, "Requests per second", results, lambda figures: figures.rate, "{:,.0f}")
     draw_bars(right, "99th percentile of the latency, ms", results, lambda figures: figures.p99_ms, "{:.1f}")
     figure.legend(*left.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.052, 0.862),
@@ -52,7 +52,7 @@ def draw_bars(panel: Axes, title: str, results: Results, value: Callable[[Figure
         where = [group + (place - (len(COLOURS) - 1) / 2) * BAR for group in range(len(groups))]
         name = SERVERS[interface] + (", folded" if ROUTES[route] else "")
         bars = panel.bar(where, heights, 0.92 * BAR, color=colour, label=name, zorder=2, yerr=spread,
-                         error_kw={"ecolor": GREY, "elinewidth": 1})
+                         error_kw={"ecolor": INK, "elinewidth": 1})
         panel.bar_label(bars, [text.format(height) for height in heights], size=7, color=INK, padding=2)
     panel.set_title(title, loc="left", size=11, color=INK, pad=8)
     panel.set_xticks(range(len(groups)), [str(connections) for connections in groups])
