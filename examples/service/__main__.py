@@ -5,47 +5,54 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import fastbn
-from examples.service.parameters import default_path
+from examples.service.extra import needs_extra
+from examples.service.parameters import default_path, save
 from fastbn.__main__ import positive_int
 
-# Modules that the extra brings, and what pip calls them.
-EXTRA = {
-    "PIL": "pillow", "falcon": "falcon", "gunicorn": "gunicorn", "prometheus_client": "prometheus-client",
-    "sklearn": "scikit-learn", "threadpoolctl": "threadpoolctl", "tqdm": "tqdm", "uvicorn": "uvicorn",
-    "uvicorn_worker": "uvicorn-worker",
-}
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the service.
+    """Run the service, or train the network.
 
     Returns
     -------
     int
-        The exit code, if it could not start. Else the process ends with Gunicorn's.
+        The exit code: 0 after a training, 1 if the service could not start. Else the process ends with Gunicorn's.
     """
     options = parse(argv)
-    try:
-        from examples.service.server import Service, Settings, application
+    with needs_extra():
+        return train(options.model) if options.train else serve(options)
 
-        settings = Settings(options.interface, options.host, options.port, options.workers,
-                            options.threads or threads_per_worker(options.workers), options.model)
-        service = Service(settings, application(settings))
-    except ModuleNotFoundError as error:
-        missing = EXTRA.get((error.name or "").partition(".")[0])
-        if missing is None:
-            raise
-        print(f"The service needs {missing}, which is not installed: pip install '.[service]'", file=sys.stderr)
-        return 1
+
+def train(model: Path) -> int:
+    """Train the network, whether the file is there or not."""
+    from examples.service import training
+
+    parameters, accuracy = training.train()
+    save(model, parameters)
+    print(f"{model}: {accuracy:.1f} % of the test digits right")
+    return 0
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Run the service."""
+    from examples.service.server import Server, Settings, application
+
+    settings = Settings(options.interface, options.host, options.port, options.workers,
+                        options.threads or threads_per_worker(options.workers), options.model)
+    try:
+        server = Server(settings, application(settings))
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
     fastbn.show_config()
-    service.run()
+    server.run()
     return 0
 
 
@@ -64,6 +71,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="of each worker; default: FASTBN_NUM_THREADS, or else its share of the CPUs")
     parser.add_argument("--model", type=Path, default=default_path(), metavar="FILE",
                         help="the parameters, trained if the file is not there; default: %(default)s")
+    parser.add_argument("--train", action="store_true", help="train anew, say how well, and end")
     return parser.parse_args(argv)
 
 

@@ -136,7 +136,11 @@ def running(
         yield service
     finally:
         process.terminate()
-        process.wait(PATIENCE)
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()      # the workers see that their parent is gone
+            raise
 
 
 def port_of(process: subprocess.Popen[bytes], log: Path) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,16 +17,8 @@ if TYPE_CHECKING:
 SIDE = 8
 
 
-class Layer(Protocol):
-    """A convolution, its batch norm and a ReLU: (N, H, W, C) -> (N, H - 2, W - 2, K)."""
-
-    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the images filtered."""
-        ...
-
-
 class NormalizedConvolution:
-    """A convolution, then the batch norm and the ReLU in one pass over its output.
+    """A convolution, then the batch norm and the ReLU in one pass over its output: (N, H, W, C) -> (N, H-2, W-2, K).
 
     Parameters
     ----------
@@ -91,8 +83,8 @@ class Classifier:
 
     def __init__(self, parameters: Mapping[str, NDArray[Any]]) -> None:
         self._normalize = ChannelAffine.from_mean_std(take(parameters, "mean", (1,)), take(parameters, "std", (1,)))
-        self._layers: list[Layer] = []
-        self._folded_layers: list[Layer] = []
+        self._layers: list[NormalizedConvolution] = []
+        self._folded_layers: list[FoldedConvolution] = []
         side, channels = SIDE, 1
         for i, filters in enumerate(WIDTHS):
             side -= 2

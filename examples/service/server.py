@@ -56,8 +56,8 @@ class Settings:
     model: Path
 
 
-class Service(BaseApplication):
-    """The service as Gunicorn runs it: ``Service(settings, application(settings)).run()``."""
+class Server(BaseApplication):
+    """The service as Gunicorn runs it: ``Server(settings, application(settings)).run()``."""
 
     def __init__(self, settings: Settings, application: Any) -> None:
         self._settings = settings

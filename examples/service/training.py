@@ -1,17 +1,12 @@
-"""Trains the network of ``python -m fastbn demo`` on bytes, as a service gets them.
-
-``python -m examples.service.training`` says how well, and writes the parameters to the file that the service reads.
-"""
+"""Trains the network of ``python -m fastbn demo`` on bytes, as a service gets them."""
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from examples.service.parameters import default_path, save
 from fastbn import BatchNorm, ChannelAffine, ChannelStats
 from fastbn.demo.network import Network
 from fastbn.demo.training import Digits, Run, load, train_epoch
@@ -49,8 +44,9 @@ def train() -> tuple[dict[str, NDArray[Any]], float]:
     train_set, test_set = (Digits(normalize(pixels(d)), d.labels) for d in (train_digits, test_digits))
     run = Run(Network(True, np.random.default_rng([SEED, 1])), True, RATE)
     order = np.random.default_rng([SEED, 2])
-    for _ in range(EPOCHS):
-        run.accuracy.append(train_epoch(run, train_set, test_set, BATCH, order))
+    with threadpool_limits(1, user_api="blas"):     # the matrices are small
+        for _ in range(EPOCHS):
+            run.accuracy.append(train_epoch(run, train_set, test_set, BATCH, order))
     return {"mean": statistics.mean, "std": statistics.std(), **parameters(run.network)}, run.accuracy[-1]
 
 
@@ -62,17 +58,3 @@ def parameters(network: Network) -> dict[str, NDArray[Any]]:
         arrays[f"convolutions.{i}.weight"] = convolution.weight
         arrays |= {f"norms.{i}.{name}": value for name, value in norm.state_dict().items()}
     return arrays
-
-
-def main() -> None:
-    """Train and write the file."""
-    parser = argparse.ArgumentParser(prog="python -m examples.service.training", description="Train the network.")
-    parser.add_argument("--model", type=Path, default=default_path(), metavar="FILE", help="default: %(default)s")
-    path = parser.parse_args().model
-    arrays, accuracy = train()
-    save(path, arrays)
-    print(f"{path}: {sum(a.size for a in arrays.values()):,} numbers; {accuracy:.1f} % of the test digits right")
-
-
-if __name__ == "__main__":
-    main()

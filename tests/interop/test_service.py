@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.compare import same_bits
-from tests.process import run
+from tests.process import output, run
 
 MODULES = ("PIL", "falcon", "gunicorn", "prometheus_client", "psutil", "sklearn", "threadpoolctl", "uvicorn_worker")
 for module in MODULES:
@@ -18,20 +18,20 @@ for module in MODULES:
 
 from PIL import Image  # noqa: E402
 
+from examples.service import training  # noqa: E402
+from examples.service.__main__ import main  # noqa: E402
 from examples.service.client import count_wrong, running, wrong_answers  # noqa: E402
 from examples.service.images import MOST_BYTES, MOST_IMAGES, PNG, RAW  # noqa: E402
 from examples.service.load_test import wrk  # noqa: E402
 from examples.service.model import Classifier  # noqa: E402
 from examples.service.parameters import restore, save  # noqa: E402
-from examples.service.training import test_pixels as held_out_pixels  # noqa: E402
-from examples.service.training import train  # noqa: E402
 
 ROUTES = {"/predict": False, "/predict/folded": True}
 
 
 @pytest.fixture(scope="module")
 def trained():
-    return train()
+    return training.train()
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +48,12 @@ def classifier(model):
 
 @pytest.fixture(scope="module")
 def images():
-    return held_out_pixels()
+    return training.test_pixels()
 
 
 @pytest.fixture(scope="module", params=["wsgi", "asgi"])
 def service(request, model, tmp_path_factory):
-    # Two threads, so that large batches need OpenMP's in a worker whose parent has used them before the fork.
+    # Two threads, so that a full batch uses OpenMP's in a worker whose parent used them before it forked.
     with running(request.param, model, tmp_path_factory.mktemp("log") / "log", workers=2, threads=2) as service:
         yield service
 
@@ -206,6 +206,34 @@ def oracle(parameters, images):
     return x.reshape(len(x), -1) @ p["weight"] + p["bias"]
 
 
+FORK = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+import fastbn
+from examples.service.model import Classifier
+from examples.service.parameters import restore
+
+fastbn.set_num_threads(2)
+classifier = Classifier(restore(Path(sys.argv[1])))
+images = np.resize(np.arange(256, dtype=np.uint8), (512, 8, 8, 1))
+here = classifier.logits(images)
+pid = os.fork()
+if pid == 0:
+    signal.alarm(20)    # ends a child that waits for ever
+    os._exit(0 if np.array_equal(classifier.logits(images), here) else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_computes_on_the_thread_that_forked(model):
+    # As a sync worker of Gunicorn does.
+    done = run("-W", "ignore", "-c", FORK, str(model))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "0\n"
+
+
 @pytest.mark.parametrize("folded", [False, True])
 def test_logits_against_the_formulas(trained, classifier, images, folded):
     exact = oracle(trained[0], images)
@@ -215,9 +243,7 @@ def test_logits_against_the_formulas(trained, classifier, images, folded):
 
 
 def test_the_network_has_learned(trained, classifier, images):
-    from examples.service.training import SEED, load
-
-    labels = load(SEED)[1].labels
+    labels = training.load(training.SEED)[1].labels
     accuracy = 100 * (classifier.logits(images).argmax(axis=1) == labels).mean()
     assert accuracy == pytest.approx(trained[1], abs=1e-9)
     assert accuracy > 95
@@ -278,10 +304,32 @@ def test_wrong_options(options, code, text):
     assert text in done.stderr
 
 
-@pytest.mark.parametrize(("module", "package"), [("falcon", "falcon"), ("PIL", "pillow")])
-def test_a_missing_package_is_named(module, package):
-    done = run("-c", f"import sys; sys.modules['{module}'] = None; from examples.service.__main__ import main; "
-                     "sys.exit(main([]))")
+@pytest.mark.parametrize(("workers", "env", "threads"), [
+    (1, {"FASTBN_NUM_THREADS": "3"}, 3), (4, {"FASTBN_NUM_THREADS": "3"}, 3),
+    (2, {"OMP_NUM_THREADS": "6"}, 3), (4, {"OMP_NUM_THREADS": "6"}, 1), (7, {"OMP_NUM_THREADS": "6"}, 1),
+])
+def test_threads_of_a_worker(workers, env, threads):
+    code = f"from examples.service.__main__ import threads_per_worker; print(threads_per_worker({workers}))"
+    assert output(code, **env) == str(threads)
+
+
+def test_train_anew(tmp_path, trained, monkeypatch, capsys):
+    monkeypatch.setattr(training, "train", lambda: trained)     # once is enough
+    path = tmp_path / "new" / "digits.npz"
+    for _ in range(2):
+        assert main(["--train", "--model", str(path)]) == 0
+        assert capsys.readouterr().out == f"{path}: {trained[1]:.1f} % of the test digits right\n"
+        assert restore(path).keys() == trained[0].keys()
+
+
+@pytest.mark.parametrize(("module", "package", "command"), [
+    ("falcon", "falcon", "examples.service"),
+    ("PIL", "pillow", "examples.service"),
+    ("psutil", "psutil", "examples.service.load_test"),
+])
+def test_a_missing_package_is_named(module, package, command):
+    done = run("-c", f"import runpy, sys; sys.modules['{module}'] = None; sys.argv = ['']; "
+                     f"runpy.run_module('{command}', run_name='__main__')")
     assert done.returncode == 1
     assert done.stderr == f"The service needs {package}, which is not installed: pip install '.[service]'\n"
 

@@ -39,13 +39,15 @@ class Results:
         Of each server; of each worker.
     seconds, rounds : int
         Of each cell.
+    changed_digits : int
+        Test digits that folding makes another digit of.
+    change : float
+        The largest change of a logit by folding, relative to the largest logit.
     cells : dict of Cell to list of Figures
         A value for each round.
     recoveries : list of Recovery
     compared, wrong : int
         Answers set beside the classifier's own, and those that differed.
-    folding : tuple of int and float
-        Test digits that folding makes another digit of, and the largest change of a logit, relative to the largest.
     """
 
     machine: str
@@ -53,11 +55,12 @@ class Results:
     threads: int
     seconds: int
     rounds: int
+    changed_digits: int
+    change: float
     cells: dict[Cell, list[Figures]] = field(default_factory=dict)
     recoveries: list[Recovery] = field(default_factory=list)
     compared: int = 0
     wrong: int = 0
-    folding: tuple[int, float] = (0, 0.0)
 
     @property
     def good(self) -> bool:
@@ -69,7 +72,6 @@ class Results:
 
 def markdown(results: Results, load: Load) -> str:
     """Return the generated part."""
-    changed, change = results.folding
     return "\n".join([
         f"Measured {load.started} on {results.machine}.",
         f"Each server had {plural(results.workers, 'worker')} of {plural(results.threads, 'thread')}; wrk loaded it "
@@ -93,7 +95,7 @@ def markdown(results: Results, load: Load) -> str:
         "Before and after, every test digit was sent over both routes, alone and in a batch, and the logits compared, "
         "bit for bit, with those",
         f"of the same network in another process: {results.compared:,} answers, {results.wrong} wrong. Folding changed "
-        f"{plural(changed, 'digit')}, and no logit by more than {change:.0e} of the largest.",
+        f"{plural(results.changed_digits, 'digit')}, and no logit by more than {results.change:.0e} of the largest.",
     ])
 
 
