@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
-REQUESTS = Counter("digits_requests", "Requests answered, by route and status.", ["route", "status"])
-LATENCY = Histogram("digits_request_seconds", "From the header of a request to its answer.", ["route"], buckets=SECONDS)
-IMAGES = Counter("digits_images", "Images told apart.")
-STARTED = Counter("digits_workers_started", "Workers started, replacements included.")
-WORKERS = Gauge("digits_workers", "Workers that live.", multiprocess_mode="livesum")
+# In no registry: `render` reads the files, in which those of the other workers are too.
+REQUESTS = Counter("digits_requests", "Requests answered, by route and status.", ["route", "status"], registry=None)
+LATENCY = Histogram("digits_request_seconds", "From the header of a request to its answer.", ["route"],
+                    buckets=SECONDS, registry=None)
+IMAGES = Counter("digits_images", "Images told apart.", registry=None)
+STARTED = Counter("digits_workers_started", "Workers started, replacements included.", registry=None)
+WORKERS = Gauge("digits_workers", "Workers that live.", multiprocess_mode="livesum", registry=None)
 
 
 def render() -> bytes:
