@@ -48,7 +48,7 @@ def serve(options: argparse.Namespace) -> int:
                         options.threads or threads_per_worker(options.workers), options.model)
     try:
         server = Server(settings, application(settings))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     fastbn.show_config()

@@ -88,8 +88,8 @@ def application(settings: Settings) -> Any:
 
     Raises
     ------
-    ValueError
-        If the file of parameters or the number of threads is not what it must be.
+    OSError, ValueError
+        If the file of parameters cannot be read or written, or it or the number of threads is not what it must be.
     """
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = scratch_folder()
     from examples.service import app

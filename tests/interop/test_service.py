@@ -297,6 +297,7 @@ def test_wrong_parameters(trained, name, value, text):
     (["--interface", "rsgi"], 2, "invalid choice: 'rsgi'"),
     (["--threads", "100000"], 1, "n must be between 1 and"),
     (["--model", "README.md"], 1, "README.md is not an archive of arrays"),
+    (["--model", "docs"], 1, "Is a directory: 'docs'"),
 ])
 def test_wrong_options(options, code, text):
     done = run("-m", "examples.service", *options)
