@@ -65,6 +65,16 @@ def test_certificate_is_of_the_rounded_parameters():
         assert unit(dtype) / 16 < value < UNITS * unit(dtype)
 
 
+def test_inputs_of_a_batch_norm_that_comes_first_lie_around_its_mean():
+    # There rounding the bias, of size 1e4, shows; about zero it would drown in outputs of that size.
+    affine = ChannelAffine([1e4, -1e4], [1, 1], [0, 0])
+    folded = fastbn.fold_before_linear(affine, np.array([[0.1, 0.3]], np.float32), None)
+    error = float(folded.bias[0]) + 1e4 * (float(np.float32(0.1)) - float(np.float32(0.3)))
+    assert abs(error) > 1e-5
+    assert math.isclose(folded.certificate.absolute, abs(error), rel_tol=1e-6)
+    assert folded.certificate.relative > 1e-5
+
+
 def test_figures_of_the_certificate():
     # y = 3 x + 1 against y = 3 x + 1.5, and a layer that is zero everywhere
     layer, affine = Layer.from_parameters([[3.0]], [1.0]), ChannelAffine([0], [1], [0])
@@ -76,6 +86,11 @@ def test_figures_of_the_certificate():
     nothing = replace(layer, weight=0 * layer.weight, bias=0 * layer.bias)
     assert certify(nothing, affine, nothing, Probe(before=False)) == Certificate(0.0, 0.0, 4)
     assert certify(nothing, affine, layer, Probe(before=False)).relative == math.inf
+
+
+def test_wide_layers_are_probed_in_two_channels():
+    weight = np.ones((3, (1 << 18) + 1), np.float32)
+    assert fastbn.fold_linear(weight, None, norm(3)).certificate.probes == 4 * 2
 
 
 def test_large_layers_are_probed_in_some_channels():

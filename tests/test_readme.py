@@ -4,13 +4,16 @@ import importlib.util
 import re
 from pathlib import Path
 
-README = Path(__file__).parent.parent / "README.md"
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
 
 
 def test_code_blocks_run():
     text = README.read_text()
     blocks = re.findall(r"(<!-- needs torch -->\n)?```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     has_torch = importlib.util.find_spec("torch") is not None
     namespace = {}
     for needs_torch, code in blocks:
@@ -19,6 +22,16 @@ def test_code_blocks_run():
     total, x = namespace["total"], namespace["x"]
     assert total.count == x.size // 3
     assert abs(total.mean - x.mean((0, 2, 3), dtype=float)).max() < 1e-12
+
+
+def test_example_of_folding_runs():
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "folding.md").read_text(), re.DOTALL)
+    namespace = {}
+    exec(compile(code, "docs/folding.md", "exec"), namespace)
+    folded, bn = namespace["folded"], namespace["bn"]
+    assert folded.weight.shape == (8, 3, 5, 5)
+    scale = np.float32(1 / np.sqrt(1 + bn.eps))
+    np.testing.assert_allclose(folded.weight, namespace["weight"] * scale, rtol=1e-6)
 
 
 def test_quick_start_is_two_commands():

@@ -14,7 +14,7 @@ from fastbn.folding.errors import FoldingError, listed
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-DTYPES = (np.float16, np.float32, np.float64)
+DTYPES = tuple(np.dtype(name) for name in ("float16", "float32", "float64"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fastbn.folding.onnx_graph.convert import Conversion
 
 HELP = "fold the batch normalizations of an ONNX model into the layers beside them"
-EXTRA = ("google", "onnx", "onnxruntime")
+EXTRA = ("onnx", "onnxruntime")
 
 
 def configure(command: argparse.ArgumentParser, positive_float: Callable[[str], float]) -> None:
@@ -40,7 +40,8 @@ def configure(command: argparse.ArgumentParser, positive_float: Callable[[str], 
 def run(arguments: argparse.Namespace) -> int:
     """Fold a model, or say in one line why not."""
     try:
-        from fastbn.folding.onnx_graph.convert import CheckError, ConvertError, convert
+        from fastbn.folding.onnx_graph.check import CheckError
+        from fastbn.folding.onnx_graph.convert import ConvertError, convert
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise
@@ -77,7 +78,8 @@ def describe(done: Conversion, output: Path) -> str:
         if outcome.certificate is None:
             lines.append(f"{outcome.node}: left, because {outcome.reason}")
         else:
-            lines.append(f"{outcome.node}: folded into {outcome.target}, to {outcome.certificate.relative:.2g}")
+            lines.append(f"{outcome.node}: folded into {outcome.target}, certificate "
+                         f"{outcome.certificate.relative:.2g}")
     folded = sum(outcome.target is not None for outcome in done.outcomes)
     nothing = "" if folded else "nothing to fold: "
     agreement = done.agreement

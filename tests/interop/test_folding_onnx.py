@@ -213,6 +213,13 @@ def test_float16():
     assert [onnx.numpy_helper.to_array(tensor).dtype for tensor in model.graph.initializer] == [np.float16] * 2
 
 
+def test_a_norm_behind_one_in_training_mode_is_left():
+    model = graph(f"r = Relu(x) h = {BN}<training_mode=1>(r, s, t, m, v) {NORM}", "[N, 4, 8]")
+    assert [outcome.reason for outcome in fold_batch_norms(model)] == [
+        "its training_mode is 1",
+        f"{BN} 'h' before it must stay as it is: its training_mode is 1; its output is an output of the graph"]
+
+
 def test_overflow_is_left():
     model = graph(f"h = Conv(x, w) y = {BN}(h, s, t, m, v)")
     for tensor in model.graph.initializer:

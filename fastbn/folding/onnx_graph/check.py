@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    Values = list[Any]
-    Shapes = Mapping[str, tuple[int, ...]]
+Values = list[Any]
+Shapes = Mapping[str, tuple[int, ...]]
 
 DRAWS = 2
 BATCH = 2
@@ -106,7 +107,7 @@ class Reference:
         absolute = relative = 0.0
         for feed, expected in zip(self.inputs, self.outputs, strict=True):
             for name, old, new in zip(self.names, expected, run(session, feed), strict=True):
-                for a, b in zip(leaves([old]), leaves([new]), strict=True):
+                for a, b in zip_longest(leaves([old]), leaves([new]), fillvalue=np.array(None)):
                     difference, size = distance(a, b)
                     ratio = difference / size if size else math.inf if difference else 0.0
                     limit = (tolerance or TOLERANCES[a.dtype]) if a.dtype in TOLERANCES else 0.0
@@ -115,7 +116,7 @@ class Reference:
                                          f"{ratio:.3g} of its largest value; the tolerance is {limit:g}")
                     absolute, relative = max(absolute, difference), max(relative, ratio)
         constant = all(np.array_equal(a, b) for values in self.outputs[1:]
-                       for a, b in zip(leaves(self.outputs[0]), leaves(values), strict=True))
+                       for a, b in zip_longest(leaves(self.outputs[0]), leaves(values)))
         return Agreement(absolute, relative, len(self.inputs), constant)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,11 +9,10 @@ from typing import TYPE_CHECKING
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from fastbn.folding.onnx_graph.check import Agreement, CheckError, Reference, first_line
+from fastbn.folding.onnx_graph.check import Agreement, Reference, Shapes, first_line
 from fastbn.folding.onnx_graph.fold import Outcome, fold_batch_norms
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from onnx import ModelProto
@@ -49,7 +47,7 @@ class Conversion:
 
 def convert(
     source: Path, target: Path, *, force: bool = False, tolerance: float | None = None,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    shapes: Shapes | None = None,
 ) -> Conversion:
     """Fold the batch norms of a model in a file, compare the two models, and write the folded one.
 
@@ -91,8 +89,7 @@ def convert(
         agreement = reference.compare(temporary, tolerance)
         temporary.replace(target)
     finally:
-        with contextlib.suppress(FileNotFoundError):  # it has been renamed, or never was
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)  # unless it has been renamed
     return Conversion(outcomes, before, len(model.graph.node), agreement)
 
 
@@ -123,5 +120,3 @@ def write(model: ModelProto, path: Path) -> None:
     except onnx.checker.ValidationError as error:
         raise ConvertError(f"the folded model is not valid, so it was not written: {first_line(error)}") from error
 
-
-__all__ = ["CheckError", "Conversion", "ConvertError", "convert"]

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from fastbn.affine import ChannelAffine
     from fastbn.folding._certificate import Certificate
 
-    Fold = Callable[[Graph, NodeProto, ChannelAffine], tuple[NodeProto, Certificate]]
-
 BATCH_NORM = "BatchNormalization"
 
 
@@ -110,7 +108,9 @@ def norms_in(bodies: Iterable[GraphProto | FunctionProto]) -> Iterator[NodeProto
     return (node for body in bodies for node in body.node if is_operator(node, BATCH_NORM))
 
 
-def attempt(fold: Fold, graph: Graph, node: NodeProto) -> Outcome:
+def attempt(
+    fold: Callable[[Graph, NodeProto, ChannelAffine], tuple[NodeProto, Certificate]], graph: Graph, node: NodeProto,
+) -> Outcome:
     """Return what became of a batch norm when it was to be folded one way."""
     try:
         target, certificate = fold(graph, node, read_batch_norm(graph, node))
@@ -128,25 +128,23 @@ def either(back: Outcome, forward: Outcome) -> Outcome:
 
 def fold_back(graph: Graph, norm: NodeProto, affine: ChannelAffine) -> tuple[NodeProto, Certificate]:
     """Fold a batch norm into the layer before it, together with a constant that is added in between."""
-    add, node = None, source(graph, norm.input[0])
+    add, node = None, source(graph, norm.input[0], "Add", BATCH_NORM, *CONVOLUTIONS, *MATRICES)
     if is_operator(node, "Add"):
         add = node
         constants = [graph.constant(name) for name in add.input]
         if (constants[0] is None) == (constants[1] is None):
             raise FoldingError(f"its input comes from {graph.label(add)}, which does not add a constant")
         index = 0 if constants[0] is None else 1
-        node = source(graph, add.input[index])
-    if not is_operator(node, *CONVOLUTIONS, *MATRICES, *([] if add else [BATCH_NORM])):
-        raise FoldingError(f"its input comes from {graph.label(node)}")
+        node = source(graph, add.input[index], *CONVOLUTIONS, *MATRICES)
     layer = read_layer(graph, node)
-    if add:
+    if add is not None:
         added = read_channels(read_constant(graph, add, 1 - index, "constant"), layer.out_channels,
                               len(layer.kernel) + 2, f"the constant of {graph.label(add)}")
         layer = replace(layer, bias=layer.bias + added)
     folded = fold_after(layer, affine)
     write_layer(graph, node, folded)
     graph.bypass(node, norm)
-    if add:
+    if add is not None:
         graph.remove(add)
     return node, folded.certificate
 
@@ -164,10 +162,12 @@ def fold_forward(graph: Graph, norm: NodeProto, affine: ChannelAffine) -> tuple[
     return node, folded.certificate
 
 
-def source(graph: Graph, name: str) -> NodeProto:
-    """Return the node that makes a value which is used once."""
+def source(graph: Graph, name: str, *operators: str) -> NodeProto:
+    """Return the node that makes a value, if it is one of some operators and nothing else takes the value."""
     if name not in graph.producers:
         raise FoldingError("its input is not the output of a node")
     node = graph.producers[name]
+    if not is_operator(node, *operators):
+        raise FoldingError(f"its input comes from {graph.label(node)}")
     graph.require_private(name, f"the output of {graph.label(node)} before it")
     return node

@@ -86,7 +86,10 @@ def read_layer(graph: Graph, node: NodeProto) -> Layer:
     elif is_operator(node, *CONVOLUTIONS):
         groups = attribute(node, "group", 1)
     else:
-        read_batch_norm(graph, node)
+        try:
+            read_batch_norm(graph, node)
+        except FoldingError as error:
+            raise FoldingError(f"{graph.label(node)} before it must stay as it is: {error}") from error
         weight, groups = weight[:, None], len(weight)
     transposed = is_operator(node, "ConvTranspose")
     try:
