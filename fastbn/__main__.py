@@ -81,7 +81,7 @@ def info(arguments: argparse.Namespace) -> int:
 def demo(arguments: argparse.Namespace) -> int:
     """Run the demonstration, or say what it needs."""
     try:
-        from fastbn.demo import run
+        from fastbn.demo.command import run
     except ModuleNotFoundError as error:
         missing = DEMO_EXTRA.get((error.name or "").partition(".")[0])
         if missing is None:

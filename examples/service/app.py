@@ -1,0 +1,174 @@
+"""The routes, as a WSGI and as an ASGI application: the same but for what is awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import falcon
+import falcon.asgi
+
+import fastbn
+from examples.service import metrics
+from examples.service.images import MOST_BYTES, PNG, RAW, decode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from examples.service.model import Classifier
+
+LONGEST_ID = 64
+PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def wsgi_app(classifier: Classifier) -> Any:
+    """Return the WSGI application."""
+    return with_routes(falcon.App(middleware=metrics.Middleware()), classifier, Page, Prediction)
+
+
+def asgi_app(classifier: Classifier) -> Any:
+    """Return the ASGI application."""
+    return with_routes(falcon.asgi.App(middleware=metrics.Middleware()), classifier, AsyncPage, AsyncPrediction)
+
+
+def with_routes(app: Any, classifier: Classifier, page: type[Page], prediction: type[Prediction]) -> Any:
+    """Return an application of either kind with its routes."""
+    app.add_route("/predict", prediction(classifier, folded=False))
+    app.add_route("/predict/folded", prediction(classifier, folded=True))
+    app.add_route("/health", page(health, falcon.MEDIA_JSON))
+    app.add_route("/metrics", page(metrics.render, PROMETHEUS_TEXT))
+    app.set_error_serializer(error_as_json)
+    return app
+
+
+class Page:
+    """What GET returns.
+
+    Parameters
+    ----------
+    render : callable
+        Returns the content.
+    content_type : str
+    """
+
+    def __init__(self, render: Callable[[], bytes], content_type: str) -> None:
+        self._render = render
+        self._content_type = content_type
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer."""
+        resp.content_type = self._content_type
+        resp.data = self._render()
+
+
+class AsyncPage(Page):
+    """The same for ASGI."""
+
+    async def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:  # type: ignore[override]
+        """Answer."""
+        super().on_get(req, resp)
+
+
+class Prediction:
+    """What POST of images returns: their digits and logits.
+
+    Parameters
+    ----------
+    classifier : Classifier
+    folded : bool
+        Whether to use the convolutions that the batch norms were folded into.
+    """
+
+    def __init__(self, classifier: Classifier, *, folded: bool) -> None:
+        self._classifier = classifier
+        self._folded = folded
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer."""
+        content_type = check_headers(req, resp)
+        images = decoded(req.bounded_stream.read(), content_type)
+        self._answer(resp, self._logits(images))
+
+    def _logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._classifier.logits(images, folded=self._folded)
+
+    def _answer(self, resp: falcon.Response, logits: NDArray[np.float32]) -> None:
+        metrics.IMAGES.inc(len(logits))
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = as_json(logits)
+
+
+class AsyncPrediction(Prediction):
+    """The same for ASGI."""
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:  # type: ignore[override]
+        """Answer."""
+        content_type = check_headers(req, resp)
+        images = decoded(await req.stream.read(), content_type)
+        # One image takes less time than the way to another thread; many would keep all other requests waiting.
+        logits = self._logits(images) if len(images) == 1 else await asyncio.to_thread(self._logits, images)
+        self._answer(resp, logits)
+
+
+def check_headers(req: falcon.Request, resp: falcon.Response) -> str:
+    """Return the content type of a body that is worth reading, or raise the error to answer with."""
+    if (request_id := req.get_header("X-Request-ID")) is not None:
+        if len(request_id) > LONGEST_ID or not (request_id.isascii() and request_id.isprintable()):
+            raise falcon.HTTPInvalidHeader(f"expected at most {LONGEST_ID} printable ASCII characters", "X-Request-ID")
+        resp.set_header("X-Request-ID", request_id)
+    content_type = (req.content_type or "").partition(";")[0].strip().lower()
+    if content_type not in (PNG, RAW):
+        raise falcon.HTTPUnsupportedMediaType(
+            description=f"Content-Type must be {PNG} or {RAW}, got {content_type or 'none'}")
+    if req.content_length is None:
+        raise falcon.HTTPLengthRequired(description="Content-Length is required")
+    if req.content_length > MOST_BYTES:
+        raise falcon.HTTPContentTooLarge(
+            description=f"the body must have at most {MOST_BYTES} bytes, got {req.content_length}")
+    return content_type
+
+
+def decoded(body: bytes, content_type: str) -> NDArray[np.uint8]:
+    """Return the images in a body, or raise the error to answer with."""
+    try:
+        return decode(body, content_type)
+    except ValueError as error:
+        raise falcon.HTTPBadRequest(description=str(error)) from error
+
+
+def as_json(logits: NDArray[np.float32]) -> bytes:
+    """Return the answer to a prediction.
+
+    Parameters
+    ----------
+    logits : ndarray of float32, shape (N, 10)
+
+    Returns
+    -------
+    bytes
+        {"digits": [...], "logits": [[...], ...]}, with all the digits that a float32 has, so that its bits come back.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> as_json(np.array([[0.1, 0.5]], np.float32))
+    b'{"digits": [1], "logits": [[0.10000000149011612, 0.5]]}'
+    """
+    return json.dumps({"digits": logits.argmax(axis=1).tolist(), "logits": logits.tolist()}).encode()
+
+
+def health() -> bytes:
+    """Return that this worker answers, and what it runs on."""
+    return json.dumps({"status": "ok", "pid": os.getpid(), "fastbn": fastbn.__version__,
+                       "threads": fastbn.get_num_threads()}).encode()
+
+
+def error_as_json(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:
+    """Answer an error in JSON, whatever the client accepts."""
+    resp.content_type = falcon.MEDIA_JSON
+    resp.data = error.to_json()

@@ -1,0 +1,192 @@
+"""Runs the service as a process of its own, and asks it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import psutil
+
+from examples.service.images import MOST_IMAGES, RAW
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from examples.service.model import Classifier
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 30.0
+
+
+class Answer(NamedTuple):
+    """What the service returned."""
+
+    status: int
+    headers: dict[str, str]     # names in lower case
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service that runs.
+
+    Attributes
+    ----------
+    process : psutil.Process
+        The master.
+    port : int
+    workers : int
+        How many it shall have.
+    """
+
+    process: psutil.Process
+    port: int
+    workers: int
+
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None,
+        connection: HTTPConnection | None = None,
+    ) -> Answer:
+        """Send one request, over a connection of its own unless one is given."""
+        with contextlib.closing(self.connect()) if connection is None else contextlib.nullcontext(connection) as link:
+            link.request(method, path, body, headers or {})
+            response = link.getresponse()
+            names = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, names, response.read())
+
+    def connect(self) -> HTTPConnection:
+        """Return a connection."""
+        return HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+
+    def worker_pids(self) -> set[int]:
+        """Return the processes that answer."""
+        return {child.pid for child in self.process.children()}
+
+    def metric(self, name: str) -> float:
+        """Return the sum of a metric over its labels."""
+        lines = self.ask("GET", "/metrics").body.decode().splitlines()
+        values = [float(line.rpartition(" ")[2]) for line in lines if re.match(rf"{name}[ {{]", line)]
+        if not values:
+            raise LookupError(f"there is no metric {name}")
+        return sum(values)
+
+    def wait_for_workers(self, gone: int | None = None) -> set[int]:
+        """Wait until there are as many workers as there shall be, without the one that is to be gone; return them."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            pids = self.worker_pids()
+            if len(pids) == self.workers and gone not in pids:
+                return pids
+            time.sleep(0.01)
+        raise TimeoutError(f"there are {len(pids)} workers after {PATIENCE} s; expected {self.workers}")
+
+
+@contextlib.contextmanager
+def running(
+    interface: str, model: Path, log: Path, *, workers: int = 2, threads: int | None = None
+) -> Iterator[Service]:
+    """Run the service on a free port for the length of a ``with`` block.
+
+    Parameters
+    ----------
+    interface : {"wsgi", "asgi"}
+    model : Path
+        The parameters; trained if the file is not there.
+    log : Path
+        Where the service writes.
+    workers : int
+    threads : int, optional
+        Of each worker.
+
+    Yields
+    ------
+    Service
+
+    Raises
+    ------
+    RuntimeError
+        If it does not start; the text has its log.
+    """
+    options = ["--interface", interface, "--port", "0", "--workers", str(workers), "--model", str(model)]
+    if threads is not None:
+        options += ["--threads", str(threads)]
+    with log.open("w") as stream:
+        process = subprocess.Popen([sys.executable, "-m", "examples.service", *options], cwd=ROOT,
+                                   env={**os.environ, "PYTHONUNBUFFERED": "1"}, stdout=stream, stderr=stream)
+    try:
+        service = Service(psutil.Process(process.pid), port_of(process, log), workers)
+        service.wait_for_workers()
+        yield service
+    finally:
+        process.terminate()
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()      # the workers see that their parent is gone
+            raise
+
+
+def port_of(process: subprocess.Popen[bytes], log: Path) -> int:
+    """Return the port that the log of a service tells, once it does."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline and process.poll() is None:
+        if found := re.search(r"Listening at: http://[^ ]*:(\d+)", log.read_text()):
+            return int(found[1])
+        time.sleep(0.01)
+    raise RuntimeError(f"the service does not start:\n{log.read_text()}")
+
+
+def wrong_answers(service: Service, path: str, images: NDArray[np.uint8], classifier: Classifier, folded: bool) -> int:
+    """Send each image alone and then all in large batches, and count what differs from the classifier's own answer.
+
+    Parameters
+    ----------
+    service : Service
+    path : str
+    images : ndarray of uint8, shape (N, 8, 8, 1)
+    classifier : Classifier
+    folded : bool
+        Whether the answers must be those of the folded convolutions.
+
+    Returns
+    -------
+    int
+        Answers of which the digit or any bit of a logit is wrong, of two for each image.
+    """
+    expected = classifier.logits(images, folded=folded)
+    wrong = 0
+    with contextlib.closing(service.connect()) as connection:
+        for step in (1, MOST_IMAGES):
+            for start in range(0, len(images), step):
+                chosen = slice(start, start + step)
+                answer = service.ask("POST", path, images[chosen].tobytes(), {"Content-Type": RAW}, connection)
+                wrong += count_wrong(answer, expected[chosen])
+    return wrong
+
+
+def count_wrong(answer: Answer, expected: NDArray[np.float32]) -> int:
+    """Count the images whose digit or logits are not the expected ones, bit for bit."""
+    if answer.status != 200:
+        return len(expected)
+    logits, digits = (np.array(answer.json[name], kind) for name, kind in (("logits", np.float32), ("digits", np.intp)))
+    if logits.shape != expected.shape or len(digits) != len(expected):
+        return len(expected)
+    alike = (logits.view(np.uint32) == expected.view(np.uint32)).all(axis=1) & (digits == expected.argmax(axis=1))
+    return int((~alike).sum())
