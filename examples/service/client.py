@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from examples.service.model import Classifier
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 30.0
+PATIENCE = 40.0     # seconds; Gunicorn gives its workers 30 to end
 
 
 class Answer(NamedTuple):
@@ -80,22 +80,20 @@ class Service:
         return {child.pid for child in self.process.children()}
 
     def metric(self, name: str) -> float:
-        """Return the sum of a metric over its labels."""
+        """Return the sum of a metric over its labels: 0 as long as nothing was counted."""
         lines = self.ask("GET", "/metrics").body.decode().splitlines()
-        values = [float(line.rpartition(" ")[2]) for line in lines if re.match(rf"{name}[ {{]", line)]
-        if not values:
-            raise LookupError(f"there is no metric {name}")
-        return sum(values)
+        return sum(float(line.rpartition(" ")[2]) for line in lines if re.match(rf"{name}[ {{]", line))
 
     def wait_for_workers(self, gone: int | None = None) -> set[int]:
-        """Wait until there are as many workers as there shall be, without the one that is to be gone; return them."""
+        """Wait until as many workers as there shall be are ready, without the one that is to be gone; return them."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             pids = self.worker_pids()
-            if len(pids) == self.workers and gone not in pids:
+            # One that was forked and is not ready yet would miss a signal to end.
+            if len(pids) == self.workers and gone not in pids and self.metric("digits_workers") == self.workers:
                 return pids
             time.sleep(0.01)
-        raise TimeoutError(f"there are {len(pids)} workers after {PATIENCE} s; expected {self.workers}")
+        raise TimeoutError(f"expected {self.workers} workers to be ready within {PATIENCE:g} s; there are {len(pids)}")
 
 
 @contextlib.contextmanager
@@ -140,6 +138,7 @@ def running(
             process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()      # the workers see that their parent is gone
+            process.wait()
             raise
 
 

@@ -22,7 +22,7 @@ LATENCY = Histogram("digits_request_seconds", "From the header of a request to i
                     buckets=SECONDS, registry=None)
 IMAGES = Counter("digits_images", "Images told apart.", registry=None)
 STARTED = Counter("digits_workers_started", "Workers started, replacements included.", registry=None)
-WORKERS = Gauge("digits_workers", "Workers that live.", multiprocess_mode="livesum", registry=None)
+WORKERS = Gauge("digits_workers", "Workers that are ready.", multiprocess_mode="livesum", registry=None)
 
 
 def render() -> bytes:
@@ -33,7 +33,7 @@ def render() -> bytes:
 
 
 def worker_started() -> None:
-    """Count this process as a worker."""
+    """Count this process as a worker that is ready."""
     STARTED.inc()
     WORKERS.set(1)
 

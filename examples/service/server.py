@@ -72,7 +72,7 @@ class Server(BaseApplication):
             "worker_class": WORKER_CLASSES[self._settings.interface],
             "threads": CONNECTIONS_AT_ONCE,
             "control_socket_disable": True,
-            "post_fork": post_fork,
+            "post_worker_init": post_worker_init,
             "child_exit": child_exit,
         }
         for name, value in options.items():
@@ -134,8 +134,8 @@ def scratch_folder() -> str:
     return folder
 
 
-def post_fork(arbiter: Arbiter, worker: Worker) -> None:
-    """Count a worker that was forked."""
+def post_worker_init(worker: Worker) -> None:
+    """Count a worker that is ready."""
     from examples.service import metrics
 
     metrics.worker_started()
