@@ -24,8 +24,8 @@ cdef extern from *:
 
 cdef extern from *:
     """
-    /* The same conversions with the instructions that CPUs have for them: gcc 12 makes no vectors of _Float16, and of the
-       integer arithmetic slow ones (docs/kernels.md). Each returns how many elements it did; the rest is done below. */
+    /* The same conversions with the instructions that CPUs have for them: gcc 12 makes no vectors of _Float16, and slow
+       ones of the integer arithmetic (docs/kernels.md). Each returns how many it did; the rest is done below. */
     #if defined(__F16C__) && defined(__AVX2__) && (defined(__GNUC__) || defined(__clang__))
     #include <immintrin.h>
     static inline Py_ssize_t fastbn_unpack(int is_bfloat16, const uint16_t* p, Py_ssize_t n, float* out) {
