@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbn._checks import check_integer
+from fastbn._checks import check_activation, check_integer
 from fastbn._dispatch import kernels
-from fastbn._tensors import as_array, is_tensor, to_tensor
+from fastbn._layout import as_plain, check_writable
+from fastbn._tensors import as_array, is_tensor, to_dtype, to_tensor
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
     from fastbn._checks import Activation
     from fastbn.affine import ChannelAffine
+
+MOST_TABLES = 16    # that a transform keeps
 
 
 def convert(
@@ -28,8 +31,12 @@ def convert(
     TypeError, ValueError
         If the arguments do not fit; nothing has been written then.
     """
-    array = np.asarray(as_array(x, "x"))
-    target = as_array(out, "out")
+    array = as_plain(x, "x")
+    if out is not None and not isinstance(out, np.ndarray) and not is_tensor(out):
+        raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
+    target = None if out is None else as_plain(out, "out")
+    if dtype is not None:
+        dtype = to_dtype(dtype)
     if array.ndim < 2:
         raise ValueError(f"x has shape {array.shape}; expected two or more dimensions")
     from_axis = normal_axis(axis, array.ndim, "axis")
@@ -40,7 +47,7 @@ def convert(
     if array.dtype == np.uint8:
         y = transform(affine, array, residual, activation, target, from_axis, to_axis, dtype)
     elif dtype is not None and np.dtype(dtype) != array.dtype:
-        raise TypeError(f"dtype is {np.dtype(dtype)}; expected that of x, {array.dtype}, or None")
+        raise TypeError(f"dtype is {dtype}; expected that of x, {array.dtype}, or None, unless x is uint8")
     else:
         y = moved(affine, array, as_array(residual, "residual"), activation, target, from_axis, to_axis)
     if out is not None:
@@ -62,28 +69,22 @@ def transform(
     kind = np.dtype(np.float32 if dtype is None else dtype)
     table = table_of(affine, kind, activation)
     y = np.empty(shape, kind) if out is None else out
-    # What cannot be walked is walked as a packed copy.
-    target = y if y.flags.aligned and y.dtype.isnative else np.empty(shape, table.dtype)
-    while not kernels.lookup(x, from_axis, table, target, to_axis, affine.num_threads):
-        if not x.flags.c_contiguous:
-            x = np.ascontiguousarray(x)
-        else:
-            target = np.empty(shape, table.dtype)
-    if target is not y:
-        np.copyto(y, target)
+    threads = affine.num_threads
+    if not (y.flags.aligned and y.dtype.isnative and kernels.lookup(x, from_axis, table, y, to_axis, threads)):
+        # Packed copies can always be walked.
+        packed = np.empty(shape, table.dtype)
+        kernels.lookup(np.ascontiguousarray(x), from_axis, table, packed, to_axis, threads)
+        np.copyto(y, packed)
     return y
 
 
-def check_out(out: object, shape: tuple[int, ...], dtype: DTypeLike | None, x: NDArray[Any]) -> None:
+def check_out(out: NDArray[Any], shape: tuple[int, ...], dtype: DTypeLike | None, x: NDArray[Any]) -> None:
     """Raise an error unless `out` can take the transform of `x`."""
-    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
-        raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
     if out.shape != shape:
         raise ValueError(f"out has shape {out.shape}; expected {shape}")
     if dtype is not None and out.dtype != np.dtype(dtype):
         raise TypeError(f"out has dtype {out.dtype}; expected {np.dtype(dtype)}")
-    if not out.flags.writeable:
-        raise ValueError("out is read-only")
+    check_writable(out)
     if np.may_share_memory(out, x) and np.shares_memory(out, x):
         raise ValueError("out shares memory with x; uint8 cannot be transformed in place")
 
@@ -91,19 +92,21 @@ def check_out(out: object, shape: tuple[int, ...], dtype: DTypeLike | None, x: N
 def table_of(affine: ChannelAffine, dtype: np.dtype[Any], activation: Activation) -> NDArray[Any]:
     """Return the (C, 256) transforms of 0 to 255, worked out in float64 and rounded once."""
     tables = affine._tables
-    key = dtype, activation
+    key = dtype.newbyteorder("="), check_activation(activation)
     if key not in tables:
         if dtype.name not in ("float32", "float64", "float16", "bfloat16"):
             raise TypeError(f"dtype is {dtype}; expected float32, float64, float16 or bfloat16")
         values = np.repeat(np.arange(256.0)[:, None], len(affine.mean), axis=1)
         exact = affine(values, activation=activation, axis=1).T
-        tables[key] = np.ascontiguousarray(rounded(exact, dtype.newbyteorder("=")))
+        if len(tables) == MOST_TABLES:
+            tables.clear()
+        tables[key] = np.ascontiguousarray(rounded(exact, key[0]))
     return tables[key]
 
 
 def rounded(values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return float64 values rounded to nearest, ties to even, once."""
-    with np.errstate(over="ignore"):    # Inf beyond the dtype
+    with np.errstate(all="ignore"):     # Inf beyond the dtype, and 0 below it
         if dtype.name != "bfloat16":
             return values.astype(dtype)
         # There is no direct way. Rounding to odd first (truncate, and set the last bit of what was not exact) keeps the
@@ -122,10 +125,10 @@ def moved(
     shape = moved_shape(x.shape, from_axis, to_axis)
     if out is None:
         out = np.empty(shape, x.dtype)
-    elif not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
     elif out.shape != shape:
         raise ValueError(f"out has shape {out.shape}; expected {shape}")
+    elif from_axis != to_axis and np.may_share_memory(out, x) and np.shares_memory(out, x):
+        raise ValueError("out shares memory with x, whose channel axis moves; that cannot be done in place")
     affine(x, residual, activation, np.moveaxis(out, to_axis, from_axis), axis=from_axis)
     return out
 

@@ -12,7 +12,7 @@ import numpy as np
 
 cimport numpy as cnp
 
-from fastbn._tensors import as_array, is_tensor, to_tensor
+from fastbn._tensors import as_array, as_constant, is_tensor, to_tensor
 
 include "_kernels/sizes.pxi"
 
@@ -54,7 +54,7 @@ cdef class View:
         return to_tensor(self.array) if self.result is True else self.result
 
 
-cdef int type_of(cnp.ndarray a) noexcept:
+cdef int type_of(cnp.ndarray a) except -2:
     # As in sizes.pxi; -1 for what is not supported.
     global bfloat16_number
     cdef int number = cnp.PyArray_TYPE(a)
@@ -69,14 +69,20 @@ cdef int type_of(cnp.ndarray a) noexcept:
     return BFLOAT16 if number == bfloat16_number else -1
 
 
-cdef cnp.ndarray array_of(object x, str name):
-    cdef cnp.ndarray a
+cpdef cnp.ndarray as_plain(object x, str name):
+    """An array of whatever dtype: `x` itself, the memory of a tensor, or what NumPy makes of it; no masks."""
     if cnp.PyArray_CheckExact(x):
-        a = <cnp.ndarray> x
-    else:
-        if isinstance(x, np.ma.MaskedArray):
-            raise TypeError(f"{name} is a masked array, whose mask would be ignored; expected a plain array")
-        a = np.asarray(as_array(x, name))
+        return <cnp.ndarray> x
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be ignored; expected a plain array")
+    try:
+        return np.asarray(as_array(x, name))
+    except ValueError as error:
+        raise ValueError(f"{name} does not make an array: {error}") from None
+
+
+cdef cnp.ndarray array_of(object x, str name):
+    cdef cnp.ndarray a = as_plain(x, name)
     if type_of(a) < 0:
         raise TypeError(f"{name} has dtype {a.dtype}; expected {SUPPORTED}")
     return a
@@ -156,18 +162,15 @@ cdef bint walk(View v, cnp.ndarray a, int axis) noexcept:
 cdef void find_order(View v, cnp.ndarray a, int axis):
     # The axes by falling distance in memory; a broadcast axis (stride 0) repeats everything, so it is outermost.
     cdef int ndim = cnp.PyArray_NDIM(a)
-    cdef Py_ssize_t covered = cnp.PyArray_ITEMSIZE(a)
     reach = [abs(a.strides[k]) if a.strides[k] else 1 << 62 for k in range(ndim)]
     rest = [k for k in range(ndim) if k != axis]
     if a.shape[axis] == 1:
-        # One channel may lie anywhere: outside of what is contiguous.
-        for k in sorted(rest, key=reach.__getitem__):
-            if a.shape[k] > 1 and a.strides[k] != covered:
-                break
-            covered *= a.shape[k]
-        reach[axis] = covered - 1
-    outer = sorted((k for k in rest if reach[k] > reach[axis]), key=lambda k: -reach[k])
-    inner = sorted((k for k in rest if reach[k] <= reach[axis]), key=lambda k: -reach[k])
+        # Its stride means nothing: the channel stays between the axes that it was between.
+        is_outer = [k < axis for k in range(ndim)]
+    else:
+        is_outer = [reach[k] > reach[axis] for k in range(ndim)]
+    outer = sorted((k for k in rest if is_outer[k]), key=lambda k: -reach[k])
+    inner = sorted((k for k in rest if not is_outer[k]), key=lambda k: -reach[k])
     v.order = (*outer, axis, *inner)
     v.outer = len(outer)
 
@@ -287,10 +290,7 @@ cpdef View output(View x, out=None, View other=None):
         raise ValueError(f"out has shape {(<object> a).shape}; expected the shape of {x.name}, {x.array.shape}")
     if cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(<cnp.ndarray> x.array):
         raise TypeError(f"out has dtype {a.dtype}; expected that of {x.name}, {x.array.dtype}")
-    if not cnp.PyArray_ISWRITEABLE(a):
-        raise ValueError("out is read-only")
-    if not cnp.PyArray_IS_C_CONTIGUOUS(a) and overlaps_itself(a):
-        raise ValueError("out has elements that share memory")
+    check_writable(a)
     refuse_overlap(a, x)
     if other is not None:
         refuse_overlap(a, other)
@@ -299,6 +299,15 @@ cpdef View output(View x, out=None, View other=None):
         v = beside(x, arranged(x, a, True), a, "out", a)
     v.result = out
     return v
+
+
+cpdef int check_writable(cnp.ndarray a) except -1:
+    """Raise an error where `out` cannot take a result: read-only, or elements that share memory."""
+    if not cnp.PyArray_ISWRITEABLE(a):
+        raise ValueError("out is read-only")
+    if not cnp.PyArray_IS_C_CONTIGUOUS(a) and overlaps_itself(a):
+        raise ValueError("out has elements that share memory")
+    return 0
 
 
 cdef bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
@@ -372,7 +381,7 @@ cdef cnp.ndarray vector_of(object a, Py_ssize_t c, str name):
     if cnp.PyArray_CheckExact(a):
         v = <cnp.ndarray> a
     else:
-        v = np.asarray(as_array(a, name))
+        v = np.asarray(as_constant(a, name))
         if v.dtype.kind in "iu" and not isinstance(a, np.ndarray):      # numbers of a list
             v = v.astype(np.float64)
     if cnp.PyArray_NDIM(v) != 1 or cnp.PyArray_DIMS(v)[0] != c:
@@ -405,6 +414,57 @@ cdef bint same_vector(object a, const double* b, Py_ssize_t c, double missing) n
     else:
         return False
     return not differ
+
+
+def assign(targets, values):
+    """Copy vectors into others, all of them or, with an error, none; no signal and no other thread comes between.
+
+    Parameters
+    ----------
+    targets : dict of str to ndarray, shape (C,)
+        Of float32 or float64, by what errors call them.
+    values : dict of str to ndarray, shape (C,)
+        Of float32 or float64, under the same names.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array is none of these, or a target read-only.
+    """
+    cdef cnp.ndarray a, b
+    cdef list pairs = []
+    for name, value in values.items():
+        target = targets[name]
+        if not isinstance(target, np.ndarray):
+            raise TypeError(f"{name} must be a numpy.ndarray, got {type(target).__name__}")
+        b = vector_of(value, len(value) if isinstance(value, np.ndarray) and value.ndim == 1 else 0, name)
+        vector_of(target, len(b), name)
+        if not target.flags.writeable:
+            raise ValueError(f"{name} is read-only")
+        pairs.append((target, b if plain(b) and cnp.PyArray_IS_C_CONTIGUOUS(b) else np.array(b, np.float64)))
+    # From here on nothing runs but this loop: no Python code, and nothing that lets go of the GIL.
+    for target, value in pairs:
+        a = target
+        b = value
+        copy_vector(a, b)
+
+
+cdef void copy_vector(cnp.ndarray a, cnp.ndarray b) noexcept:
+    cdef Py_ssize_t i, step = cnp.PyArray_STRIDES(a)[0]
+    cdef char* p = cnp.PyArray_BYTES(a)
+    cdef double value
+    if not plain(a):
+        a[...] = b
+        return
+    for i in range(cnp.PyArray_DIMS(a)[0]):
+        if cnp.PyArray_TYPE(b) == cnp.NPY_DOUBLE:
+            value = (<double*> cnp.PyArray_DATA(b))[i]
+        else:
+            value = (<float*> cnp.PyArray_DATA(b))[i]
+        if cnp.PyArray_TYPE(a) == cnp.NPY_DOUBLE:
+            (<double*> (p + i * step))[0] = value
+        else:
+            (<float*> (p + i * step))[0] = <float> value
 
 
 def is_uint8(x):

@@ -10,8 +10,8 @@ import numpy as np
 
 def is_tensor(x: object) -> bool:
     """Return whether `x` is a tensor of PyTorch, which need not be there."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(x, torch.Tensor)
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)     # which is not there yet while torch is imported
+    return tensor is not None and isinstance(x, tensor)
 
 
 def to_array(x: Any, name: str) -> np.ndarray[Any, Any]:
@@ -25,25 +25,64 @@ def to_array(x: Any, name: str) -> np.ndarray[Any, Any]:
         If it is of bfloat16, and ml_dtypes is not installed.
     """
     torch = sys.modules["torch"]
-    if x.device.type != "cpu" or x.layout != torch.strided:
-        raise TypeError(f"{name} is a {x.layout} tensor on {x.device}; expected a strided one on the CPU")
+    if x.device.type != "cpu":
+        raise TypeError(f"{name} is a tensor on the device {x.device}; expected one on the CPU")
+    if x.layout != torch.strided:
+        raise TypeError(f"{name} is a {x.layout} tensor; expected a strided one")
     if x.requires_grad:
         raise TypeError(f"{name} requires a gradient, and fastbn is no part of autograd; expected {name}.detach()")
     if x.dtype != torch.bfloat16:
         array: np.ndarray[Any, Any] = x.numpy()
         return array
-    try:
-        import ml_dtypes
-    except ModuleNotFoundError:
-        raise ImportError(
-            f"{name} is of bfloat16, which NumPy knows only with ml_dtypes: pip install ml_dtypes") from None
+    kind = bfloat16(f"the dtype of {name}")
     bits: np.ndarray[Any, Any] = x.view(torch.int16).numpy()
-    return bits.view(ml_dtypes.bfloat16)
+    return bits.view(kind)
 
 
 def as_array(x: Any, name: str) -> Any:
     """Return a tensor's memory as an array, and anything else as it is."""
     return to_array(x, name) if is_tensor(x) else x
+
+
+def as_constant(x: Any, name: str) -> Any:
+    """Return the memory of a tensor that may be a parameter of a module: to fastbn it is a constant."""
+    return to_array(x.detach(), name) if is_tensor(x) else x
+
+
+def to_dtype(dtype: Any, name: str = "dtype") -> np.dtype[Any]:
+    """Return a dtype of NumPy; of PyTorch's too, and of bfloat16 by name, which NumPy does not know by itself.
+
+    Raises
+    ------
+    TypeError
+        If there is no such dtype.
+    ImportError
+        If it is bfloat16, and ml_dtypes is not installed.
+    """
+    text = str(dtype).removeprefix("torch.") if isinstance(dtype, str) or is_torch_dtype(dtype) else dtype
+    if isinstance(text, str) and text == "bfloat16":
+        return bfloat16(name)
+    try:
+        return np.dtype(text)
+    except TypeError:
+        raise TypeError(f"{name} is {dtype!r}, which is no dtype") from None
+
+
+def is_torch_dtype(dtype: object) -> bool:
+    """Return whether `dtype` is one of PyTorch's."""
+    kind = getattr(sys.modules.get("torch"), "dtype", None)
+    return kind is not None and isinstance(dtype, kind)
+
+
+def bfloat16(name: str) -> np.dtype[Any]:
+    """Return the dtype of ml_dtypes, or say how to get it."""
+    try:
+        import ml_dtypes
+    except ModuleNotFoundError:
+        raise ImportError(
+            f"{name} is bfloat16, which NumPy knows only with ml_dtypes: pip install ml_dtypes") from None
+    kind: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return kind
 
 
 def to_tensor(array: np.ndarray[Any, Any]) -> Any:

@@ -10,6 +10,7 @@ from fastbn import _images
 from fastbn._checks import check_activation, check_integer
 from fastbn._dispatch import kernels
 from fastbn._layout import is_uint8
+from fastbn._tensors import as_constant, to_dtype
 from fastbn._threads import check as check_threads
 from fastbn.functional import Saved, relu_coefficients
 
@@ -57,14 +58,14 @@ class ChannelAffine:
     axis: int
     num_threads: int | None
     _constants: kernels.Constants
-    _tables: dict[tuple[np.dtype[Any], Activation], NDArray[Any]]     # of uint8 images, made when asked for
+    _tables: dict[tuple[np.dtype[Any], tuple[int, float]], NDArray[Any]]     # of uint8 images, made when asked for
 
     def __init__(
         self, mean: ArrayLike, scale: ArrayLike, shift: ArrayLike, *, axis: int = 1, num_threads: int | None = None
     ) -> None:
         vectors = {"mean": mean, "scale": scale, "shift": shift}
         for name, values in vectors.items():
-            vector = np.array(values, np.float64)
+            vector = np.array(as_constant(values, name), np.float64)
             if vector.ndim != 1 or vector.shape != np.shape(mean):
                 raise ValueError(f"{name} has shape {vector.shape}; expected (C,), the same for mean, scale and shift")
             if not np.isfinite(vector).all():
@@ -140,7 +141,7 @@ class ChannelAffine:
         mean, std : array_like, shape (C,)
             Of the scaled values; for ImageNet (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225).
         scale : float
-            Brings x into the range that mean and std are of.
+            Brings x into the range that mean and std are of; 1 for those of values up to 255.
         axis, num_threads
             As in the class, with channels last unless told otherwise, as decoders give them.
 
@@ -211,8 +212,8 @@ class ChannelAffine:
             The channel axis of y, if not that of x: ``axis=-1, out_axis=1`` turns NHWC into NCHW. One pass for uint8,
             two for others.
         dtype : dtype, optional
-            Of y, for uint8: float32 (the default), float64, float16 or bfloat16. Each value is the exact one, rounded
-            once. y of other arrays has the dtype of x.
+            Of y, for uint8: float32 (the default), float64, float16 or bfloat16. Each value is that of the formula in
+            float64, rounded once. y of other arrays has the dtype of x.
 
         Returns
         -------
@@ -274,6 +275,11 @@ class ChannelAffine:
         array([[2., 1.]], dtype=float32)
         """
         code, slope = check_activation(activation)
+        kind = to_dtype(dtype)
+        if kind.name not in ("float32", "float64", "float16", "bfloat16") or not kind.isnative:
+            raise TypeError(f"dtype is {kind}; expected float32, float64, float16 or bfloat16, in native byte order")
+        if not isinstance(shape, (tuple, list)):
+            raise TypeError(f"shape must be a tuple of integers, got {shape!r}")
         shape = tuple(check_integer(length, "shape", 0) for length in shape)
         axis = self.axis
         if layout is not None:
@@ -281,7 +287,10 @@ class ChannelAffine:
                 raise ValueError(f"layout must name the {len(shape)} axes of shape {shape} by letter, one of them C, "
                                  f"as NCHW does; got {layout!r}")
             axis = layout.index("C")
-        return kernels.Plan(np.empty(shape, dtype), axis, self._constants, code, slope, self.num_threads)
+        if len(shape) < 2 or not -len(shape) <= axis < len(shape) or shape[axis] != len(self.mean):
+            raise ValueError(f"shape is {shape} with its channels along axis {axis}; expected two or more axes, and "
+                             f"{len(self.mean)} along that one")
+        return kernels.Plan(np.empty(shape, kind), axis, self._constants, code, slope, self.num_threads)
 
 
 def _rebuild(

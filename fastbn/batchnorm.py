@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
     from fastbn._checks import Activation
-
-_LOADS = threading.Lock()  # one state is loaded or taken at a time
 
 
 class BatchNorm(Checkpointed):
@@ -137,9 +134,6 @@ class BatchNorm(Checkpointed):
         # What evaluation mode computes with, while the parameters are what it was made of. They are plain arrays that
         # anybody may change, so they are compared, which takes less time than making the constants again.
         self._constants: kernels.Constants | None = None
-        # While a state is being loaded: the constants of the new one, and how many loads have begun.
-        self._loading: kernels.Constants | None = None
-        self._loads = 0
 
     @property
     def eps(self) -> float:
@@ -165,7 +159,10 @@ class BatchNorm(Checkpointed):
 
     def __getstate__(self) -> dict[str, Any]:
         # The constants are made again when they are needed.
-        return {**self.__dict__, "_constants": None, "_loading": None}
+        return {**self.__dict__, "_constants": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({"_constants": None, **state})     # 0.1.0 had none
 
     def train(self, mode: bool = True) -> BatchNorm:
         """Normalize by batch statistics from now on; with ``mode=False``, as `eval`. Returns the layer."""
@@ -217,7 +214,11 @@ class BatchNorm(Checkpointed):
         if constants is None or not constants.made_of(
                 self.running_mean, self.running_var, self.gamma, self.beta, self._eps):
             constants = self._make_constants()
-        y = kernels.inference(x, self.axis, constants, residual, out, code, slope, self.num_threads)
+        try:
+            y = kernels.inference(x, self.axis, constants, residual, out, code, slope, self.num_threads)
+        except BaseException as error:
+            self._forget_unless_refused(error)
+            raise
         # Over x, nothing is left to go back from; over the residual, the bits of a ReLU cannot be worked out again.
         lost = out is not None and (
             same_memory(out, x) or (code > 0 and residual is not None and same_memory(out, residual)))
@@ -225,17 +226,15 @@ class BatchNorm(Checkpointed):
         return y
 
     def _make_constants(self) -> kernels.Constants:
-        # Another thread may be loading a state: its constants are there before its first write, and what was read since
-        # it began is read again.
-        while True:
-            loads = self._loads
-            if (constants := self._loading) is not None:
-                return constants
-            constants = kernels.Constants(
-                self.num_features, self.running_mean, self.running_var, self.gamma, self.beta, self._eps)
-            if loads == self._loads:
-                self._constants = constants
-                return constants
+        # One compiled call reads all parameters and another one loads a state, so that no thread sees half of one.
+        self._constants = constants = kernels.Constants(
+            self.num_features, self.running_mean, self.running_var, self.gamma, self.beta, self._eps)
+        return constants
+
+    def _forget_unless_refused(self, error: BaseException) -> None:
+        # A call that is refused has written nothing; one that was interrupted may have written over the last x.
+        if not isinstance(error, (TypeError, ValueError)):
+            self._last = None
 
     def _forward_batch(
         self, x: ArrayLike, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None,
@@ -250,8 +249,12 @@ class BatchNorm(Checkpointed):
                 _layout.check_vector(running, self.num_features, name)
                 if running is not None and not running.flags.writeable:
                     raise ValueError(f"{name} is read-only, and training updates it")
-        y, saved = functional.train(
-            view, self.gamma, self.beta, self.eps, residual, activation, out, self.num_threads)
+        try:
+            y, saved = functional.train(
+                view, self.gamma, self.beta, self.eps, residual, activation, out, self.num_threads)
+        except BaseException as error:
+            self._forget_unless_refused(error)
+            raise
         if self.training and self.running_mean is not None:
             self._track(saved)
         lost = out is not None and same_memory(out, x)
@@ -354,6 +357,8 @@ class BatchNorm(Checkpointed):
         """
         if self.running_mean is None or self.running_var is None:
             raise RuntimeError("a layer with track_running_stats=False has no statistics to freeze")
+        functional.check_vectors(self.num_features, running_mean=self.running_mean, running_var=self.running_var,
+                                 gamma=self.gamma, beta=self.beta)
         saved = Saved.from_statistics(self.running_mean, self.running_var, eps=self.eps)
         scale, shift = functional.relu_coefficients(saved.rstd, self.gamma, self.beta)
         return ChannelAffine(saved.mean, scale, shift, axis=self.axis, num_threads=self.num_threads)
@@ -372,10 +377,11 @@ class BatchNorm(Checkpointed):
         >>> sorted(fastbn.BatchNorm(2).state_dict())
         ['bias', 'num_batches_tracked', 'running_mean', 'running_var', 'weight']
         """
-        with _LOADS:
-            out = {name: np.array(getattr(self, attribute)) for name, attribute in self._state_names().items()}
-            if self.track_running_stats:
-                out["num_batches_tracked"] = np.array(self.num_batches_tracked, np.int64)
+        names = self._state_names()
+        out = {name: np.empty(self.num_features, self.dtype) for name in names}
+        _layout.assign(out, {name: getattr(self, attribute) for name, attribute in names.items()})
+        if self.track_running_stats:
+            out["num_batches_tracked"] = np.array(self.num_batches_tracked, np.int64)
         return out
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -395,20 +401,10 @@ class BatchNorm(Checkpointed):
             If a name is missing or unknown, a shape is not (C,), a value is not finite, or a variance is negative.
         """
         loaded, tracked = check_state(state, self._state_names(), self.num_features, self.dtype)
-        constants = None
+        _layout.assign({attribute: getattr(self, attribute) for attribute in loaded}, loaded)
         if self.track_running_stats:
-            constants = kernels.Constants(self.num_features, loaded["running_mean"], loaded["running_var"],
-                                          loaded.get("gamma"), loaded.get("beta"), self._eps)
-        with _LOADS:
-            # Others that evaluate at this moment see the old state or the new one, nothing between.
-            self._loading = constants
-            self._loads += 1
-            for attribute, value in loaded.items():
-                getattr(self, attribute)[...] = value
-            if self.track_running_stats:
-                self.num_batches_tracked = tracked
-            self._constants, self._loading = constants, None
-            self._last = None
+            self.num_batches_tracked = tracked
+        self._last = None
 
     def _state_names(self) -> dict[str, str]:
         names = {"weight": "gamma", "bias": "beta"} if self.affine else {}

@@ -10,6 +10,7 @@ import numpy as np
 from fastbn import _layout
 from fastbn._checks import check_activation, check_eps
 from fastbn._dispatch import kernels
+from fastbn._tensors import as_constant
 from fastbn._threads import check as check_threads
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Saved:
         >>> saved.rstd, saved.frozen
         (array([0.5]), True)
         """
-        mean64, var64 = np.array(mean, np.float64), np.array(var, np.float64)
+        mean64, var64 = (np.array(as_constant(v, n), np.float64) for v, n in ((mean, "mean"), (var, "var")))
         if mean64.ndim != 1 or mean64.shape != var64.shape:
             raise ValueError(f"mean and var have shapes {mean64.shape} and {var64.shape}; expected (C,) for both")
         if (var64 < 0).any():
@@ -205,8 +206,8 @@ def relu_coefficients(
     rstd: NDArray[np.float64], gamma: ArrayLike | None, beta: ArrayLike | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return gamma * rstd and beta as a forward used them."""
-    scale = rstd.copy() if gamma is None else rstd * np.asarray(gamma, np.float64)
-    shift = np.zeros(rstd.shape) if beta is None else np.array(beta, np.float64)
+    scale = rstd.copy() if gamma is None else rstd * np.asarray(as_constant(gamma, "gamma"), np.float64)
+    shift = np.zeros(rstd.shape) if beta is None else np.array(as_constant(beta, "beta"), np.float64)
     return scale, shift
 
 

@@ -26,26 +26,32 @@ names = pytest.mark.parametrize("name", FORMULAS)
 @names
 @pytest.mark.parametrize("dtype", UNITS, ids=lambda d: d.__name__)
 def test_values(name, dtype):
-    # From where exp underflows to where it overflows, and dense about zero; 4 rounding units of each value.
-    t = np.concatenate([np.linspace(-85, 85, 40001), np.linspace(-6, 6, 40001), np.geomspace(1e-30, 1e-3, 2001),
+    # To beyond where exp underflows and overflows, and dense about zero; 4 rounding units of each value, or of the
+    # smallest number that has all its digits.
+    wide = 110 if dtype is np.float32 else 760
+    t = np.concatenate([np.linspace(-wide, wide, 40001), np.linspace(-6, 6, 40001), np.geomspace(1e-30, 1e-3, 2001),
                         -np.geomspace(1e-30, 1e-3, 2001)]).astype(dtype)[:, None]
     y = IDENTITY(t, activation=name)
     exact = FORMULAS[name](t.astype(WIDE))
     assert y.dtype == dtype
     # hardswish loses what t + 3 does
-    size = np.maximum(np.abs(exact), np.abs(t) / 6 if name == "hardswish" else 0)
+    size = np.maximum(np.abs(exact), np.abs(t) / 6 if name == "hardswish" else np.finfo(dtype).smallest_normal)
     assert (np.abs(y - exact) <= 4 * UNITS[dtype] * size).all()
 
 
 @names
 def test_special_values(name):
     for dtype, big in ((np.float32, 3e38), (np.float64, 1e308)):
-        y = IDENTITY(np.array([[np.nan], [np.inf], [big], [-big], [0.0]], dtype), activation=name)[:, 0]
+        y = IDENTITY(np.array([[np.nan], [np.inf], [big], [-big], [-np.inf], [0.0]], dtype), activation=name)[:, 0]
         assert np.isnan(y[0])
         top = {"relu6": 6, "sigmoid": 1, "tanh": 1}.get(name)
         np.testing.assert_array_equal(y[1:3], [top, top] if top else np.array([np.inf, big], dtype))
-        low = {"tanh": -1, "leaky_relu": dtype(-big) * dtype(0.01)}.get(name, 0)
-        np.testing.assert_array_equal(y[3:], [low, 0.5 if name == "sigmoid" else 0])
+        low = {"tanh": [-1, -1], "leaky_relu": [dtype(-big) * dtype(0.01), -np.inf]}.get(name, [0, 0])
+        np.testing.assert_array_equal(y[3:], [*low, 0.5 if name == "sigmoid" else 0])
+
+
+def test_the_sign_of_zero():
+    assert np.signbit(ChannelAffine([0.0], [1.0], [-0.0])(np.array([[-0.0]]), activation="tanh"))[0, 0]
 
 
 @names

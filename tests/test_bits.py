@@ -86,3 +86,18 @@ def test_twice_the_same(case, layout):
     moved = room[7:].reshape(i.x.shape)
     moved[...] = i.x
     same_bits(batch_norm_training(moved, i.gamma, i.beta, axis=i.axis)[0], first)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [
+    ((130, 2047, 1), 2), ((8, 1, 3), 1), ((1, 5000, 70), 0), ((300, 1, 200), 1)])
+def test_one_channel_whatever_its_stride(shape, axis):
+    # The stride of an axis of one means nothing, and may be anything.
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    gaps = np.zeros([2 * n for n in shape], np.float32)[tuple(slice(1, None, 2) for _ in shape)]
+    gaps[...] = x
+    reversed_twice = np.ascontiguousarray(x[::-1])[::-1]
+    want, saved = batch_norm_training(x, axis=axis)
+    for other in (gaps, reversed_twice):
+        y, kept = batch_norm_training(other, axis=axis)
+        same_bits(y, want)
+        same_bits(kept.var, saved.var)

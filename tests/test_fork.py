@@ -164,9 +164,33 @@ print("the child hung")
     assert output(program) == "the child ended"
 
 
+def test_a_child_may_take_a_state_that_another_thread_was_loading():
+    assert output(SETUP + """
+layers = [fastbn.BatchNorm(4096) for _ in range(2)]
+state = layers[0].state_dict()
+stop = threading.Event()
+
+def load():
+    while not stop.is_set():
+        layers[0].load_state_dict(state)
+
+thread = threading.Thread(target=load, daemon=True)
+thread.start()
+for _ in range(50):
+    pid = os.fork()
+    if pid == 0:
+        layers[1].load_state_dict(layers[0].state_dict())
+        os._exit(0)
+    wait_for(pid)
+stop.set()
+thread.join()
+print("done")
+""") == "done"
+
+
 def test_fork_inside_a_call():
     # A signal handler runs in the middle of a long call, inside its parallel region, where no pool can be dissolved.
-    # The child must do without a team; the parent finishes.
+    # The child may compute, without a team, and must end in the handler: the region it is in has no other threads.
     program = SETUP + """
 import signal
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fastbn import ChannelAffine
-from fastbn._images import rounded
+from fastbn._images import MOST_TABLES, rounded
 from tests.compare import same_bits
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -136,12 +136,27 @@ def test_activation():
 
 def test_tables_are_made_once():
     affine = ChannelAffine.from_mean_std(MEAN, STD)
-    first = affine(images(1, 2, 2, 3))
-    table = affine._tables[np.dtype(np.float32), None]
-    affine(images(1, 2, 2, 3, seed=1))
-    assert affine._tables[np.dtype(np.float32), None] is table
-    assert table.shape == (3, 256)
-    assert first.dtype == np.float32
+    x = images(1, 2, 2, 3)
+    affine(x)
+    [table] = affine._tables.values()
+    assert (table.shape, table.dtype) == ((3, 256), np.float32)
+    affine(x, dtype="float32", activation=None, out=np.empty(x.shape, np.float32))
+    affine(x, out=np.empty(x.shape, ">f4"))
+    [kept] = affine._tables.values()
+    assert kept is table
+    affine(x, activation="leaky_relu")
+    affine(x, activation=("leaky_relu", 0.01))
+    affine(x, activation=("leaky_relu", np.array(0.01)))
+    assert len(affine._tables) == 2
+
+
+def test_tables_are_not_kept_for_ever():
+    affine = ChannelAffine.from_mean_std(MEAN, STD)
+    x = images(1, 2, 2, 3)
+    for k in range(1, 100):
+        y = affine(x, activation=("leaky_relu", 1 / k))
+        assert len(affine._tables) <= MOST_TABLES
+    same_bits(y, affine(x.astype(float), activation=("leaky_relu", 1 / 99)).astype(np.float32))
 
 
 def test_rounding_to_bfloat16_happens_once():
@@ -175,6 +190,7 @@ ZEROS = np.zeros((2, 4, 5, 3), np.float32)
     (X, {"out_axis": -5}, ValueError, "out_axis -5 is out of range for an array of 4 dimensions"),
     (X, {"out_axis": 1.0}, TypeError, "out_axis must be an integer, got 1.0"),
     (X, {"residual": ZEROS}, ValueError, "a residual cannot be added to a transform of uint8"),
+    (X, {"dtype": "float99"}, TypeError, "dtype is 'float99', which is no dtype"),
     (X, {"dtype": np.int32}, TypeError, "dtype is int32; expected float32, float64, float16 or bfloat16"),
     (X, {"out": ZEROS[:1]}, ValueError, r"out has shape \(1, 4, 5, 3\); expected \(2, 4, 5, 3\)"),
     (X, {"out": ZEROS, "out_axis": 1}, ValueError, r"out has shape \(2, 4, 5, 3\); expected \(2, 3, 4, 5\)"),
@@ -196,7 +212,31 @@ def test_refused(x, options, error, message):
     assert not ZEROS.any()
 
 
+def test_a_view_of_nothing():
+    x = np.zeros((4, 4, 4, 4, 4, 3), np.uint8)[::2, ::2, ::2, ::2, :0]
+    assert NORMALIZE(x).shape == (2, 2, 2, 2, 0, 3)
+    assert NORMALIZE(x, out_axis=1).shape == (2, 3, 2, 2, 2, 0)
+
+
+def test_errors_of_numpy_do_not_reach_the_caller():
+    with np.errstate(all="raise"):
+        y = ChannelAffine([128.0], [1e-44], [0.0], axis=-1)(np.arange(256, dtype=np.uint8)[:, None])
+    assert y[128, 0] == 0
+
+
+def test_masks_are_refused():
+    for x in (np.ma.array(X), np.ma.array(ZEROS)):
+        for options in ({}, {"out_axis": 1}):
+            with pytest.raises(TypeError, match="x is a masked array, whose mask would be ignored"):
+                NORMALIZE(x, **options)
+
+
 def test_in_place_is_refused():
+    with pytest.raises(ValueError, match="out has elements that share memory"):
+        NORMALIZE(X, out=np.lib.stride_tricks.as_strided(ZEROS, X.shape, (0, 0, 0, 4)))
+    square = np.zeros((3, 3), np.float32)
+    with pytest.raises(ValueError, match="out shares memory with x, whose channel axis moves"):
+        NORMALIZE(square, out=square, out_axis=0)
     memory = np.zeros(3 * 16, np.float32)
     x = memory.view(np.uint8)[:48].reshape(16, 3)
     with pytest.raises(ValueError, match="out shares memory with x; uint8 cannot be transformed in place"):

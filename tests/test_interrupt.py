@@ -112,6 +112,48 @@ print(len(heard) > 3)
     assert output(program) == "True"
 
 
+def test_what_an_interrupted_call_wrote_over_is_forgotten():
+    program = """
+import signal
+import numpy as np
+import fastbn
+
+x = np.random.default_rng(0).standard_normal((400, 64, 4096)).astype(np.float32)
+bn = fastbn.BatchNorm(64)
+bn(x)
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+signal.setitimer(signal.ITIMER_REAL, 0.02)
+try:
+    while True:
+        bn(x, out=x)
+except KeyboardInterrupt:
+    pass
+try:
+    bn.backward(x)
+except RuntimeError as error:
+    print(error)
+"""
+    interrupted, finished = "backward needs a forward before it", "the last forward wrote its result over its input"
+    assert output(program).startswith((interrupted, finished))
+
+
+def test_a_state_may_be_saved_by_a_signal_handler():
+    program = """
+import signal
+import fastbn
+
+bn = fastbn.BatchNorm(200_000)
+saved = []
+signal.signal(signal.SIGALRM, lambda *_: saved.append(bn.state_dict()))
+signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+while len(saved) < 50:
+    bn.load_state_dict(bn.state_dict())
+signal.setitimer(signal.ITIMER_REAL, 0)
+print("done")
+"""
+    assert output(program) == "done"
+
+
 def test_no_memory():
     # For the result, and for the workspace of 8,000,000 channels; the layer stays as it was and goes on working.
     program = """

@@ -89,12 +89,15 @@ def test_refused(x, out, residual, message):
 
 
 @pytest.mark.parametrize(("arguments", "error", "message"), [
-    (((4, 5),), ValueError, r"x has shape \(4, 5\), which is 5 channels along axis 1; expected 3"),
-    (((4, 3), np.int32), TypeError, "x has dtype int32; expected float32"),
-    (((4, 3), np.uint8), TypeError, "x has dtype uint8; expected float32"),
+    (((4, 5),), ValueError, r"shape is \(4, 5\) with its channels along axis 1; expected .* 3 along"),
+    (((4, 3), np.int32), TypeError, "dtype is int32; expected float32"),
+    (((4, 3), np.uint8), TypeError, "dtype is uint8; expected float32"),
+    (((4, 3), ">f4"), TypeError, "dtype is >f4; expected .* in native byte order"),
+    (((4, 3), "nonsense"), TypeError, "dtype is 'nonsense', which is no dtype"),
+    ((4,), TypeError, "shape must be a tuple of integers, got 4"),
     (((4, -3),), ValueError, "shape must be at least 0, got -3"),
     (((4, 3.0),), TypeError, "shape must be an integer, got 3.0"),
-    (((3,),), ValueError, r"x has shape \(3,\); expected two or more dimensions"),
+    (((3,),), ValueError, r"shape is \(3,\) with .*; expected two or more axes"),
     (((4, 3), np.float32, "NHWC"), ValueError, r"layout must name the 2 axes of shape \(4, 3\).*got 'NHWC'"),
     (((4, 3), np.float32, "NN"), ValueError, "layout must name the 2 axes.*got 'NN'"),
     (((4, 3), np.float32, 1), ValueError, "layout must name the 2 axes.*got 1"),

@@ -133,3 +133,53 @@ def test_copies(duplicate):
     other.gamma[...] = 0
     assert bn.gamma.all()
     assert repr(other) == repr(bn)
+
+
+def spoil_read_only(bn):
+    bn.running_var.flags.writeable = False
+
+
+def spoil_missing(bn):
+    bn.beta = None
+
+
+def spoil_length(bn):
+    bn.gamma = np.ones(7, np.float32)
+
+
+@pytest.mark.parametrize(("spoil", "error", "message"), [
+    (spoil_read_only, ValueError, "running_var is read-only"),
+    (spoil_missing, TypeError, "beta must be a numpy.ndarray, got NoneType"),
+    (spoil_length, ValueError, r"gamma has shape \(7,\); expected \(3,\)"),
+])
+def test_a_load_that_cannot_be_finished_is_not_begun(spoil, error, message):
+    bn = BatchNorm(3).eval()
+    spoil(bn)
+    before = {name: copy.copy(getattr(bn, name)) for name in ("gamma", "beta", "running_mean", "running_var")}
+    state = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), np.full(3, 7.0))
+    with pytest.raises(error, match=message):
+        bn.load_state_dict(state)
+    for name, value in before.items():
+        np.testing.assert_array_equal(getattr(bn, name), value)
+    # And the layer goes on by what it has.
+    bn.gamma, bn.beta = np.full(3, 2.0), np.zeros(3)
+    np.testing.assert_allclose(bn(np.ones((1, 3))), 2, rtol=1e-5)
+
+
+def test_a_state_goes_into_arrays_of_any_layout():
+    bn = BatchNorm(3).eval()
+    bn.gamma, bn.beta = np.zeros(6)[::2], np.zeros(3, ">f4")
+    gamma, beta = bn.gamma, bn.beta
+    bn.load_state_dict({"weight": [1.0, 2.0, 3.0], "bias": [4.0, 5.0, 6.0], "running_mean": np.zeros(3),
+                        "running_var": np.ones(3)})
+    assert bn.gamma is gamma
+    np.testing.assert_array_equal(gamma, [1, 2, 3])
+    np.testing.assert_array_equal(beta, [4, 5, 6])
+    np.testing.assert_array_equal(bn.state_dict()["bias"], [4, 5, 6])
+
+
+def test_a_layer_pickled_by_an_older_release():
+    bn = BatchNorm(2).eval()
+    old = BatchNorm.__new__(BatchNorm)
+    old.__setstate__({name: value for name, value in bn.__dict__.items() if name != "_constants"})
+    np.testing.assert_array_equal(old(np.ones((1, 2))), bn(np.ones((1, 2))))

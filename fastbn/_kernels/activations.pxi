@@ -5,7 +5,7 @@
 #    exp(x) = 2^k (1 + p(r)) with x = k ln 2 + r and abs(r) <= ln(2) / 2; p is the Taylor series of exp(r) - 1, whose
 #    first neglected term is below a rounding unit of the type. ln 2 comes in two words, the first of which k times is
 #    exact (Cody and Waite, 1980).
-# c) NaN passes through all of them.
+# c) NaN passes through all of them. Each has its limit at -Inf: silu and hardswish are 0 there.
 
 cdef enum:
     NO_ACTIVATION = 0
@@ -27,20 +27,27 @@ cdef extern from *:
     double fastbn_double(uint64_t u) noexcept nogil
 
 
-cdef inline real expm1_of(real x, real* power) noexcept nogil:
-    # exp(x) - 1 = power * p + (power - 1), of which this is p; abs(x) is in bounds.
+cdef inline real expm1_of(real x, real* half1, real* half2) noexcept nogil:
+    # exp(x) - 1 = 2^k p + (2^k - 1), of which this is p. 2^k comes in two factors, each of them in range where 2^k is
+    # not; abs(x) is at most 170 in float, 1400 in double.
     cdef real k, r, p
+    cdef uint32_t u
+    cdef uint64_t v
     if real is float:
         # Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
         k = x * <real> 1.4426950408889634 + <real> 12582912.0
-        power[0] = fastbn_float((fastbn_bits(k) + 127) << 23)
+        u = fastbn_bits(k) - 0x4b400000 + 512
+        half1[0] = fastbn_float(((u >> 1) - 256 + 127) << 23)
+        half2[0] = fastbn_float((u - (u >> 1) - 256 + 127) << 23)
         k -= <real> 12582912.0
         r = (x - k * <real> 0.693359375) - k * <real> -2.12194440e-4
         p = <real> (1.0 / 5040)
         p = p * r + <real> (1.0 / 720)
     else:
         k = x * 1.4426950408889634 + 6755399441055744.0
-        power[0] = fastbn_double((fastbn_bits_of_double(k) + 1023) << 52)
+        v = fastbn_bits_of_double(k) - (<uint64_t> 0x43380000 << 32) + 4096
+        half1[0] = fastbn_double(((v >> 1) - 2048 + 1023) << 52)
+        half2[0] = fastbn_double((v - (v >> 1) - 2048 + 1023) << 52)
         k -= 6755399441055744.0
         r = (x - k * 0.6931471803691238) - k * 1.9082149292705877e-10
         p = 1.0 / 6227020800.0
@@ -63,21 +70,26 @@ cdef inline real clamped(real x, real least_x, real most_x) noexcept nogil:
     return least_x if x < least_x else (most_x if x > most_x else x)
 
 
-cdef inline real sigmoid(real x) noexcept nogil:
-    # 1 / (1 + exp(-x)); beyond the bounds it is 1, or so small that it is next to subnormal.
-    cdef real power, p
-    cdef real bound = <real> 87.0 if real is float else <real> 708.0
-    p = expm1_of(clamped(-x, -bound, bound), &power)
-    return 0 if x < -bound else 1 / (1 + (power + power * p))
+cdef inline real times_sigmoid(real x, bint by_x) noexcept nogil:
+    # 1 / (1 + exp(-x)), or x times that, by exp(-abs(x)) alone: it cannot overflow, and what it is multiplied with
+    # comes before the factor that makes it small. Beyond the bound the result is below the smallest subnormal.
+    cdef real half1, half2, p, e, small
+    cdef real bound = <real> 120.0 if real is float else <real> 800.0
+    cdef real low = -bound if x < -bound else x
+    p = 1 + expm1_of(clamped(-low if low > 0 else low, -bound, 0), &half1, &half2)
+    e = p * half1 * half2
+    small = (low * p * half1 * half2 if by_x else e)
+    return (small if low < 0 else (low if by_x else 1)) / (1 + e)
 
 
 cdef inline real tanh_of(real x) noexcept nogil:
     # (e - 1) / (e + 1) with e = exp(2 x), and e - 1 without cancellation; it is 1 long before the bound.
-    cdef real power, p, below
+    cdef real half1, half2, power, p, below
     cdef real bound = <real> 40.0
-    p = expm1_of(clamped(2 * x, -bound, bound), &power)
+    p = expm1_of(clamped(2 * x, -bound, bound), &half1, &half2)
+    power = half1 * half2
     below = power * p + (power - 1)
-    return below / (below + 2)
+    return x if x == 0 else below / (below + 2)         # of zero the sign too
 
 
 cdef void activate(int activation, real slope, real* t, Py_ssize_t n) noexcept nogil:
@@ -92,13 +104,13 @@ cdef void activate(int activation, real slope, real* t, Py_ssize_t n) noexcept n
     elif activation == HARDSWISH:
         for j in range(n):
             g = clamped(t[j] + 3, 0, 6)
-            t[j] = t[j] * (g * <real> (1.0 / 6))
+            t[j] = 0 if t[j] <= -3 else t[j] * (g * <real> (1.0 / 6))
     elif activation == SIGMOID:
         for j in range(n):
-            t[j] = sigmoid(t[j])
+            t[j] = times_sigmoid(t[j], False)
     elif activation == SILU:
         for j in range(n):
-            t[j] = t[j] * sigmoid(t[j])
+            t[j] = times_sigmoid(t[j], True)
     elif activation == TANH:
         for j in range(n):
             t[j] = tanh_of(t[j])

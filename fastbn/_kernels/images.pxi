@@ -56,10 +56,10 @@ def lookup(cnp.ndarray x, int axis, cnp.ndarray table, cnp.ndarray y, int out_ax
     cdef Job job
     cdef int threads = 1
     cdef bint large
-    if not collapse(&walk, x, axis, y, out_axis):
-        return False
     if not cnp.PyArray_SIZE(x):
         return True
+    if not collapse(&walk, x, axis, y, out_axis):
+        return False
     memset(&job, 0, sizeof(Job))
     walk.x = <const uint8_t*> cnp.PyArray_DATA(x)
     walk.y = cnp.PyArray_BYTES(y)

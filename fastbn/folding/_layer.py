@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn._checks import check_flag, check_integer
+from fastbn._tensors import as_constant
 from fastbn.folding.errors import FoldingError, listed
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def check_floats(values: ArrayLike, name: str) -> NDArray[Any]:
     """Return an array of finite floating-point numbers, or raise an error that names it."""
     if isinstance(values, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array; expected an array without a mask")
-    array = np.asarray(values)
+    array = np.asarray(as_constant(values, name))
     if array.dtype.kind != "f":
         raise TypeError(f"{name} has dtype {array.dtype}; expected a floating-point type")
     if not np.isfinite(array).all():

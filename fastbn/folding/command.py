@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         done = convert(arguments.model, arguments.output, force=arguments.force, tolerance=arguments.tolerance,
                        shapes=dict(arguments.shapes))
-    except (CheckError, ConvertError, OSError) as error:
+    except (CheckError, ConvertError, MemoryError, OSError) as error:
         print(f"nothing was written: {error}", file=sys.stderr)
         return 1
     if arguments.json:

@@ -97,6 +97,22 @@ def test_an_array_out_of_a_tensor_and_the_other_way_round():
     same(other, affine(a))
 
 
+def test_dtypes_of_torch_and_by_name():
+    x = np.random.default_rng(0).integers(0, 256, (2, 7, 8, 3), dtype=np.uint8)
+    normalize = ChannelAffine.from_mean_std([0.5] * 3, [0.2] * 3)
+    for name, kind in KINDS.items():
+        for dtype in (name, getattr(torch, name), kind):
+            assert normalize(x, dtype=dtype).dtype == kind
+            assert ChannelAffine([0.0], [1.0], [0.0]).bind((2, 1), dtype).dtype == kind
+
+
+def test_parameters_of_modules_are_constants():
+    layer = torch.nn.BatchNorm2d(3)
+    x, a = pair("float32")
+    y = batch_norm_inference(x, layer.running_mean, layer.running_var, layer.weight, layer.bias)
+    same(y, batch_norm_inference(a, np.zeros(3), np.ones(3), np.ones(3), np.zeros(3)))
+
+
 def test_images():
     array = np.random.default_rng(0).integers(0, 256, (2, 7, 8, 3), dtype=np.uint8)
     normalize = ChannelAffine.from_mean_std([0.5] * 3, [0.2] * 3)
@@ -110,8 +126,8 @@ def test_images():
 
 @pytest.mark.parametrize(("x", "error", "message"), [
     (torch.ones(4, 3, requires_grad=True), TypeError, r"x requires a gradient.*expected x.detach\(\)"),
-    (torch.ones(4, 3, device="meta"), TypeError, "x is a torch.strided tensor on meta; expected a strided one on the"),
-    (torch.ones(4, 3).to_sparse(), TypeError, "x is a torch.sparse_coo tensor on cpu"),
+    (torch.ones(4, 3, device="meta"), TypeError, "x is a tensor on the device meta; expected one on the CPU"),
+    (torch.ones(4, 3).to_sparse(), TypeError, "x is a torch.sparse_coo tensor; expected a strided one"),
     (torch.ones(4, 3, dtype=torch.int32), TypeError, "x has dtype int32; expected float32"),
     (torch.ones(4, 5), ValueError, r"x has shape \(4, 5\), which is 5 channels"),
 ])
