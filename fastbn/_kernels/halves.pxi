@@ -9,7 +9,7 @@ from libc.stdint cimport uint32_t
 cdef enum:
     HALF_SPAN = 4096            # elements of a span
     HALF_ROOM = 2 * HALF_SPAN   # of a local array: half of a first-level cache of 64 KB, all of one of 32
-    STAGE = 2048                # elements of a piece of the elementwise passes
+    STAGE = 512                # elements of a piece of the elementwise passes
 
 
 cdef extern from *:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.compare import peers
-from benchmarks.compare.inference.cases import INFERENCE, MEAN, STD
+from benchmarks.compare.inference.cases import COMPILED, INFERENCE, MEAN, STD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -198,7 +198,8 @@ class TorchCompiled(Torch):
 
     @classmethod
     def supports(cls, op: str, case: Case) -> bool:
-        return op in INFERENCE
+        # It takes seconds to compile each.
+        return op in INFERENCE[1:] and case in COMPILED
 
     def _ways(self, with_residual: bool, relu: bool) -> Calls:
         torch = self.torch
