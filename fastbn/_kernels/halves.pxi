@@ -7,9 +7,8 @@
 from libc.stdint cimport uint32_t
 
 cdef enum:
-    HALF_SPAN = 4096            # elements of a span
-    HALF_ROOM = 2 * HALF_SPAN   # of a local array: half of a first-level cache of 64 KB, all of one of 32
-    STAGE = 512                # elements of a piece of the elementwise passes
+    STAGE = 256                 # elements of a piece of the elementwise passes: while one is stored, the next is read
+    APART = 80                  # so that no two local arrays begin at the same place in a page (rows_reduce.pxi)
 
 
 cdef extern from *:
@@ -116,23 +115,27 @@ cdef inline uint32_t to_bfloat16(float f) noexcept nogil:
 
 
 cdef void unpack(int type, const uint16_t* p, Py_ssize_t n, float* out) noexcept nogil:
-    cdef Py_ssize_t j
+    cdef Py_ssize_t j = fastbn_unpack(type == BFLOAT16, p, n, out)
     if type == FLOAT16:
-        for j in range(fastbn_unpack(False, p, n, out), n):
+        while j < n:
             out[j] = from_float16(p[j])
+            j += 1
     else:
-        for j in range(fastbn_unpack(True, p, n, out), n):
+        while j < n:
             out[j] = from_bfloat16(p[j])
+            j += 1
 
 
 cdef void pack(int type, const float* x, Py_ssize_t n, uint16_t* out) noexcept nogil:
-    cdef Py_ssize_t j
+    cdef Py_ssize_t j = fastbn_pack(type == BFLOAT16, x, n, out)
     if type == FLOAT16:
-        for j in range(fastbn_pack(False, x, n, out), n):
+        while j < n:
             out[j] = <uint16_t> to_float16(x[j])
+            j += 1
     else:
-        for j in range(fastbn_pack(True, x, n, out), n):
+        while j < n:
             out[j] = <uint16_t> to_bfloat16(x[j])
+            j += 1
 
 
 cdef inline const real* loaded(
@@ -150,24 +153,6 @@ cdef inline const real* loaded(
                 for i in range(runs):
                     unpack(type, <const uint16_t*> p + i * step[0], length, room + i * length)
             step[0] = length
-            return room
-    return <const real*> p
-
-
-cdef inline const real* loaded_channels(
-    int type, const char* p, Py_ssize_t* step, Py_ssize_t* step_c,              # IN  (runs, channels, length)
-    Py_ssize_t channels, Py_ssize_t runs, Py_ssize_t length,
-    float* room,
-    const real* kind,
-) noexcept nogil:
-    cdef Py_ssize_t i, packed
-    if real is float:
-        if is_half(type):
-            for i in range(runs):
-                packed = step_c[0]
-                loaded(type, p + i * step[0] * 2, &packed, channels, length, room + i * channels * length, kind)
-            step[0] = channels * length
-            step_c[0] = length
             return room
     return <const real*> p
 

@@ -67,10 +67,8 @@ cdef struct Job:
     double* part1
     double* part2
     # how the work is cut (planes.pxi, rows.pxi)
-    Py_ssize_t span
     Py_ssize_t spans
     Py_ssize_t span_images
-    int batch
     Py_ssize_t pieces
     Py_ssize_t group
     Py_ssize_t apply_planes

@@ -9,7 +9,7 @@
 #    transforms.
 
 cdef enum:
-    SPAN = 32768        # elements of a span; HALF_SPAN where they have to be converted first
+    SPAN = 32768        # elements of a span
     SMALL = 1024        # planes of fewer elements are fetched as they lie; in a backward, of half as many
 
 
@@ -19,12 +19,8 @@ cdef void plan_planes(
     cdef Py_ssize_t channel_bytes = job.n * job.s * job.itemsize * (2 if job.g.p != NULL else 1)
     job.fetch = (job.s < (SMALL if job.g.p == NULL else SMALL // 2) and job.n > 1
                  and job.c * channel_bytes > 4 * cache)
-    job.span = HALF_SPAN if is_half(job.type) else SPAN
-    job.pieces = parts(job.s, job.span)
-    job.span_images = 1 if job.pieces > 1 else least(job.n, job.span // job.s)
-    job.batch = BATCH
-    if is_half(job.type):
-        job.batch = <int> least(BATCH, HALF_ROOM // (least(job.s, job.span) * job.span_images))
+    job.pieces = parts(job.s, SPAN)
+    job.span_images = 1 if job.pieces > 1 else least(job.n, SPAN // job.s)
     job.spans = parts(job.n, job.span_images) * job.pieces
     if job.c < 2 * threads and job.spans > 1:
         job.group = 0
@@ -35,7 +31,7 @@ cdef void plan_planes(
         job.group = cache // channel_bytes if cache > channel_bytes else 1
         # as many groups for one thread as for another
         job.group = parts(job.c, parts(parts(job.c, job.group), threads) * threads)
-    job.apply_planes = 1 if job.pieces > 1 else job.span // job.s
+    job.apply_planes = 1 if job.pieces > 1 else SPAN // job.s
     job.repeats = 1
     job.coef_step = job.c
 
@@ -47,38 +43,44 @@ cdef inline Py_ssize_t bits_of(Job* job, Py_ssize_t n, Py_ssize_t c) noexcept no
 cdef inline void reduce_span(
     Job* job, const real* kind, Py_ssize_t c, int channels, Py_ssize_t u, Moments* moments, double* sums,
 ) noexcept nogil:
-    # Of up to job.batch channels; one of the results is set: moments in a forward, (channels, 2) sums in a backward.
+    # Of up to BATCH channels; one of the results is set: moments in a forward, (channels, 2) sums in a backward.
     cdef Py_ssize_t image = u if job.pieces == 1 else u // job.pieces
     cdef Py_ssize_t n = image * job.span_images
-    cdef Py_ssize_t i = (u - image * job.pieces) * job.span
+    cdef Py_ssize_t i = (u - image * job.pieces) * SPAN
     cdef Py_ssize_t runs = least(job.span_images, job.n - n)
-    cdef Py_ssize_t length = least(job.span, job.s - i)
-    cdef float x_room[HALF_ROOM]
-    cdef float g_room[HALF_ROOM]
-    cdef Py_ssize_t x_step = job.x.step_n, x_step_c = job.x.step_c, g_step = job.g.step_n, g_step_c = job.g.step_c
-    cdef const real* x = loaded_channels(
-        job.type, at(job, &job.x, n, c, i), &x_step, &x_step_c, channels, runs, length, x_room, kind)
-    cdef const real* g
-    cdef const real* coef
+    cdef Py_ssize_t length = least(SPAN, job.s - i)
     cdef bint exact = job.exact or job.n * job.s <= FEW
-    cdef const uint16_t* bits = <const uint16_t*> x         # not looked at
-    cdef Py_ssize_t bits_step_c = parts(job.s, LANES)
+    cdef const real* coef = <const real*> job.coef + c
+    cdef Span span
+    span.type = job.type
+    span.itemsize = job.itemsize
+    span.x = at(job, &job.x, n, c, i)
+    span.x_step = job.x.step_n
+    span.x_step_c = job.x.step_c
+    span.g = span.x                             # not looked at, nor the bits
+    span.g_step = job.x.step_n
+    span.g_step_c = job.x.step_c
+    span.bits = <const uint16_t*> span.x
+    span.bits_step_c = parts(job.s, LANES)
+    span.bits_step = job.c * span.bits_step_c
+    span.channels = channels
+    span.runs = runs
+    span.length = length
     if job.g.p == NULL:
         if real is float and not exact:
-            span_moments(x, x_step, x_step_c, channels, runs, length, moments, <float> 0)
+            span_moments(span, moments, kind, <float> 0)
         else:
-            span_moments(x, x_step, x_step_c, channels, runs, length, moments, <double> 0)
+            span_moments(span, moments, kind, <double> 0)
         return
-    g = loaded_channels(job.type, at(job, &job.g, n, c, i), &g_step, &g_step_c, channels, runs, length, g_room, kind)
-    coef = <const real*> job.coef + c
+    span.g = at(job, &job.g, n, c, i)
+    span.g_step = job.g.step_n
+    span.g_step_c = job.g.step_c
     if job.gate == BITS:
-        bits = job.bits + bits_of(job, n, c) + i // LANES
+        span.bits = job.bits + bits_of(job, n, c) + i // LANES
     if real is float and not exact:
-        span_gradients(g, g_step, g_step_c, x, x_step, x_step_c, bits, job.c * bits_step_c,
-                       bits_step_c, channels, runs, length, coef, job.coef_step, job.gate, sums, <float> 0)
+        span_gradients(span, coef, job.coef_step, job.gate, sums, <float> 0)
     else:
-        span_gradients(g, g_step, g_step_c, x, x_step, x_step_c, bits, job.c * bits_step_c,
-                       bits_step_c, channels, runs, length, coef, job.coef_step, job.gate, sums, <double> 0)
+        span_gradients(span, coef, job.coef_step, job.gate, sums, <double> 0)
 
 
 cdef inline void transform_planes(
@@ -112,7 +114,7 @@ cdef void fetch_group(Job* job, Block* b, Py_ssize_t c0, Py_ssize_t c1) noexcept
 
 
 cdef void reduce_channels(Job* job, const real* kind, Py_ssize_t c, int channels) noexcept nogil:
-    # All spans of up to job.batch channels.
+    # All spans of up to BATCH channels.
     cdef Moments[BATCH] all             # in a forward
     cdef Moments[BATCH] part
     cdef double[2 * BATCH] sums_all
@@ -143,8 +145,8 @@ cdef void planes_group(Job* job, const real* kind, Py_ssize_t unit) noexcept nog
         if job.g.p != NULL:
             fetch_group(job, &job.g, c0, c1)
     while c < c1:
-        reduce_channels(job, kind, c, <int> least(job.batch, c1 - c))
-        c += job.batch
+        reduce_channels(job, kind, c, <int> least(BATCH, c1 - c))
+        c += BATCH
     if job.y.p == NULL:
         return
     finish_channels(job, <real*> job.coef, c0, c1)
@@ -178,7 +180,7 @@ cdef void planes_merge(Job* job, const real* kind, Py_ssize_t c) noexcept nogil:
         else:
             n = (u // job.pieces) * job.span_images
             part.n = (<double> (least(n + job.span_images, job.n) - n)
-                      * <double> least(job.span, job.s - (u % job.pieces) * job.span))
+                      * <double> least(SPAN, job.s - (u % job.pieces) * SPAN))
             part.mean = job.part1[c * job.spans + u]
             part.m2 = job.part2[c * job.spans + u]
             merge(&all, part)
@@ -190,13 +192,13 @@ cdef void planes_merge(Job* job, const real* kind, Py_ssize_t c) noexcept nogil:
 cdef void planes_transform(Job* job, const real* kind, Py_ssize_t unit) noexcept nogil:
     cdef Py_ssize_t p = unit // job.pieces * job.apply_planes
     cdef Py_ssize_t stop = least(p + job.apply_planes, job.n * job.c)
-    cdef Py_ssize_t i = (unit % job.pieces) * job.span
+    cdef Py_ssize_t i = (unit % job.pieces) * SPAN
     cdef Py_ssize_t n = p // job.c
     cdef Py_ssize_t c = p % job.c
     cdef Py_ssize_t planes
     while p < stop:
         planes = least(stop - p, job.c - c)
-        transform_planes(job, kind, n, c, c + planes, i, least(job.s - i, job.span))
+        transform_planes(job, kind, n, c, c + planes, i, least(job.s - i, SPAN))
         p += planes
         c = 0
         n += 1

@@ -146,8 +146,26 @@ cdef inline void add_tiles(
                     s2[j] += (v0 * d0 + v1 * d1) + (v2 * d2 + v3 * d3)
 
 
+cdef inline void add_step(
+    int type, bint half, const char* g, const char* x, Py_ssize_t i, const uint16_t* bits,  # IN  from element i on
+    int tiles, int width, real m, real scale, real shift, int gate, lane* s1, lane* s2, int lanes,
+) noexcept nogil:
+    # Halves are converted a step at a time: memory is read while the last step is still being added.
+    cdef float x_room[4 * TILE]
+    cdef float g_room[4 * TILE]
+    if half:
+        unpack(type, <const uint16_t*> x + i, (tiles - 1) * TILE + width, x_room)
+        if gate != MOMENTS:
+            unpack(type, <const uint16_t*> g + i, (tiles - 1) * TILE + width, g_room)
+        add_tiles(<const real*> g_room, <const real*> x_room, bits + i // LANES, tiles, width, m, scale, shift, gate,
+                  s1, s2, lanes)
+    else:
+        add_tiles(<const real*> g + i, <const real*> x + i, bits + i // LANES, tiles, width, m, scale, shift, gate,
+                  s1, s2, lanes)
+
+
 cdef inline void add_span(
-    const real* g, Py_ssize_t g_step, const real* x, Py_ssize_t x_step,         # IN  (runs, length)
+    int type, bint half, const char* g, Py_ssize_t g_step, const char* x, Py_ssize_t x_step,    # IN  (runs, length)
     const uint16_t* bits, Py_ssize_t bits_step,                                 # IN  (runs, parts(length, LANES))
     Py_ssize_t runs, Py_ssize_t length, real m, real scale, real shift, int gate,
     double* out,                                                                # OUT (2,)
@@ -157,20 +175,20 @@ cdef inline void add_span(
     cdef lane s2[TILE]
     cdef double t1 = 0
     cdef double t2 = 0
-    cdef Py_ssize_t r, i
+    cdef Py_ssize_t r, i, itemsize = 2 if half else <Py_ssize_t> sizeof(real)
     cdef int j, rest, held = 0
     for j in range(TILE):
         s1[j] = 0
         s2[j] = 0
     if runs == 1 and length <= TILE:
-        add_tiles(g, x, bits, 1, <int> length, m, scale, shift, gate, s1, s2, TILE)
+        add_step(type, half, g, x, 0, bits, 1, <int> length, m, scale, shift, gate, s1, s2, TILE)
         out[0] = sum_lanes(s1)
         out[1] = sum_lanes(s2)
         return
     for r in range(runs):
         i = 0
         while i + 4 * TILE <= length:
-            add_tiles(g + i, x + i, bits + i // LANES, 4, TILE, m, scale, shift, gate, s1, s2, TILE)
+            add_step(type, half, g, x, i, bits, 4, TILE, m, scale, shift, gate, s1, s2, TILE)
             i += 4 * TILE
             held += 1
             if held >= FLUSH:
@@ -180,28 +198,28 @@ cdef inline void add_span(
         rest = <int> (length - i)
         if rest >= TILE:
             if rest >= 3 * TILE:
-                add_tiles(g + i, x + i, bits + i // LANES, 3, TILE, m, scale, shift, gate, s1, s2, TILE)
+                add_step(type, half, g, x, i, bits, 3, TILE, m, scale, shift, gate, s1, s2, TILE)
                 i += 3 * TILE
             elif rest >= 2 * TILE:
-                add_tiles(g + i, x + i, bits + i // LANES, 2, TILE, m, scale, shift, gate, s1, s2, TILE)
+                add_step(type, half, g, x, i, bits, 2, TILE, m, scale, shift, gate, s1, s2, TILE)
                 i += 2 * TILE
             else:
-                add_tiles(g + i, x + i, bits + i // LANES, 1, TILE, m, scale, shift, gate, s1, s2, TILE)
+                add_step(type, half, g, x, i, bits, 1, TILE, m, scale, shift, gate, s1, s2, TILE)
                 i += TILE
             held += 1
             rest = <int> (length - i)
         if rest > LANES:
-            add_tiles(g + i, x + i, bits + i // LANES, 1, rest, m, scale, shift, gate, s1, s2, TILE)
+            add_step(type, half, g, x, i, bits, 1, rest, m, scale, shift, gate, s1, s2, TILE)
             held += 1
         elif rest:
-            add_tiles(g + i, x + i, bits + i // LANES, 1, rest, m, scale, shift, gate, s1, s2, LANES)
+            add_step(type, half, g, x, i, bits, 1, rest, m, scale, shift, gate, s1, s2, LANES)
             held += 1
         if held >= FLUSH:
             flush(s1, &t1)
             flush(s2, &t2)
             held = 0
-        x += x_step
-        g += g_step
+        x += x_step * itemsize
+        g += g_step * itemsize
         bits += bits_step
     out[0] = t1 + sum_lanes(s1)
     out[1] = t2 + sum_lanes(s2)
@@ -212,19 +230,45 @@ cdef inline Py_ssize_t place(Py_ssize_t k, Py_ssize_t n) noexcept nogil:
     return (k * 40503 % 65536) * n // 65536
 
 
+cdef struct Span:           # of some channels: (runs, channels, length)
+    int type
+    Py_ssize_t itemsize
+    const char* x
+    Py_ssize_t x_step       # from run to run, in elements
+    Py_ssize_t x_step_c     # from channel to channel
+    const char* g           # dy, likewise
+    Py_ssize_t g_step
+    Py_ssize_t g_step_c
+    const uint16_t* bits    # likewise, by LANES
+    Py_ssize_t bits_step
+    Py_ssize_t bits_step_c
+    int channels
+    Py_ssize_t runs
+    Py_ssize_t length
+
+
+cdef inline Span channel_of(Span s, int c) noexcept nogil:
+    # One channel of it.
+    s.x += c * s.x_step_c * s.itemsize
+    s.g += c * s.g_step_c * s.itemsize
+    s.bits += c * s.bits_step_c
+    s.channels = 1
+    return s
+
+
 cdef inline double sample_mean(
-    const real* x, Py_ssize_t runs, Py_ssize_t length, Py_ssize_t step,         # IN  (runs, length)
-    Py_ssize_t samples, int width, double weight,
-    lane kind,
+    Span u, Py_ssize_t samples, int width, double weight, const real* kind, lane of,
 ) noexcept nogil:
     cdef lane s[TILE]
-    cdef const real* p
-    cdef Py_ssize_t k
+    cdef float room[TILE]
+    cdef Py_ssize_t k, step = 0
+    cdef const real* p = loaded(u.type, u.x, &step, 1, width, room, kind)
     cdef int j
     for j in range(TILE):
-        s[j] = x[j] if j < width else 0
+        s[j] = p[j] if j < width else 0
     for k in range(1, samples):
-        p = x + place(k, runs) * step + place(k, length - width + 1)
+        p = loaded(u.type, u.x + (place(k, u.runs) * u.x_step + place(k, u.length - width + 1)) * u.itemsize,
+                   &step, 1, width, room, kind)
         if width == TILE:
             for j in range(TILE):
                 s[j] += p[j]
@@ -234,74 +278,76 @@ cdef inline double sample_mean(
     return sum_lanes(s) * weight
 
 
-cdef void span_moments(
-    const real* x, Py_ssize_t x_step, Py_ssize_t step_c,                        # IN  (runs, channels, length)
-    int channels, Py_ssize_t runs, Py_ssize_t length,
-    Moments* out,                                                               # OUT (channels,)
+cdef inline void add_channel(
+    Span s, real m, real scale, real shift, int gate,
+    double* out,                                                                # OUT (2,)
     lane kind,
+) noexcept nogil:
+    # add_span() with `half` as a literal.
+    if real is float:
+        if is_half(s.type):
+            add_span(s.type, True, s.g, s.g_step, s.x, s.x_step, s.bits, s.bits_step, s.runs, s.length,
+                     m, scale, shift, gate, out, kind)
+            return
+    add_span(s.type, False, s.g, s.g_step, s.x, s.x_step, s.bits, s.bits_step, s.runs, s.length,
+             m, scale, shift, gate, out, kind)
+
+
+cdef void span_moments(
+    Span s,
+    Moments* out,                                                               # OUT (channels,)
+    const real* kind, lane of,
 ) noexcept nogil:
     cdef real pivot[BATCH]
     cdef double sums[2 * BATCH]
-    cdef double n = <double> runs * <double> length
-    cdef int width = <int> least(TILE, length)
-    cdef Py_ssize_t samples = least(SAMPLES * TILE // width, parts(runs * length, SAMPLE_OF))
+    cdef double n = <double> s.runs * <double> s.length
+    cdef int width = <int> least(TILE, s.length)
+    cdef Py_ssize_t samples = least(SAMPLES * TILE // width, parts(s.runs * s.length, SAMPLE_OF))
     cdef double weight = 1.0 / (<double> samples * <double> width)
     cdef double e, q
     cdef int c
-    for c in range(channels):
-        pivot[c] = <real> sample_mean(x + c * step_c, runs, length, x_step, samples, width, weight, kind)
-    for c in range(channels):
-        add_span(x + c * step_c, x_step, x + c * step_c, x_step, <const uint16_t*> x, 0, runs, length,
-                 pivot[c], 0, 0, MOMENTS, sums + 2 * c, kind)
-    for c in range(channels):
+    for c in range(s.channels):
+        pivot[c] = <real> sample_mean(channel_of(s, c), samples, width, weight, kind, of)
+    for c in range(s.channels):
+        add_channel(channel_of(s, c), pivot[c], 0, 0, MOMENTS, sums + 2 * c, of)
+    for c in range(s.channels):
         e = sums[2 * c]
         q = sums[2 * c + 1]
         out[c] = moments_about(<double> pivot[c], n, e, q)
         if not squares_held(n, e, q):
             if lane is float:
-                span_moments(x + c * step_c, x_step, 0, 1, runs, length, out + c, <double> 0)
+                span_moments(channel_of(s, c), out + c, kind, <double> 0)
             elif finite(out[c].mean):
                 pivot[c] = <real> out[c].mean
-                add_span(x + c * step_c, x_step, x + c * step_c, x_step, <const uint16_t*> x, 0, runs, length,
-                         pivot[c], 0, 0, MOMENTS, sums + 2 * c, kind)
+                add_channel(channel_of(s, c), pivot[c], 0, 0, MOMENTS, sums + 2 * c, of)
                 out[c] = moments_about(<double> pivot[c], n, sums[2 * c], sums[2 * c + 1])
 
 
-cdef inline void add_spans(
-    const real* g, Py_ssize_t g_step, Py_ssize_t g_step_c, const real* x, Py_ssize_t x_step, Py_ssize_t x_step_c,
-    const uint16_t* bits, Py_ssize_t bits_step, Py_ssize_t bits_step_c,
-    int channels, Py_ssize_t runs, Py_ssize_t length, const real* coef, Py_ssize_t coef_step, int gate,
-    double* out, lane kind,
+cdef inline void add_channels(
+    Span s, const real* coef, Py_ssize_t coef_step, int gate, double* out, lane kind,
 ) noexcept nogil:
     cdef int c
-    for c in range(channels):
-        add_span(g + c * g_step_c, g_step, x + c * x_step_c, x_step, bits + c * bits_step_c, bits_step, runs, length,
-                 coef[SUBTRACT * coef_step + c], coef[SCALE * coef_step + c] if gate == REPLAY else 0,
-                 coef[SHIFT * coef_step + c] if gate == REPLAY else 0, gate, out + 2 * c, kind)
+    for c in range(s.channels):
+        add_channel(channel_of(s, c), coef[SUBTRACT * coef_step + c],
+                    coef[SCALE * coef_step + c] if gate == REPLAY else 0,
+                    coef[SHIFT * coef_step + c] if gate == REPLAY else 0, gate, out + 2 * c, kind)
 
 
 cdef void span_gradients(
-    const real* g, Py_ssize_t g_step, Py_ssize_t g_step_c,                      # IN  (runs, channels, length)
-    const real* x, Py_ssize_t x_step, Py_ssize_t x_step_c,                      # IN  likewise
-    const uint16_t* bits, Py_ssize_t bits_step, Py_ssize_t bits_step_c,         # IN  likewise, by LANES
-    int channels, Py_ssize_t runs, Py_ssize_t length, const real* coef, Py_ssize_t coef_step, int gate,
+    Span s, const real* coef, Py_ssize_t coef_step, int gate,
     double* out,                                                                # OUT (channels, 2)
     lane kind,
 ) noexcept nogil:
     # sum of dy and sum of dy * (x - m)
-    cdef double n = <double> runs * <double> length
+    cdef double n = <double> s.runs * <double> s.length
     cdef int c
     if gate == OPEN:
-        add_spans(g, g_step, g_step_c, x, x_step, x_step_c, bits, bits_step, bits_step_c, channels, runs, length,
-                  coef, coef_step, OPEN, out, kind)
+        add_channels(s, coef, coef_step, OPEN, out, kind)
     elif gate == REPLAY:
-        add_spans(g, g_step, g_step_c, x, x_step, x_step_c, bits, bits_step, bits_step_c, channels, runs, length,
-                  coef, coef_step, REPLAY, out, kind)
+        add_channels(s, coef, coef_step, REPLAY, out, kind)
     else:
-        add_spans(g, g_step, g_step_c, x, x_step, x_step_c, bits, bits_step, bits_step_c, channels, runs, length,
-                  coef, coef_step, BITS, out, kind)
+        add_channels(s, coef, coef_step, BITS, out, kind)
     if lane is float:
-        for c in range(channels):
+        for c in range(s.channels):
             if not products_held(n, out[2 * c], out[2 * c + 1]):
-                span_gradients(g + c * g_step_c, g_step, 0, x + c * x_step_c, x_step, 0, bits + c * bits_step_c,
-                               bits_step, 0, 1, runs, length, coef + c, coef_step, gate, out + 2 * c, <double> 0)
+                span_gradients(channel_of(s, c), coef + c, coef_step, gate, out + 2 * c, <double> 0)

@@ -13,9 +13,9 @@ cdef void forward(
     uint16_t* bits, Py_ssize_t bits_step, Py_ssize_t runs, Py_ssize_t length, bint four,
     const real* coef, int spread,
 ) noexcept nogil:
-    cdef float x_room[STAGE]
-    cdef float r_room[STAGE]
-    cdef real t[STAGE]
+    cdef float x_room[STAGE + APART]
+    cdef float r_room[STAGE + APART]
+    cdef real t[STAGE + APART]
     cdef const real* x_here
     cdef const real* r_here = NULL
     cdef uint16_t* bits_here = NULL
@@ -50,10 +50,10 @@ cdef void backward_of(
     char* dx, Py_ssize_t dx_step, char* dr, Py_ssize_t dr_step,                         # OUT (runs, length)
     Py_ssize_t runs, Py_ssize_t length, bint four, const real* coef, int spread,
 ) noexcept nogil:
-    cdef float x_room[STAGE]
-    cdef float g_room[STAGE]
-    cdef real t[STAGE]
-    cdef real u[STAGE]
+    cdef float x_room[STAGE + APART]
+    cdef float g_room[STAGE + APART]
+    cdef real t[STAGE + APART]
+    cdef real u[STAGE + APART]
     cdef const real* x_here
     cdef const real* g_here
     cdef const uint16_t* bits_here = NULL
