@@ -3,8 +3,8 @@
     python -m benchmarks.neighbour              some ten seconds; prints a table
 
 A team of threads that shares its cores waits for the one that is not running. So a service's small calls have one
-thread, and the table shows what that is worth: the same call with one thread, as it is by default, and, to compare, a
-parallel region of every core for the same work.
+thread whatever the setting, and the table shows what that is worth: a small call with one thread and with the default, and
+a large one with one thread and with a team.
 """
 
 from __future__ import annotations
@@ -50,7 +50,6 @@ def calls() -> dict[str, Callable[[], object]]:
     y = np.empty_like(x)
     ones, zeros = np.ones(CHANNELS), np.zeros(CHANNELS)
     one, team = (fastbn.ChannelAffine(zeros, ones, zeros, num_threads=n) for n in (1, os.cpu_count() or 1))
-    # Its 8 MB are worth a team; a service would be as badly off with a team for 20,000 elements.
     large = np.ones((2_000_000 // CHANNELS, CHANNELS), np.float32)
     larger = np.empty_like(large)
     return {
