@@ -3,8 +3,8 @@
     python -m benchmarks.neighbour              some ten seconds; prints a table
 
 A team of threads that shares its cores waits for the one that is not running. So a service's small calls have one
-thread whatever the setting, and the table shows what that is worth: a small call with one thread and with the default, and
-a large one with one thread and with a team.
+thread whatever the setting, and the table shows what that is worth: a small call with one thread and with the default,
+and a large one with one thread and with a team.
 """
 
 from __future__ import annotations
