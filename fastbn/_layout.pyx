@@ -356,117 +356,6 @@ cdef int refuse_overlap(cnp.ndarray a, View other) except -1:
     return 0
 
 
-cdef int load_vector(object a, double* out, Py_ssize_t c, double missing, str name) except -1:
-    """A channel vector in double: None is `missing` everywhere."""
-    cdef cnp.ndarray v
-    cdef Py_ssize_t i
-    if a is None:
-        for i in range(c):
-            out[i] = missing
-        return 0
-    v = vector_of(a, c, name)
-    if not (plain(v) and cnp.PyArray_IS_C_CONTIGUOUS(v)):
-        v = np.array(v, np.float64)
-    if cnp.PyArray_TYPE(v) == cnp.NPY_DOUBLE:
-        for i in range(c):
-            out[i] = (<double*> cnp.PyArray_DATA(v))[i]
-    else:
-        for i in range(c):
-            out[i] = (<float*> cnp.PyArray_DATA(v))[i]
-    return 0
-
-
-cdef cnp.ndarray vector_of(object a, Py_ssize_t c, str name):
-    cdef cnp.ndarray v
-    if cnp.PyArray_CheckExact(a):
-        v = <cnp.ndarray> a
-    else:
-        v = np.asarray(as_constant(a, name))
-        if v.dtype.kind in "iu" and not isinstance(a, np.ndarray):      # numbers of a list
-            v = v.astype(np.float64)
-    if cnp.PyArray_NDIM(v) != 1 or cnp.PyArray_DIMS(v)[0] != c:
-        raise ValueError(f"{name} has shape {(<object> v).shape}; expected ({c},), one value a channel")
-    if cnp.PyArray_TYPE(v) != cnp.NPY_FLOAT and cnp.PyArray_TYPE(v) != cnp.NPY_DOUBLE:
-        raise TypeError(f"{name} has dtype {v.dtype}; expected float32 or float64")
-    return v
-
-
-cdef bint same_vector(object a, const double* b, Py_ssize_t c, double missing) noexcept:
-    """Whether load_vector would give b; False where it is not worth finding out."""
-    cdef cnp.ndarray v
-    cdef Py_ssize_t i
-    cdef bint differ = False
-    if a is None:
-        for i in range(c):
-            differ |= b[i] != missing
-        return not differ
-    if not cnp.PyArray_CheckExact(a):
-        return False
-    v = <cnp.ndarray> a
-    if cnp.PyArray_NDIM(v) != 1 or cnp.PyArray_DIMS(v)[0] != c or not cnp.PyArray_ISCARRAY_RO(v):
-        return False
-    if cnp.PyArray_TYPE(v) == cnp.NPY_FLOAT:
-        for i in range(c):
-            differ |= b[i] != (<float*> cnp.PyArray_DATA(v))[i]
-    elif cnp.PyArray_TYPE(v) == cnp.NPY_DOUBLE:
-        for i in range(c):
-            differ |= b[i] != (<double*> cnp.PyArray_DATA(v))[i]
-    else:
-        return False
-    return not differ
-
-
-def assign(targets, values):
-    """Copy vectors into others, all of them or, with an error, none; no signal and no other thread comes between.
-
-    Parameters
-    ----------
-    targets : dict of str to ndarray, shape (C,)
-        Of float32 or float64, by what errors call them.
-    values : dict of str to ndarray, shape (C,)
-        Of float32 or float64, under the same names.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an array is none of these, or a target read-only.
-    """
-    cdef cnp.ndarray a, b
-    cdef list pairs = []
-    for name, value in values.items():
-        target = targets[name]
-        if not isinstance(target, np.ndarray):
-            raise TypeError(f"{name} must be a numpy.ndarray, got {type(target).__name__}")
-        b = vector_of(value, len(value) if isinstance(value, np.ndarray) and value.ndim == 1 else 0, name)
-        vector_of(target, len(b), name)
-        if not target.flags.writeable:
-            raise ValueError(f"{name} is read-only")
-        pairs.append((target, b if plain(b) and cnp.PyArray_IS_C_CONTIGUOUS(b) else np.array(b, np.float64)))
-    # From here on nothing runs but this loop: no Python code, and nothing that lets go of the GIL.
-    for target, value in pairs:
-        a = target
-        b = value
-        copy_vector(a, b)
-
-
-cdef void copy_vector(cnp.ndarray a, cnp.ndarray b) noexcept:
-    cdef Py_ssize_t i, step = cnp.PyArray_STRIDES(a)[0]
-    cdef char* p = cnp.PyArray_BYTES(a)
-    cdef double value
-    if not plain(a):
-        a[...] = b
-        return
-    for i in range(cnp.PyArray_DIMS(a)[0]):
-        if cnp.PyArray_TYPE(b) == cnp.NPY_DOUBLE:
-            value = (<double*> cnp.PyArray_DATA(b))[i]
-        else:
-            value = (<float*> cnp.PyArray_DATA(b))[i]
-        if cnp.PyArray_TYPE(a) == cnp.NPY_DOUBLE:
-            (<double*> (p + i * step))[0] = value
-        else:
-            (<float*> (p + i * step))[0] = <float> value
-
-
 def is_uint8(x):
     """Whether `x` is an array or tensor of uint8."""
     if not cnp.PyArray_CheckExact(x):
@@ -476,12 +365,9 @@ def is_uint8(x):
     return cnp.PyArray_TYPE(<cnp.ndarray> x) == cnp.NPY_UBYTE
 
 
-def check_vector(a, Py_ssize_t channels, str name):
-    """Raise an error unless `a` is None or one value of a supported dtype for each channel."""
-    if a is not None:
-        vector_of(a, channels, name)
-
-
 def same_memory(a, b):
     """Whether `a`, which `output` took, is the memory of the input `b`; it may not overlap it in any other way."""
     return cnp.PyArray_DATA(array_of(a, "a")) == cnp.PyArray_DATA(array_of(b, "b"))
+
+
+include "_vectors.pxi"

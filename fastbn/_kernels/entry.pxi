@@ -1,4 +1,5 @@
-# The calls that Python makes for training: gather pointers, plan, allocate, run.
+# The calls that Python makes for training and statistics: gather pointers, plan, allocate, run. The plan is that of
+# inference too.
 #
 # The arrays have been checked by then (_layout); what is left to fail is a vector of the wrong length, a thread count
 # and memory, and nothing has been written when they do.
