@@ -1,7 +1,9 @@
 # Arrays of float16 and bfloat16: kernels compute in float, and a piece of such an array passes through a local one.
 #
 # a) Integer arithmetic on the bits, of which the compiler makes vectors; every ISA level gives the same.
-# b) To float is exact. From float rounds to nearest even; what is too large becomes Inf, and NaN stays NaN.
+# b) To float is exact. From float rounds to nearest even; what is too large becomes Inf, and NaN stays NaN. To
+#    bfloat16 it does so untold: the low half of a NaN's bits is zero, whether it comes from a half, from a constant
+#    (set_coefs) or from the CPU, so that no rounding carries it over to a number.
 # c) `loaded` is where a kernel gets the elements it reads: of float and double they are where they are, at no cost.
 
 from libc.stdint cimport uint32_t
@@ -24,10 +26,12 @@ cdef extern from *:
 cdef extern from *:
     """
     /* The same conversions with the instructions that CPUs have for them: gcc 12 makes no vectors of _Float16, and slow
-       ones of the integer arithmetic (docs/kernels.md). Each returns how many it did; the rest is done below. */
+       ones of the integer arithmetic (docs/kernels.md). Each returns how many it did; the rest is done below. `loose`
+       lets sixteen floats come in the order in which they are cheapest, the same for both. */
     #if defined(__F16C__) && defined(__AVX2__) && (defined(__GNUC__) || defined(__clang__))
     #include <immintrin.h>
-    static inline Py_ssize_t fastbn_unpack(int is_bfloat16, const uint16_t* p, Py_ssize_t n, float* out) {
+    #define FASTBN_INLINE static inline __attribute__((always_inline))
+    FASTBN_INLINE Py_ssize_t fastbn_unpack(int is_bfloat16, int loose, const uint16_t* p, Py_ssize_t n, float* out) {
         Py_ssize_t j = 0;
     #ifdef __AVX512F__
         for (; j + 16 <= n; j += 16) {
@@ -35,53 +39,74 @@ cdef extern from *:
             _mm512_storeu_ps(out + j, is_bfloat16
                 ? _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16)) : _mm512_cvtph_ps(h));
         }
+    #else
+        for (; j + 16 <= n && is_bfloat16 && loose; j += 16) {
+            __m256i h = _mm256_loadu_si256((const __m256i*) (p + j)), zero = _mm256_setzero_si256();
+            _mm256_storeu_ps(out + j, _mm256_castsi256_ps(_mm256_unpacklo_epi16(zero, h)));
+            _mm256_storeu_ps(out + j + 8, _mm256_castsi256_ps(_mm256_unpackhi_epi16(zero, h)));
+        }
     #endif
         for (; j + 8 <= n; j += 8) {
             __m128i h = _mm_loadu_si128((const __m128i*) (p + j));
             _mm256_storeu_ps(out + j, is_bfloat16
                 ? _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16)) : _mm256_cvtph_ps(h));
         }
+        for (; j + 4 <= n; j += 4) {
+            __m128i h = _mm_loadl_epi64((const __m128i*) (p + j));
+            _mm_storeu_ps(out + j, is_bfloat16
+                ? _mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(h), 16)) : _mm_cvtph_ps(h));
+        }
+        for (; j < n && !is_bfloat16; j++)
+            out[j] = _cvtsh_ss(p[j]);
         return j;
     }
     #ifdef __AVX512F__
-    static inline __m256i fastbn_bfloat16x16(__m512 x) {
+    FASTBN_INLINE __m512i fastbn_rounded16(__m512 x) {
         __m512i u = _mm512_castps_si512(x), even = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-        __m512i rounded = _mm512_add_epi32(u, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff)));
-        rounded = _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), u, _mm512_set1_epi32(0x400000));
-        return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+        return _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff))), 16);
     }
     #endif
-    static inline __m128i fastbn_bfloat16x8(__m256 x) {
+    FASTBN_INLINE __m256i fastbn_rounded8(__m256 x) {
         __m256i u = _mm256_castps_si256(x), even = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
-        __m256i rounded = _mm256_add_epi32(u, _mm256_add_epi32(even, _mm256_set1_epi32(0x7fff)));
-        __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-        rounded = _mm256_blendv_epi8(rounded, _mm256_or_si256(u, _mm256_set1_epi32(0x400000)), nan);
-        rounded = _mm256_srli_epi32(rounded, 16);
-        return _mm_packus_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1));
+        return _mm256_srli_epi32(_mm256_add_epi32(u, _mm256_add_epi32(even, _mm256_set1_epi32(0x7fff))), 16);
     }
-    static inline Py_ssize_t fastbn_pack(int is_bfloat16, const float* x, Py_ssize_t n, uint16_t* out) {
+    FASTBN_INLINE __m128i fastbn_rounded4(__m128 x) {
+        __m128i u = _mm_castps_si128(x), even = _mm_and_si128(_mm_srli_epi32(u, 16), _mm_set1_epi32(1));
+        return _mm_srli_epi32(_mm_add_epi32(u, _mm_add_epi32(even, _mm_set1_epi32(0x7fff))), 16);
+    }
+    FASTBN_INLINE Py_ssize_t fastbn_pack(int is_bfloat16, int loose, const float* x, Py_ssize_t n, uint16_t* out) {
         Py_ssize_t j = 0;
     #ifdef __AVX512F__
         for (; j + 16 <= n; j += 16) {
             __m512 t = _mm512_loadu_ps(x + j);
-            _mm256_storeu_si256((__m256i*) (out + j),
-                is_bfloat16 ? fastbn_bfloat16x16(t) : _mm512_cvtps_ph(t, _MM_FROUND_TO_NEAREST_INT));
+            _mm256_storeu_si256((__m256i*) (out + j), is_bfloat16
+                ? _mm512_cvtepi32_epi16(fastbn_rounded16(t)) : _mm512_cvtps_ph(t, _MM_FROUND_TO_NEAREST_INT));
         }
     #endif
-        for (; j + 8 <= n; j += 8) {
-            __m256 t = _mm256_loadu_ps(x + j);
-            _mm_storeu_si128((__m128i*) (out + j),
-                is_bfloat16 ? fastbn_bfloat16x8(t) : _mm256_cvtps_ph(t, _MM_FROUND_TO_NEAREST_INT));
+        for (; j + 16 <= n && is_bfloat16; j += 16) {
+            __m256i low = fastbn_rounded8(_mm256_loadu_ps(x + j)), high = fastbn_rounded8(_mm256_loadu_ps(x + j + 8));
+            __m256i h = _mm256_packus_epi32(low, high);
+            _mm256_storeu_si256((__m256i*) (out + j), loose ? h : _mm256_permute4x64_epi64(h, 0xd8));
         }
+        for (; j + 8 <= n && !is_bfloat16; j += 8)
+            _mm_storeu_si128((__m128i*) (out + j),
+                _mm256_cvtps_ph(_mm256_loadu_ps(x + j), _MM_FROUND_TO_NEAREST_INT));
+        for (; j + 4 <= n; j += 4) {
+            __m128 t = _mm_loadu_ps(x + j);
+            __m128i h = is_bfloat16 ? fastbn_rounded4(t) : _mm_cvtps_ph(t, _MM_FROUND_TO_NEAREST_INT);
+            _mm_storel_epi64((__m128i*) (out + j), is_bfloat16 ? _mm_packus_epi32(h, h) : h);
+        }
+        for (; j < n && !is_bfloat16; j++)
+            out[j] = _cvtss_sh(x[j], _MM_FROUND_TO_NEAREST_INT);
         return j;
     }
     #else
-    static inline Py_ssize_t fastbn_unpack(int is_bfloat16, const uint16_t* p, Py_ssize_t n, float* out) { return 0; }
-    static inline Py_ssize_t fastbn_pack(int is_bfloat16, const float* x, Py_ssize_t n, uint16_t* out) { return 0; }
+    static inline Py_ssize_t fastbn_unpack(int is_bfloat16, int loose, const uint16_t* p, Py_ssize_t n, float* out) { return 0; }
+    static inline Py_ssize_t fastbn_pack(int is_bfloat16, int loose, const float* x, Py_ssize_t n, uint16_t* out) { return 0; }
     #endif
     """
-    Py_ssize_t fastbn_unpack(int is_bfloat16, const uint16_t* p, Py_ssize_t n, float* out) noexcept nogil
-    Py_ssize_t fastbn_pack(int is_bfloat16, const float* x, Py_ssize_t n, uint16_t* out) noexcept nogil
+    Py_ssize_t fastbn_unpack(int is_bfloat16, int loose, const uint16_t* p, Py_ssize_t n, float* out) noexcept nogil
+    Py_ssize_t fastbn_pack(int is_bfloat16, int loose, const float* x, Py_ssize_t n, uint16_t* out) noexcept nogil
 
 
 cdef inline bint is_half(int type) noexcept nogil:
@@ -111,11 +136,11 @@ cdef inline float from_bfloat16(uint32_t h) noexcept nogil:
 
 cdef inline uint32_t to_bfloat16(float f) noexcept nogil:
     cdef uint32_t u = fastbn_bits(f)
-    return ((u if f == f else u | 0x400000) + (0x7fff + ((u >> 16) & 1) if f == f else 0)) >> 16
+    return (u + 0x7fff + ((u >> 16) & 1)) >> 16
 
 
-cdef void unpack(int type, const uint16_t* p, Py_ssize_t n, float* out) noexcept nogil:
-    cdef Py_ssize_t j = fastbn_unpack(type == BFLOAT16, p, n, out)
+cdef inline void unpack(int type, bint loose, const uint16_t* p, Py_ssize_t n, float* out) noexcept nogil:
+    cdef Py_ssize_t j = fastbn_unpack(type == BFLOAT16, loose, p, n, out)
     if type == FLOAT16:
         while j < n:
             out[j] = from_float16(p[j])
@@ -126,8 +151,8 @@ cdef void unpack(int type, const uint16_t* p, Py_ssize_t n, float* out) noexcept
             j += 1
 
 
-cdef void pack(int type, const float* x, Py_ssize_t n, uint16_t* out) noexcept nogil:
-    cdef Py_ssize_t j = fastbn_pack(type == BFLOAT16, x, n, out)
+cdef inline void pack(int type, bint loose, const float* x, Py_ssize_t n, uint16_t* out) noexcept nogil:
+    cdef Py_ssize_t j = fastbn_pack(type == BFLOAT16, loose, x, n, out)
     if type == FLOAT16:
         while j < n:
             out[j] = <uint16_t> to_float16(x[j])
@@ -136,6 +161,33 @@ cdef void pack(int type, const float* x, Py_ssize_t n, uint16_t* out) noexcept n
         while j < n:
             out[j] = <uint16_t> to_bfloat16(x[j])
             j += 1
+
+
+cdef inline Py_ssize_t size_of(int type) noexcept nogil:
+    return 8 if type == FLOAT64 else (4 if type == FLOAT32 else 2)
+
+
+cdef inline const real* elements(
+    int type, bint loose, const char* p, int width, float* room, const real* kind,
+) noexcept nogil:
+    # Some elements as the kernels compute with them. With literals for type and width they stay in registers.
+    if real is float:
+        if is_half(type):
+            unpack(type, loose, <const uint16_t*> p, width, room)
+            return room
+    return <const real*> p
+
+
+cdef inline void put(int type, bint loose, const real* t, int width, int lanes, char* p) noexcept nogil:
+    # The first `width` of `lanes` elements; literals as in elements().
+    cdef int j
+    if real is float:
+        if is_half(type):
+            pack(type, loose, t, width, <uint16_t*> p)
+            return
+    for j in range(lanes):
+        if j < width:
+            (<real*> p)[j] = t[j]
 
 
 cdef inline const real* loaded(
@@ -148,10 +200,10 @@ cdef inline const real* loaded(
     if real is float:
         if is_half(type):
             if step[0] == length:
-                unpack(type, <const uint16_t*> p, runs * length, room)
+                unpack(type, False, <const uint16_t*> p, runs * length, room)
             else:
                 for i in range(runs):
-                    unpack(type, <const uint16_t*> p + i * step[0], length, room + i * length)
+                    unpack(type, False, <const uint16_t*> p + i * step[0], length, room + i * length)
             step[0] = length
             return room
     return <const real*> p
@@ -168,7 +220,7 @@ cdef inline void stored(
             length *= runs
         if real is float:
             if is_half(type):
-                pack(type, x + i * length, length, <uint16_t*> p + i * step)
+                pack(type, False, x + i * length, length, <uint16_t*> p + i * step)
                 continue
         out = <real*> p + i * step
         for j in range(length):

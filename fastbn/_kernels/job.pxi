@@ -121,12 +121,13 @@ cdef inline Place place_of(Job* job) noexcept nogil:
 cdef inline void set_coefs(
     Place place, real* coef, Py_ssize_t c, int width, int row, const double* values,
 ) noexcept nogil:
+    # A NaN becomes the one without a payload (halves.pxi).
     cdef Py_ssize_t k
     cdef int j
     coef += row * place.step + c
     for k in range(place.repeats):
         for j in range(width):
-            coef[j] = <real> values[j]
+            coef[j] = <real> (values[j] if values[j] == values[j] else NAN)
         coef += place.c
 
 

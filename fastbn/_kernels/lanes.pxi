@@ -1,6 +1,6 @@
 # What every kernel shares: element types, constants, and the one merge of statistics.
 
-from libc.math cimport sqrt
+from libc.math cimport NAN, sqrt
 from libc.stdint cimport uint16_t, uint64_t
 
 ctypedef fused real:    # what the arrays hold

@@ -91,7 +91,7 @@ cdef inline void transform_planes(
     cdef char* y = at(job, &job.y, n, c0, i)
     cdef char* r = NULL
     cdef uint16_t* bits = NULL
-    cdef Py_ssize_t bits_step = parts(job.s, LANES)
+    cdef Py_ssize_t bits_step = parts(job.s, LANES), size = job.itemsize
     if job.r.p != NULL:
         r = at(job, &job.r, n, c0, i)
     if job.bits != NULL:
@@ -100,8 +100,9 @@ cdef inline void transform_planes(
         forward(job, x, job.x.step_c, r, job.r.step_c, y, job.y.step_c, bits, bits_step, c1 - c0, length, False,
                 <const real*> job.coef + c0, 0)
     else:
-        backward_of(job, at(job, &job.g, n, c0, i), job.g.step_c, x, job.x.step_c, bits, bits_step,
-                    y, job.y.step_c, r, job.r.step_c, c1 - c0, length, False, <const real*> job.coef + c0, 0)
+        gradient(job.type, at(job, &job.g, n, c0, i), job.g.step_c * size, x, job.x.step_c * size, bits, bits_step,
+                 y, job.y.step_c * size, r, job.r.step_c * size, c1 - c0, length, False,
+                 <const real*> job.coef + c0, job.coef_step, 0, job.gate, job.frozen)
 
 
 # ---- units ---------------------------------------------------------------------------------------------------------

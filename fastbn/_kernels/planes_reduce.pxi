@@ -106,66 +106,75 @@ cdef inline uint64_t word_of(const uint16_t* bits, int width, int gate) noexcept
     return word
 
 
-cdef inline void add_tiles(
-    const real* g, const real* x, const uint16_t* bits, int tiles, int width,   # IN  tiles <= 4, the last one shorter
+cdef inline void add_lanes(
+    const real* g0, const real* g1, const real* g2, const real* g3,             # IN  (lanes,), of up to four tiles
+    const real* x0, const real* x1, const real* x2, const real* x3,
+    uint64_t w0, uint64_t w1, uint64_t w2, uint64_t w3, int tiles, int width,   # the last tile may be shorter
     real m, real scale, real shift, int gate,
-    lane* s1, lane* s2, int lanes,                                              # OUT (TILE,), added to
+    lane* s1, lane* s2, int lanes,                                              # OUT (lanes,), added to
 ) noexcept nogil:
     cdef lane d0, d1, d2, d3, v0, v1, v2, v3
-    cdef uint64_t w0, w1, w2, w3
     cdef int j
-    w0 = word_of(bits, width if tiles == 1 else TILE, gate)
-    w1 = word_of(bits + TILE // LANES, TILE, gate) if tiles > 1 else 0
-    w2 = word_of(bits + 2 * TILE // LANES, TILE, gate) if tiles > 2 else 0
-    w3 = word_of(bits + 3 * TILE // LANES, TILE, gate) if tiles > 3 else 0
     for j in range(lanes):
         d0 = 0
         v0 = 0
         if tiles > 1 or j < width:
-            d0 = <lane> x[j] - <lane> m
-            v0 = seen(g, x[j], w0, j, m, scale, shift, gate, d0)
+            d0 = <lane> x0[j] - <lane> m
+            v0 = seen(g0, x0[j], w0, j, m, scale, shift, gate, d0)
         if tiles == 1:
             s1[j] += v0
             s2[j] += v0 * d0
         else:
-            d1 = <lane> x[j + TILE] - <lane> m
-            v1 = seen(g + TILE, x[j + TILE], w1, j, m, scale, shift, gate, d1)
+            d1 = <lane> x1[j] - <lane> m
+            v1 = seen(g1, x1[j], w1, j, m, scale, shift, gate, d1)
             if tiles == 2:
                 s1[j] += v0 + v1
                 s2[j] += v0 * d0 + v1 * d1
             else:
-                d2 = <lane> x[j + 2 * TILE] - <lane> m
-                v2 = seen(g + 2 * TILE, x[j + 2 * TILE], w2, j, m, scale, shift, gate, d2)
+                d2 = <lane> x2[j] - <lane> m
+                v2 = seen(g2, x2[j], w2, j, m, scale, shift, gate, d2)
                 if tiles == 3:
                     s1[j] += (v0 + v1) + v2
                     s2[j] += (v0 * d0 + v1 * d1) + v2 * d2
                 else:
-                    d3 = <lane> x[j + 3 * TILE] - <lane> m
-                    v3 = seen(g + 3 * TILE, x[j + 3 * TILE], w3, j, m, scale, shift, gate, d3)
+                    d3 = <lane> x3[j] - <lane> m
+                    v3 = seen(g3, x3[j], w3, j, m, scale, shift, gate, d3)
                     s1[j] += (v0 + v1) + (v2 + v3)
                     s2[j] += (v0 * d0 + v1 * d1) + (v2 * d2 + v3 * d3)
 
 
-cdef inline void add_step(
-    int type, bint half, const char* g, const char* x, Py_ssize_t i, const uint16_t* bits,  # IN  from element i on
+cdef inline void add_tiles(
+    int type, const char* g_p, const char* x_p, Py_ssize_t first, const uint16_t* bits,     # IN  from element `first` on
     int tiles, int width, real m, real scale, real shift, int gate, lane* s1, lane* s2, int lanes,
 ) noexcept nogil:
-    # Halves are converted a step at a time: memory is read while the last step is still being added.
-    cdef float x_room[4 * TILE]
-    cdef float g_room[4 * TILE]
-    if half:
-        unpack(type, <const uint16_t*> x + i, (tiles - 1) * TILE + width, x_room)
-        if gate != MOMENTS:
-            unpack(type, <const uint16_t*> g + i, (tiles - 1) * TILE + width, g_room)
-        add_tiles(<const real*> g_room, <const real*> x_room, bits + i // LANES, tiles, width, m, scale, shift, gate,
-                  s1, s2, lanes)
-    else:
-        add_tiles(<const real*> g + i, <const real*> x + i, bits + i // LANES, tiles, width, m, scale, shift, gate,
-                  s1, s2, lanes)
+    # Halves are converted LANES at a time, so that they stay in registers.
+    cdef float x_room[4 * LANES]
+    cdef float g_room[4 * LANES]
+    cdef const real* x[4]
+    cdef const real* g[4]
+    cdef uint64_t w[4]
+    cdef Py_ssize_t size = size_of(type), i
+    cdef int j, k, q, count, step = LANES if is_half(type) else lanes
+    bits += first // LANES
+    for k in range(4):
+        w[k] = word_of(bits + k * TILE // LANES, width if tiles == 1 else TILE, gate) if k < tiles else 0
+    for q in range(lanes // step):
+        j = q * step
+        count = step
+        if tiles == 1 and width < j + step:
+            count = width - j if width > j else 0
+        for k in range(4):
+            i = (first + j + (k * TILE if k < tiles else 0)) * size
+            x[k] = elements(type, False, x_p + i, count if k < tiles else 0, x_room + k * LANES, &m)
+            g[k] = x[k]
+            if gate != MOMENTS:
+                g[k] = elements(type, False, g_p + i, count if k < tiles else 0, g_room + k * LANES, &m)
+        add_lanes(g[0], g[1], g[2], g[3], x[0], x[1], x[2], x[3], w[0] >> j, w[1] >> j, w[2] >> j, w[3] >> j,
+                  tiles, width - j, m, scale, shift, gate, s1 + j, s2 + j, step)
 
 
 cdef inline void add_span(
-    int type, bint half, const char* g, Py_ssize_t g_step, const char* x, Py_ssize_t x_step,    # IN  (runs, length)
+    int type, const char* g, Py_ssize_t g_step, const char* x, Py_ssize_t x_step,    # IN  (runs, length)
     const uint16_t* bits, Py_ssize_t bits_step,                                 # IN  (runs, parts(length, LANES))
     Py_ssize_t runs, Py_ssize_t length, real m, real scale, real shift, int gate,
     double* out,                                                                # OUT (2,)
@@ -175,20 +184,20 @@ cdef inline void add_span(
     cdef lane s2[TILE]
     cdef double t1 = 0
     cdef double t2 = 0
-    cdef Py_ssize_t r, i, itemsize = 2 if half else <Py_ssize_t> sizeof(real)
+    cdef Py_ssize_t r, i, itemsize = size_of(type)
     cdef int j, rest, held = 0
     for j in range(TILE):
         s1[j] = 0
         s2[j] = 0
     if runs == 1 and length <= TILE:
-        add_step(type, half, g, x, 0, bits, 1, <int> length, m, scale, shift, gate, s1, s2, TILE)
+        add_tiles(type, g, x, 0, bits, 1, <int> length, m, scale, shift, gate, s1, s2, TILE)
         out[0] = sum_lanes(s1)
         out[1] = sum_lanes(s2)
         return
     for r in range(runs):
         i = 0
         while i + 4 * TILE <= length:
-            add_step(type, half, g, x, i, bits, 4, TILE, m, scale, shift, gate, s1, s2, TILE)
+            add_tiles(type, g, x, i, bits, 4, TILE, m, scale, shift, gate, s1, s2, TILE)
             i += 4 * TILE
             held += 1
             if held >= FLUSH:
@@ -198,21 +207,21 @@ cdef inline void add_span(
         rest = <int> (length - i)
         if rest >= TILE:
             if rest >= 3 * TILE:
-                add_step(type, half, g, x, i, bits, 3, TILE, m, scale, shift, gate, s1, s2, TILE)
+                add_tiles(type, g, x, i, bits, 3, TILE, m, scale, shift, gate, s1, s2, TILE)
                 i += 3 * TILE
             elif rest >= 2 * TILE:
-                add_step(type, half, g, x, i, bits, 2, TILE, m, scale, shift, gate, s1, s2, TILE)
+                add_tiles(type, g, x, i, bits, 2, TILE, m, scale, shift, gate, s1, s2, TILE)
                 i += 2 * TILE
             else:
-                add_step(type, half, g, x, i, bits, 1, TILE, m, scale, shift, gate, s1, s2, TILE)
+                add_tiles(type, g, x, i, bits, 1, TILE, m, scale, shift, gate, s1, s2, TILE)
                 i += TILE
             held += 1
             rest = <int> (length - i)
         if rest > LANES:
-            add_step(type, half, g, x, i, bits, 1, rest, m, scale, shift, gate, s1, s2, TILE)
+            add_tiles(type, g, x, i, bits, 1, rest, m, scale, shift, gate, s1, s2, TILE)
             held += 1
         elif rest:
-            add_step(type, half, g, x, i, bits, 1, rest, m, scale, shift, gate, s1, s2, LANES)
+            add_tiles(type, g, x, i, bits, 1, rest, m, scale, shift, gate, s1, s2, LANES)
             held += 1
         if held >= FLUSH:
             flush(s1, &t1)
@@ -283,14 +292,19 @@ cdef inline void add_channel(
     double* out,                                                                # OUT (2,)
     lane kind,
 ) noexcept nogil:
-    # add_span() with `half` as a literal.
-    if real is float:
-        if is_half(s.type):
-            add_span(s.type, True, s.g, s.g_step, s.x, s.x_step, s.bits, s.bits_step, s.runs, s.length,
-                     m, scale, shift, gate, out, kind)
-            return
-    add_span(s.type, False, s.g, s.g_step, s.x, s.x_step, s.bits, s.bits_step, s.runs, s.length,
-             m, scale, shift, gate, out, kind)
+    # add_span() with the type as a literal.
+    if real is double:
+        add_span(FLOAT64, s.g, s.g_step, s.x, s.x_step, s.bits, s.bits_step, s.runs, s.length,
+                 m, scale, shift, gate, out, kind)
+    elif s.type == FLOAT32:
+        add_span(FLOAT32, s.g, s.g_step, s.x, s.x_step, s.bits, s.bits_step, s.runs, s.length,
+                 m, scale, shift, gate, out, kind)
+    elif s.type == FLOAT16:
+        add_span(FLOAT16, s.g, s.g_step, s.x, s.x_step, s.bits, s.bits_step, s.runs, s.length,
+                 m, scale, shift, gate, out, kind)
+    else:
+        add_span(BFLOAT16, s.g, s.g_step, s.x, s.x_step, s.bits, s.bits_step, s.runs, s.length,
+                 m, scale, shift, gate, out, kind)
 
 
 cdef void span_moments(

@@ -215,9 +215,10 @@ cdef void transform_strip(
         forward(job, x, job.x.step_n * k, r, job.r.step_n * k, y, job.y.step_n * k, bits, strip.bits_step,
                 strip.rows, width, job.four, coef, 1)
     else:
-        backward_of(job, at(job, &job.g, strip.row, 0, first), job.g.step_n * k, x, job.x.step_n * k,
-                    bits, strip.bits_step, y, job.y.step_n * k, r, job.r.step_n * k,
-                    strip.rows, width, job.four, coef, 1)
+        k *= job.itemsize
+        gradient(job.type, at(job, &job.g, strip.row, 0, first), job.g.step_n * k, x, job.x.step_n * k,
+                 bits, strip.bits_step, y, job.y.step_n * k, r, job.r.step_n * k,
+                 strip.rows, width, job.four, coef, job.coef_step, 1, job.gate, job.frozen)
 
 
 # ---- units ---------------------------------------------------------------------------------------------------------

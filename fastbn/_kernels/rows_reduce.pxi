@@ -12,7 +12,6 @@
 
 cdef enum:
     FLUSH_ROWS = 32
-    AT_ONCE = 4         # rows of halves that are converted at a time
     # The room of a local array: side by side, no two begin at the same place in a page, where a store to one would hold
     # up a load from the other.
     ROOM = SLAB + 80
@@ -56,23 +55,24 @@ cdef void sample_columns(
         out[w] = s[w]
 
 
-cdef inline void add_rows(
-    const real* g, Py_ssize_t g_step, const real* x, Py_ssize_t x_step, bint four, Py_ssize_t width,
-    const real* m, const real* scale, const real* shift, int gate, lane* s1, lane* s2,
+cdef inline void add_columns(
+    const real* g0, const real* g1, const real* g2, const real* g3,             # IN  (width,), of four rows or one
+    const real* x0, const real* x1, const real* x2, const real* x3, bint four, Py_ssize_t width,
+    const real* m, const real* scale, const real* shift, int gate,
+    lane* s1, lane* s2,                                                         # OUT (width,), added to
 ) noexcept nogil:
-    # four rows, or one
     cdef lane d0, d1, d2, d3, v0, v1, v2, v3
     cdef Py_ssize_t w
     for w in range(width):
-        d0 = <lane> x[w] - <lane> m[w]
-        v0 = seen(g + w, x[w], 0, 0, m[w], scale[w], shift[w], gate, d0)
+        d0 = <lane> x0[w] - <lane> m[w]
+        v0 = seen(g0 + w, x0[w], 0, 0, m[w], scale[w], shift[w], gate, d0)
         if four:
-            d1 = <lane> x[w + x_step] - <lane> m[w]
-            d2 = <lane> x[w + 2 * x_step] - <lane> m[w]
-            d3 = <lane> x[w + 3 * x_step] - <lane> m[w]
-            v1 = seen(g + w + g_step, x[w + x_step], 0, 0, m[w], scale[w], shift[w], gate, d1)
-            v2 = seen(g + w + 2 * g_step, x[w + 2 * x_step], 0, 0, m[w], scale[w], shift[w], gate, d2)
-            v3 = seen(g + w + 3 * g_step, x[w + 3 * x_step], 0, 0, m[w], scale[w], shift[w], gate, d3)
+            d1 = <lane> x1[w] - <lane> m[w]
+            d2 = <lane> x2[w] - <lane> m[w]
+            d3 = <lane> x3[w] - <lane> m[w]
+            v1 = seen(g1 + w, x1[w], 0, 0, m[w], scale[w], shift[w], gate, d1)
+            v2 = seen(g2 + w, x2[w], 0, 0, m[w], scale[w], shift[w], gate, d2)
+            v3 = seen(g3 + w, x3[w], 0, 0, m[w], scale[w], shift[w], gate, d3)
             s1[w] += (v0 + v1) + (v2 + v3)
             s2[w] += (v0 * d0 + v1 * d1) + (v2 * d2 + v3 * d3)
         else:
@@ -80,43 +80,92 @@ cdef inline void add_rows(
             s2[w] += v0 * d0
 
 
+cdef inline void add_step_of_rows(
+    int type, const char* g, Py_ssize_t g_step, const char* x, Py_ssize_t x_step, bint four, int width,
+    const real* m, const real* scale, const real* shift, int gate, lane* s1, lane* s2,
+) noexcept nogil:
+    # Some columns of halves: with a literal width they stay in registers.
+    cdef float x_room[4 * LANES]
+    cdef float g_room[4 * LANES]
+    cdef const real* u[4]
+    cdef const real* v[4]
+    cdef int k
+    for k in range(4 if four else 1):
+        u[k] = elements(type, False, x + k * x_step, width, x_room + k * LANES, m)
+        v[k] = u[k]
+        if gate != MOMENTS:
+            v[k] = elements(type, False, g + k * g_step, width, g_room + k * LANES, m)
+    if four:
+        add_columns(v[0], v[1], v[2], v[3], u[0], u[1], u[2], u[3], True, width, m, scale, shift, gate, s1, s2)
+    else:
+        add_columns(v[0], v[0], v[0], v[0], u[0], u[0], u[0], u[0], False, width, m, scale, shift, gate, s1, s2)
+
+
+cdef inline void add_rows(
+    int type, const char* g, Py_ssize_t g_step, const char* x, Py_ssize_t x_step, bint four, Py_ssize_t width,
+    const real* m, const real* scale, const real* shift, int gate, lane* s1, lane* s2,
+) noexcept nogil:
+    # four rows, or one
+    cdef Py_ssize_t w = 0
+    if is_half(type):
+        while w + LANES <= width:
+            add_step_of_rows(type, g + 2 * w, g_step, x + 2 * w, x_step, four, LANES, m + w, scale + w, shift + w, gate,
+                             s1 + w, s2 + w)
+            w += LANES
+        if w < width:
+            add_step_of_rows(type, g + 2 * w, g_step, x + 2 * w, x_step, four, <int> (width - w), m + w, scale + w,
+                             shift + w, gate, s1 + w, s2 + w)
+    else:
+        add_columns(<const real*> g, <const real*> (g + g_step), <const real*> (g + 2 * g_step),
+                    <const real*> (g + 3 * g_step), <const real*> x, <const real*> (x + x_step),
+                    <const real*> (x + 2 * x_step), <const real*> (x + 3 * x_step), four, width, m, scale, shift, gate,
+                    s1, s2)
+
+
 cdef inline void add_row_bits(
-    const real* g, const real* x, const uint16_t* bits, Py_ssize_t width, const real* m, lane* s1, lane* s2,
+    int type, const char* g, const char* x, const uint16_t* bits, Py_ssize_t width, const real* m, lane* s1, lane* s2,
 ) noexcept nogil:
     # One row, where the forward left bits.
+    cdef float x_room[LANES]
+    cdef float g_room[LANES]
+    cdef const real* u
+    cdef const real* v
     cdef lane d
-    cdef Py_ssize_t w = 0
+    cdef Py_ssize_t w = 0, size = size_of(type)
     cdef int j, step
     while w < width:
         step = <int> least(LANES, width - w)
+        u = elements(type, False, x + w * size, step, x_room, m)
+        v = elements(type, False, g + w * size, step, g_room, m)
         for j in range(LANES):
             if j < step and (bits[w // LANES] >> j) & 1:
-                d = <lane> x[w + j] - <lane> m[w + j]
-                s1[w + j] += g[w + j]
-                s2[w + j] += <lane> g[w + j] * d
+                d = <lane> u[j] - <lane> m[w + j]
+                s1[w + j] += v[j]
+                s2[w + j] += <lane> v[j] * d
         w += LANES
 
 
 cdef inline void add_block(
-    const real* g, Py_ssize_t g_step, const real* x, Py_ssize_t x_step, const uint16_t* bits, Py_ssize_t bits_step,
-    Py_ssize_t rows, Py_ssize_t width, const real* m, const real* scale, const real* shift, int gate,
-    lane* s1, lane* s2,
+    int type, const char* g, Py_ssize_t g_step, const char* x, Py_ssize_t x_step,       # IN  (rows, width)
+    const uint16_t* bits, Py_ssize_t bits_step, Py_ssize_t rows, Py_ssize_t width,
+    const real* m, const real* scale, const real* shift, int gate, lane* s1, lane* s2,
 ) noexcept nogil:
     cdef Py_ssize_t i = 0
     if gate == BITS:
         for i in range(rows):
-            add_row_bits(g + i * g_step, x + i * x_step, bits + i * bits_step, width, m, s1, s2)
+            add_row_bits(type, g + i * g_step, x + i * x_step, bits + i * bits_step, width, m, s1, s2)
         return
     while i + 4 <= rows:
-        add_rows(g + i * g_step, g_step, x + i * x_step, x_step, True, width, m, scale, shift, gate, s1, s2)
+        add_rows(type, g + i * g_step, g_step, x + i * x_step, x_step, True, width, m, scale, shift, gate, s1, s2)
         i += 4
     while i < rows:
-        add_rows(g + i * g_step, g_step, x + i * x_step, x_step, False, width, m, scale, shift, gate, s1, s2)
+        add_rows(type, g + i * g_step, g_step, x + i * x_step, x_step, False, width, m, scale, shift, gate, s1, s2)
         i += 1
 
 
-cdef void sum_columns(
-    Columns* u, const real* m_in, const real* scale_in, const real* shift_in, Py_ssize_t first, Py_ssize_t width,
+cdef inline void sum_columns_of(
+    int type, Columns* u, const real* m_in, const real* scale_in, const real* shift_in, Py_ssize_t first,
+    Py_ssize_t width,
     double* out1, double* out2,                                                 # OUT (width,), of columns from `first`
     lane kind,
 ) noexcept nogil:
@@ -125,13 +174,10 @@ cdef void sum_columns(
     cdef real m[ROOM]
     cdef real scale[ROOM]
     cdef real shift[ROOM]
-    cdef float x_room[AT_ONCE * SLAB]
-    cdef float g_room[AT_ONCE * SLAB]
-    cdef Py_ssize_t i = 0, k, w, rows, here, x_step, g_step
-    cdef const char* x_p = u.x + first * u.itemsize
-    cdef const char* g_p = u.g + first * u.itemsize
-    cdef const real* x
-    cdef const real* g
+    cdef Py_ssize_t i = 0, w, rows, size = size_of(type), x_step = u.x_step * size, g_step = u.g_step * size
+    cdef const char* x = u.x + first * size
+    cdef const char* g = u.g + first * size
+    cdef const uint16_t* bits = u.bits + first // LANES
     for w in range(width):
         m[w] = m_in[first + w]
         out1[w] = 0
@@ -143,37 +189,57 @@ cdef void sum_columns(
     while i < u.rows:
         rows = least(FLUSH_ROWS, u.rows - i)
         if u.fetch:
-            touch(x_p, rows, width * u.itemsize, u.x_step * u.itemsize)
+            touch(x, rows, width * size, x_step)
             if u.gate != MOMENTS:
-                touch(g_p, rows, width * u.itemsize, u.g_step * u.itemsize)
+                touch(g, rows, width * size, g_step)
         for w in range(width):
             s1[w] = 0
             s2[w] = 0
-        k = 0
-        while k < rows:
-            here = least(AT_ONCE if is_half(u.type) else FLUSH_ROWS, rows - k)
-            x_step = u.x_step
-            g_step = u.g_step
-            x = loaded(u.type, x_p, &x_step, here, width, x_room, m_in)
-            g = x
-            if u.gate != MOMENTS:
-                g = loaded(u.type, g_p, &g_step, here, width, g_room, m_in)
-            if u.gate == MOMENTS:
-                add_block(g, g_step, x, x_step, u.bits, 0, here, width, m, m, m, MOMENTS, s1, s2)
-            elif u.gate == OPEN:
-                add_block(g, g_step, x, x_step, u.bits, 0, here, width, m, m, m, OPEN, s1, s2)
-            elif u.gate == REPLAY:
-                add_block(g, g_step, x, x_step, u.bits, 0, here, width, m, scale, shift, REPLAY, s1, s2)
-            else:
-                add_block(g, g_step, x, x_step, u.bits + (i + k) * u.bits_step + first // LANES, u.bits_step, here,
-                          width, m, m, m, BITS, s1, s2)
-            x_p += here * u.x_step * u.itemsize
-            g_p += here * u.g_step * u.itemsize
-            k += here
+        if u.gate == MOMENTS:
+            add_block(type, x, x_step, x, x_step, bits, 0, rows, width, m, m, m, MOMENTS, s1, s2)
+        elif u.gate == OPEN:
+            add_block(type, g, g_step, x, x_step, bits, 0, rows, width, m, m, m, OPEN, s1, s2)
+        elif u.gate == REPLAY:
+            add_block(type, g, g_step, x, x_step, bits, 0, rows, width, m, scale, shift, REPLAY, s1, s2)
+        else:
+            add_block(type, g, g_step, x, x_step, bits + i * u.bits_step, u.bits_step, rows, width, m, m, m, BITS,
+                      s1, s2)
         for w in range(width):
             out1[w] += s1[w]
             out2[w] += s2[w]
+        x += rows * x_step
+        g += rows * g_step
         i += rows
+
+
+cdef void sum_float16(
+    Columns* u, const float* m, const float* scale, const float* shift, Py_ssize_t first, Py_ssize_t width,
+    double* out1, double* out2, lane kind,
+) noexcept nogil:
+    sum_columns_of(FLOAT16, u, m, scale, shift, first, width, out1, out2, kind)
+
+
+cdef void sum_bfloat16(
+    Columns* u, const float* m, const float* scale, const float* shift, Py_ssize_t first, Py_ssize_t width,
+    double* out1, double* out2, lane kind,
+) noexcept nogil:
+    sum_columns_of(BFLOAT16, u, m, scale, shift, first, width, out1, out2, kind)
+
+
+cdef void sum_columns(
+    Columns* u, const real* m, const real* scale, const real* shift, Py_ssize_t first, Py_ssize_t width,
+    double* out1, double* out2,                                                 # OUT (width,), of columns from `first`
+    lane kind,
+) noexcept nogil:
+    if real is float:
+        if u.type == FLOAT16:
+            sum_float16(u, m, scale, shift, first, width, out1, out2, kind)
+        elif u.type == BFLOAT16:
+            sum_bfloat16(u, m, scale, shift, first, width, out1, out2, kind)
+        else:
+            sum_columns_of(FLOAT32, u, m, scale, shift, first, width, out1, out2, kind)
+    else:
+        sum_columns_of(FLOAT64, u, m, scale, shift, first, width, out1, out2, kind)
 
 
 cdef void reduce_columns(
