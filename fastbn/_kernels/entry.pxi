@@ -80,6 +80,7 @@ cdef void plan(Job* job, bint reduce, int threads) noexcept:
         plan_rows(job, CACHE, LAST_CACHE, threads)
     else:
         plan_planes(job, CACHE, LAST_CACHE, threads)
+    choose_stores(job, LAST_CACHE)
     job.count = 0
     if job.g.p != NULL:
         add_phase(job, COEFS, tiles)

@@ -31,7 +31,9 @@ cdef extern from *:
     #if defined(__F16C__) && defined(__AVX2__) && (defined(__GNUC__) || defined(__clang__))
     #include <immintrin.h>
     #define FASTBN_INLINE static inline __attribute__((always_inline))
-    FASTBN_INLINE Py_ssize_t fastbn_unpack(int is_bfloat16, int loose, const uint16_t* p, Py_ssize_t n, float* out) {
+    FASTBN_INLINE Py_ssize_t fastbn_unpack(
+        int is_bfloat16, int loose, const uint16_t* p, Py_ssize_t n, float* out
+    ) {
         Py_ssize_t j = 0;
     #ifdef __AVX512F__
         for (; j + 16 <= n; j += 16) {
@@ -74,7 +76,9 @@ cdef extern from *:
         __m128i u = _mm_castps_si128(x), even = _mm_and_si128(_mm_srli_epi32(u, 16), _mm_set1_epi32(1));
         return _mm_srli_epi32(_mm_add_epi32(u, _mm_add_epi32(even, _mm_set1_epi32(0x7fff))), 16);
     }
-    FASTBN_INLINE Py_ssize_t fastbn_pack(int is_bfloat16, int loose, const float* x, Py_ssize_t n, uint16_t* out) {
+    FASTBN_INLINE Py_ssize_t fastbn_pack(
+        int is_bfloat16, int loose, const float* x, Py_ssize_t n, uint16_t* out
+    ) {
         Py_ssize_t j = 0;
     #ifdef __AVX512F__
         for (; j + 16 <= n; j += 16) {
@@ -101,8 +105,8 @@ cdef extern from *:
         return j;
     }
     #else
-    static inline Py_ssize_t fastbn_unpack(int is_bfloat16, int loose, const uint16_t* p, Py_ssize_t n, float* out) { return 0; }
-    static inline Py_ssize_t fastbn_pack(int is_bfloat16, int loose, const float* x, Py_ssize_t n, uint16_t* out) { return 0; }
+    #define fastbn_unpack(is_bfloat16, loose, p, n, out) 0
+    #define fastbn_pack(is_bfloat16, loose, x, n, out) 0
     #endif
     """
     Py_ssize_t fastbn_unpack(int is_bfloat16, int loose, const uint16_t* p, Py_ssize_t n, float* out) noexcept nogil
@@ -178,13 +182,23 @@ cdef inline const real* elements(
     return <const real*> p
 
 
-cdef inline void put(int type, bint loose, const real* t, int width, int lanes, char* p) noexcept nogil:
+cdef inline void put(
+    int type, bint loose, bint stream, const real* t, int width, int lanes, char* p,
+) noexcept nogil:
     # The first `width` of `lanes` elements; literals as in elements().
+    cdef uint16_t room[TILE]
     cdef int j
     if real is float:
         if is_half(type):
-            pack(type, loose, t, width, <uint16_t*> p)
+            if stream and width == lanes and lanes % 8 == 0:
+                pack(type, loose, t, width, room)
+                fastbn_stream(p, room, 2 * lanes)
+            else:
+                pack(type, loose, t, width, <uint16_t*> p)
             return
+    if stream and width == lanes and lanes % 4 == 0:
+        fastbn_stream(p, t, lanes * <int> sizeof(real))
+        return
     for j in range(lanes):
         if j < width:
             (<real*> p)[j] = t[j]
@@ -210,9 +224,10 @@ cdef inline const real* loaded(
 
 
 cdef inline void stored(
-    int type, const real* x, Py_ssize_t runs, Py_ssize_t length,                # IN  (runs, length), packed
+    int type, bint stream, const real* x, Py_ssize_t runs, Py_ssize_t length,   # IN  (runs, length), packed
     char* p, Py_ssize_t step,                                                   # OUT (runs, length), step apart
 ) noexcept nogil:
+    cdef uint16_t room[STAGE]
     cdef Py_ssize_t i, j
     cdef real* out
     for i in range(1 if step == length else runs):
@@ -220,8 +235,15 @@ cdef inline void stored(
             length *= runs
         if real is float:
             if is_half(type):
-                pack(type, False, x + i * length, length, <uint16_t*> p + i * step)
+                if stream:
+                    pack(type, False, x + i * length, length, room)
+                    fastbn_stream(<uint16_t*> p + i * step, room, length * 2)
+                else:
+                    pack(type, False, x + i * length, length, <uint16_t*> p + i * step)
                 continue
         out = <real*> p + i * step
+        if stream:
+            fastbn_stream(out, x + i * length, length * <Py_ssize_t> sizeof(real))
+            continue
         for j in range(length):
             out[j] = x[i * length + j]

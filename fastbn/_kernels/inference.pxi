@@ -231,6 +231,7 @@ cdef class Plan:
         if not self.large:
             run(&job, 1)
             return out
+        choose_stores(&job, LAST_CACHE)
         threads = enter_team(self.num_threads)
         try:
             run_team(&job, threads)

@@ -80,6 +80,7 @@ cdef struct Job:
     Py_ssize_t slabs
     bint four
     bint fetch              # touch memory before it is reduced
+    bint stream             # store around the caches
     Lookup* lookup          # of a LOOKUP_LINES
     Phase[4] phases
     int count

@@ -9,8 +9,9 @@
 
 include "sizes.pxi"
 include "lanes.pxi"
-include "halves.pxi"
 include "job.pxi"
+include "stream.pxi"
+include "halves.pxi"
 include "signals.pxi"
 include "planes_reduce.pxi"
 include "rows_reduce.pxi"

@@ -103,6 +103,8 @@ cdef inline void transform_planes(
         gradient(job.type, at(job, &job.g, n, c0, i), job.g.step_c * size, x, job.x.step_c * size, bits, bits_step,
                  y, job.y.step_c * size, r, job.r.step_c * size, c1 - c0, length, False,
                  <const real*> job.coef + c0, job.coef_step, 0, job.gate, job.frozen)
+    if job.stream:
+        fastbn_fence()
 
 
 # ---- units ---------------------------------------------------------------------------------------------------------

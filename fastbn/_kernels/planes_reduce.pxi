@@ -144,7 +144,7 @@ cdef inline void add_lanes(
 
 
 cdef inline void add_tiles(
-    int type, const char* g_p, const char* x_p, Py_ssize_t first, const uint16_t* bits,     # IN  from element `first` on
+    int type, const char* g_p, const char* x_p, Py_ssize_t first, const uint16_t* bits,     # IN  from `first` on
     int tiles, int width, real m, real scale, real shift, int gate, lane* s1, lane* s2, int lanes,
 ) noexcept nogil:
     # Halves are converted LANES at a time, so that they stay in registers.

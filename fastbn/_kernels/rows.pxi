@@ -219,6 +219,8 @@ cdef void transform_strip(
         gradient(job.type, at(job, &job.g, strip.row, 0, first), job.g.step_n * k, x, job.x.step_n * k,
                  bits, strip.bits_step, y, job.y.step_n * k, r, job.r.step_n * k,
                  strip.rows, width, job.four, coef, job.coef_step, 1, job.gate, job.frozen)
+    if job.stream:
+        fastbn_fence()
 
 
 # ---- units ---------------------------------------------------------------------------------------------------------

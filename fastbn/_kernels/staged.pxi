@@ -22,7 +22,7 @@ cdef void forward(
     cdef Py_ssize_t size = job.itemsize
     if job.activation <= RELU:
         affine(job.type, x, x_step * size, r, r_step * size, y, y_step * size, bits, bits_step, runs, length, four,
-               coef, job.coef_step, spread, job.activation == RELU)
+               coef, job.coef_step, spread, job.activation == RELU, job.stream)
         return
     while i < runs:
         w = 0
@@ -37,8 +37,8 @@ cdef void forward(
             affine(FLOAT32 if real is float else FLOAT64, <const char*> x_here, x_packed * <Py_ssize_t> sizeof(real),
                    <const char*> r_here, r_packed * <Py_ssize_t> sizeof(real),
                    <char*> t, width * <Py_ssize_t> sizeof(real), NULL, 0, k, width, False,
-                   coef + (w if spread else i), job.coef_step, spread, False)
+                   coef + (w if spread else i), job.coef_step, spread, False, False)
             activate(job.activation, <real> job.slope, t, k * width)
-            stored(job.type, <const real*> t, k, width, y + (i * y_step + w) * job.itemsize, y_step)
+            stored(job.type, job.stream, <const real*> t, k, width, y + (i * y_step + w) * job.itemsize, y_step)
             w += width
         i += k

@@ -18,7 +18,7 @@ cdef inline void affine_block(
     uint16_t* bits, Py_ssize_t bits_step,                                       # OUT (rows, parts(width, LANES))
     Py_ssize_t rows, int group, int width, int lanes,
     const real* coef, Py_ssize_t coef_step, int spread,                         # IN  (FORWARD_COEFS, width or 1)
-    bint residual, bint relu, bint keep,
+    bint residual, bint relu, bint keep, bint stream,
 ) noexcept nogil:
     # y = (x - m) * scale + shift [+ r] [then ReLU, which lets NaN through]
     cdef real m[TILE]
@@ -58,7 +58,7 @@ cdef inline void affine_block(
             if relu:
                 for j in range(lanes):
                     t[k * lanes + j] = 0 if t[k * lanes + j] <= 0 else t[k * lanes + j]
-            put(type, loose, t + k * lanes, width, lanes, y + k * y_step)
+            put(type, loose, stream, t + k * lanes, width, lanes, y + k * y_step)
         x += group * x_step
         r += group * r_step
         y += group * y_step
@@ -69,7 +69,7 @@ cdef inline void affine_block(
 cdef inline void affine_rows(
     int type, const char* x, Py_ssize_t x_step, const char* r, Py_ssize_t r_step, char* y, Py_ssize_t y_step,
     uint16_t* bits, Py_ssize_t bits_step, Py_ssize_t rows, Py_ssize_t width, bint four,
-    const real* coef, Py_ssize_t coef_step, bint residual, bint relu, bint keep,
+    const real* coef, Py_ssize_t coef_step, bint residual, bint relu, bint keep, bint stream,
 ) noexcept nogil:
     cdef Py_ssize_t i = 0, w, k, o, size = size_of(type)
     while i < rows:
@@ -80,22 +80,22 @@ cdef inline void affine_rows(
             while w + HALF <= width:
                 o = w * size
                 affine_block(type, x + o, x_step, r + o, r_step, y + o, y_step, bits + w // LANES, bits_step,
-                             4, 4, HALF, HALF, coef + w, coef_step, 1, residual, relu, keep)
+                             4, 4, HALF, HALF, coef + w, coef_step, 1, residual, relu, keep, stream)
                 w += HALF
         elif k == 1:
             while w + HALF <= width:
                 o = w * size
                 affine_block(type, x + o, x_step, r + o, r_step, y + o, y_step, bits + w // LANES, bits_step,
-                             1, 1, HALF, HALF, coef + w, coef_step, 1, residual, relu, keep)
+                             1, 1, HALF, HALF, coef + w, coef_step, 1, residual, relu, keep, stream)
                 w += HALF
         elif width == TILE:
             affine_block(type, x, x_step, r, r_step, y, y_step, bits, bits_step, k, 1, TILE, TILE,
-                         coef, coef_step, 1, residual, relu, keep)
+                         coef, coef_step, 1, residual, relu, keep, stream)
             w = TILE
         if w < width:
             o = w * size
             affine_block(type, x + o, x_step, r + o, r_step, y + o, y_step, bits + w // LANES, bits_step, k, 1,
-                         <int> (width - w), TILE, coef + w, coef_step, 1, residual, relu, keep)
+                         <int> (width - w), TILE, coef + w, coef_step, 1, residual, relu, keep, stream)
         x += k * x_step
         r += k * r_step
         y += k * y_step
@@ -106,7 +106,7 @@ cdef inline void affine_rows(
 cdef inline void affine_planes(
     int type, const char* x, Py_ssize_t x_step, const char* r, Py_ssize_t r_step, char* y, Py_ssize_t y_step,
     uint16_t* bits, Py_ssize_t bits_step, Py_ssize_t planes, Py_ssize_t length,
-    const real* coef, Py_ssize_t coef_step, bint residual, bint relu, bint keep,
+    const real* coef, Py_ssize_t coef_step, bint residual, bint relu, bint keep, bint stream,
 ) noexcept nogil:
     cdef Py_ssize_t i, tiles = length // TILE, w = tiles * TILE, steps = (length - w) // LANES
     cdef Py_ssize_t v = w + steps * LANES, fours = (length - v) // 4, u = v + fours * 4
@@ -114,21 +114,21 @@ cdef inline void affine_planes(
     for i in range(planes):
         if tiles:
             affine_block(type, x, tile, r, tile, y, tile, bits, TILE // LANES, tiles, 1, TILE, TILE,
-                         coef + i, coef_step, 0, residual, relu, keep)
+                         coef + i, coef_step, 0, residual, relu, keep, stream)
         if steps:
             affine_block(type, x + w * size, step, r + w * size, step, y + w * size, step, bits + w // LANES, 1,
-                         steps, 1, LANES, LANES, coef + i, coef_step, 0, residual, relu, keep)
+                         steps, 1, LANES, LANES, coef + i, coef_step, 0, residual, relu, keep, stream)
         if keep:
             if v < length:
                 affine_block(type, x + v * size, 0, r + v * size, 0, y + v * size, 0, bits + v // LANES, 0, 1, 1,
-                             <int> (length - v), LANES, coef + i, coef_step, 0, residual, relu, keep)
+                             <int> (length - v), LANES, coef + i, coef_step, 0, residual, relu, keep, stream)
         else:
             if fours:
                 affine_block(type, x + v * size, four, r + v * size, four, y + v * size, four, bits, 0, fours, 1, 4, 4,
-                             coef + i, coef_step, 0, residual, relu, False)
+                             coef + i, coef_step, 0, residual, relu, False, stream)
             if u < length:
                 affine_block(type, x + u * size, size, r + u * size, size, y + u * size, size, bits, 0, length - u, 1,
-                             1, 1, coef + i, coef_step, 0, residual, relu, False)
+                             1, 1, coef + i, coef_step, 0, residual, relu, False, stream)
         x += x_step
         r += r_step
         y += y_step
@@ -138,78 +138,78 @@ cdef inline void affine_planes(
 cdef inline void affine_modes(
     int type, const char* x, Py_ssize_t x_step, const char* r, Py_ssize_t r_step, char* y, Py_ssize_t y_step,
     uint16_t* bits, Py_ssize_t bits_step, Py_ssize_t runs, Py_ssize_t length, bint four,
-    const real* coef, Py_ssize_t coef_step, int spread, bint residual, bint relu, bint keep,
+    const real* coef, Py_ssize_t coef_step, int spread, bint residual, bint relu, bint keep, bint stream,
 ) noexcept nogil:
     if spread:
         affine_rows(type, x, x_step, r, r_step, y, y_step, bits, bits_step, runs, length, four, coef, coef_step,
-                    residual, relu, keep)
+                    residual, relu, keep, stream)
     else:
         affine_planes(type, x, x_step, r, r_step, y, y_step, bits, bits_step, runs, length, coef, coef_step,
-                      residual, relu, keep)
+                      residual, relu, keep, stream)
 
 
 cdef inline void affine_of(
     int type, const char* x, Py_ssize_t x_step, const char* r, Py_ssize_t r_step, char* y, Py_ssize_t y_step,
     uint16_t* bits, Py_ssize_t bits_step, Py_ssize_t runs, Py_ssize_t length, bint four,
-    const real* coef, Py_ssize_t coef_step, int spread, bint relu,
+    const real* coef, Py_ssize_t coef_step, int spread, bint relu, bint stream,
 ) noexcept nogil:
     # What is absent is another array of the same steps, and never looked at.
     cdef uint16_t* word = bits if bits != NULL else <uint16_t*> y
     if r == NULL:
         if relu:
             affine_modes(type, x, x_step, x, x_step, y, y_step, word, bits_step, runs, length, four, coef, coef_step,
-                         spread, False, True, False)
+                         spread, False, True, False, stream)
         else:
             affine_modes(type, x, x_step, x, x_step, y, y_step, word, bits_step, runs, length, four, coef, coef_step,
-                         spread, False, False, False)
+                         spread, False, False, False, stream)
     elif not relu:
         affine_modes(type, x, x_step, r, r_step, y, y_step, word, bits_step, runs, length, four, coef, coef_step,
-                     spread, True, False, False)
+                     spread, True, False, False, stream)
     elif bits == NULL:
         affine_modes(type, x, x_step, r, r_step, y, y_step, word, bits_step, runs, length, four, coef, coef_step,
-                     spread, True, True, False)
+                     spread, True, True, False, stream)
     else:
         affine_modes(type, x, x_step, r, r_step, y, y_step, word, bits_step, runs, length, four, coef, coef_step,
-                     spread, True, True, True)
+                     spread, True, True, True, stream)
 
 
 cdef void affine_float16(
     const char* x, Py_ssize_t x_step, const char* r, Py_ssize_t r_step, char* y, Py_ssize_t y_step,
     uint16_t* bits, Py_ssize_t bits_step, Py_ssize_t runs, Py_ssize_t length,
-    const float* coef, Py_ssize_t coef_step, int spread, bint relu,
+    const float* coef, Py_ssize_t coef_step, int spread, bint relu, bint stream,
 ) noexcept nogil:
     affine_of(FLOAT16, x, x_step, r, r_step, y, y_step, bits, bits_step, runs, length, False, coef, coef_step, spread,
-              relu)
+              relu, stream)
 
 
 cdef void affine_bfloat16(
     const char* x, Py_ssize_t x_step, const char* r, Py_ssize_t r_step, char* y, Py_ssize_t y_step,
     uint16_t* bits, Py_ssize_t bits_step, Py_ssize_t runs, Py_ssize_t length,
-    const float* coef, Py_ssize_t coef_step, int spread, bint relu,
+    const float* coef, Py_ssize_t coef_step, int spread, bint relu, bint stream,
 ) noexcept nogil:
     affine_of(BFLOAT16, x, x_step, r, r_step, y, y_step, bits, bits_step, runs, length, False, coef, coef_step, spread,
-              relu)
+              relu, stream)
 
 
 cdef void affine(
     int type, const char* x, Py_ssize_t x_step, const char* r, Py_ssize_t r_step,       # IN  (runs, length)
     char* y, Py_ssize_t y_step,                                                         # OUT (runs, length)
     uint16_t* bits, Py_ssize_t bits_step, Py_ssize_t runs, Py_ssize_t length, bint four,
-    const real* coef, Py_ssize_t coef_step, int spread, bint relu,
+    const real* coef, Py_ssize_t coef_step, int spread, bint relu, bint stream,
 ) noexcept nogil:
     if real is float:
         if type == FLOAT16:
             affine_float16(x, x_step, r, r_step, y, y_step, bits, bits_step, runs, length, coef, coef_step, spread,
-                           relu)
+                           relu, stream)
         elif type == BFLOAT16:
             affine_bfloat16(x, x_step, r, r_step, y, y_step, bits, bits_step, runs, length, coef, coef_step, spread,
-                            relu)
+                            relu, stream)
         else:
             affine_of(FLOAT32, x, x_step, r, r_step, y, y_step, bits, bits_step, runs, length, four, coef, coef_step,
-                      spread, relu)
+                      spread, relu, stream)
     else:
         affine_of(FLOAT64, x, x_step, r, r_step, y, y_step, bits, bits_step, runs, length, four, coef, coef_step,
-                  spread, relu)
+                  spread, relu, stream)
 
 
 cdef inline void gradient_block(
@@ -274,9 +274,9 @@ cdef inline void gradient_block(
                         (v[k * lanes + j] + b[j * spread] * (u[j] - m[j * spread])) + c[j * spread]
                     ) if j < width else 0
         for k in range(group):
-            put(type, loose, t + k * lanes, width, lanes, dx + k * dx_step)
+            put(type, loose, False, t + k * lanes, width, lanes, dx + k * dx_step)
             if residual:
-                put(type, loose, v + k * lanes, width, lanes, dr + k * dr_step)
+                put(type, loose, False, v + k * lanes, width, lanes, dr + k * dr_step)
         g += group * g_step
         x += group * x_step
         bits += group * bits_step
