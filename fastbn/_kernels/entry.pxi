@@ -59,8 +59,11 @@ cdef inline double* vector(cnp.ndarray a) noexcept:
 
 cdef bint is_large(Job* job, bint reduce) noexcept:
     # Whether a job is worth a team, and the GIL to others.
-    cdef Py_ssize_t bytes = job.n * job.c * job.s * job.itemsize * (3 if job.g.p != NULL else 2)
-    job.watch = bytes >= WATCH_BYTES
+    cdef Py_ssize_t arrays = 2 + (job.g.p != NULL) + (job.r.p != NULL)
+    cdef Py_ssize_t elements = job.n * job.c * job.s * arrays
+    # A half takes as long as a float where it does not come from memory.
+    cdef Py_ssize_t bytes = elements * (4 if is_half(job.type) else job.itemsize)
+    job.watch = elements * job.itemsize >= WATCH_BYTES
     if not reduce:
         return bytes >= (SERIAL_BYTES // 4 if job.activation >= SIGMOID else SERIAL_BYTES)
     return bytes >= (SERIAL_BYTES_ROWS if job.s == 1 else SERIAL_BYTES_PLANES)
