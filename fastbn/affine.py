@@ -10,7 +10,7 @@ from fastbn import _images
 from fastbn._checks import check_activation, check_integer
 from fastbn._dispatch import kernels
 from fastbn._layout import is_uint8
-from fastbn._tensors import as_constant, to_dtype
+from fastbn._tensors import as_constant, to_float
 from fastbn._threads import check as check_threads
 from fastbn.functional import Saved, relu_coefficients
 
@@ -275,9 +275,9 @@ class ChannelAffine:
         array([[2., 1.]], dtype=float32)
         """
         code, slope = check_activation(activation)
-        kind = to_dtype(dtype)
-        if kind.name not in ("float32", "float64", "float16", "bfloat16") or not kind.isnative:
-            raise TypeError(f"dtype is {kind}; expected float32, float64, float16 or bfloat16, in native byte order")
+        kind = to_float(dtype)
+        if not kind.isnative:
+            raise TypeError(f"dtype is {kind}; expected one in native byte order")
         if not isinstance(shape, (tuple, list)):
             raise TypeError(f"shape must be a tuple of integers, got {shape!r}")
         shape = tuple(check_integer(length, "shape", 0) for length in shape)
