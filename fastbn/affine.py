@@ -240,7 +240,7 @@ class ChannelAffine:
         layout: str | None = None,
         *,
         activation: Activation = None,
-    ) -> Any:
+    ) -> kernels.Plan:
         """Plan the transform of arrays of one shape, for a service that sees no other.
 
         Parameters
@@ -258,7 +258,8 @@ class ChannelAffine:
         -------
         Plan
             ``plan(x, out, residual=None)`` writes into `out` and returns it. All are C-contiguous arrays of that shape
-            and dtype; it allocates nothing, and checks nothing beyond shape, dtype and pointer.
+            and dtype, or tensors of PyTorch on the CPU; it allocates nothing, and checks nothing beyond shape, dtype
+            and pointer. It can be pickled, and plans anew for the machine that it arrives on.
 
         Raises
         ------
@@ -290,10 +291,17 @@ class ChannelAffine:
         if len(shape) < 2 or not -len(shape) <= axis < len(shape) or shape[axis] != len(self.mean):
             raise ValueError(f"shape is {shape} with its channels along axis {axis}; expected two or more axes, and "
                              f"{len(self.mean)} along that one")
-        return kernels.Plan(np.empty(shape, kind), axis, self._constants, code, slope, self.num_threads)
+        origin = _bind, (self, shape, kind.name, layout, activation)
+        return kernels.Plan(np.empty(shape, kind), axis, self._constants, code, slope, self.num_threads, origin)
 
 
 def _rebuild(
     mean: NDArray[Any], scale: NDArray[Any], shift: NDArray[Any], axis: int, num_threads: int | None
 ) -> ChannelAffine:
     return ChannelAffine(mean, scale, shift, axis=axis, num_threads=num_threads)
+
+
+def _bind(
+    affine: ChannelAffine, shape: tuple[int, ...], dtype: str, layout: str | None, activation: Activation
+) -> kernels.Plan:
+    return affine.bind(shape, dtype, layout, activation=activation)
