@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastbn._checks import check_integer
+from fastbn._kernels.fork import pool_is_lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,11 +57,16 @@ _context: contextvars.ContextVar[int | None] = contextvars.ContextVar("fastbn_nu
 
 def resolve(n: object) -> int:
     """Return the thread count of a call: `n` where it is given, else the default."""
-    return current().count if n is None else check(n)
+    if n is None:
+        return current().count
+    count = check(n)
+    return 1 if pool_is_lost() else count
 
 
 def current() -> Choice:
     """Return the default thread count and its source."""
+    if pool_is_lost():
+        return Choice(1, "fork under KMP_INIT_AT_FORK=FALSE")
     here = _context.get()
     if here is not None:
         return Choice(here, "fastbn.num_threads")
