@@ -26,6 +26,8 @@ ELSEWHERE = {"base": []}
 # -ffast-math and its parts are never used: they change results, and at link they turn subnormals off for the process.
 # Without contraction every level rounds alike, which is what makes the bits the same.
 COMMON = ["-O3", "-fno-tree-loop-distribute-patterns", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+# Modules compiled at once where nobody says how many: there are no more large ones, and every compiler takes memory.
+MOST_COMPILERS = 4
 # Not every combination of fused types is called.
 QUIET = ["-Wno-unused-function"]
 MSVC = ["/O2", "/fp:precise"]
@@ -52,7 +54,13 @@ DIRECTIVES = {
 
 
 class BuildKernels(build_ext):
-    """Decides the flags once the compiler is known."""
+    """Decides the flags once the compiler is known, and builds modules side by side."""
+
+    def finalize_options(self):
+        """Build as many modules at once as there are CPUs, unless ``--parallel`` says how many."""
+        super().finalize_options()
+        if self.parallel is None:
+            self.parallel = min(os.cpu_count() or 1, MOST_COMPILERS)
 
     def build_extensions(self):
         """Set the flags of every module, and build them."""
@@ -134,8 +142,9 @@ levels = X86_64 if platform.machine() in ("x86_64", "AMD64") and os.name != "nt"
 
 setup(
     ext_modules=cythonize(
-        [extension(name) for name in ("_layout", "_kernels.cpu", "_kernels.fork",
-                                      *(f"_kernels._{level}" for level in levels))],
+        # Those that take longest come first, so that the short ones fill the time of the last.
+        [extension(name) for name in (*(f"_kernels._{level}" for level in reversed(levels)),
+                                      "_layout", "_kernels.cpu", "_kernels.fork")],
         compiler_directives=DIRECTIVES,
         nthreads=0,
     ),

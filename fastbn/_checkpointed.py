@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-    from numpy.typing import DTypeLike, NDArray
+    from numpy.typing import NDArray
     from typing_extensions import Unpack
 
     from fastbn.checkpoints.conventions import Convention
@@ -27,8 +27,7 @@ class Checkpointable(Protocol):
     unbiased: bool
 
     def __init__(
-        self, num_features: int, *, axis: int = 1, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
-        track_running_stats: bool = True, unbiased: bool = True, dtype: DTypeLike = ..., num_threads: int | None = None,
+        self, num_features: int, *, affine: bool = True, track_running_stats: bool = True, **settings: Unpack[Settings],
     ) -> None: ...
 
     def train(self, mode: bool = True) -> object:
@@ -106,8 +105,8 @@ class Checkpointed:
         """
         from fastbn import checkpoints
 
-        return checkpoints.load(cls, path, prefix=prefix, convention=convention, count=count,
-                                keep_variance=keep_variance, fix_gamma=fix_gamma, **settings)
+        return checkpoints.load(
+            cls, path, prefix, convention, settings, count=count, keep_variance=keep_variance, fix_gamma=fix_gamma)
 
     def save(
         self: Checkpointable,
@@ -156,7 +155,7 @@ class Checkpointed:
         """
         from fastbn import checkpoints
 
-        checkpoints.save(self, path, prefix=prefix, convention=convention, count=count, keep_variance=keep_variance)
+        checkpoints.save(self, path, prefix, convention, count=count, keep_variance=keep_variance)
 
     @classmethod
     def from_torch(cls: type[Layer], module: Any) -> Layer:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbn._checks import check_activation, check_integer
+from fastbn._checks import check_activation
 from fastbn._dispatch import kernels
-from fastbn._layout import as_plain, check_writable
-from fastbn._tensors import as_array, is_tensor, to_dtype, to_tensor
+from fastbn._layout import as_plain, as_target, axis_of, channel_axis, check_writable
+from fastbn._tensors import as_array, is_tensor, to_dtype, to_float, to_tensor
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -32,18 +32,11 @@ def convert(
         If the arguments do not fit; nothing has been written then.
     """
     array = as_plain(x, "x")
-    if out is not None and not isinstance(out, np.ndarray) and not is_tensor(out):
-        raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
-    target = None if out is None else as_plain(out, "out")
+    target = None if out is None else as_target(out)
     if dtype is not None:
         dtype = to_dtype(dtype)
-    if array.ndim < 2:
-        raise ValueError(f"x has shape {array.shape}; expected two or more dimensions")
-    from_axis = normal_axis(axis, array.ndim, "axis")
-    to_axis = from_axis if out_axis is None else normal_axis(out_axis, array.ndim, "out_axis")
-    if array.shape[from_axis] != len(affine.mean):
-        raise ValueError(f"x has shape {array.shape}, which is {array.shape[from_axis]} channels along axis {axis}; "
-                         f"expected {len(affine.mean)}")
+    from_axis = channel_axis(array, axis, len(affine.mean), "x")
+    to_axis = from_axis if out_axis is None else axis_of(out_axis, array.ndim, "out_axis")
     if array.dtype == np.uint8:
         y = transform(affine, array, residual, activation, target, from_axis, to_axis, dtype)
     elif dtype is not None and np.dtype(dtype) != array.dtype:
@@ -94,8 +87,7 @@ def table_of(affine: ChannelAffine, dtype: np.dtype[Any], activation: Activation
     tables = affine._tables
     key = dtype.newbyteorder("="), check_activation(activation)
     if key not in tables:
-        if dtype.name not in ("float32", "float64", "float16", "bfloat16"):
-            raise TypeError(f"dtype is {dtype}; expected float32, float64, float16 or bfloat16")
+        to_float(dtype)
         values = np.repeat(np.arange(256.0)[:, None], len(affine.mean), axis=1)
         exact = affine(values, activation=activation, axis=1).T
         if len(tables) == MOST_TABLES:
@@ -131,14 +123,6 @@ def moved(
         raise ValueError("out shares memory with x, whose channel axis moves; that cannot be done in place")
     affine(x, residual, activation, np.moveaxis(out, to_axis, from_axis), axis=from_axis)
     return out
-
-
-def normal_axis(axis: object, ndim: int, name: str) -> int:
-    """Return an axis in 0..ndim - 1."""
-    k = check_integer(axis, name)
-    if not -ndim <= k < ndim:
-        raise ValueError(f"{name} {k} is out of range for an array of {ndim} dimensions")
-    return k % ndim
 
 
 def moved_shape(shape: tuple[int, ...], axis: int, out_axis: int) -> tuple[int, ...]:

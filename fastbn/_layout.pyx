@@ -12,7 +12,7 @@ import numpy as np
 
 cimport numpy as cnp
 
-from fastbn._tensors import as_array, as_constant, is_tensor, to_tensor
+from fastbn._tensors import SUPPORTED, as_array, as_constant, is_tensor, to_tensor
 
 include "_kernels/sizes.pxi"
 
@@ -23,7 +23,6 @@ cdef extern from "numpy/arrayobject.h":
         NPY_HALF
         NPY_USERDEF
 
-cdef str SUPPORTED = "float32, float64, float16 or bfloat16"
 cdef int bfloat16_number = -1       # NumPy's number for the dtype of ml_dtypes, once it was seen
 
 
@@ -88,19 +87,39 @@ cdef cnp.ndarray array_of(object x, str name):
     return a
 
 
-cdef int axis_of(object axis, int ndim) except -1:
+cpdef cnp.ndarray as_target(object out):
+    """The array that `out` is, of whatever dtype, or the memory of a tensor; anything else is no place to write to."""
+    if not cnp.PyArray_CheckExact(out) and not isinstance(out, np.ndarray) and not is_tensor(out):
+        raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
+    return as_plain(out, "out")
+
+
+cpdef int axis_of(object axis, int ndim, str name="axis") except -1:
+    """An axis that is not negative."""
     cdef Py_ssize_t k
     if isinstance(axis, bool):
-        raise TypeError(f"axis must be an integer, got {axis!r}")
+        raise TypeError(f"{name} must be an integer, got {axis!r}")
     try:
         k = axis
     except TypeError:
-        raise TypeError(f"axis must be an integer, got {axis!r}") from None
+        raise TypeError(f"{name} must be an integer, got {axis!r}") from None
     except OverflowError:
-        raise ValueError(f"axis {axis} is out of range for an array of {ndim} dimensions") from None
+        raise ValueError(f"{name} {axis} is out of range for an array of {ndim} dimensions") from None
     if k < -ndim or k >= ndim:
-        raise ValueError(f"axis {k} is out of range for an array of {ndim} dimensions")
+        raise ValueError(f"{name} {k} is out of range for an array of {ndim} dimensions")
     return <int> (k + ndim if k < 0 else k)
+
+
+cpdef int channel_axis(cnp.ndarray a, object axis, object channels, str name) except -1:
+    """The channel axis of an input, not negative, with as many channels as there must be, or None for any."""
+    cdef int k
+    if cnp.PyArray_NDIM(a) < 2:
+        raise ValueError(f"{name} has shape {(<object> a).shape}; expected two or more dimensions")
+    k = axis_of(axis, cnp.PyArray_NDIM(a))
+    if channels is not None and cnp.PyArray_DIMS(a)[k] != <Py_ssize_t> channels:
+        raise ValueError(f"{name} has shape {(<object> a).shape}, which is {(<object> a).shape[k]} channels along axis "
+                         f"{axis}; expected {channels}")
+    return k
 
 
 cdef inline bint plain(cnp.ndarray a) noexcept:
@@ -209,17 +228,11 @@ cpdef View view(x, axis, channels=None, str name="x", arrangement=None, bint bro
     """
     cdef cnp.ndarray a = array_of(x, name)
     cdef View v = View.__new__(View)
-    cdef int k
+    cdef int k = channel_axis(a, axis, channels, name)
     v.name = name
     v.tensor = not cnp.PyArray_CheckExact(x) and is_tensor(x)
     v.source = a
     v.broadcast = broadcast
-    if cnp.PyArray_NDIM(a) < 2:
-        raise ValueError(f"{name} has shape {(<object> a).shape}; expected two or more dimensions")
-    k = axis_of(axis, cnp.PyArray_NDIM(a))
-    if channels is not None and cnp.PyArray_DIMS(a)[k] != <Py_ssize_t> channels:
-        raise ValueError(f"{name} has shape {(<object> a).shape}, which is {(<object> a).shape[k]} channels along axis "
-                         f"{axis}; expected {channels}")
     v.outer = k
     if arrangement is not None:
         v.outer, v.order = arrangement
@@ -282,10 +295,7 @@ cpdef View output(View x, out=None, View other=None):
         v = beside(x, a, a, "out", None)
         v.result = True if x.tensor else None
         return v
-    if not cnp.PyArray_CheckExact(out) and not is_tensor(out) and (
-            not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray)):
-        raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
-    a = array_of(out, "out")
+    a = as_target(out)
     if not same_shape(<cnp.ndarray> x.array, a):
         raise ValueError(f"out has shape {(<object> a).shape}; expected the shape of {x.name}, {x.array.shape}")
     if cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(<cnp.ndarray> x.array):

@@ -27,10 +27,8 @@ def check_state(
 
     Raises
     ------
-    TypeError
-        If a value is not an array of floating-point numbers.
-    ValueError
-        If a name is missing or unknown, a shape is not (C,), a value is not finite, or a variance is negative.
+    TypeError, ValueError
+        As `BatchNorm.load_state_dict`.
     """
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a mapping of names to arrays, got {type(state).__name__}")

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+FLOATS = ("float32", "float64", "float16", "bfloat16")
+SUPPORTED = "float32, float64, float16 or bfloat16"
+
 
 def is_tensor(x: object) -> bool:
     """Return whether `x` is a tensor of PyTorch, which need not be there."""
@@ -66,6 +69,22 @@ def to_dtype(dtype: Any, name: str = "dtype") -> np.dtype[Any]:
         return np.dtype(text)
     except TypeError:
         raise TypeError(f"{name} is {dtype!r}, which is no dtype") from None
+
+
+def to_float(dtype: Any) -> np.dtype[Any]:
+    """Return a dtype that arrays may have, in any byte order.
+
+    Raises
+    ------
+    TypeError
+        If it is another.
+    ImportError
+        As `to_dtype`.
+    """
+    kind = to_dtype(dtype)
+    if kind.name not in FLOATS:
+        raise TypeError(f"dtype is {kind}; expected {SUPPORTED}")
+    return kind
 
 
 def is_torch_dtype(dtype: object) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastbn._checks import check_integer
+from fastbn._kernels.fork import pool_is_lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,22 +35,38 @@ class Choice:
     source: str
 
 
-_process: Choice | None = None
-_context: contextvars.ContextVar[int | None] = contextvars.ContextVar("fastbn_num_threads", default=None)
-
-
 def check(n: object, name: str = "num_threads") -> int:
     """Return `n` as an int in 1..MOST_THREADS, or raise an error that names it."""
     return check_integer(n, name, 1, MOST_THREADS)
 
 
+def _variable() -> Choice | None:
+    text = os.environ.get("FASTBN_NUM_THREADS", "").strip()
+    if not text:
+        return None
+    try:
+        return Choice(check(int(text), "FASTBN_NUM_THREADS"), "FASTBN_NUM_THREADS")
+    except ValueError:
+        raise ValueError(f"FASTBN_NUM_THREADS={text!r}; expected an integer between 1 and {MOST_THREADS}") from None
+
+
+# Read at import, so that a wrong one is refused there, as a wrong FASTBN_ISA is, and not in some later call.
+_process: Choice | None = _variable()
+_context: contextvars.ContextVar[int | None] = contextvars.ContextVar("fastbn_num_threads", default=None)
+
+
 def resolve(n: object) -> int:
     """Return the thread count of a call: `n` where it is given, else the default."""
-    return current().count if n is None else check(n)
+    if n is None:
+        return current().count
+    count = check(n)
+    return 1 if pool_is_lost() else count
 
 
 def current() -> Choice:
     """Return the default thread count and its source."""
+    if pool_is_lost():
+        return Choice(1, "fork under KMP_INIT_AT_FORK=FALSE")
     here = _context.get()
     if here is not None:
         return Choice(here, "fastbn.num_threads")
@@ -130,13 +147,6 @@ def num_threads(n: int) -> Iterator[None]:
 
 @functools.cache
 def _environment() -> Choice:
-    text = os.environ.get("FASTBN_NUM_THREADS", "").strip()
-    if text:
-        try:
-            return Choice(check(int(text), "FASTBN_NUM_THREADS"), "FASTBN_NUM_THREADS")
-        except ValueError as error:
-            raise ValueError(
-                f"FASTBN_NUM_THREADS={text!r}; expected an integer between 1 and {MOST_THREADS}") from error
     # OpenMP allows a list, one count a nesting level, and ignores what it cannot read.
     text = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if text.isdecimal() and int(text) >= 1:

@@ -1,5 +1,10 @@
 # Channel vectors: parameters, running averages and statistics, checked, read and written as they lie.
 
+from cython cimport floating
+
+cdef enum:
+    LANES = 8       # of `same_values`; more or fewer are slower
+
 
 cdef int load_vector(object a, double* out, Py_ssize_t c, double missing, str name) except -1:
     """A channel vector in double: None is `missing` everywhere."""
@@ -40,25 +45,42 @@ cdef bint same_vector(object a, const double* b, Py_ssize_t c, double missing) n
     """Whether load_vector would give b; False where it is not worth finding out."""
     cdef cnp.ndarray v
     cdef Py_ssize_t i
-    cdef bint differ = False
     if a is None:
         for i in range(c):
-            differ |= b[i] != missing
-        return not differ
+            if b[i] != missing:
+                return False
+        return True
     if not cnp.PyArray_CheckExact(a):
         return False
     v = <cnp.ndarray> a
     if cnp.PyArray_NDIM(v) != 1 or cnp.PyArray_DIMS(v)[0] != c or not cnp.PyArray_ISCARRAY_RO(v):
         return False
     if cnp.PyArray_TYPE(v) == cnp.NPY_FLOAT:
-        for i in range(c):
-            differ |= b[i] != (<float*> cnp.PyArray_DATA(v))[i]
-    elif cnp.PyArray_TYPE(v) == cnp.NPY_DOUBLE:
-        for i in range(c):
-            differ |= b[i] != (<double*> cnp.PyArray_DATA(v))[i]
-    else:
-        return False
-    return not differ
+        return same_values(<float*> cnp.PyArray_DATA(v), b, c)
+    if cnp.PyArray_TYPE(v) == cnp.NPY_DOUBLE:
+        return same_values(<double*> cnp.PyArray_DATA(v), b, c)
+    return False
+
+
+cdef bint same_values(const floating* a, const double* b, Py_ssize_t c) noexcept nogil:
+    # Differences are counted, in double: without a way out of the loop and without integers, whose vectors SSE2 cannot
+    # make from comparisons of double, it is vectorised in a module that is built for any x86-64.
+    cdef double[LANES] found
+    cdef double total = 0
+    cdef Py_ssize_t i = 0
+    cdef int j
+    for j in range(LANES):
+        found[j] = 0
+    while i + LANES <= c:
+        for j in range(LANES):
+            found[j] += 1.0 if b[i + j] != a[i + j] else 0.0
+        i += LANES
+    while i < c:
+        found[0] += 1.0 if b[i] != a[i] else 0.0
+        i += 1
+    for j in range(LANES):
+        total += found[j]
+    return total == 0
 
 
 def assign(targets, values):

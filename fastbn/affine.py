@@ -10,7 +10,7 @@ from fastbn import _images
 from fastbn._checks import check_activation, check_integer
 from fastbn._dispatch import kernels
 from fastbn._layout import is_uint8
-from fastbn._tensors import as_constant, to_dtype
+from fastbn._tensors import as_constant, to_float
 from fastbn._threads import check as check_threads
 from fastbn.functional import Saved, relu_coefficients
 
@@ -240,7 +240,7 @@ class ChannelAffine:
         layout: str | None = None,
         *,
         activation: Activation = None,
-    ) -> Any:
+    ) -> kernels.Plan:
         """Plan the transform of arrays of one shape, for a service that sees no other.
 
         Parameters
@@ -258,7 +258,8 @@ class ChannelAffine:
         -------
         Plan
             ``plan(x, out, residual=None)`` writes into `out` and returns it. All are C-contiguous arrays of that shape
-            and dtype; it allocates nothing, and checks nothing beyond shape, dtype and pointer.
+            and dtype, or tensors of PyTorch on the CPU; it allocates nothing, and checks nothing beyond shape, dtype
+            and pointer. It can be pickled, and plans anew for the machine that it arrives on.
 
         Raises
         ------
@@ -275,9 +276,9 @@ class ChannelAffine:
         array([[2., 1.]], dtype=float32)
         """
         code, slope = check_activation(activation)
-        kind = to_dtype(dtype)
-        if kind.name not in ("float32", "float64", "float16", "bfloat16") or not kind.isnative:
-            raise TypeError(f"dtype is {kind}; expected float32, float64, float16 or bfloat16, in native byte order")
+        kind = to_float(dtype)
+        if not kind.isnative:
+            raise TypeError(f"dtype is {kind}; expected one in native byte order")
         if not isinstance(shape, (tuple, list)):
             raise TypeError(f"shape must be a tuple of integers, got {shape!r}")
         shape = tuple(check_integer(length, "shape", 0) for length in shape)
@@ -290,10 +291,17 @@ class ChannelAffine:
         if len(shape) < 2 or not -len(shape) <= axis < len(shape) or shape[axis] != len(self.mean):
             raise ValueError(f"shape is {shape} with its channels along axis {axis}; expected two or more axes, and "
                              f"{len(self.mean)} along that one")
-        return kernels.Plan(np.empty(shape, kind), axis, self._constants, code, slope, self.num_threads)
+        origin = _bind, (self, shape, kind.name, layout, activation)
+        return kernels.Plan(np.empty(shape, kind), axis, self._constants, code, slope, self.num_threads, origin)
 
 
 def _rebuild(
     mean: NDArray[Any], scale: NDArray[Any], shift: NDArray[Any], axis: int, num_threads: int | None
 ) -> ChannelAffine:
     return ChannelAffine(mean, scale, shift, axis=axis, num_threads=num_threads)
+
+
+def _bind(
+    affine: ChannelAffine, shape: tuple[int, ...], dtype: str, layout: str | None, activation: Activation
+) -> kernels.Plan:
+    return affine.bind(shape, dtype, layout, activation=activation)

@@ -229,6 +229,24 @@ def test_masks_are_refused():
         for options in ({}, {"out_axis": 1}):
             with pytest.raises(TypeError, match="x is a masked array, whose mask would be ignored"):
                 NORMALIZE(x, **options)
+    with pytest.raises(TypeError, match="out is a masked array, whose mask would be ignored"):
+        NORMALIZE(X, out=np.ma.zeros(X.shape, np.float32))
+
+
+@pytest.mark.parametrize("name", ["axis", "out_axis"])
+@pytest.mark.parametrize(("value", "error", "message"), [
+    (4, ValueError, "4 is out of range for an array of 4 dimensions"),
+    (-5, ValueError, "-5 is out of range for an array of 4 dimensions"),
+    (1 << 70, ValueError, "1180591620717411303424 is out of range for an array of 4 dimensions"),
+    (1.0, TypeError, "must be an integer, got 1.0"),
+    (True, TypeError, "must be an integer, got True"),
+    (np.True_, TypeError, "must be an integer, got (np.True_|True)"),
+])
+def test_axes_that_are_refused(name, value, error, message):
+    for x in (X, X.astype(np.float32)):
+        options = {"out_axis": 1} | {name: value}
+        with pytest.raises(error, match=f"{name} {message}"):
+            NORMALIZE(x, **options)
 
 
 def test_in_place_is_refused():

@@ -110,7 +110,7 @@ REFUSED = {
     "itself": (ValueError, "out has elements that share memory"),
     "broadcast": (ValueError, "out has elements that share memory"),
     "list": (TypeError, "out must be a numpy.ndarray, got list"),
-    "masked": (TypeError, "out must be a numpy.ndarray, got MaskedArray"),
+    "masked": (TypeError, "out is a masked array, whose mask would be ignored"),
 }
 
 

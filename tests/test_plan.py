@@ -1,12 +1,16 @@
 """ChannelAffine.bind: the same bits as a call, for arrays of the shape that was bound and no others."""
 
+import copy
+import pickle
+
 import ml_dtypes
 import numpy as np
 import pytest
 
-from fastbn import ChannelAffine
+from fastbn import ChannelAffine, _dispatch
 from tests.cases import CASES, LARGE_CASES, inputs
 from tests.compare import same_bits
+from tests.process import output
 
 KINDS = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
@@ -55,6 +59,25 @@ def test_it_outlives_its_transform_and_says_what_it_is():
     assert repr(plan) == "Plan((1, 2), float32)"
     with pytest.raises(AttributeError):
         plan.shape = (2, 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda plan: pickle.loads(pickle.dumps(plan))])
+def test_copies_and_pickles(again, kind):
+    x = np.linspace(-3, 3, 24).reshape(2, 4, 3).astype(KINDS[kind])
+    affine = ChannelAffine(np.arange(3.0), np.ones(3), np.ones(3), num_threads=3)
+    plan = affine.bind(x.shape, kind, "NLC", activation=("leaky_relu", 0.5))
+    other = again(plan)
+    assert (other.shape, other.dtype, other.num_threads) == (x.shape, KINDS[kind], 3)
+    same_bits(other(x, np.empty_like(x)), plan(x, np.empty_like(x)))
+
+
+def test_a_pickle_may_go_to_another_machine():
+    plan = ChannelAffine([1.0, 2.0], [2.0, 2.0], [0.0, 1.0]).bind((1, 2))
+    code = (f"import pickle, numpy as np; plan = pickle.loads({pickle.dumps(plan)!r}); "
+            "print(type(plan).__module__, plan(np.full((1, 2), 2, np.float32), np.empty((1, 2), np.float32)))")
+    for isa in _dispatch.supported():
+        assert output(code, FASTBN_ISA=isa) == f"fastbn._kernels._{isa} [[2. 1.]]"
 
 
 X = np.arange(12, dtype=np.float32).reshape(4, 3)

@@ -1,6 +1,7 @@
 # Every level is built from one body, so these are the signatures of all of them; _dispatch types its choice by this
 # file. The others have no stub of their own: stubtest imports what has one, and not every CPU survives importing them.
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -63,7 +64,9 @@ class Plan:
         activation: int,
         slope: float,
         num_threads: int | None,
+        origin: tuple[Callable[..., Self], tuple[Any, ...]],
     ) -> Self: ...
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Any, ...]]: ...
     def __call__(self, x: NDArray[Any], out: NDArray[Any], residual: NDArray[Any] | None = None) -> NDArray[Any]: ...
 
 def inference(

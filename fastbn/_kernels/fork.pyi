@@ -2,3 +2,5 @@ from typing import Final
 
 STATES: Final[tuple[str, ...]]
 state: str
+
+def pool_is_lost() -> bool: ...

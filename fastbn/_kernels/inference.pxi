@@ -1,6 +1,9 @@
 # The calls that Python makes for inference: from arrays to array in one call, because a small one spends its time
 # between calls.
 
+from fastbn._tensors import as_array
+
+
 cdef class Constants:
     """What batch norm is at inference, ready for the kernels: y = (x - mean) * gamma * rstd + beta, a channel.
 
@@ -139,10 +142,12 @@ def inference_bits(View x, residual, Constants constants, num_threads):
 cdef class Plan:
     """An inference for arrays of one shape and dtype, planned once: see `fastbn.ChannelAffine.bind`.
 
-    Immutable, so that any number of threads may share one.
+    Immutable, so that any number of threads may share one. What it holds is of this process and this ISA level, so a
+    pickle has `origin` instead: the function that planned it, and its arguments.
     """
     cdef Job job
     cdef Constants constants
+    cdef tuple origin
     cdef readonly tuple shape
     cdef readonly object dtype
     cdef readonly object num_threads
@@ -150,9 +155,10 @@ cdef class Plan:
     cdef int dims, number
     cdef cnp.npy_intp* lengths
 
-    def __cinit__(self, example, axis, Constants constants, int activation, double slope, num_threads):
+    def __cinit__(self, example, axis, Constants constants, int activation, double slope, num_threads, tuple origin):
         cdef View v = view(example, axis, constants.channels)
         cdef int k
+        self.origin = origin
         self.shape = example.shape
         self.dtype = example.dtype
         self.num_threads = num_threads
@@ -176,10 +182,17 @@ cdef class Plan:
     def __repr__(self):
         return f"Plan({self.shape}, {self.dtype})"
 
-    cdef char* pointer(self, a, str name) except NULL:
+    def __reduce__(self):
+        return self.origin
+
+    cdef char* pointer(self, a, str name, bint written) except NULL:
+        # Of memory that the caller holds, an array's or a tensor's.
         cdef cnp.ndarray b
         cdef int k
-        cdef bint fits = cnp.PyArray_CheckExact(a)
+        cdef bint fits
+        if not cnp.PyArray_CheckExact(a):
+            a = as_array(a, name)
+        fits = cnp.PyArray_CheckExact(a)
         if fits:
             b = <cnp.ndarray> a
             fits = (cnp.PyArray_NDIM(b) == self.dims and cnp.PyArray_TYPE(b) == self.number
@@ -191,7 +204,9 @@ cdef class Plan:
             have = f"{a.dtype}{a.shape}" if isinstance(a, np.ndarray) else type(a).__name__
             raise ValueError(f"{name} must be a C-contiguous, aligned numpy.ndarray of {self.dtype}{self.shape}, as "
                              f"bound; got {have}")
-        return cnp.PyArray_BYTES(<cnp.ndarray> a)
+        if written and not cnp.PyArray_ISWRITEABLE(b):
+            raise ValueError(f"{name} is read-only")
+        return cnp.PyArray_BYTES(b)
 
     def __call__(self, x, out, residual=None):
         """Write the transform of `x` into `out`, and return `out`.
@@ -199,7 +214,7 @@ cdef class Plan:
         Parameters
         ----------
         x, residual : ndarray
-            Of the shape and dtype that were bound, C-contiguous.
+            Of the shape and dtype that were bound, C-contiguous; or tensors of PyTorch on the CPU.
         out : ndarray
             The same; `x` or `residual` itself for in place, and else apart from them.
 
@@ -210,18 +225,16 @@ cdef class Plan:
 
         Raises
         ------
-        ValueError
+        TypeError, ValueError
             If an array is not as it was bound, or `out` is read-only or overlaps an input in part.
         """
         cdef Job job = self.job
         cdef Py_ssize_t bytes = job.n * job.c * job.s * job.itemsize
         cdef int threads
-        job.x.p = self.pointer(x, "x")
-        job.y.p = self.pointer(out, "out")
-        if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray> out):
-            raise ValueError("out is read-only")
+        job.x.p = self.pointer(x, "x", False)
+        job.y.p = self.pointer(out, "out", True)
         if residual is not None:
-            job.r.p = self.pointer(residual, "residual")
+            job.r.p = self.pointer(residual, "residual", False)
             if job.r.p != job.y.p and job.r.p < job.y.p + bytes and job.y.p < job.r.p + bytes:
                 raise ValueError("out overlaps residual without being the same array")
         if job.x.p != job.y.p and job.x.p < job.y.p + bytes and job.y.p < job.x.p + bytes:

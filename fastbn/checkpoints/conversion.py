@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from decimal import Context, Decimal
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 _DECIMAL = Context(prec=40)     # not the thread's, which belongs to the caller
+
+
+class Choices(TypedDict, total=False):
+    """What the conventions leave open; `convert` documents them."""
+
+    count: int | None
+    keep_variance: bool
+    fix_gamma: bool | None
 
 
 def convert(

@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from fastbn.checkpoints import npz, safetensors
 from fastbn.checkpoints.conventions import COUNTER, Convention
@@ -20,19 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-
-class Archive(Protocol):
-    """An open file of named arrays."""
-
-    names: list[str]
-    metadata: dict[str, str]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of an array."""
-
-    def read(self, name: str) -> NDArray[Any]:
-        """Return an array."""
-
+    from fastbn.checkpoints.archive import Archive
 
 READERS: dict[str, Callable[[BinaryIO], Archive]] = {".safetensors": Safetensors, ".npz": Npz}
 WRITERS: dict[str, Callable[[Mapping[str, NDArray[Any]], Mapping[str, str]], bytes]] = {

@@ -10,7 +10,7 @@ import numpy as np
 from fastbn._checks import check_flag
 from fastbn.checkpoints import files
 from fastbn.checkpoints.conventions import CONVENTIONS, Convention, find
-from fastbn.checkpoints.conversion import check_prefix, convert, convert_momentum
+from fastbn.checkpoints.conversion import Choices, check_prefix, convert, convert_momentum
 from fastbn.checkpoints.settings import Settings, encode
 
 if TYPE_CHECKING:
@@ -35,28 +35,31 @@ def build(layer_type: type[Layer], state: Mapping[str, NDArray[Any]], **settings
     return layer
 
 
+def read(
+    path: str | os.PathLike[str], prefix: str, convention: str | Convention
+) -> tuple[dict[str, NDArray[Any]], Convention, Settings]:
+    """Return the state of a layer in a file, the convention that it is in, and the settings that are with it."""
+    source = find(convention)
+    state, stored = files.read(path, prefix, source)
+    return state, dataclasses.replace(source, unbiased=stored.get("unbiased", source.unbiased)), stored
+
+
 def load(
     layer_type: type[Layer],
     path: str | os.PathLike[str],
-    *,
-    prefix: str = "",
-    convention: str | Convention = "fastbn",
-    count: int | None = None,
-    keep_variance: bool = False,
-    fix_gamma: bool | None = None,
-    **settings: Unpack[Settings],
+    prefix: str,
+    convention: str | Convention,
+    settings: Settings,
+    **choices: Unpack[Choices],
 ) -> Layer:
     """Return a new layer from a file; `BatchNorm.load` documents it."""
-    source = find(convention)
-    state, stored = files.read(path, prefix, source)
-    source = dataclasses.replace(source, unbiased=stored.get("unbiased", source.unbiased))
+    state, source, stored = read(path, prefix, convention)
     defaults: Settings = {
         "axis": source.axis, "eps": source.eps, "unbiased": source.unbiased,
         "momentum": convert_momentum(source.momentum, source, FASTBN)}
     chosen: Settings = {**defaults, **stored, **settings}
     target = dataclasses.replace(FASTBN, unbiased=check_flag(chosen["unbiased"], "unbiased"))
-    own = convert(state, source, target, count=count, keep_variance=keep_variance, fix_gamma=fix_gamma)
-    return build(layer_type, own, **chosen)
+    return build(layer_type, convert(state, source, target, **choices), **chosen)
 
 
 def restore(
@@ -65,9 +68,7 @@ def restore(
     *,
     prefix: str = "",
     convention: str | Convention = "fastbn",
-    count: int | None = None,
-    keep_variance: bool = False,
-    fix_gamma: bool | None = None,
+    **choices: Unpack[Choices],
 ) -> None:
     """Load a file into a layer that is there: all of its state or, with an error, none.
 
@@ -103,22 +104,17 @@ def restore(
     >>> bn.gamma
     array([1., 1.], dtype=float32)
     """
-    source = find(convention)
-    state, stored = files.read(path, prefix, source)
-    source = dataclasses.replace(source, unbiased=stored.get("unbiased", source.unbiased))
-    layer.load_state_dict(convert(
-        state, source, dataclasses.replace(FASTBN, unbiased=layer.unbiased), count=count, keep_variance=keep_variance,
-        fix_gamma=fix_gamma))
+    state, source, _ = read(path, prefix, convention)
+    target = dataclasses.replace(FASTBN, unbiased=layer.unbiased)
+    layer.load_state_dict(convert(state, source, target, **choices))
 
 
 def save(
     layer: Checkpointable,
     path: str | os.PathLike[str],
-    *,
-    prefix: str = "",
-    convention: str | Convention = "fastbn",
-    count: int | None = None,
-    keep_variance: bool = False,
+    prefix: str,
+    convention: str | Convention,
+    **choices: Unpack[Choices],
 ) -> None:
     """Write a layer to a file; `BatchNorm.save` documents it."""
     check_prefix(prefix)
@@ -126,6 +122,6 @@ def save(
     target = find(convention)
     if target is FASTBN:  # which of the variances it averages is for the layer to say
         target = source
-    state = convert(layer.state_dict(), source, target, count=count, keep_variance=keep_variance)
-    unbiased = layer.unbiased if keep_variance else target.unbiased
+    state = convert(layer.state_dict(), source, target, **choices)
+    unbiased = layer.unbiased if choices.get("keep_variance") else target.unbiased
     files.write(path, {prefix + name: array for name, array in state.items()}, encode(layer, unbiased, prefix))

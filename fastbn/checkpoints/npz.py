@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from fastbn.checkpoints.archive import Archive, read_exactly
 from fastbn.checkpoints.header import Scanner, shortened
 
 if TYPE_CHECKING:
@@ -47,24 +48,8 @@ _ENCRYPTED = 0x1
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OverflowError, RuntimeError)
 
 
-class Npz:
-    """An archive whose directory has been read and found to be right; arrays are read when asked for.
-
-    Parameters
-    ----------
-    file : binary file
-        Open for reading and seeking.
-
-    Attributes
-    ----------
-    names : list of str
-    metadata : dict of str to str
-
-    Raises
-    ------
-    ValueError
-        If the file is not as the format has it.
-    """
+class Npz(Archive):
+    """An archive of this format."""
 
     def __init__(self, file: BinaryIO) -> None:
         size = file.seek(0, os.SEEK_END)
@@ -81,7 +66,7 @@ class Npz:
         self.metadata = _metadata(archive.comment)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of an array."""
+        """Return the shape of an array, which is read for it."""
         return self.read(name).shape
 
     def read(self, name: str) -> NDArray[Any]:
@@ -104,12 +89,9 @@ class Npz:
         self._left -= member.file_size
         try:
             with self._archive.open(member) as file:
-                data = file.read(member.file_size)  # without the size it would expand all that there is
+                return read_exactly(file, member.file_size, name)   # without a size it would expand all that there is
         except _ZIP_ERRORS as error:
             raise ValueError(f"{shortened(name)} is damaged: {error}") from None
-        if len(data) != member.file_size:
-            raise ValueError(f"{shortened(name)} ends after {len(data)} of its {member.file_size} bytes")
-        return data
 
 
 def dump(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from fastbn.checkpoints.archive import Archive, read_exactly
 from fastbn.checkpoints.header import Scanner, shortened
 
 if TYPE_CHECKING:
@@ -42,24 +43,8 @@ class Tensor(NamedTuple):
     end: int
 
 
-class Safetensors:
-    """A file whose header has been read and found to be right; tensors are read when asked for.
-
-    Parameters
-    ----------
-    file : binary file
-        Open for reading and seeking.
-
-    Attributes
-    ----------
-    names : list of str
-    metadata : dict of str to str
-
-    Raises
-    ------
-    ValueError
-        If the file is not as the format has it.
-    """
+class Safetensors(Archive):
+    """A file of this format."""
 
     def __init__(self, file: BinaryIO) -> None:
         size = file.seek(0, os.SEEK_END)
@@ -91,10 +76,7 @@ class Safetensors:
         if dtype not in DTYPES:
             raise ValueError(f"{shortened(name)} has dtype {dtype}; expected one of {', '.join(DTYPES)}")
         self._file.seek(self._data + begin)
-        data = self._file.read(end - begin)
-        if len(data) < end - begin:
-            raise ValueError(f"{shortened(name)} ends after {len(data)} of its {end - begin} bytes")
-        array = np.frombuffer(data, DTYPES[dtype]).reshape(shape)
+        array = np.frombuffer(read_exactly(self._file, end - begin, name), DTYPES[dtype]).reshape(shape)
         if dtype == "BF16":  # the upper half of a float32
             return (array.astype(np.uint32) << 16).view(np.float32)
         return array.astype(array.dtype.newbyteorder("="))

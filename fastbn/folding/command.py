@@ -48,17 +48,27 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"Folding ONNX models needs {error.name}, which is not installed: pip install 'fastbn[onnx]'",
               file=sys.stderr)
         return 1
+    shapes = dict(arguments.shapes)
+    if len(shapes) < len(arguments.shapes):
+        return refuse("--input-shape gives an input two shapes")
     try:
         done = convert(arguments.model, arguments.output, force=arguments.force, tolerance=arguments.tolerance,
-                       shapes=dict(arguments.shapes))
-    except (CheckError, ConvertError, MemoryError, OSError) as error:
-        print(f"nothing was written: {error}", file=sys.stderr)
-        return 1
+                       shapes=shapes)
+    except (CheckError, ConvertError) as error:
+        return refuse(str(error))
+    except MemoryError:
+        return refuse("there is not enough memory for the model")
     if arguments.json:
         print(json.dumps(report(done, arguments.output), indent=2))
     else:
         print(describe(done, arguments.output))
     return 0
+
+
+def refuse(reason: str) -> int:
+    """Say in one line why nothing was written, and return the exit code."""
+    print("nothing was written:", *reason.splitlines(), file=sys.stderr)
+    return 1
 
 
 def report(done: Conversion, output: Path) -> dict[str, Any]:

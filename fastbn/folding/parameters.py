@@ -201,8 +201,8 @@ def fold_before_linear(bn: BatchNorm | ChannelAffine, weight: ArrayLike, bias: A
     ----------
     bn : BatchNorm or ChannelAffine
         With I channels.
-    weight : array_like of float16, float32 or float64, shape (O, I)
-    bias : array_like, shape (O,), or None
+    weight, bias
+        As in `fold_linear`.
 
     Returns
     -------

@@ -56,3 +56,64 @@ for fork in (os.fork, ctypes.PyDLL(None).fork):
         wait_for(pid)
 print("done")
 """, LD_PRELOAD=str(library)) == "done"
+
+
+# A child that ends with what it is told to, or hangs.
+CHILD = """
+def child(work):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if work() else 1)
+    for _ in range(200):
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return "ended" if status == 0 else "failed"
+        time.sleep(0.01)
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    return "hung"
+"""
+
+
+@pytest.fixture
+def without_handlers():
+    """The settings of a process whose runtime is Intel's and leaves forks alone."""
+    library = intel_library()
+    if library is None:
+        pytest.skip("intel-openmp is not installed, or has no libiomp5.so for this system")
+    return {"LD_PRELOAD": str(library), "KMP_INIT_AT_FORK": "FALSE"}
+
+
+@pytest.mark.parametrize("setting", ["FALSE", "false", ".F.", "no", "0", "off"])
+def test_a_child_has_one_thread_where_intel_leaves_forks_alone(setting, without_handlers):
+    assert output(SETUP + CHILD + """
+def alone():
+    return right() and tasks() == 1 and fastbn.get_num_threads() == 1
+
+assert fastbn.get_num_threads() == 3
+assert child(alone) == "ended"
+assert child(lambda: alone() and child(alone) == "ended") == "ended"
+assert right() and tasks() >= 2 and fastbn.get_num_threads() == 3
+print("done")
+""", **without_handlers | {"KMP_INIT_AT_FORK": setting, "FASTBN_NUM_THREADS": "3"}) == "done"
+
+
+@pytest.mark.parametrize("setting", ["TRUE", ".T.", "yes", "1", "on", ""])
+def test_a_child_has_its_threads_where_intel_sees_to_forks(setting, without_handlers):
+    assert output(SETUP + CHILD + """
+assert child(lambda: right() and tasks() == 2 and fastbn.get_num_threads() == 3) == "ended"
+print("done")
+""", **without_handlers | {"KMP_INIT_AT_FORK": setting, "FASTBN_NUM_THREADS": "3"}) == "done"
+
+
+def test_a_child_has_its_threads_where_there_were_none_before(without_handlers):
+    assert output(SETUP.replace("\nassert right()\nassert tasks() >= 2", "") + CHILD + """
+assert tasks() == 1
+assert child(lambda: right() and tasks() == 2) == "ended"
+print("done")
+""", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", **without_handlers) == "done"
+
+
+def test_without_the_guard_such_a_child_hangs(without_handlers):
+    # The control: what the tests above prove is the guard's doing.
+    assert output(SETUP + CHILD + "print(child(right))", FASTBN_FORK_GUARD="0", **without_handlers) == "hung"

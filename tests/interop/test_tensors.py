@@ -97,6 +97,36 @@ def test_an_array_out_of_a_tensor_and_the_other_way_round():
     same(other, affine(a))
 
 
+@kinds
+def test_plans(kind):
+    x, a = pair(kind)
+    r, b = pair(kind, seed=1)
+    affine = ChannelAffine(np.arange(3.0), np.ones(3), np.ones(3))
+    plan = affine.bind(a.shape, getattr(torch, kind), activation="relu")
+    want, out = affine(a, b, "relu"), torch.empty_like(x)
+    assert plan(x, out, r) is out
+    same(out, want)
+    assert plan(x, x, r) is x
+    same(x, want)
+    assert plan(a, a, r) is a
+    same_bits(a, want)
+
+
+@pytest.mark.parametrize(("x", "error", "message"), [
+    (torch.ones(4, 3, requires_grad=True), TypeError, r"requires a gradient.*expected \w+.detach\(\)"),
+    (torch.ones(4, 3, device="meta"), TypeError, "is a tensor on the device meta; expected one on the CPU"),
+    (torch.ones(4, 3, dtype=torch.float64), ValueError, r"must be a C-contiguous.*got float64\(4, 3\)"),
+    (torch.ones(3, 4).T, ValueError, r"must be a C-contiguous"),
+    (torch.ones(4, 5), ValueError, r"must be a C-contiguous.*got float32\(4, 5\)"),
+])
+def test_plans_refuse(x, error, message):
+    plan, good = ChannelAffine(np.zeros(3), np.ones(3), np.ones(3)).bind((4, 3)), torch.zeros(4, 3)
+    for name, arguments in {"x": (x, good), "out": (good, x), "residual": (good, good, x)}.items():
+        with pytest.raises(error, match=f"{name} {message}"):
+            plan(*arguments)
+    assert not good.any()
+
+
 def test_dtypes_of_torch_and_by_name():
     x = np.random.default_rng(0).integers(0, 256, (2, 7, 8, 3), dtype=np.uint8)
     normalize = ChannelAffine.from_mean_std([0.5] * 3, [0.2] * 3)

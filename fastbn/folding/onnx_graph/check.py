@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -26,6 +27,9 @@ FLOATS = {"tensor(float16)": np.float16, "tensor(float)": np.float32, "tensor(do
 INTEGERS = {f"tensor({name})": np.dtype(name) for name in (
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")}
 NUMBERS = "fiub"  # the kinds of dtype that are
+# What ONNX Runtime says before what is wrong: a status, the file, and where in its sources it noticed.
+_PREAMBLE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .+? failed: ?|"
+                       r"/onnxruntime_src/\S+:\d+ [^()]*\([^()]*\)(?: const)? ")
 # Of the largest value of an output.
 TOLERANCES = {np.dtype(np.float16): 1e-2, np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-4}
 
@@ -74,10 +78,9 @@ class Reference:
 
     def __init__(self, path: Path, shapes: Shapes) -> None:
         session = load(path)
-        unknown = shapes.keys() - {i.name for i in session.get_inputs()}
-        if unknown:
-            raise CheckError(f"the model has no input {', '.join(map(repr, sorted(unknown)))}; it has "
-                             + ", ".join(repr(i.name) for i in session.get_inputs()))
+        if not session.get_outputs():
+            raise CheckError("the model has no outputs: there is nothing to compare")
+        check_shapes(shapes, {i.name: i.shape for i in session.get_inputs()})
         self.inputs, outputs = first_that_runs(session, shapes)
         self.outputs = [outputs, *(run(session, feed) for feed in self.inputs[1:])]
         self.names = [o.name for o in session.get_outputs()]
@@ -128,7 +131,7 @@ def load(path: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a class of its own for each status, below no common one
-        raise CheckError(f"ONNX Runtime cannot load {path.name}: {first_line(error)}") from error
+        raise CheckError(f"ONNX Runtime cannot load {path.name}: {in_one_line(error)}") from error
 
 
 def run(session: Any, feed: dict[str, Any]) -> Values:
@@ -136,8 +139,21 @@ def run(session: Any, feed: dict[str, Any]) -> Values:
     try:
         values: Values = session.run(None, feed)
     except Exception as error:  # as in load
-        raise CheckError(f"ONNX Runtime cannot run the model: {first_line(error)}") from error
+        raise CheckError(f"ONNX Runtime cannot run the model: {in_one_line(error)}") from error
     return values
+
+
+def check_shapes(shapes: Shapes, known: Mapping[str, Sequence[int | str | None]]) -> None:
+    """Raise CheckError unless each shape is one that the input of its name can have."""
+    unknown = shapes.keys() - known.keys()
+    if unknown:
+        raise CheckError(f"the model has no input {', '.join(map(repr, sorted(unknown)))}; it has "
+                         + ", ".join(map(repr, known)))
+    for name, shape in shapes.items():
+        if len(shape) != len(known[name]) or any(
+                isinstance(size, int) and size != given for size, given in zip(known[name], shape, strict=True)):
+            sizes = ", ".join("?" if size is None else str(size) for size in known[name])
+            raise CheckError(f"input {name!r} has shape ({sizes}) in the model; {shape} does not fit")
 
 
 def first_that_runs(session: Any, shapes: Shapes) -> tuple[list[dict[str, Any]], Values]:
@@ -162,12 +178,15 @@ def draw(session: Any, shapes: Shapes, length: int, seed: int) -> dict[str, Any]
         shape = shapes.get(i.name) or tuple(
             size if isinstance(size, int) else lengths.setdefault(size or f"{i.name} {axis}", length if axis else BATCH)
             for axis, size in enumerate(i.shape))
-        if i.type in FLOATS:
-            feed[i.name] = rng.standard_normal(shape).astype(FLOATS[i.type])
-        elif i.type in INTEGERS:
-            feed[i.name] = rng.integers(0, 2, shape).astype(INTEGERS[i.type])
-        else:
+        if i.type not in FLOATS and i.type not in INTEGERS:
             raise CheckError(f"input {i.name!r} is a {i.type}, which there are no random values for")
+        try:
+            if i.type in FLOATS:
+                feed[i.name] = rng.standard_normal(shape).astype(FLOATS[i.type])
+            else:
+                feed[i.name] = rng.integers(0, 2, shape).astype(INTEGERS[i.type])
+        except (MemoryError, ValueError) as error:  # ValueError beyond what NumPy can count
+            raise CheckError(f"input {i.name!r} of shape {shape} does not fit in memory") from error
     return feed
 
 
@@ -200,6 +219,6 @@ def distance(a: Any, b: Any) -> tuple[float, float]:
     return (float(np.abs(a - b).max()), float(np.abs(a).max())) if a.size else (0.0, 0.0)
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of what an exception says."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def in_one_line(error: Exception) -> str:
+    """Return what an exception says, all of it but what ONNX Runtime says before."""
+    return " ".join(_PREAMBLE.sub("", str(error)).split()) or type(error).__name__

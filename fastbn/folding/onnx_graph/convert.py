@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from fastbn.folding.onnx_graph.check import Agreement, Reference, Shapes, first_line
+from fastbn.folding.onnx_graph.check import Agreement, Reference, Shapes, in_one_line
 from fastbn.folding.onnx_graph.fold import Outcome, fold_batch_norms
 
 if TYPE_CHECKING:
@@ -72,12 +72,13 @@ def convert(
     ------
     ConvertError, CheckError
         If something is wrong with the files, or the two models do not do the same.
-    OSError
-        If a file cannot be read or written.
     """
-    if target.exists() and not force:
+    # By os.path, to which a name that cannot be is one of nothing.
+    if os.path.exists(target) and not os.path.isfile(target):   # a folder; or a device, whose place a file could take
+        raise ConvertError(f"{target} is not a file that could be replaced")
+    if os.path.exists(target) and not force:
         raise ConvertError(f"{target} exists already; --force replaces it")
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         raise ConvertError(f"there is no directory {target.parent}")
     model = read(source)
     reference = Reference(source, shapes or {})
@@ -88,8 +89,11 @@ def convert(
         write(model, temporary)
         agreement = reference.compare(temporary, tolerance)
         temporary.replace(target)
+    except OSError as error:
+        raise ConvertError(f"{target} cannot be written: {reason(error)}") from error
     finally:
-        temporary.unlink(missing_ok=True)  # unless it has been renamed
+        if os.path.exists(temporary):   # it has not been renamed
+            temporary.unlink()
     return Conversion(outcomes, before, len(model.graph.node), agreement)
 
 
@@ -100,11 +104,16 @@ def read(path: Path) -> ModelProto:
         if not model.HasField("graph"):
             raise ConvertError(f"{path} is not an ONNX model: it has no graph")
         onnx.checker.check_model(path)
-        onnx.load_external_data_for_model(model, str(path.parent))
+    except OSError as error:
+        raise ConvertError(f"{path} cannot be read: {reason(error)}") from error
     except DecodeError as error:
-        raise ConvertError(f"{path} is not an ONNX model: {first_line(error)}") from error
+        raise ConvertError(f"{path} is not an ONNX model: {in_one_line(error)}") from error
     except onnx.checker.ValidationError as error:
-        raise ConvertError(f"{path} is not a valid ONNX model: {first_line(error)}") from error
+        raise ConvertError(f"{path} is not a valid ONNX model: {in_one_line(error)}") from error
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError) as error:
+        raise ConvertError(f"the external data of {path} cannot be read: {in_one_line(error)}") from error
     if model.training_info:
         raise ConvertError(f"{path} describes training, which uses parameters that a fold changes")
     if model.ByteSize() > MOST_BYTES:
@@ -118,5 +127,9 @@ def write(model: ModelProto, path: Path) -> None:
     try:
         onnx.checker.check_model(path)
     except onnx.checker.ValidationError as error:
-        raise ConvertError(f"the folded model is not valid, so it was not written: {first_line(error)}") from error
+        raise ConvertError(f"the folded model is not valid, so it was not written: {in_one_line(error)}") from error
 
+
+def reason(error: OSError) -> str:
+    """Return why a file cannot be read or written, without its name, which may be a temporary one."""
+    return error.strerror or in_one_line(error)

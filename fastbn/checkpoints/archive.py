@@ -1,0 +1,54 @@
+"""A file of named arrays, whatever its format; npz.py and safetensors.py know one format each."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
+
+from fastbn.checkpoints.header import shortened
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Archive(ABC):
+    """A file whose directory has been read and found to be right; arrays are read when asked for.
+
+    Parameters
+    ----------
+    file : binary file
+        Open for reading and seeking.
+
+    Attributes
+    ----------
+    names : list of str
+    metadata : dict of str to str
+
+    Raises
+    ------
+    ValueError
+        If the file is not as its format has it.
+    """
+
+    names: list[str]
+    metadata: dict[str, str]
+
+    @abstractmethod
+    def __init__(self, file: BinaryIO) -> None:
+        """Read the directory."""
+
+    @abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of an array."""
+
+    @abstractmethod
+    def read(self, name: str) -> NDArray[Any]:
+        """Return one array, in native byte order."""
+
+
+def read_exactly(file: IO[bytes], size: int, name: str) -> bytes:
+    """Return that many bytes, those of an array, or raise an error if there are fewer."""
+    data = file.read(size)
+    if len(data) != size:
+        raise ValueError(f"{shortened(name)} ends after {len(data)} of its {size} bytes")
+    return data
