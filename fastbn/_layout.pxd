@@ -21,7 +21,7 @@ cdef class View:
     cpdef finish(self)
 
 
-cpdef View view(x, axis, channels=*, str name=*, arrangement=*, bint broadcast=*)
+cpdef View view(x, axis, channels=*, str name=*, arrangement=*, bint statistics=*)
 cpdef View like(View x, a, str name)
 cpdef View output(View x, out=*, View other=*)
 cdef int load_vector(object a, double* out, Py_ssize_t c, double missing, str name) except -1

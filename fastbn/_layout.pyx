@@ -63,6 +63,8 @@ cdef int type_of(cnp.ndarray a) except -2:
         return FLOAT64
     if number == NPY_HALF:
         return FLOAT16
+    if number == cnp.NPY_UBYTE:
+        return UINT8
     if number >= NPY_USERDEF and bfloat16_number == -1 and a.dtype.name == "bfloat16":
         bfloat16_number = number
     return BFLOAT16 if number == bfloat16_number else -1
@@ -80,9 +82,10 @@ cpdef cnp.ndarray as_plain(object x, str name):
         raise ValueError(f"{name} does not make an array: {error}") from None
 
 
-cdef cnp.ndarray array_of(object x, str name):
+cdef cnp.ndarray array_of(object x, str name, bint statistics=False):
     cdef cnp.ndarray a = as_plain(x, name)
-    if type_of(a) < 0:
+    cdef int type = type_of(a)
+    if type < 0 or (type == UINT8 and not statistics):
         raise TypeError(f"{name} has dtype {a.dtype}; expected {SUPPORTED}")
     return a
 
@@ -204,7 +207,7 @@ cdef cnp.ndarray arranged(View v, cnp.ndarray a, bint empty):
     return out.transpose(np.argsort(v.order))
 
 
-cpdef View view(x, axis, channels=None, str name="x", arrangement=None, bint broadcast=False):
+cpdef View view(x, axis, channels=None, str name="x", arrangement=None, bint statistics=False):
     """Check an input and turn it into a View.
 
     Parameters
@@ -218,21 +221,22 @@ cpdef View view(x, axis, channels=None, str name="x", arrangement=None, bint bro
         What errors call it.
     arrangement : tuple, optional
         That of another View, to walk the elements in the same order.
-    broadcast : bool
-        Whether rows that are one row in memory (stride 0) may be walked as they are; only statistics can.
+    statistics : bool
+        Whether only statistics are asked for: of uint8 too, and rows that are one row in memory (stride 0) may be
+        walked as they are.
 
     Returns
     -------
     View
         Of a packed copy where the kernels cannot walk `x`.
     """
-    cdef cnp.ndarray a = array_of(x, name)
+    cdef cnp.ndarray a = array_of(x, name, statistics)
     cdef View v = View.__new__(View)
     cdef int k = channel_axis(a, axis, channels, name)
     v.name = name
     v.tensor = not cnp.PyArray_CheckExact(x) and is_tensor(x)
     v.source = a
-    v.broadcast = broadcast
+    v.broadcast = statistics
     v.outer = k
     if arrangement is not None:
         v.outer, v.order = arrangement

@@ -84,11 +84,11 @@ class ChannelStats:
         """
         if num_threads is not None:
             check_threads(num_threads)
-        view = _layout.view(x, self.axis, len(self.mean), broadcast=True)
+        view = _layout.view(x, self.axis, len(self.mean), statistics=True)
         if view.size:
             n, _, s = view.shape
-            mean, m2 = kernels.statistics(view, num_threads)
-            self._add(n * s, mean, m2, np.zeros_like(mean))
+            mean, low, m2 = kernels.statistics(view, num_threads)
+            self._add(n * s, mean, m2, low)
         return self
 
     def merge(self, other: ChannelStats) -> ChannelStats:

@@ -107,13 +107,14 @@ cdef int execute(Job* job, object num_threads) except -1:
     try:
         plan(job, True, threads)
         # double for the partial results, then the arrays' type for the constants
-        partial = 2 * (job.units if job.s == 1 else job.spans) * job.c * <Py_ssize_t> sizeof(double)
+        partial = 3 * (job.units if job.s == 1 else job.spans) * job.c * <Py_ssize_t> sizeof(double)
         constants = (FORWARD_COEFS if job.g.p == NULL else BACKWARD_COEFS) * job.coef_step
         work = <char*> malloc(partial + constants * (8 if job.type == FLOAT64 else 4))
         if work == NULL:
             raise MemoryError("no memory for the workspace of a batch normalization")
         job.part1 = <double*> work
-        job.part2 = job.part1 + partial // <Py_ssize_t> (2 * sizeof(double))
+        job.part2 = job.part1 + partial // <Py_ssize_t> (3 * sizeof(double))
+        job.part3 = job.part2 + partial // <Py_ssize_t> (3 * sizeof(double))
         job.coef = work + partial
         if large:
             run_team(job, threads)
@@ -154,7 +155,7 @@ def training(View x, View y, View r, gamma, beta, double eps, bint relu, bits, n
     cdef cnp.ndarray mean = np.empty(x.c)
     cdef cnp.ndarray var = np.empty(x.c)
     cdef cnp.ndarray rstd = np.empty(x.c)
-    cdef double* scratch = scratch_of(2 * x.c)
+    cdef double* scratch = scratch_of(3 * x.c)
     begin(&job, x)
     job.y = block_of(y)
     if r is not None:
@@ -167,6 +168,7 @@ def training(View x, View y, View r, gamma, beta, double eps, bint relu, bits, n
     job.bits = bits_pointer(bits)
     job.gamma = scratch
     job.beta = scratch + x.c
+    job.low = scratch + 2 * x.c
     try:
         load_vector(gamma, job.gamma, x.c, 1.0, "gamma")
         load_vector(beta, job.beta, x.c, 0.0, "beta")
@@ -210,13 +212,15 @@ def backward(View g, View x, View dx, View dr, mean, rstd, gamma, scale, shift, 
 
 
 def statistics(View x, num_threads):
-    """Mean and sum of squared distances from it, a channel, float64, in double lanes."""
+    """Mean in two words and sum of squared distances from it, a channel, float64, in double lanes."""
     cdef Job job
     cdef cnp.ndarray mean = np.empty(x.c)
+    cdef cnp.ndarray low = np.empty(x.c)
     cdef cnp.ndarray m2 = np.empty(x.c)
     begin(&job, x)
     job.exact = True
     job.mean = vector(mean)
+    job.low = vector(low)
     job.var = vector(m2)
     execute(&job, num_threads)
-    return mean, m2
+    return mean, low, m2

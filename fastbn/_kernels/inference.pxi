@@ -47,8 +47,8 @@ cdef class Constants:
                 scale[j] = 1.0 / sqrt(self.source[channels + c + j] + eps) if self.with_var else 1.0
                 scale[j] *= self.source[2 * channels + c + j]
             beta_here = self.source + 3 * channels + c
-            affine_coefs(self.place, self.single, c, <int> width, self.source + c, scale, beta_here)
-            affine_coefs(self.place, self.wide, c, <int> width, self.source + c, scale, beta_here)
+            affine_coefs(self.place, self.single, c, <int> width, self.source + c, NULL, scale, beta_here)
+            affine_coefs(self.place, self.wide, c, <int> width, self.source + c, NULL, scale, beta_here)
             c += TILE
 
     def __dealloc__(self):

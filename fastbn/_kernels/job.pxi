@@ -23,6 +23,8 @@ cdef enum What:         # what a unit does
     ROWS_MERGE
     ROWS_TRANSFORM
     LOOKUP_LINES
+    BYTES_OF_PLANES
+    BYTES_OF_ROWS
 
 cdef struct Phase:
     What what
@@ -53,6 +55,7 @@ cdef struct Job:
     double* gamma           # IN
     double* beta            # IN
     double* mean            # OUT of a training forward, IN elsewhere
+    double* low             # OUT, the second word of the mean
     double* var             # OUT of a training forward (M2 of statistics alone)
     double* rstd            # as mean
     double* dgamma          # OUT
@@ -63,9 +66,10 @@ cdef struct Job:
     # compute in
     char* coef
     Py_ssize_t coef_step
-    # partial results, one a unit and channel: mean and M2, or the two sums of the backward
+    # partial results, one a unit and channel: mean, M2 and the mean's second word, or the two sums of the backward
     double* part1
     double* part2
+    double* part3
     # how the work is cut (planes.pxi, rows.pxi)
     Py_ssize_t spans
     Py_ssize_t span_images
@@ -102,6 +106,7 @@ cdef inline void set_result(Job* job, Py_ssize_t c, const Moments* moments, doub
         job.dgamma[c] = sums[1]
     else:
         job.mean[c] = moments.mean
+        job.low[c] = moments.low
         job.var[c] = moments.m2
 
 
@@ -134,7 +139,7 @@ cdef inline void set_coefs(
 
 cdef void affine_coefs(
     Place place, real* coef, Py_ssize_t c, int width,
-    const double* mean, const double* scale, const double* beta,                # IN  (width,)
+    const double* mean, const double* low, const double* scale, const double* beta,     # IN  (width,), low or NULL
 ) noexcept nogil:
     # The constants of y for `width` <= TILE channels from c on.
     cdef double m[TILE]
@@ -142,7 +147,7 @@ cdef void affine_coefs(
     cdef int j
     for j in range(width):
         m[j] = <real> mean[j]
-        shift[j] = beta[j] - (mean[j] - m[j]) * scale[j]
+        shift[j] = beta[j] - ((mean[j] - m[j]) + (low[j] if low != NULL else 0)) * scale[j]
     set_coefs(place, coef, c, width, SUBTRACT, m)
     set_coefs(place, coef, c, width, SCALE, scale)
     set_coefs(place, coef, c, width, SHIFT, shift)
@@ -161,7 +166,7 @@ cdef void forward_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept 
     for j in range(width):
         job.rstd[c + j] = scale[j]
         scale[j] *= job.gamma[c + j]
-    affine_coefs(place_of(job), coef, c, width, job.mean + c, scale, job.beta + c)
+    affine_coefs(place_of(job), coef, c, width, job.mean + c, job.low + c, scale, job.beta + c)
 
 
 cdef void replay_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept nogil:
@@ -169,7 +174,7 @@ cdef void replay_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept n
     cdef double m[TILE]
     cdef int j
     if job.gate == REPLAY:
-        affine_coefs(place_of(job), coef, c, width, job.mean + c, job.kept_scale + c, job.kept_shift + c)
+        affine_coefs(place_of(job), coef, c, width, job.mean + c, NULL, job.kept_scale + c, job.kept_shift + c)
     else:
         for j in range(width):
             m[j] = job.mean[c + j]

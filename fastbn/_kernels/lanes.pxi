@@ -24,7 +24,8 @@ cdef enum:              # where the gradient of a fused ReLU comes from
 
 cdef struct Moments:
     double n
-    double mean
+    double mean         # a second word of it is what its rounding left over: means of 1e6 standard deviations would lose
+    double low          # the distances between parts otherwise
     double m2           # sum of squared distances from the mean
 
 cdef struct Block:      # where an array is: element (n, c, s) is p[n * step_n + c * step_c + s]
@@ -41,10 +42,18 @@ cdef inline Py_ssize_t parts(Py_ssize_t total, Py_ssize_t part) noexcept nogil:
     return (total + part - 1) // part
 
 
+cdef inline void add_to_mean(double* mean, double* low, double step) noexcept nogil:
+    # Both words anew: Knuth's two-sum says what the rounding left over.
+    cdef double total = mean[0] + step
+    cdef double part = total - mean[0]
+    low[0] = (mean[0] - (total - part)) + (step - part)
+    mean[0] = total
+
+
 cdef inline void merge(Moments* a, Moments b) noexcept nogil:
     # Chan, Golub and LeVeque (1983): the one way in which two sets of statistics become one.
     cdef double n = a.n + b.n
-    cdef double delta = b.mean - a.mean
+    cdef double delta = (b.mean - a.mean) + (b.low - a.low)
     cdef double weight
     if b.n == 0:
         return
@@ -52,7 +61,7 @@ cdef inline void merge(Moments* a, Moments b) noexcept nogil:
         a[0] = b
         return
     weight = b.n / n
-    a.mean += delta * weight
+    add_to_mean(&a.mean, &a.low, delta * weight + a.low)
     a.m2 += b.m2 + delta * delta * (a.n * weight)
     a.n = n
 
@@ -62,7 +71,8 @@ cdef inline Moments moments_about(double pivot, double n, double e, double q) no
     cdef Moments out
     cdef double m2 = q - e * (e / n)
     out.n = n
-    out.mean = pivot + e / n
+    out.mean = pivot
+    add_to_mean(&out.mean, &out.low, e / n)
     out.m2 = 0.0 if m2 < 0.0 else m2    # NaN stays NaN
     return out
 
@@ -82,6 +92,11 @@ cdef inline bint products_held(double n, double s1, double s2) noexcept nogil:
 
 cdef inline bint finite(double a) noexcept nogil:
     return a - a == 0.0
+
+
+cdef inline real rectified(real t) noexcept nogil:
+    # ReLU as a maximum, which single elements take without a branch; adding zero makes 0 of -0. NaN passes through.
+    return (<real> 0.0 if <real> 0.0 > t else t) + <real> 0.0
 
 
 cdef inline real opened(real dy, real d, real scale, real shift) noexcept nogil:

@@ -165,6 +165,7 @@ cdef void planes_span(Job* job, const real* kind, Py_ssize_t unit) noexcept nogi
     reduce_span(job, kind, unit // job.spans, 1, unit % job.spans, &moments, sums)
     job.part1[unit] = moments.mean if job.g.p == NULL else sums[0]
     job.part2[unit] = moments.m2 if job.g.p == NULL else sums[1]
+    job.part3[unit] = moments.low if job.g.p == NULL else 0
 
 
 cdef void planes_merge(Job* job, const real* kind, Py_ssize_t c) noexcept nogil:
@@ -173,6 +174,7 @@ cdef void planes_merge(Job* job, const real* kind, Py_ssize_t c) noexcept nogil:
     cdef Py_ssize_t u, n
     all.n = 0
     all.mean = 0
+    all.low = 0
     all.m2 = 0
     sums[0] = 0
     sums[1] = 0
@@ -186,6 +188,7 @@ cdef void planes_merge(Job* job, const real* kind, Py_ssize_t c) noexcept nogil:
                       * <double> least(SPAN, job.s - (u % job.pieces) * SPAN))
             part.mean = job.part1[c * job.spans + u]
             part.m2 = job.part2[c * job.spans + u]
+            part.low = job.part3[c * job.spans + u]
             merge(&all, part)
     set_result(job, c, &all, sums)
     if job.y.p != NULL:

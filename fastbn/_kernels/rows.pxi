@@ -92,6 +92,7 @@ cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit) noexcept nogi
     cdef const real* coef = <const real*> job.coef + first
     cdef double* out1 = job.part1 + unit // job.slabs * job.c + first
     cdef double* out2 = job.part2 + unit // job.slabs * job.c + first
+    cdef double* out3 = job.part3 + unit // job.slabs * job.c + first
     cdef double e[ROOM]
     cdef double q[ROOM]
     cdef real pivot[ROOM]
@@ -136,6 +137,7 @@ cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit) noexcept nogi
             moments = moments_about(<double> pivot[c], n, e[c], q[c])
             e[c] = moments.mean
             q[c] = moments.m2
+            out3[c] = moments.low
     for c in range(least(u.width, job.c)):
         out1[c] = e[c]
         out2[c] = q[c]
@@ -153,9 +155,11 @@ cdef void merge_channels(Job* job, real* coef, Py_ssize_t c0, Py_ssize_t stop) n
     # All units of a tile of channels, in order; merge() of lanes.pxi for equal counts, which vectors can do.
     cdef double[TILE] t1
     cdef double[TILE] t2
+    cdef double[TILE] t3
     cdef double n, before, weight, delta
     cdef const double* p1
     cdef const double* p2
+    cdef const double* p3
     cdef Strip strip
     cdef Py_ssize_t c = c0, u
     cdef Moments moments
@@ -170,23 +174,26 @@ cdef void merge_channels(Job* job, real* coef, Py_ssize_t c0, Py_ssize_t stop) n
             weight = n / (before + n)
             p1 = job.part1 + u * job.c + c
             p2 = job.part2 + u * job.c + c
+            p3 = job.part3 + u * job.c + c
             if u == 0:
                 for j in range(width):
                     t1[j] = p1[j]
                     t2[j] = p2[j]
+                    t3[j] = p3[j] if job.g.p == NULL else 0
             elif job.g.p != NULL:
                 for j in range(width):
                     t1[j] += p1[j]
                     t2[j] += p2[j]
             else:
                 for j in range(width):
-                    delta = p1[j] - t1[j]
-                    t1[j] += delta * weight
+                    delta = (p1[j] - t1[j]) + (p3[j] - t3[j])
+                    add_to_mean(&t1[j], &t3[j], delta * weight + t3[j])
                     t2[j] += p2[j] + delta * delta * (before * weight)
             before += n
         for j in range(width):
             moments.n = before
             moments.mean = t1[j]
+            moments.low = t3[j]
             moments.m2 = t2[j]
             sums[0] = t1[j]
             sums[1] = t2[j]

@@ -9,3 +9,4 @@ cdef enum:              # element types of arrays
     FLOAT64 = 1
     FLOAT16 = 2
     BFLOAT16 = 3
+    UINT8 = 4           # of statistics alone

@@ -39,6 +39,10 @@ cdef inline void perform_unit(Job* job, What what, Py_ssize_t unit) noexcept nog
         return
     if what == LOOKUP_LINES:
         lookup_lines(job, unit)
+    elif what == BYTES_OF_PLANES:
+        bytes_planes(job, unit)
+    elif what == BYTES_OF_ROWS:
+        bytes_rows(job, unit)
     elif job.type == FLOAT64:
         perform(job, <const double*> NULL, what, unit)
     else:

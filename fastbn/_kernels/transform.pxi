@@ -57,7 +57,7 @@ cdef inline void affine_block(
                         bits[k * bits_step + q] = <uint16_t> word
             if relu:
                 for j in range(lanes):
-                    t[k * lanes + j] = 0 if t[k * lanes + j] <= 0 else t[k * lanes + j]
+                    t[k * lanes + j] = rectified(t[k * lanes + j])
             put(type, loose, stream, t + k * lanes, width, lanes, y + k * y_step)
         x += group * x_step
         r += group * r_step
