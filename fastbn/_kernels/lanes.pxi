@@ -94,9 +94,9 @@ cdef inline bint finite(double a) noexcept nogil:
     return a - a == 0.0
 
 
-cdef inline real rectified(real t) noexcept nogil:
-    # ReLU as a maximum, which single elements take without a branch; adding zero makes 0 of -0. NaN passes through.
-    return (<real> 0.0 if <real> 0.0 > t else t) + <real> 0.0
+cdef inline real rectified_if(bint relu, real t) noexcept nogil:
+    # NaN passes through, and -0 becomes 0.
+    return 0 if relu and t <= 0 else t
 
 
 cdef inline real opened(real dy, real d, real scale, real shift) noexcept nogil:
