@@ -42,6 +42,8 @@ class Saved:
         The order of memory in which the mask lies.
     residual : bool
         Whether the forward added a residual.
+    index : ndarray of intp, or None
+        Which positions counted, in C order, if not all.
     """
 
     mean: NDArray[np.float64]
@@ -56,6 +58,7 @@ class Saved:
     axis: int | None = None
     arrangement: tuple[int, tuple[int, ...] | None] | None = None
     residual: bool = False
+    index: NDArray[np.intp] | None = None
 
     @classmethod
     def from_statistics(cls, mean: ArrayLike, var: ArrayLike, *, eps: float = 1e-5) -> Saved:
@@ -172,8 +175,9 @@ def train(
     activation: Activation,
     out: NDArray[Any] | None,
     num_threads: int | None,
+    index: NDArray[np.intp] | None = None,
 ) -> tuple[NDArray[Any], Saved]:
-    """Do what `batch_norm_training` does, on an array that has been looked at."""
+    """Do what `batch_norm_training` does, on an array that has been looked at; `index` is what its view chose."""
     eps = check_eps(eps)
     relu = activation is not None and check_activation(activation, inference=False)[0] > 0
     if num_threads is not None:
@@ -199,7 +203,8 @@ def train(
         scale, shift = relu_coefficients(rstd, gamma, beta)
     arrangement = None if mask is None else view.arrangement
     return y.finish(), Saved(
-        mean, var, rstd, n * s, False, scale, shift, mask, view.array.shape, view.axis, arrangement, other is not None)
+        mean, var, rstd, n * s, False, scale, shift, mask, view.array.shape, view.axis, arrangement, other is not None,
+        index)
 
 
 def relu_coefficients(
@@ -329,6 +334,8 @@ def batch_norm_backward(
         raise ValueError("saved must be what batch_norm_training returned, or come from Saved.from_statistics")
     if saved.arrangement is not None:
         view = _layout.view(x, axis, arrangement=saved.arrangement)
+    if saved.index is not None and not _layout.choose(view, saved.index):
+        raise ValueError("x must lie in memory as in the forward, where only some positions counted")
     channels = view.shape[1]
     gradient = _layout.like(view, dy, "dy")
     dx = _layout.output(view, out, gradient)

@@ -47,6 +47,8 @@ cdef void begin(Job* job, View x) noexcept:
     job.c = x.c
     job.s = x.s
     job.x = block_of(x)
+    if x.chosen is not None:
+        job.index = <const Py_ssize_t*> cnp.PyArray_DATA(x.chosen)
     job.y = job.r = job.g = job.x       # the steps of absent arrays agree with x
     job.y.p = NULL
     job.r.p = NULL
