@@ -1,7 +1,7 @@
 """Batch normalization over some positions: those that a mask or the lengths of padded sequences leave.
 
-Where channels lie last and fill vectors, the kernels walk the rows that count and never touch the others. Elsewhere the
-values that count are gathered into rows, and go through the same kernels.
+Where channels lie last and are 64 or more, the kernels walk the rows that count and never touch the others. Elsewhere
+the values that count are gathered into rows, and go through the same kernels.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ def bits_words(View x):
     cdef Py_ssize_t k
     if x.s > 1:
         return x.n * x.c * parts(x.s, LANES)
-    k = repeats_of(x.n, x.c)
+    k = repeats_of(x.n, x.c) if x.chosen is None else 1
     return x.n // k * parts(k * x.c, LANES) + parts(x.n % k * x.c, LANES)
 
 
