@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -24,12 +24,19 @@ if TYPE_CHECKING:
 class Averaged:
     """The methods; `BatchNorm` inherits them."""
 
+    num_features: int
+    axis: int
+    track_running_stats: bool
     debias: bool
+    running_mean: NDArray[Any] | None
+    running_var: NDArray[Any] | None
+    num_batches_tracked: int
     _averages: _averaging.Moving
     _exact: bool
-    _warned: bool
+    _momentum: float | None
+    _warned: bool       # of a batch that the averages do not follow
 
-    def _choose_averaging(self: BatchNorm, averaging: object, debias: object) -> None:
+    def _choose_averaging(self, averaging: object, debias: object) -> None:
         chosen = check_choice(averaging, "averaging", _averaging.AVERAGINGS)
         self.debias = check_flag(debias, "debias")
         if chosen == "cumulative":
@@ -43,32 +50,32 @@ class Averaged:
                              "got True")
         self._begin()
 
-    def _begin(self: BatchNorm) -> None:
+    def _begin(self) -> None:
         self._averages = (_averaging.Exact(stats=ChannelStats(self.num_features, axis=self.axis)) if self._exact
                           else _averaging.Moving())
         self._warned = False
 
     @property
-    def momentum(self: BatchNorm) -> float | None:
+    def momentum(self) -> float | None:
         """How far one batch moves the running averages; None averages over all."""
         return self._momentum
 
     @momentum.setter
-    def momentum(self: BatchNorm, momentum: float | None) -> None:
+    def momentum(self, momentum: float | None) -> None:
         self._momentum = check_momentum(momentum)
 
     @property
-    def averaging(self: BatchNorm) -> str:
+    def averaging(self) -> str:
         """What the running averages are: "ema", "cumulative" (where momentum is None) or "exact"."""
         return "exact" if self._exact else "cumulative" if self.momentum is None else "ema"
 
-    def _evaluation_statistics(self: BatchNorm) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _evaluation_statistics(self) -> tuple[NDArray[Any], NDArray[Any]]:
         # What evaluation mode normalizes by, of a layer that has running averages.
         assert self.running_mean is not None
         assert self.running_var is not None
-        return _averaging.debiased(self) if self.debias else (self.running_mean, self.running_var)
+        return _averaging.debiased(cast("BatchNorm", self)) if self.debias else (self.running_mean, self.running_var)
 
-    def reset_running_stats(self: BatchNorm) -> None:
+    def reset_running_stats(self) -> None:
         """Begin the running averages anew: mean 0, variance 1, no batches.
 
         Examples
@@ -89,7 +96,7 @@ class Averaged:
         self.num_batches_tracked = 0
         self._begin()
 
-    def accumulate(self: BatchNorm, micro_batches: Iterable[ArrayLike]) -> WholeBatch:
+    def accumulate(self, micro_batches: Iterable[ArrayLike]) -> WholeBatch:
         """Take several micro-batches as one training batch: statistics first, then forward and backward of each.
 
         The result is that of all micro-batches in one array, and so is the one step of the running averages.
@@ -127,9 +134,9 @@ class Averaged:
         """
         from fastbn.accumulation import WholeBatch
 
-        return WholeBatch(self, micro_batches)
+        return WholeBatch(cast("BatchNorm", self), micro_batches)
 
-    def report(self: BatchNorm, x: ArrayLike | None = None) -> Report:
+    def report(self, x: ArrayLike | None = None) -> Report:
         """Return how the layer is: channels that are dead, NaN, negative or out of range, and the drift of a batch.
 
         Parameters
@@ -163,4 +170,4 @@ class Averaged:
         """
         from fastbn._health import make_report
 
-        return make_report(self, x)
+        return make_report(cast("BatchNorm", self), x)

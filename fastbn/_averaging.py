@@ -33,7 +33,7 @@ class Batch(NamedTuple):
 
     Attributes
     ----------
-    count : int
+    size : int
         Values per channel.
     mean, var : ndarray of float64, shape (C,)
         var is biased.
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
         The same in double lanes and with a mean of two words, where that is known.
     """
 
-    count: int
+    size: int
     mean: NDArray[np.float64]
     var: NDArray[np.float64]
     stats: ChannelStats | None = None
@@ -61,11 +61,11 @@ class Batch(NamedTuple):
         """Return them as they merge."""
         if self.stats is not None:
             return self.stats
-        return make_stats(self.count, self.mean, self.var * self.count, axis=axis)
+        return make_stats(self.size, self.mean, self.var * self.size, axis=axis)
 
     def running_var(self, unbiased: bool) -> NDArray[np.float64]:
         """Return the variance that running averages follow."""
-        return self.var * (self.count / (self.count - 1)) if unbiased else self.var
+        return self.var * (self.size / (self.size - 1)) if unbiased else self.var
 
 
 @dataclass(slots=True)
@@ -119,12 +119,12 @@ class Moving:
 
     def follow(self, layer: BatchNorm, batch: Batch) -> None:
         """Move the averages of a layer, last of all: what could fail has not."""
-        if batch.count and not is_usable(layer, batch):
+        if batch.size and not is_usable(layer, batch):
             return
         if layer.running_mean is None or layer.running_var is None:
             return
         tracked = layer.num_batches_tracked + 1
-        if batch.count:
+        if batch.size:
             self._move(layer, batch, tracked)
         layer.num_batches_tracked = tracked
 
@@ -137,7 +137,7 @@ class Moving:
                 np.multiply(running, 1.0 - factor, dtype=np.float64) + factor * new
                 for running, new in ((layer.running_mean, batch.mean),
                                      (layer.running_var, batch.running_var(layer.unbiased))))
-        self.weights.add(factor, batch.count)
+        self.weights.add(factor, batch.size)
 
     def take(self, stats: ChannelStats, weights: Weights) -> None:
         """Take over what was gathered elsewhere and has been put into the running averages."""
@@ -167,7 +167,7 @@ class Exact(Moving):
         with np.errstate(over="ignore", invalid="ignore"):
             layer.running_mean[...], layer.running_var[...] = stats.mean, stats.var(ddof=int(layer.unbiased))
         self.stats = stats
-        self.weights.add(batch.count / values_per_channel(stats), batch.count)
+        self.weights.add(batch.size / values_per_channel(stats), batch.size)
 
     def take(self, stats: ChannelStats, weights: Weights) -> None:
         """Go on from what was gathered."""
@@ -199,18 +199,18 @@ class Gathering(Moving):
     def read(self, layer: BatchNorm, x: ArrayLike, overwrites: bool) -> Batch:
         """Read a batch while it is there: its normalized values may go over it."""
         batch = Batch.from_stats(read(layer, x))
-        if batch.count and layer.nan_policy == "raise":
+        if batch.size and layer.nan_policy == "raise":
             is_usable(layer, batch)
         return batch
 
     def follow(self, layer: BatchNorm, batch: Batch) -> None:
         """Merge a batch that was normalized."""
-        if batch.count and not is_usable(layer, batch):
+        if batch.size and not is_usable(layer, batch):
             return
         self.batches += 1
-        if batch.count:
+        if batch.size:
             self.stats.merge(batch.to_stats(layer.axis))
-            self.weights.add(batch.count / values_per_channel(self.stats), batch.count)
+            self.weights.add(batch.size / values_per_channel(self.stats), batch.size)
 
 
 def values_per_channel(stats: ChannelStats) -> int:
@@ -245,7 +245,7 @@ def is_usable(layer: BatchNorm, batch: Batch) -> bool:
     """
     if layer.nan_policy == "propagate":
         return True
-    if batch.count < 2:     # refused by the forward, if it is not empty
+    if batch.size < 2:     # refused by the forward, if it is not empty
         return True
     with np.errstate(over="ignore", invalid="ignore"):
         numbers = np.stack([batch.mean, batch.running_var(layer.unbiased)]).astype(layer.dtype)

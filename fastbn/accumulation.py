@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class WholeBatch:
     """A training batch in micro-batches, of which `BatchNorm.accumulate` has made the statistics.
 
-    Normalize each micro-batch by calling this with it, then hand the gradients of all to `backward`. With mean, rstd and
-    n of all micro-batches together, x_hat = (x - mean) * rstd and sums that run over all of them::
+    Normalize each micro-batch by calling this with it, then hand the gradients of all to `backward`. With mean, rstd
+    and n of all micro-batches together, x_hat = (x - mean) * rstd and sums that run over all of them::
 
         dbeta = sum dy,  dgamma = sum dy x_hat,  dx = gamma rstd (dy - dbeta / n - x_hat dgamma / n)
 
@@ -56,10 +56,10 @@ class WholeBatch:
         for x in micro_batches:
             self.stats.update(x, num_threads=layer.num_threads)
         batch = Batch.from_stats(self.stats)
-        if batch.count < 2:
-            raise ValueError(f"micro_batches have {batch.count} values per channel in all; expected two or more")
+        if batch.size < 2:
+            raise ValueError(f"micro_batches have {batch.size} values per channel in all; expected two or more")
         self._layer = layer
-        self._count = batch.count
+        self._count = batch.size
         self._mean, self._var = batch.mean, batch.var
         # What each forward leaves for backward: x, residual, whether there was a ReLU.
         self._parts: list[tuple[Any, Any, bool]] = []
@@ -173,8 +173,8 @@ class WholeBatch:
             others += [("out", j, array) for j, array in enumerate(out or ()) if j != i]
             for name, j, other in others:
                 if np.may_share_memory(target, as_plain(other, name)):
-                    raise ValueError(f"out[{i}] overlaps the {name} of micro-batch {j}; expected dys[{i}] itself, or an "
-                                     "array apart from all others")
+                    raise ValueError(f"out[{i}] overlaps the {name} of micro-batch {j}; expected dys[{i}] itself, or "
+                                     "an array apart from all others")
 
     def _rest(self, dgamma: NDArray[np.float64], dbeta: NDArray[np.float64]) -> kernels.Constants:
         # What dx still lacks is linear in x: -gamma rstd (dbeta + x_hat dgamma) / n.

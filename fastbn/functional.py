@@ -282,7 +282,7 @@ def inference_saved(
     scale = shift = mask = arrangement = None
     if relu and residual is None:
         scale, shift = relu_coefficients(saved.rstd, gamma, beta)
-    elif relu:
+    elif relu and residual is not None:
         arrangement = view.arrangement
         constants = kernels.Constants(view.shape[1], mean, var, gamma, beta, eps)
         mask = kernels.inference_bits(view, residual, constants, num_threads)

@@ -156,10 +156,11 @@ def _watched(batches: Iterable[Any], progress: bool | None) -> Iterable[Any]:
     if progress is False or (progress is None and not sys.stderr.isatty()):
         return batches
     try:
-        from tqdm import tqdm
+        from tqdm import tqdm  # type: ignore[import-untyped]
     except ModuleNotFoundError:
         if progress is None:
             return batches
-        raise ImportError("progress=True needs tqdm, which is not installed: pip install 'fastbn[population]'") from None
+        raise ImportError(
+            "progress=True needs tqdm, which is not installed: pip install 'fastbn[population]'") from None
     bar: Iterable[Any] = tqdm(batches, unit="batch", desc="population statistics")
     return bar
