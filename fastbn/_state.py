@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 EXACT = ("exact_count", "exact_mean", "exact_mean_low", "exact_m2")
 # Beside PyTorch's names: a state may do without them, and have them without need.
-EXTRA = frozenset((*EXACT, "initial_weight", "num_batches_tracked"))
+EXTRA = (*EXACT, "initial_weight")
 
 
 def check_state(
@@ -37,7 +37,7 @@ def check_state(
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a mapping of names to arrays, got {type(state).__name__}")
     missing = sorted(names.keys() - state.keys())
-    unknown = sorted(map(str, state.keys() - names.keys() - EXTRA))
+    unknown = sorted(map(str, state.keys() - names.keys() - {*EXTRA, "num_batches_tracked"}))
     if missing or unknown:
         wrong = [f"misses {', '.join(missing)}"] if missing else []
         wrong += [f"has also {', '.join(unknown)}"] if unknown else []
