@@ -247,11 +247,11 @@ def is_usable(layer: BatchNorm, batch: Batch) -> bool:
         return True
     if batch.size < 2:     # refused by the forward, if it is not empty
         return True
-    with np.errstate(over="ignore", invalid="ignore"):
-        numbers = np.stack([batch.mean, batch.running_var(layer.unbiased)]).astype(layer.dtype)
-    wrong = np.flatnonzero(~np.isfinite(numbers).all(axis=0))
-    if not wrong.size:
+    limit = np.finfo(layer.dtype).max
+    good = (np.abs(batch.mean) <= limit) & (batch.running_var(layer.unbiased) <= limit)     # and no NaN
+    if good.all():
         return True
+    wrong = np.flatnonzero(~good)
     message = f"x has a mean or variance that is not finite in {layer.dtype} in channels {listed(wrong.tolist())}"
     if layer.nan_policy == "raise":
         raise ValueError(f"{message}; expected finite ones under nan_policy='raise'")

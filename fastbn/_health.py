@@ -119,7 +119,8 @@ class Report:
             return "no statistics yet"
         worth = []
         if not math.isnan(self.effective_batches):
-            worth.append(f"{self.effective_batches:.4g} batches")
+            number = f"{self.effective_batches:.4g}"
+            worth.append(f"{number} batch" if number == "1" else f"{number} batches")
         if not math.isnan(self.effective_samples):
             worth.append(f"{self.effective_samples:.6g} values per channel")
         return f"worth {' or '.join(worth)}" if worth else "of weights that are not known"

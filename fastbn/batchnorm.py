@@ -173,7 +173,7 @@ class BatchNorm(Averaged, Checkpointed):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # 0.1.0 had none of these.
-        new = {"_constants": None, "debias": False, "nan_policy": "propagate", "_warned": False}
+        new = {"_constants": None, "debias": False, "nan_policy": "propagate", "_exact": False, "_warned": False}
         self.__dict__.update({**new, **state})
         if "_averages" not in state:
             self._averages = _averaging.Moving(_averaging.Weights.after(self.num_batches_tracked, self.momentum))

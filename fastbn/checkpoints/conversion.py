@@ -39,7 +39,7 @@ def convert(
     """Return a state under another framework's names, and its running variance as that framework averages it.
 
     A gamma or beta that the source does without and the target does not is 1 or 0. A counter that the source does not
-    have is 0.
+    have is 0. What fastbn has beyond PyTorch's names (`BatchNorm.state_dict`) stays where the target is fastbn too.
 
     Parameters
     ----------
