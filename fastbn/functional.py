@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -266,6 +266,34 @@ def batch_norm_inference(
         raise TypeError("mean and var must be arrays, got None")
     return kernels.inference_once(
         x, axis, mean, var, gamma, beta, eps, residual, out, code, slope, num_threads)
+
+
+def inference_saved(
+    x: ArrayLike,
+    mean: ArrayLike,
+    var: ArrayLike,
+    gamma: ArrayLike | None,
+    beta: ArrayLike | None,
+    *,
+    axis: int,
+    eps: float,
+    relu: bool,
+    residual: ArrayLike | None,
+    num_threads: int | None,
+) -> Saved:
+    """Return what `batch_norm_backward` needs of a `batch_norm_inference`, which returns nothing of the kind."""
+    saved = Saved.from_statistics(mean, var, eps=eps)
+    view = _layout.view(x, axis)
+    scale = shift = mask = arrangement = None
+    if relu and residual is None:
+        scale, shift = relu_coefficients(saved.rstd, gamma, beta)
+    elif relu and residual is not None:
+        arrangement = view.arrangement
+        constants = kernels.Constants(view.shape[1], mean, var, gamma, beta, eps)
+        mask = kernels.inference_bits(view, residual, constants, num_threads)
+    return replace(
+        saved, scale=scale, shift=shift, mask=mask, shape=view.array.shape, axis=view.axis, arrangement=arrangement,
+        residual=residual is not None)
 
 
 def batch_norm_backward(
