@@ -61,7 +61,7 @@ class Batch(NamedTuple):
         """Return them as they merge."""
         if self.stats is not None:
             return self.stats
-        return make_stats(self.size, self.mean, self.var * self.size, axis=axis)
+        return ChannelStats.from_arrays(self.size, self.mean, self.var * self.size, axis=axis)
 
     def running_var(self, unbiased: bool) -> NDArray[np.float64]:
         """Return the variance that running averages follow."""
@@ -111,10 +111,12 @@ class Moving:
 
     weights: Weights = field(default_factory=Weights)
 
-    def read(self, layer: BatchNorm, x: ArrayLike, overwrites: bool) -> Batch | None:
-        """Look at a batch before it is normalized, where it could be too late afterwards."""
+    def read(
+        self, layer: BatchNorm, x: ArrayLike, overwrites: bool, chosen: NDArray[np.bool_] | None = None,
+    ) -> Batch | None:
+        """Look at a batch, or what counts of it, before it is normalized, where it could be too late afterwards."""
         if overwrites and layer.nan_policy == "raise":
-            is_usable(layer, Batch.from_stats(read(layer, x)))
+            is_usable(layer, Batch.from_stats(read(layer, x, chosen)))
         return None
 
     def follow(self, layer: BatchNorm, batch: Batch) -> None:
@@ -175,16 +177,14 @@ class Exact(Moving):
 
     def to_state(self, layer: BatchNorm) -> dict[str, NDArray[Any]]:
         """Return count, mean in two words and M2, float64, shape (C,)."""
-        stats = self.stats
-        return {"exact_count": np.full(layer.num_features, float(values_per_channel(stats))),
-                "exact_mean": stats.mean.copy(), "exact_mean_low": stats._mean_low.copy(), "exact_m2": stats.m2.copy()}
+        return {f"exact_{name}": vector for name, vector in self.stats.to_arrays().items()}
 
     def from_state(
         self, layer: BatchNorm, state: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]], tracked: int
     ) -> Exact:
         """Return what goes on from a state, or, where that has none of the entries, begins anew."""
         count, mean, low, m2 = check_exact(state, layer.num_features)
-        stats = make_stats(count, mean, m2, low, axis=layer.axis)
+        stats = ChannelStats.from_arrays(count, mean, m2, low, axis=layer.axis)
         weights = Weights(0.0, np.nan, 1 / count) if count else loaded_weights(None, state, vectors, tracked)
         return Exact(weights, stats=stats)
 
@@ -196,9 +196,11 @@ class Gathering(Moving):
     stats: ChannelStats = field(kw_only=True)
     batches: int = 0
 
-    def read(self, layer: BatchNorm, x: ArrayLike, overwrites: bool) -> Batch:
+    def read(
+        self, layer: BatchNorm, x: ArrayLike, overwrites: bool, chosen: NDArray[np.bool_] | None = None,
+    ) -> Batch:
         """Read a batch while it is there: its normalized values may go over it."""
-        batch = Batch.from_stats(read(layer, x))
+        batch = Batch.from_stats(read(layer, x, chosen))
         if batch.size and layer.nan_policy == "raise":
             is_usable(layer, batch)
         return batch
@@ -215,24 +217,12 @@ class Gathering(Moving):
 
 def values_per_channel(stats: ChannelStats) -> int:
     """Return the count, which is the same in all channels here."""
-    return int(np.broadcast_to(stats.count, stats.mean.shape)[0])
+    return int(stats.count[0])
 
 
-def make_stats(
-    count: int, mean: NDArray[Any], m2: NDArray[Any], mean_low: NDArray[Any] | None = None, *, axis: int
-) -> ChannelStats:
-    """Return statistics of these numbers."""
-    stats = ChannelStats(len(mean), axis=axis)
-    stats.count = stats.count + count
-    stats.mean, stats.m2 = np.array(mean, np.float64), np.array(m2, np.float64)
-    if mean_low is not None:
-        stats._mean_low = np.array(mean_low, np.float64)
-    return stats
-
-
-def read(layer: BatchNorm, x: ArrayLike) -> ChannelStats:
-    """Return the statistics of a batch."""
-    return ChannelStats(layer.num_features, axis=layer.axis).update(x, num_threads=layer.num_threads)
+def read(layer: BatchNorm, x: ArrayLike, chosen: NDArray[np.bool_] | None = None) -> ChannelStats:
+    """Return the statistics of a batch, or of the positions of it that count."""
+    return ChannelStats(layer.num_features, axis=layer.axis).update(x, mask=chosen, num_threads=layer.num_threads)
 
 
 def is_usable(layer: BatchNorm, batch: Batch) -> bool:

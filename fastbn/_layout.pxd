@@ -7,7 +7,7 @@ cdef class View:
     cdef readonly object array      # what the kernels walk: the caller's array, or a packed copy of it
     cdef object target              # where a packed result goes in the end, or None
     cdef object result              # what the caller gets: None is the array, True a tensor of it, else `out`
-    cdef bint tensor                # whether the caller's array is a tensor
+    cdef readonly bint tensor       # whether the caller's array is a tensor
     cdef object order               # the axes as memory has them, outermost first; None: as the array has them
     cdef cnp.ndarray chosen         # intp, which rows count, rising; None for all; n is then how many
     cdef bint broadcast             # whether narrow rows may be one row in memory

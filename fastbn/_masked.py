@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from fastbn import _layout, functional
+from fastbn._selection import selection
+from fastbn._tensors import to_tensor
 from fastbn.functional import Saved
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ class Masked:
         Of the kernels; None if nothing counted.
     rows : ndarray, shape (K, C), or None
         What was gathered of x, unless the kernels walked it where it is.
+    residual : bool
+        Whether the forward added a residual.
     """
 
     chosen: NDArray[np.bool_]
@@ -46,19 +50,48 @@ class Masked:
     padding: Padding
     saved: Saved | None
     rows: NDArray[Any] | None
+    residual: bool
 
 
-def check_padding(padding: object) -> Padding:
-    """Return what becomes of positions that do not count."""
+def choose(
+    view: _layout.View, mask: ArrayLike | None, lengths: ArrayLike | None, padding: object,
+) -> NDArray[np.bool_]:
+    """Return which positions count, after a check of what becomes of the others.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit.
+    """
     if padding not in PADDINGS:
         raise ValueError(f"padding must be one of {', '.join(map(repr, PADDINGS))}, got {padding!r}")
-    return padding  # type: ignore[return-value]
+    shape = view.array.shape
+    chosen = selection(shape[:view.axis] + shape[view.axis + 1:], None, mask, lengths)
+    assert chosen is not None
+    return np.array(chosen)     # the caller's mask may change before the backward
+
+
+def is_jagged(x: tuple[Any, ...]) -> bool:
+    """Return whether a tuple is (values, offsets) rather than an array_like.
+
+    Raises
+    ------
+    ValueError
+        If it is, and the offsets do not fit the values.
+    """
+    if len(x) != 2 or np.ndim(x[0]) != 2 or np.ndim(x[1]) != 1:
+        return False
+    offsets = np.asarray(x[1])
+    if offsets.dtype.kind not in "iu":
+        raise TypeError(f"offsets has dtype {offsets.dtype}; expected integers")
+    if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(x[0]) or (np.diff(offsets.astype(np.int64)) < 0).any():
+        raise ValueError(f"offsets must rise from 0 to {len(x[0])}, the number of values")
+    return True
 
 
 def forward(
-    x: ArrayLike, axis: int, channels: int, chosen: NDArray[np.bool_], padding: Padding,
-    gamma: ArrayLike | None, beta: ArrayLike | None, eps: float, residual: ArrayLike | None, activation: Activation,
-    out: NDArray[Any] | None, num_threads: int | None,
+    view: _layout.View, chosen: NDArray[np.bool_], padding: Padding, gamma: ArrayLike | None, beta: ArrayLike | None,
+    eps: float, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None, num_threads: int | None,
 ) -> tuple[Any, Masked]:
     """Normalize the positions that count by their own statistics.
 
@@ -73,28 +106,53 @@ def forward(
     TypeError, ValueError
         As `fastbn.functional.batch_norm_training`; also if a single position counts.
     """
-    view = _layout.view(x, axis, channels)
     index = np.flatnonzero(chosen)
     if len(index) == 1:
         raise ValueError("a single position of x counts, one value per channel, so there is no variance to learn from")
     if len(index) == 0:
-        warnings.warn("no position of the batch counts: its statistics are left out", stacklevel=4)
+        warnings.warn("no position of the batch counts: its statistics are left out", stacklevel=5)
         return finished(_layout.output(view, out), view.array, chosen, view.axis, padding, out), Masked(
-            chosen, view.axis, padding, None, None)
-    if _layout.choose(view, index):
+            chosen, view.axis, padding, None, None, residual is not None)
+    target, like = places(view, residual, out)
+    if (out is None or target.array is out) and _layout.choose(view, index):
         start = None if out is not None else started(view.array, padding)
         y, saved = functional.train(
             view, gamma, beta, eps, residual, activation, out if start is None else start, num_threads, index)
         if out is not None:
             fill(y, chosen, view.axis, padding)
-        return y, Masked(chosen, view.axis, padding, saved, None)
-    target = _layout.output(view, out, None if residual is None else _layout.like(view, residual, "residual"))
-    rows = gather(view.array, view.axis, chosen)
-    other = None if residual is None else gather(_layout.as_plain(residual, "residual"), view.axis, chosen)
+        elif view.tensor:
+            y = to_tensor(y)
+        return y, Masked(chosen, view.axis, padding, saved, None, residual is not None)
+    rows, other = gather(view.array, view.axis, chosen), None if like is None else gather(like.array, view.axis, chosen)
     y_rows, saved = functional.batch_norm_training(
         rows, gamma, beta, eps=eps, residual=other, activation=activation, num_threads=num_threads)
     y = finished(target, view.array, chosen, view.axis, padding, out, y_rows)
-    return y, Masked(chosen, view.axis, padding, saved, rows)
+    return y, Masked(chosen, view.axis, padding, saved, rows, residual is not None)
+
+
+def evaluate(
+    view: _layout.View, chosen: NDArray[np.bool_], padding: Padding, mean: ArrayLike, var: ArrayLike,
+    gamma: ArrayLike | None, beta: ArrayLike | None, eps: float, residual: ArrayLike | None, activation: Activation,
+    out: NDArray[Any] | None, num_threads: int | None,
+) -> tuple[Any, Masked]:
+    """Transform the positions that count by given statistics; returns and raises as `forward`."""
+    target, like = places(view, residual, out)
+    rows, other = gather(view.array, view.axis, chosen), None if like is None else gather(like.array, view.axis, chosen)
+    y_rows = functional.batch_norm_inference(
+        rows, mean, var, gamma, beta, eps=eps, residual=other, activation=activation, num_threads=num_threads)
+    saved = functional.inference_saved(
+        rows, mean, var, gamma, beta, axis=1, eps=eps, relu=activation == "relu", residual=other,
+        num_threads=num_threads) if len(rows) else None
+    y = finished(target, view.array, chosen, view.axis, padding, out, y_rows)
+    return y, Masked(chosen, view.axis, padding, saved, rows, residual is not None)
+
+
+def places(
+    view: _layout.View, residual: ArrayLike | None, out: NDArray[Any] | None,
+) -> tuple[_layout.View, _layout.View | None]:
+    """Return a view of where the result goes, and one of the residual."""
+    like = None if residual is None else _layout.like(view, residual, "residual")
+    return _layout.output(view, out, like), like
 
 
 def backward(
@@ -108,15 +166,21 @@ def backward(
     target = _layout.output(view, out, gradient)
     if saved is None:
         zeros = np.zeros(view.shape[1])
-        return finished(target, gradient.array, chosen, axis, padding, out), zeros, zeros
+        return finished(target, gradient.array, chosen, axis, padding, out), zeros, zeros, *(
+            [np.zeros_like(view.array)] if masked.residual else [])
     if masked.rows is None:
-        start = out if out is not None else started(gradient.array, padding)
+        direct = out is not None and target.array is out
         dx, dgamma, dbeta, *dresidual = functional.batch_norm_backward(
-            dy, x, saved, gamma, axis=axis, out=start, num_threads=num_threads)
-        if out is not None:
-            fill(dx, chosen, axis, padding)
+            dy, x, saved, gamma, axis=axis, out=out if direct else started(gradient.array, padding),
+            num_threads=num_threads)
         for array in dresidual:
             fill(array, chosen, axis, "zero")
+        if direct:
+            fill(dx, chosen, axis, padding)
+        elif out is not None:
+            dx = finished(target, gradient.array, chosen, axis, padding, out, gather(dx, axis, chosen))
+        elif gradient.tensor:
+            dx = to_tensor(dx)
         return (dx, dgamma, dbeta, *dresidual)
     rows, dgamma, dbeta, *others = functional.batch_norm_backward(
         gather(gradient.array, axis, chosen), masked.rows, saved, gamma, num_threads=num_threads)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbn import _averaging, _layout, functional
+from fastbn import _averaging, _layout, _masked, functional
 from fastbn._averaged import Averaged
 from fastbn._checkpointed import Checkpointed
 from fastbn._checks import (
@@ -20,6 +20,7 @@ from fastbn._checks import (
 )
 from fastbn._dispatch import kernels
 from fastbn._layout import same_memory
+from fastbn._masked import Masked
 from fastbn._state import check_state
 from fastbn._threads import check as check_threads
 from fastbn.affine import ChannelAffine
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
     from fastbn._checks import Activation
+    from fastbn._masked import Padding
 
 
 class BatchNorm(Averaged, Checkpointed):
@@ -146,7 +148,7 @@ class BatchNorm(Averaged, Checkpointed):
         # What the last forward leaves for backward: x, residual, activation, saved. x is None where the forward wrote
         # over what a backward would read; saved is None after a forward with running averages, and worked out when
         # asked.
-        self._last: tuple[Any, Any, int, Saved | None] | None = None
+        self._last: tuple[Any, Any, int, Saved | Masked | None] | None = None
         # What evaluation mode computes with, while the parameters are what it was made of. They are plain arrays that
         # anybody may change, so they are compared, which takes less time than making the constants again.
         self._constants: kernels.Constants | None = None
@@ -193,13 +195,19 @@ class BatchNorm(Averaged, Checkpointed):
         residual: ArrayLike | None = None,
         activation: Activation = None,
         out: NDArray[Any] | None = None,
+        *,
+        mask: ArrayLike | None = None,
+        lengths: ArrayLike | None = None,
+        padding: Padding = "zero",
     ) -> NDArray[Any]:
         """Normalize `x`.
 
         Parameters
         ----------
         x : array_like of float32, float64, float16 or bfloat16, two or more dimensions
-            With num_features channels along the channel axis.
+            With num_features channels along the channel axis. Or jagged: a tuple (values, offsets) of an array (K, C)
+            and int offsets (N + 1,) from 0 to K, of which offsets[n] is where sequence n begins; the result is such a
+            tuple too, and the gradient an array like values.
         residual : array_like, shape and dtype of x, optional
             Added before the activation.
         activation : str, tuple or None
@@ -207,6 +215,15 @@ class BatchNorm(Averaged, Checkpointed):
             `fastbn.ChannelAffine` knows.
         out : ndarray, shape and dtype of x, optional
             Where y goes. With ``out=x`` (in place) there is nothing left for a backward.
+        mask : array_like of bool, optional
+            Which positions count, for the statistics, the running averages and the gradients; of any shape that
+            broadcasts against that of `x` without its channel axis. If none does, the statistics are left out, with a
+            warning.
+        lengths : array_like of int, shape (N,), optional
+            How many steps of each padded sequence count, along the second axis that is not the channels'.
+        padding : {"zero", "keep"}
+            What positions that do not count hold in y, and in dx: zeros, or what `out` has there, or, without `out`,
+            what `x` (in the backward `dy`) has.
 
         Returns
         -------
@@ -221,6 +238,11 @@ class BatchNorm(Averaged, Checkpointed):
             For shapes that do not fit, an `out` that overlaps an input without being it, or, in training mode, one
             value per channel.
         """
+        if isinstance(x, tuple) and _masked.is_jagged(x):
+            values, offsets = x
+            return self(values, residual, activation, out), offsets
+        if mask is not None or lengths is not None:
+            return self._forward_masked(x, residual, activation, out, mask, lengths, padding)
         if self.training or self.running_mean is None or self.running_var is None:
             return self._forward_batch(x, residual, activation, out)
         code, slope = (0, 0.0) if activation is None else check_activation(activation)
@@ -262,6 +284,27 @@ class BatchNorm(Averaged, Checkpointed):
             self._averages.follow(self, _averaging.Batch.from_saved(saved) if read is None else read)
         lost = out is not None and same_memory(out, x)
         self._last = (None if lost else x, None, int(activation is not None), saved)
+        return y
+
+    def _forward_masked(
+        self, x: ArrayLike, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None,
+        mask: ArrayLike | None, lengths: ArrayLike | None, padding: Padding,
+    ) -> NDArray[Any]:
+        view = _layout.view(x, self.axis, self.num_features)
+        chosen = _masked.choose(view, mask, lengths, padding)
+        if self.training or self.running_mean is None or self.running_var is None:
+            self._check_running()
+            read = self._averages.read(self, x, out is not None, chosen) if self.training else None
+            y, masked = _masked.forward(view, chosen, padding, self.gamma, self.beta, self.eps, residual, activation, out,
+                                        self.num_threads)
+            if self.training and masked.saved is not None:
+                self._averages.follow(self, _averaging.Batch.from_saved(masked.saved) if read is None else read)
+        else:
+            mean, var = self._evaluation_statistics()
+            y, masked = _masked.evaluate(view, chosen, padding, mean, var, self.gamma, self.beta, self.eps, residual,
+                                         activation, out, self.num_threads)
+        lost = out is not None and same_memory(out, x) and masked.rows is None
+        self._last = (None if lost else x, None, check_activation(activation)[0], masked)
         return y
 
     def _check_running(self) -> None:
@@ -315,8 +358,11 @@ class BatchNorm(Averaged, Checkpointed):
             saved = functional.inference_saved(
                 x, mean, var, self.gamma, self.beta, axis=self.axis, eps=self.eps, relu=activation > 0,
                 residual=residual, num_threads=self.num_threads)
-        dx, dgamma, dbeta, *dresidual = functional.batch_norm_backward(
-            dy, x, saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads)
+        if isinstance(saved, Masked):
+            dx, dgamma, dbeta, *dresidual = _masked.backward(dy, x, saved, self.gamma, out, self.num_threads)
+        else:
+            dx, dgamma, dbeta, *dresidual = functional.batch_norm_backward(
+                dy, x, saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads)
         if out is not None and same_memory(out, x):
             self._last = (None, residual, activation, saved)
         if self.gamma is not None:
