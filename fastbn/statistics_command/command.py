@@ -181,10 +181,11 @@ class Run:
         known = state.so_far
         if known is not None:
             show(text(known))
-        part = "" if state.partial is None else ", and in the middle of the next"
+        counted = state.finished - len(state.skipped)
+        done = f"interrupted; counted so far: {counted} inputs"
+        done += "" if known is state.total else " and a part of the next"
         if state.partial is not None and self.source is not None and self.source.kind == inputs.STREAM:
             state = replace(state, partial=None)    # it will come from its beginning
-        done = f"interrupted; inputs finished: {state.finished}{part}"
         if state == State():
             print(f"{done}; there is nothing to go on from", file=sys.stderr)
             return INTERRUPTED

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 
 from fastbn.statistics_command.errors import Place
-from fastbn.statistics_command.grid import BLOCK_BYTES, Grid
+from fastbn.statistics_command.grid import Grid
 from fastbn.statistics_command.part import Part, check
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def part(stream: Stream, place: Place, axis: int, size: int | None = None,
         raise place.error(f"ends after {size} of its {begin + length} bytes")
 
     def blocks(start: int) -> Iterator[NDArray[Any]]:
-        buffer = np.empty(max(BLOCK_BYTES, dtype.itemsize), np.uint8)
+        buffer = np.empty(math.prod(grid.box) * dtype.itemsize, np.uint8)
         if start:
             done = length if start == len(grid) else dtype.itemsize * int(
                 np.ravel_multi_index([piece.start for piece in grid.slices(start)], grid.shape))

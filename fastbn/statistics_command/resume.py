@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from fastbn.statistics_command import grid
 from fastbn.statistics_command.counting import Partial, Settings, State
 from fastbn.statistics_command.errors import CommandError
-from fastbn.statistics_command.grid import BLOCK_BYTES
 from fastbn.statistics_command.inputs import FINGERPRINT_BYTES
 from fastbn.statistics_command.tally import Tally, rebuilt
 
@@ -81,7 +81,7 @@ def load(path: Path, settings: Settings) -> tuple[State, bytes]:
 
 def comparable(settings: Settings) -> dict[str, Any]:
     """Return what must not have changed: all but the threads."""
-    return {"axis": settings.axis, "members": list(settings.members), "block_bytes": BLOCK_BYTES}
+    return {"axis": settings.axis, "members": list(settings.members), "block_bytes": grid.BLOCK_BYTES}
 
 
 def encoded(tally: Tally | None) -> dict[str, Any] | None:
