@@ -75,8 +75,9 @@ MALFORMED = {
     "enormous.npy": (npy_with_header(HEADER % "1000000000000, 3") + b"x", "ends after "),
     "two arrays.npy": (X + X, "goes on behind its array"),
     "objects.npy": (npy(np.array([[None, 1, 2]], object)), "holds Python objects, which are never loaded"),
-    "records.npy": (npy(np.zeros((4, 3), [("a", "f4")])), "has dtype [('a', '<f4')]; expected uint8, float16"),
-    "int64.npy": (npy(np.zeros((4, 3), int)), "has dtype int64; expected uint8, float16, float32 or float64"),
+    "records.npy": (npy(np.zeros((4, 3), [("a", "f4")])), "has dtype [('a', '<f4')]; expected uint8, int8, int16"),
+    "int64.npy": (npy(np.zeros((4, 3), np.int64)),
+                  "has dtype int64; expected uint8, int8, int16, uint16, int32, float16, float32 or float64"),
     "complex.npy": (npy(np.zeros((4, 3), complex)), "has dtype complex128; expected uint8"),
     "text.npy": (npy(np.array([["a", "b", "c"]])), "has dtype <U1; expected uint8"),
     "one dimension.npy": (npy(np.zeros(3)), "has shape (3,); expected two or more dimensions"),
@@ -84,7 +85,7 @@ MALFORMED = {
     "empty.npy": (npy(np.zeros((0, 3))), "has shape (0, 3), no values"),
     "no channels.npy": (npy(np.zeros((4, 0))), "has shape (4, 0), no values"),
     "channels.npy": (npy(np.zeros((5, 4))), CHANNELS),
-    "bytes.npy": (npy(np.zeros((5, 3), np.uint8)), "has values of uint8; those before have floating-point values"),
+    "bytes.npy": (npy(np.zeros((5, 3), np.uint8)), "has values of uint8; those before have values of another dtype"),
     "nothing.npz": (b"", "is no npz archive that can be read: File is not a zip file"),
     "an npy.npz": (X, "is no npz archive that can be read: File is not a zip file"),
     "truncated.npz": (STORED[:-30], "is no npz archive that can be read: File is not a zip file"),
@@ -218,10 +219,10 @@ def test_a_file_that_is_cut_short_while_it_is_read(tmp_path, capsys, monkeypatch
     path, of, blocks = tmp_path / "x.npy", Tally.of, []
     np.save(path, GOOD)
 
-    def cut(block, axis, threads):
+    def cut(block, *others):
         blocks.append(block.size)
         os.truncate(path, 4000)
-        return of(block, axis, threads)
+        return of(block, *others)
 
     monkeypatch.setattr(Tally, "of", cut)
     assert main(["stats", str(path)]) == 1

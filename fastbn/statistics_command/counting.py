@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastbn.statistics_command.tally import Tally, joined, merged
+from fastbn.statistics_command.tally import Tally, merged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,16 +44,13 @@ class Partial:
         Which of its arrays is being read.
     block : int
         Which block of it comes next.
-    before : Tally or None
-        Of the arrays before that one.
-    groups : tuple of Tally or None
-        Of each group of channels of that one; empty at its beginning.
+    tally : Tally or None
+        Of what has been read.
     """
 
     part: int = 0
     block: int = 0
-    before: Tally | None = None
-    groups: tuple[Tally | None, ...] = ()
+    tally: Tally | None = None
 
 
 @dataclass(frozen=True)
@@ -79,11 +76,8 @@ class State:
 
     @property
     def so_far(self) -> Tally | None:
-        """Return the tally of all that has been read, an unfinished array included if that has whole blocks alone."""
-        if self.partial is None:
-            return self.total
-        known = merged(self.total, self.partial.before)
-        return merged(known, joined(self.partial.groups)) if self.partial.groups else known
+        """What has been read, the unfinished input included."""
+        return self.total if self.partial is None else merged(self.total, self.partial.tally)
 
     def spoilt_since(self, total: Tally | None) -> list[int]:
         """Return the channels that have had NaN or Inf only since the total was that one."""
@@ -111,29 +105,29 @@ def count(source: Input, state: State, settings: Settings) -> Iterator[tuple[Sta
             if number < known.part:
                 yield state, part.stored
                 continue
-            compare(part, merged(state.total, known.before))
-            groups = known.groups or (None,) * part.grid.groups
-            if len(groups) != part.grid.groups or known.block > len(part.grid):
+            compare(part, known.tally or state.total)
+            if known.block > len(part.grid):
                 raise part.place.error("is not cut as it was when the run was interrupted")
             if known.block:
                 yield state, part.stored * known.block / len(part.grid)
+            axis = part.grid.axis
             for index, block in enumerate(part.blocks(known.block), known.block):
-                group = part.grid.group(index)
-                tally = merged(groups[group], Tally.of(block, part.grid.axis, settings.threads))
-                groups = (*groups[:group], tally, *groups[group + 1:])
-                known = Partial(number, index + 1, known.before, groups)
+                first = part.grid.slices(index)[axis].start
+                tally = Tally.of(block, axis, first, part.channels, settings.threads)
+                known = Partial(number, index + 1, merged(known.tally, tally))
                 yield replace(state, partial=known), part.stored / len(part.grid)
-            known = Partial(number + 1, 0, merged(known.before, joined(groups)))
-    yield State(state.finished + 1, merged(state.total, known.before), skipped=state.skipped), 0
+            known = Partial(number + 1, 0, known.tally)
+    yield State(state.finished + 1, merged(state.total, known.tally), skipped=state.skipped), 0
 
 
 def compare(part: Part, known: Tally | None) -> None:
     """Raise an error if an array does not fit those before."""
     if known is None:
         return
-    if part.channels != known.channels:
-        raise part.place.error(f"has {part.channels} channels; those before have {known.channels}")
-    if part.uint8 != known.uint8:
-        kinds = ("values of uint8", "floating-point values")
+    channels = len(known.stats.mean)
+    if part.channels != channels:
+        raise part.place.error(f"has {part.channels} channels; those before have {channels}")
+    if part.uint8 != known.uint8:     # 0 to 255 beside, most likely, 0 to 1
+        kinds = ("values of uint8", "values of another dtype")
         ours, theirs = kinds if part.uint8 else kinds[::-1]
         raise part.place.error(f"has {ours}; those before have {theirs}")

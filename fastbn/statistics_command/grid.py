@@ -14,7 +14,7 @@ BLOCK_BYTES = 4 << 20     # fits in a second or third level cache beside what re
 class Grid:
     """Blocks of one array, in C order.
 
-    A block has all channels if they fit; otherwise blocks belong to `groups` of consecutive channels.
+    A block has all channels if they fit.
 
     Attributes
     ----------
@@ -51,11 +51,11 @@ class Grid:
         --------
         >>> from fastbn.statistics_command.grid import Grid
         >>> grid = Grid.cut((1000, 3, 512, 512), 1, 4)
-        >>> grid.box, len(grid), grid.groups
-        ((1, 3, 512, 512), 1000, 1)
+        >>> grid.box, len(grid)
+        ((1, 3, 512, 512), 1000)
         >>> grid = Grid.cut((3, 10**7), 0, 8)
-        >>> grid.box, len(grid), grid.groups
-        ((1, 524288), 60, 3)
+        >>> grid.box, len(grid), grid.slices(20)
+        ((1, 524288), 60, (slice(1, 2, None), slice(0, 524288, None)))
         """
         box = [min(pair) for pair in zip(shape, chunks or (1,) * len(shape), strict=True)]
         for k in reversed(range(len(shape))):
@@ -67,11 +67,6 @@ class Grid:
         """Blocks along each axis."""
         return tuple(-(-length // step) for length, step in zip(self.shape, self.box, strict=True))
 
-    @property
-    def groups(self) -> int:
-        """How many groups of channels there are."""
-        return self.counts[self.axis]
-
     def __len__(self) -> int:
         return math.prod(self.counts)
 
@@ -80,7 +75,3 @@ class Grid:
         places = np.unravel_index(index, self.counts)
         return tuple(slice(int(at) * step, min((int(at) + 1) * step, length))
                      for at, step, length in zip(places, self.box, self.shape, strict=True))
-
-    def group(self, index: int) -> int:
-        """Return the group of channels that a block belongs to."""
-        return int(np.unravel_index(index, self.counts)[self.axis])

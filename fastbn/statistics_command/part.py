@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fastbn.statistics_command.errors import Place
     from fastbn.statistics_command.grid import Grid
 
-DTYPES = ("uint8", "float16", "float32", "float64")
+DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "float16", "float32", "float64")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from fastbn.statistics_command.tally import Tally
+    from fastbn.stats import ChannelStats
 
 BYTE_SCALE = 1 / 255        # brings values of uint8 to 0..1
 COLUMNS = ("count", "min", "max", "mean", "std")
@@ -33,7 +37,7 @@ def text(tally: Tally) -> str:
     >>> import numpy as np
     >>> from fastbn.statistics_command.report import text
     >>> from fastbn.statistics_command.tally import Tally
-    >>> print(text(Tally.of(np.array([[0, 51], [102, 255]], np.uint8), 1)))
+    >>> print(text(Tally.of(np.array([[0, 51], [102, 255]], np.uint8), 1, 0, 2)))
     mean, std = (51, 153), (51, 102)
     normalize = fastbn.ChannelAffine.from_mean_std((0.2, 0.6), (0.2, 0.4))  # of values / 255
     <BLANKLINE>
@@ -41,15 +45,23 @@ def text(tally: Tally) -> str:
           0               2               0             102              51              51
           1               2              51             255             153             102
     """
-    mean, std = tally.stats.mean, tally.stats.std()
-    lines = [f"mean, std = {vector(mean)}, {vector(std)}"]
+    stats, std = tally.stats, tally.stats.std()
+    lines = [f"mean, std = {vector(stats.mean)}, {vector(std)}"]
     if tally.uint8:
-        lines.append(f"normalize = fastbn.ChannelAffine.from_mean_std({vector(mean * BYTE_SCALE)}, "
+        lines.append(f"normalize = fastbn.ChannelAffine.from_mean_std({vector(stats.mean * BYTE_SCALE)}, "
                      f"{vector(std * BYTE_SCALE)})  # of values / 255")
     lines += ["", "channel " + "".join(f"{name:>16}" for name in COLUMNS)]
-    for channel, row in enumerate(zip(tally.min, tally.max, mean, std, strict=True)):
-        lines.append(f"{channel:>7} {tally.count:>16}" + "".join(f"{number(value):>16}" for value in row))
+    rows = zip(stats.count, *extrema(stats), stats.mean, std, strict=True)
+    for channel, (count, *values) in enumerate(rows):
+        lines.append(f"{channel:>7} {int(count):>16}" + "".join(f"{number(value):>16}" for value in values))
     return "\n".join(lines)
+
+
+def extrema(stats: ChannelStats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the least and the largest value of each channel, which every Tally has."""
+    assert stats.min is not None
+    assert stats.max is not None
+    return stats.min, stats.max
 
 
 def report(tally: Tally, axis: int, counted: int, skipped: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -66,14 +78,15 @@ def report(tally: Tally, axis: int, counted: int, skipped: Sequence[tuple[str, s
         The others, with the reason.
     """
     mean, std = tally.stats.mean, tally.stats.std()
+    low, high = extrema(tally.stats)
     return {
-        "channels": tally.channels,
+        "channels": len(mean),
         "axis": axis,
         "inputs": counted,
         "skipped": [{"path": path, "reason": reason} for path, reason in skipped],
-        "count": [tally.count] * tally.channels,
-        "min": finite(tally.min),
-        "max": finite(tally.max),
+        "count": [int(count) for count in tally.stats.count],
+        "min": finite(low),
+        "max": finite(high),
         "mean": finite(mean),
         "std": finite(std),
         "scaled": {"scale": BYTE_SCALE, "mean": finite(mean * BYTE_SCALE), "std": finite(std * BYTE_SCALE)}

@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fastbn.statistics_command import grid
 from fastbn.statistics_command.counting import Partial, Settings, State
 from fastbn.statistics_command.errors import CommandError
 from fastbn.statistics_command.inputs import FINGERPRINT_BYTES
-from fastbn.statistics_command.tally import Tally, rebuilt
+from fastbn.statistics_command.tally import Tally
+from fastbn.stats import ChannelStats
 
 FORMAT = "fastbn stats, interrupted; version 1"
 NAME = "fastbn-stats{}.resume"
@@ -47,8 +46,7 @@ def encode(state: State, settings: Settings, fingerprints: bytes) -> bytes:
         "partial": None if partial is None else {
             "part": partial.part,
             "block": partial.block,
-            "before": encoded(partial.before),
-            "groups": [encoded(group) for group in partial.groups],
+            "tally": encoded(partial.tally),
         },
     }
     return json.dumps(content).encode()
@@ -88,20 +86,17 @@ def encoded(tally: Tally | None) -> dict[str, Any] | None:
     """Return a tally as lists of numbers, which JSON keeps exactly."""
     if tally is None:
         return None
-    vectors = {"mean": tally.stats.mean, "m2": tally.stats.m2, "min": tally.min, "max": tally.max}
-    return {"count": tally.count, "uint8": tally.uint8} | {name: v.tolist() for name, v in vectors.items()}
+    return {"uint8": tally.uint8, "stats": {name: v.tolist() for name, v in tally.stats.to_arrays().items()}}
 
 
 def tally_of(content: dict[str, Any] | None) -> Tally | None:
     """Return the tally of lists of numbers."""
     if content is None:
         return None
-    mean, m2, low, high = (np.array(content[name], np.float64) for name in ("mean", "m2", "min", "max"))
-    if mean.ndim != 1 or not mean.size or not mean.shape == m2.shape == low.shape == high.shape:
-        raise ValueError("vectors of different lengths")
-    if not isinstance(content["uint8"], bool):
-        raise TypeError("uint8 is no bool")
-    return Tally(rebuilt(natural(content["count"], 1), mean, m2), low, high, content["uint8"])
+    stats = ChannelStats.from_arrays(**content["stats"])
+    if stats.min is None or not isinstance(content["uint8"], bool):
+        raise ValueError("no extrema, or uint8 that is neither true nor false")
+    return Tally(stats, content["uint8"])
 
 
 def natural(value: object, least: int = 0) -> int:
@@ -115,8 +110,7 @@ def decoded(content: dict[str, Any]) -> tuple[State, bytes]:
     """Return what the content of a file says."""
     partial = content["partial"]
     if partial is not None:
-        partial = Partial(natural(partial["part"]), natural(partial["block"]), tally_of(partial["before"]),
-                          tuple(map(tally_of, partial["groups"])))
+        partial = Partial(natural(partial["part"]), natural(partial["block"]), tally_of(partial["tally"]))
     state = State(natural(content["finished"]), tally_of(content["total"]), partial,
                   tuple((str(path), str(reason)) for path, reason in content["skipped"]))
     fingerprints = bytes.fromhex(content["fingerprints"])
