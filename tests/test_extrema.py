@@ -6,8 +6,8 @@ import pytest
 from fastbn._extrema import WIDTH, extrema
 
 # Rows below, at and above what is compared at once, and channels at and above half of that.
-SHAPES = [(1, 1), (5, 3), (WIDTH, 1), (WIDTH + 1, 1), (WIDTH // 4, 4), (WIDTH // 4 + 1, 4), (3 * WIDTH - 1, 3), (9, 512),
-          (9, 513), (2, 5000), (50, 3, 1, 1), (6, 4, 7), (3, 8, 5, 2), (1, 2, 3000)]
+SHAPES = [(1, 1), (5, 3), (WIDTH, 1), (WIDTH + 1, 1), (WIDTH // 4, 4), (WIDTH // 4 + 1, 4), (3 * WIDTH - 1, 3),
+          (9, 512), (9, 513), (2, 5000), (50, 3, 1, 1), (6, 4, 7), (3, 8, 5, 2), (1, 2, 3000)]
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float16", "float32", "float64"])
@@ -22,8 +22,8 @@ def test_extrema(shape, dtype):
             others = tuple(k for k in range(x.ndim) if k != axis)
             low, high = extrema(array, axis)
             assert low.dtype == high.dtype == np.float64
-            np.testing.assert_array_equal(low, x.min(axis=others), name)
-            np.testing.assert_array_equal(high, x.max(axis=others), name)
+            np.testing.assert_array_equal(low, array.min(axis=others), name)
+            np.testing.assert_array_equal(high, array.max(axis=others), name)
 
 
 @pytest.mark.parametrize("row", [0, 700, 1023, 1024, 1025])
