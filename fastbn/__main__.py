@@ -1,4 +1,4 @@
-"""``python -m fastbn``: what this build is, a demonstration on real data, and the folding of ONNX models."""
+"""``python -m fastbn``: what this build is, a demonstration, the folding of ONNX models, statistics of files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fastbn._config import __version__, config, show_config
 from fastbn.folding import command as folding
+from fastbn.statistics_command import command as statistics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.set_defaults(command=demo)
 
     folding.configure(commands.add_parser("fold", help=folding.HELP), positive_float)
+    statistics.configure(commands.add_parser("stats", help=statistics.HELP), positive_int, picture_path)
     return parser
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from fastbn import _layout
 from fastbn._dispatch import kernels
+from fastbn._extrema import extrema as find_extrema
 from fastbn._moments import Moments, two_sum
 
 if TYPE_CHECKING:
@@ -161,8 +162,7 @@ def plain_moments(
             return weighted_moments(rows, np.ones((len(rows), 1)), nan_policy, extrema)
     out = Moments(np.full(channels, float(n * s)), mean, mean_low, m2)
     if extrema:
-        others = tuple(k for k in range(block.ndim) if k != axis)
-        out.min, out.max = (np.asarray(reduce(block, axis=others), np.float64) for reduce in (np.min, np.max))
+        out.min, out.max = find_extrema(block, axis)
     return out
 
 

@@ -1,0 +1,133 @@
+"""Counts inputs block by block. What is known is a value that is replaced as a whole, so that it may end anywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastbn.statistics_command.tally import Tally, merged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastbn.statistics_command.inputs import Input
+    from fastbn.statistics_command.part import Part
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides which values are counted, and how.
+
+    Attributes
+    ----------
+    axis : int
+        The channel axis of arrays; that of images is always the last.
+    members : tuple of str
+        Which arrays of npz archives; all if empty.
+    threads : int or None
+    """
+
+    axis: int = -1
+    members: tuple[str, ...] = ()
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Partial:
+    """What is known of an input that is not finished.
+
+    Attributes
+    ----------
+    part : int
+        Which of its arrays is being read.
+    block : int
+        Which block of it comes next.
+    tally : Tally or None
+        Of what has been read.
+    """
+
+    part: int = 0
+    block: int = 0
+    tally: Tally | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known.
+
+    Attributes
+    ----------
+    finished : int
+        How many inputs have been counted or skipped.
+    total : Tally or None
+        Of those counted.
+    partial : Partial or None
+        Of the next one, if it has begun.
+    skipped : tuple of (str, str)
+        The paths of those skipped, with the reason.
+    """
+
+    finished: int = 0
+    total: Tally | None = None
+    partial: Partial | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def so_far(self) -> Tally | None:
+        """What has been read, the unfinished input included."""
+        return self.total if self.partial is None else merged(self.total, self.partial.tally)
+
+    def spoilt_since(self, total: Tally | None) -> list[int]:
+        """Return the channels that have had NaN or Inf only since the total was that one."""
+        if self.total is None:
+            return []
+        spoilt = ~np.isfinite(self.total.stats.mean)
+        if total is not None:
+            spoilt &= np.isfinite(total.stats.mean)
+        return [int(channel) for channel in np.flatnonzero(spoilt)]
+
+
+def count(source: Input, state: State, settings: Settings) -> Iterator[tuple[State, float]]:
+    """Yield the state after each block of an input, with the stored bytes that this block stands for.
+
+    The total takes the input in with the last state, when all of it was found to be in order.
+
+    Raises
+    ------
+    InputError
+        If the input cannot be read to its end, or its arrays do not fit those before.
+    """
+    known = state.partial or Partial()
+    with source.open(settings.axis, settings.members) as parts:
+        for number, part in enumerate(parts):
+            if number < known.part:
+                yield state, part.stored
+                continue
+            compare(part, known.tally or state.total)
+            if known.block > len(part.grid):
+                raise part.place.error("is not cut as it was when the run was interrupted")
+            if known.block:
+                yield state, part.stored * known.block / len(part.grid)
+            axis = part.grid.axis
+            for index, block in enumerate(part.blocks(known.block), known.block):
+                first = part.grid.slices(index)[axis].start
+                tally = Tally.of(block, axis, first, part.channels, settings.threads)
+                known = Partial(number, index + 1, merged(known.tally, tally))
+                yield replace(state, partial=known), part.stored / len(part.grid)
+            known = Partial(number + 1, 0, known.tally)
+    yield State(state.finished + 1, merged(state.total, known.tally), skipped=state.skipped), 0
+
+
+def compare(part: Part, known: Tally | None) -> None:
+    """Raise an error if an array does not fit those before."""
+    if known is None:
+        return
+    channels = len(known.stats.mean)
+    if part.channels != channels:
+        raise part.place.error(f"has {part.channels} channels; those before have {channels}")
+    if part.uint8 != known.uint8:     # 0 to 255 beside, most likely, 0 to 1
+        kinds = ("values of uint8", "values of another dtype")
+        ours, theirs = kinds if part.uint8 else kinds[::-1]
+        raise part.place.error(f"has {ours}; those before have {theirs}")

@@ -1,0 +1,56 @@
+"""Arrays in npz archives, each read from front to back without holding it."""
+
+from __future__ import annotations
+
+import zipfile
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+from fastbn.statistics_command import npy
+from fastbn.statistics_command.errors import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastbn.statistics_command.part import Part
+
+ENCRYPTED = 0x1
+
+
+@contextmanager
+def open_file(path: str, _: int, axis: int, names: tuple[str, ...]) -> Iterator[Iterator[Part]]:
+    """Open an archive, for the arrays of these names, or all of them."""
+    with npy.open_binary(path) as file:
+        try:
+            archive = zipfile.ZipFile(file)
+        except (*npy.READ_ERRORS, NotImplementedError, ValueError) as error:
+            raise Place(path).error(f"is no npz archive that can be read: {error}") from None
+        with archive:
+            yield map(partial(part, archive, path, axis), members(archive, path, names))
+
+
+def members(archive: zipfile.ZipFile, path: str, names: tuple[str, ...]) -> list[zipfile.ZipInfo]:
+    """Return the members to be read, in the order in which they were asked for, or else in that of the archive."""
+    known = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+    if not known:
+        raise Place(path).error("has no arrays")
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise Place(path).error(f"has no member {missing[0]!r}; there are {', '.join(map(repr, known))}")
+    return [known[name] for name in names or known]
+
+
+def part(archive: zipfile.ZipFile, path: str, axis: int, member: zipfile.ZipInfo) -> Part:
+    """Open one array."""
+    place = Place(path, member.filename.removesuffix(".npy"))
+    if member.flag_bits & ENCRYPTED:
+        raise place.error("is encrypted")
+    # Only of these does zipfile bound what one read may expand to.
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise place.error(f"has compression method {member.compress_type}; expected stored or deflated")
+    try:
+        stream = archive.open(member)
+    except npy.READ_ERRORS as error:
+        raise place.error(f"is damaged: {error}") from None
+    return npy.part(cast(npy.Stream, stream), place, axis, member.file_size, member.compress_size)

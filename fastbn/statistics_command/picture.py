@@ -1,0 +1,82 @@
+"""Draws mean and standard deviation, minimum and maximum of each channel."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from fastbn.demo.picture import FAINT, GREY, INK
+from fastbn.statistics_command.report import extrema
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    from fastbn.statistics_command.tally import Tally
+    from fastbn.stats import ChannelStats
+
+BLUE = "#0b6fa4"
+MOST_BARS = 48      # channels beyond that are drawn as bands
+
+
+def draw(tally: Tally, inputs: int, form: str) -> bytes:
+    """Return a picture.
+
+    Parameters
+    ----------
+    tally : Tally
+    inputs : int
+        How many inputs it is of.
+    form : str
+        "png", "pdf" or "svg".
+    """
+    channels, count = len(tally.stats.mean), int(tally.stats.count[0])
+    figure = Figure(figsize=(9, 4.8), dpi=160, facecolor="white")
+    axes = figure.subplots()
+    figure.subplots_adjust(left=0.1, right=0.97, top=0.8, bottom=0.13)
+    plural = "" if inputs == 1 else "s"
+    figure.text(0.1, 0.925, f"{channels} channels" if channels > 1 else "1 channel", size=14.5,
+                weight="bold", color=INK)
+    figure.text(0.1, 0.865, f"{count:,} values a channel, of {inputs:,} input{plural}", size=10, color=GREY)
+    (draw_bars if channels <= MOST_BARS else draw_bands)(axes, tally.stats)
+    axes.set_xlabel("Channel", color=INK)
+    axes.set_ylabel("Value", color=INK)
+    axes.set_xlim(-0.6, channels - 0.4)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=16))
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(colors=GREY, length=0)
+    figure.legend(loc="upper right", bbox_to_anchor=(0.98, 0.98), frameon=False, fontsize=9, labelcolor=INK)
+    file = io.BytesIO()
+    figure.savefig(file, format=form)
+    return file.getvalue()
+
+
+def draw_bars(axes: Axes, stats: ChannelStats) -> None:
+    """Draw each channel by itself."""
+    x, mean, std = np.arange(len(stats.mean)), stats.mean, stats.std()
+    low, high = extrema(stats)
+    axes.vlines(x, low, high, color=GREY, linewidth=1.2, label="minimum to maximum")
+    axes.scatter([*x, *x], [*low, *high], marker="_", s=60, color=GREY, linewidth=1.2)
+    axes.vlines(x, mean - std, mean + std, color=BLUE, linewidth=6, alpha=0.55, label="mean ± standard deviation")
+    axes.scatter(x, mean, color=BLUE, s=30, zorder=3, label="mean")
+
+
+def draw_bands(axes: Axes, stats: ChannelStats) -> None:
+    """Draw channels that are too many to be told apart as bands, a step for each."""
+    edges = np.arange(len(stats.mean) + 1) - 0.5
+
+    def steps(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.append(values, values[-1])
+
+    mean, std = stats.mean, stats.std()
+    low, high = extrema(stats)
+    axes.fill_between(edges, steps(low), steps(high), step="post", color=FAINT, label="minimum to maximum")
+    axes.fill_between(edges, steps(mean - std), steps(mean + std), step="post", color=BLUE, alpha=0.45, linewidth=0,
+                      label="mean ± standard deviation")
+    axes.step(edges, steps(mean), where="post", color=BLUE, linewidth=1, label="mean")

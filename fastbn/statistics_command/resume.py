@@ -1,0 +1,119 @@
+"""The file from which an interrupted run goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fastbn.statistics_command import grid
+from fastbn.statistics_command.counting import Partial, Settings, State
+from fastbn.statistics_command.errors import CommandError
+from fastbn.statistics_command.inputs import FINGERPRINT_BYTES
+from fastbn.statistics_command.tally import Tally
+from fastbn.stats import ChannelStats
+
+FORMAT = "fastbn stats, interrupted; version 1"
+NAME = "fastbn-stats{}.resume"
+
+
+def unused_path() -> Path:
+    """Return a path in the current folder that is not taken."""
+    number = 1
+    while (path := Path(NAME.format("" if number == 1 else f"-{number}"))).exists():
+        number += 1
+    return path
+
+
+def encode(state: State, settings: Settings, fingerprints: bytes) -> bytes:
+    """Return the content of a file that says what is known, and of which inputs.
+
+    Parameters
+    ----------
+    state : State
+    settings : Settings
+    fingerprints : bytes
+        Of the inputs that have been finished, one after the other, and of the one that has begun.
+    """
+    partial = state.partial
+    content = {
+        "format": FORMAT,
+        "settings": comparable(settings),
+        "finished": state.finished,
+        "fingerprints": fingerprints.hex(),
+        "skipped": state.skipped,
+        "total": encoded(state.total),
+        "partial": None if partial is None else {
+            "part": partial.part,
+            "block": partial.block,
+            "tally": encoded(partial.tally),
+        },
+    }
+    return json.dumps(content).encode()
+
+
+def load(path: Path, settings: Settings) -> tuple[State, bytes]:
+    """Return the state and the fingerprints that `encode` was given.
+
+    Raises
+    ------
+    CommandError
+        If the file cannot be read, is of another kind, or comes from a run with other settings.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CommandError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CommandError(f"{path}: is no file that this version of python -m fastbn stats wrote when interrupted")
+    theirs, ours = content.get("settings"), comparable(settings)
+    if theirs != ours:
+        raise CommandError(f"{path}: was written with the settings {theirs}; now they are {ours}")
+    try:
+        return decoded(content)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CommandError(f"{path}: is damaged: {error!r}") from None
+
+
+def comparable(settings: Settings) -> dict[str, Any]:
+    """Return what must not have changed: all but the threads."""
+    return {"axis": settings.axis, "members": list(settings.members), "block_bytes": grid.BLOCK_BYTES}
+
+
+def encoded(tally: Tally | None) -> dict[str, Any] | None:
+    """Return a tally as lists of numbers, which JSON keeps exactly."""
+    if tally is None:
+        return None
+    return {"uint8": tally.uint8, "stats": {name: v.tolist() for name, v in tally.stats.to_arrays().items()}}
+
+
+def tally_of(content: dict[str, Any] | None) -> Tally | None:
+    """Return the tally of lists of numbers."""
+    if content is None:
+        return None
+    stats = ChannelStats.from_arrays(**content["stats"])
+    if stats.min is None or not isinstance(content["uint8"], bool):
+        raise ValueError("no extrema, or uint8 that is neither true nor false")
+    return Tally(stats, content["uint8"])
+
+
+def natural(value: object, least: int = 0) -> int:
+    """Return an integer that is not too small."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{value!r} where an integer of at least {least} belongs")
+    return value
+
+
+def decoded(content: dict[str, Any]) -> tuple[State, bytes]:
+    """Return what the content of a file says."""
+    partial = content["partial"]
+    if partial is not None:
+        partial = Partial(natural(partial["part"]), natural(partial["block"]), tally_of(partial["tally"]))
+    state = State(natural(content["finished"]), tally_of(content["total"]), partial,
+                  tuple((str(path), str(reason)) for path, reason in content["skipped"]))
+    fingerprints = bytes.fromhex(content["fingerprints"])
+    if len(fingerprints) != FINGERPRINT_BYTES * (state.finished + (partial is not None)):
+        raise ValueError("fingerprints that are not as many as the inputs")
+    return state, fingerprints

@@ -1,0 +1,73 @@
+"""What is known of some values: their ChannelStats, and whether they are bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastbn.stats import ChannelStats
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NOTHING = {"min": np.inf, "max": -np.inf}     # of no values; everything else is 0
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Statistics of the channels of some values; it never changes, so whoever holds one holds a whole one.
+
+    Attributes
+    ----------
+    stats : ChannelStats
+        With extrema.
+    uint8 : bool
+        Whether the values are of uint8.
+    """
+
+    stats: ChannelStats
+    uint8: bool
+
+    @classmethod
+    def of(cls, block: NDArray[Any], axis: int, first: int, channels: int, threads: int | None = None) -> Tally:
+        """Return the tally of an array that is not empty.
+
+        Parameters
+        ----------
+        block : ndarray
+        axis : int
+            Its channel axis.
+        first, channels : int
+            Of which channels, of how many, these are the values: of `first` and those behind it.
+        threads : int, optional
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastbn.statistics_command.tally import Tally
+        >>> a = Tally.of(np.array([[1.0, 5.0], [3.0, 9.0]]), 1, 0, 3)
+        >>> b = a + Tally.of(np.array([[8.0, 7.0]]), 1, 1, 3)
+        >>> b.stats.count, b.stats.mean, b.stats.max
+        (array([2., 3., 1.]), array([2.        , 7.33333333, 7.        ]), array([3., 9., 7.]))
+        """
+        width = block.shape[axis]
+        stats = ChannelStats(width, axis=axis, extrema=True).update(block, num_threads=threads)
+        if width < channels:
+            spread: dict[str, Any] = {}
+            for name, vector in stats.to_arrays().items():
+                spread[name] = np.full(channels, NOTHING.get(name, 0.0))
+                spread[name][first:first + width] = vector
+            stats = ChannelStats.from_arrays(**spread)
+        return cls(stats, block.dtype == np.uint8)
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.stats + other.stats, self.uint8)
+
+
+def merged(first: Tally | None, second: Tally | None) -> Tally | None:
+    """Return the sum of what there is."""
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second

@@ -1,0 +1,220 @@
+"""python -m fastbn stats on NumPy's files: what it says of them, whatever their layout, dtype and size."""
+
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fastbn
+from fastbn.__main__ import main
+from fastbn.statistics_command import grid
+from tests.process import run, settings
+from tests.statistics_files import expect, normal, stats
+
+# Below, at and above a block when that has 4,096 bytes; and rows below, at and above what a minimum takes at once.
+SHAPES = {
+    "rows": (700, 5), "one row": (1, 5), "one channel": (3000, 1), "images": (3, 20, 30, 3), "wide": (3, 5000),
+    "block": (1024, 1), "block and one": (1025, 1), "planes": (7, 9, 6, 8),
+    "large planes": (3, 5, 40, 41), "one large plane": (1, 2, 3000), "volume": (2, 3, 4, 5, 6),
+}
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(grid, "BLOCK_BYTES", 4096)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes(name, axis, order, tmp_path, small_blocks):
+    x = np.array(normal(*SHAPES[name]), order=order)
+    np.save(tmp_path / "x.npy", x)
+    found = stats(tmp_path, tmp_path / "x.npy", "--axis", axis)
+    expect(found, [x], axis)
+    assert (found["axis"], found["inputs"], found["skipped"], found["scaled"]) == (axis, 1, [], None)
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8", ">f4", ">f8", "uint8", "int16", ">i4"])
+def test_dtypes(dtype, tmp_path, small_blocks):
+    x = normal(900, 6, dtype=dtype)
+    np.save(tmp_path / "x.npy", x)
+    expect(stats(tmp_path, tmp_path / "x.npy"), [x])
+    expect(stats(tmp_path, tmp_path / "x.npy", "--axis", 0), [x], 0)
+
+
+@pytest.mark.parametrize("ratio", [1e2, 1e4])
+def test_a_mean_far_from_zero(ratio, tmp_path, small_blocks):
+    x = normal(20000, 3, dtype="float64") + ratio
+    np.save(tmp_path / "x.npy", x)
+    expect(stats(tmp_path, tmp_path / "x.npy"), [x])
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz(save, tmp_path, small_blocks):
+    a, b, c = normal(800, 4), np.asfortranarray(normal(3, 50, 4, seed=1)), normal(1, 4, seed=2, dtype="float64")
+    save(tmp_path / "x.npz", a=a, b=b, c=c)
+    path = tmp_path / "x.npz"
+    expect(stats(tmp_path, path), [a, b, c])
+    expect(stats(tmp_path, path, "--member", "b"), [b])
+    expect(stats(tmp_path, path, "--member", "c", "--member", "a"), [a, c])
+
+
+def test_several_inputs(tmp_path, small_blocks):
+    x = normal(5000, 3)
+    np.save(tmp_path / "a.npy", x[:10])
+    np.savez(tmp_path / "b.npz", x[10:11], x[11:3000])
+    np.save(tmp_path / "c.npy", x[3000:].astype("float64"))
+    found = stats(tmp_path, *(tmp_path / name for name in ("a.npy", "b.npz", "c.npy")))
+    expect(found, [x])
+    assert found["inputs"] == 3
+
+
+def test_members_that_fit_one_by_one_only(tmp_path):
+    np.savez(tmp_path / "x.npz", images=normal(4, 3), labels=np.arange(4))
+    assert stats(tmp_path, tmp_path / "x.npz", "--member", "images")["count"] == [4, 4, 4]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_do_not_change_it(threads, tmp_path):
+    np.save(tmp_path / "x.npy", normal(40000, 33))
+    with fastbn.num_threads(1):
+        wanted = stats(tmp_path, tmp_path / "x.npy")
+    assert stats(tmp_path, tmp_path / "x.npy", "--threads", threads) == wanted
+
+
+def command(*arguments, **options):
+    """Run the command in a process of its own, with bytes on its standard input."""
+    return subprocess.run([sys.executable, "-m", "fastbn", "stats", *map(str, arguments)],
+                          **(settings({}) | {"text": False}), capture_output=True, timeout=120, check=False, **options)
+
+
+def test_standard_input(tmp_path):
+    x = normal(3000, 5)
+    file = io.BytesIO()
+    np.save(file, x)
+    out = tmp_path / "out.json"
+    done = command("-", "--json", out, input=file.getvalue())
+    assert (done.returncode, done.stderr) == (0, b"")
+    expect(json.loads(out.read_text()), [x])
+    for data, reason in ((file.getvalue()[:-1], "ends in the middle of its array"),
+                         (file.getvalue() + b"x", "goes on behind its array"),
+                         (b"", "has no npy header that can be read: EOF: reading magic string")):
+        done = command("-", input=data)
+        assert done.returncode == 1
+        assert done.stderr.decode().startswith(f"-: {reason}")
+        assert done.stdout == b""
+    done = command("-", "-", input=file.getvalue())
+    assert (done.returncode, done.stderr) == (1, b"standard input (-) can be read only once\n")
+
+
+def test_the_lines_are_python(tmp_path, capsys):
+    for x in (normal(500, 1, dtype="uint8"), normal(500, 3, dtype="uint8")):
+        np.save(tmp_path / "x.npy", x)
+        assert main(["stats", str(tmp_path / "x.npy")]) == 0
+        first, second, empty, *table = capsys.readouterr().out.splitlines()
+        names = {"fastbn": fastbn}
+        exec(first, names)
+        exec(second, names)
+        np.testing.assert_allclose(names["mean"], x.mean(axis=0), rtol=1e-8)
+        np.testing.assert_allclose(names["std"], x.std(axis=0), rtol=1e-8)
+        y = names["normalize"](x)
+        np.testing.assert_allclose(y.mean(axis=0, dtype=float), 0, atol=1e-6)
+        np.testing.assert_allclose(y.std(axis=0, dtype=float), 1, atol=1e-6)
+        assert empty == ""
+        assert table[0].split() == ["channel", "count", "min", "max", "mean", "std"]
+        rows = np.array([line.split() for line in table[1:]], float)
+        wanted = [range(x.shape[1]), [500] * x.shape[1], x.min(axis=0), x.max(axis=0), x.mean(axis=0), x.std(axis=0)]
+        np.testing.assert_allclose(rows.T, wanted, rtol=1e-8)
+
+
+def test_what_is_printed(tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.array([[1.5, -3.0], [2.5, 5.0]]))
+    assert main(["stats", str(tmp_path / "x.npy")]) == 0
+    out, err = capsys.readouterr()
+    assert out == (
+        "mean, std = (2, 1), (0.5, 4)\n"
+        "\n"
+        "channel            count             min             max            mean             std\n"
+        "      0                2             1.5             2.5               2             0.5\n"
+        "      1                2              -3               5               1               4\n")
+    assert err == ""
+
+
+def test_scaled_is_of_bytes_alone(tmp_path):
+    x = normal(100, 3, dtype="uint8")
+    np.save(tmp_path / "x.npy", x)
+    scaled = stats(tmp_path, tmp_path / "x.npy")["scaled"]
+    assert scaled["scale"] == 1 / 255
+    np.testing.assert_allclose(scaled["mean"], (x / 255).mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(scaled["std"], (x / 255).std(axis=0), rtol=1e-12)
+
+
+def test_what_is_not_finite_is_named_and_null(tmp_path, capsys):
+    x, y = normal(600, 4), normal(600, 4, seed=1)
+    y[5, 1], y[7, 3], y[8, 3] = np.nan, np.inf, -np.inf
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", y)
+    found = stats(tmp_path, tmp_path / "x.npy", tmp_path / "y.npy", tmp_path / "y.npy")
+    assert capsys.readouterr().err == f"{tmp_path / 'y.npy'}: has NaN or Inf in channel 1, 3\n"
+    for key in ("mean", "std", "min", "max"):
+        assert [value is None for value in found[key]] == [False, True, False, True], key
+    assert found["count"] == [1800] * 4
+
+
+def test_a_reader_may_take_the_first_line_alone(tmp_path):
+    np.save(tmp_path / "x.npy", normal(3, 20000))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastbn", "stats", str(tmp_path / "x.npy"), "--json", str(tmp_path / "out.json")],
+        **settings({}), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.read(12) == "mean, std = "
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait(60) == 0
+    assert len(json.loads((tmp_path / "out.json").read_text())["mean"]) == 20000
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ([], "the following arguments are required: PATH"),
+    (["x.npy", "--axis", "last"], "argument --axis: expected an integer, got 'last'"),
+    (["x.npy", "--threads", "0"], "argument --threads: expected an integer of at least 1, got '0'"),
+    (["x.npy", "--on-error", "ignore"], "argument --on-error: invalid choice: 'ignore'"),
+    (["x.npy", "--plot", "x.jpg"], "argument --plot: expected a file name that ends in .pdf, .png, .svg"),
+    (["x.npy", "--json", "nowhere/out.json"], "argument --json: there is no directory 'nowhere'"),
+], ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_usage(arguments, message):
+    done = run("-m", "fastbn", "stats", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(("module", "argument", "what"), [
+    ("matplotlib", "--plot=x.png", "--plot needs matplotlib, which is not installed: pip install 'fastbn[stats]'"),
+    ("PIL", "x.png", "Reading images needs Pillow, which is not installed: pip install 'fastbn[images]'"),
+    ("zarr", "x.zarr", "Reading Zarr arrays needs zarr, which is not installed: pip install 'fastbn[zarr]'"),
+])
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_without_the_extra(module, argument, what, on_error, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in {module, *(name for name in sys.modules if name.startswith(f"{module}."))}:
+        monkeypatch.setitem(sys.modules, name, None)
+    np.save("x.npy", normal(4, 3))
+    (tmp_path / "x.png").write_bytes(b"x")
+    (tmp_path / "x.zarr").mkdir()
+    (tmp_path / "x.zarr" / "zarr.json").write_text("{}")
+    assert main(["stats", "x.npy", argument, "--on-error", on_error]) == 1
+    assert capsys.readouterr() == ("", what + "\n")
+
+
+def test_no_json_without_room_for_it(tmp_path, capsys):
+    np.save(tmp_path / "x.npy", normal(4, 3))
+    (tmp_path / "out.json").mkdir()
+    assert main(["stats", str(tmp_path / "x.npy"), "--json", str(tmp_path / "out.json")]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith("mean, std = (")
+    assert err == f"{tmp_path / 'out.json'}: cannot be written: Is a directory\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "x.npy"]

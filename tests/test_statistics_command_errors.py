@@ -1,0 +1,230 @@
+"""python -m fastbn stats on inputs that cannot be counted: each is named in one line, and none is counted by half."""
+
+import io
+import os
+import re
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+
+from fastbn.__main__ import main
+from fastbn.statistics_command import grid
+from tests.statistics_files import expect, normal, stats
+
+GOOD = normal(500, 3)
+ADDRESS = re.compile("0x[0-9a-f]+")     # of an object of Python's parser, in a message of NumPy's
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """So that some of every file is read before what is wrong with it is met."""
+    monkeypatch.setattr(grid, "BLOCK_BYTES", 1024)
+
+
+def npy(x):
+    file = io.BytesIO()
+    np.lib.format.write_array(file, x, allow_pickle=True)
+    return file.getvalue()
+
+
+def npy_with_header(text, version=(1, 0)):
+    length = struct.pack("<H" if version == (1, 0) else "<I", len(text))
+    return b"\x93NUMPY" + bytes(version) + length + text.encode()
+
+
+def npz(arrays, **options):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", **options) as archive:
+        for name, data in arrays.items():
+            archive.writestr(f"{name}.npy", data)
+    return file.getvalue()
+
+
+def damaged(data, at, byte=b"\x55"):
+    return data[:at] + byte + data[at + 1:]
+
+
+def encrypted():
+    data = bytearray(npz({"x": npy(GOOD)}))
+    for magic, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        data[data.index(magic) + at] |= 1
+    return bytes(data)
+
+
+X = npy(GOOD)
+STORED, DEFLATED = npz({"x": X}), npz({"x": X}, compression=zipfile.ZIP_DEFLATED)
+HEADER = "{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }\n"
+CHANNELS = "has 4 channels; those before have 3"
+
+MALFORMED = {
+    # name: the file's bytes, what is said of it
+    "truncated.npy": (X[:-1], f"ends after {len(X) - 1} of its {len(X)} bytes"),
+    "header alone.npy": (X[:128], f"ends after 128 of its {len(X)} bytes"),
+    "cut in the header.npy": (X[:50], "has no npy header that can be read: EOF: reading array header, expected 118"),
+    "cut in the magic.npy": (X[:5], "has no npy header that can be read: EOF: reading magic string, expected 8"),
+    "nothing.npy": (b"", "has no npy header that can be read: EOF: reading magic string, expected 8 bytes got 0"),
+    "other magic.npy": (b"x" + X[1:], "has no npy header that can be read: the magic string is not correct"),
+    "version 9.npy": (damaged(X, 6, b"\x09"), "has no npy header that can be read: npy format 9.0; expected 1.0 or 2"),
+    "no dictionary.npy": (npy_with_header("[1]\n"), "has no npy header that can be read: Header is not a dictionary"),
+    "no literal.npy": (npy_with_header("__import__('os')\n"), "has no npy header that can be read: "),
+    "brackets.npy": (npy_with_header("(" * 5000 + "\n"), "has no npy header that can be read: "),
+    "long header.npy": (npy_with_header(" " * 20000, (2, 0)), "has no npy header that can be read: "),
+    "negative shape.npy": (npy_with_header(HEADER % "-2, 3"), "has no npy header that can be read: shape (-2, 3)"),
+    "enormous.npy": (npy_with_header(HEADER % "1000000000000, 3") + b"x", "ends after "),
+    "two arrays.npy": (X + X, "goes on behind its array"),
+    "objects.npy": (npy(np.array([[None, 1, 2]], object)), "holds Python objects, which are never loaded"),
+    "records.npy": (npy(np.zeros((4, 3), [("a", "f4")])), "has dtype [('a', '<f4')]; expected uint8, int8, int16"),
+    "int64.npy": (npy(np.zeros((4, 3), np.int64)),
+                  "has dtype int64; expected uint8, int8, int16, uint16, int32, float16, float32 or float64"),
+    "complex.npy": (npy(np.zeros((4, 3), complex)), "has dtype complex128; expected uint8"),
+    "text.npy": (npy(np.array([["a", "b", "c"]])), "has dtype <U1; expected uint8"),
+    "one dimension.npy": (npy(np.zeros(3)), "has shape (3,); expected two or more dimensions"),
+    "no dimension.npy": (npy(np.zeros(())), "has shape (); expected two or more dimensions"),
+    "empty.npy": (npy(np.zeros((0, 3))), "has shape (0, 3), no values"),
+    "no channels.npy": (npy(np.zeros((4, 0))), "has shape (4, 0), no values"),
+    "channels.npy": (npy(np.zeros((5, 4))), CHANNELS),
+    "bytes.npy": (npy(np.zeros((5, 3), np.uint8)), "has values of uint8; those before have values of another dtype"),
+    "nothing.npz": (b"", "is no npz archive that can be read: File is not a zip file"),
+    "an npy.npz": (X, "is no npz archive that can be read: File is not a zip file"),
+    "truncated.npz": (STORED[:-30], "is no npz archive that can be read: File is not a zip file"),
+    "no arrays.npz": (npz({}), "has no arrays"),
+    "crc.npz": (damaged(STORED, 4000), "member 'x' is damaged: Bad CRC-32 for file 'x.npy'"),
+    "crc of what is deflated.npz": (damaged(DEFLATED, 3000), "member 'x' is damaged: "),
+    "crc of the second.npz": (damaged(npz({"a": X, "b": X}), 10000), "member 'b' is damaged: Bad CRC-32"),
+    "short member.npz": (npz({"x": X[:-1]}), f"member 'x' ends after {len(X) - 1} of its {len(X)} bytes"),
+    "long member.npz": (npz({"x": X + b"x"}), "member 'x' goes on behind its array"),
+    "encrypted.npz": (encrypted(), "member 'x' is encrypted"),
+    "bz2.npz": (npz({"x": X}, compression=zipfile.ZIP_BZIP2), "member 'x' has compression method 12; expected stored"),
+    "objects.npz": (npz({"x": npy(np.array([[None, 1, 2]]))}), "member 'x' holds Python objects, which are never"),
+    "second member.npz": (npz({"x": X, "y": npy(np.arange(4))}), "member 'y' has dtype int64; expected uint8"),
+    "second member's channels.npz": (npz({"x": X, "y": npy(np.zeros((5, 4)))}), f"member 'y' {CHANNELS}"),
+    "no array.npz": (npz({"x": b"text"}), "member 'x' has no npy header that can be read: EOF: reading magic string"),
+    "text.csv": (b"1,2,3", "is neither .npy nor .npz, nor an image by its name, nor a folder"),
+    "no suffix": (X, "is neither .npy nor .npz, nor an image by its name, nor a folder"),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed(name, tmp_path, capsys):
+    data, reason = MALFORMED[name]
+    good, bad, out = (tmp_path / file for file in ("good.npy", name, "out.json"))
+    np.save(good, GOOD)
+    bad.write_bytes(data)
+    assert main(["stats", str(good), str(bad), str(good), "--json", str(out)]) == 1
+    printed, errors = capsys.readouterr()
+    assert printed == ""
+    assert errors.startswith(f"{bad}: {reason}")
+    assert errors.count("\n") == 1
+    assert len(errors) < 400 + len(str(bad))
+    assert not out.exists()
+    # Nothing of it is in the total of the others.
+    found = stats(tmp_path, good, bad, good, "--on-error", "skip")
+    expect(found, [GOOD, GOOD])
+    assert found["inputs"] == 2
+    [skipped] = found["skipped"]
+    assert skipped["path"] == str(bad)
+    again = capsys.readouterr().err
+    assert again == f"skipped: {bad}: {skipped['reason']}\n"
+    assert ADDRESS.sub("", again) == ADDRESS.sub("", f"skipped: {errors}")
+
+
+def test_channels_are_those_of_the_first_that_is_whole(tmp_path):
+    bad, four = npz({"x": npy(normal(50, 7)), "y": b""}), normal(20, 4)
+    (tmp_path / "a.npz").write_bytes(bad)
+    np.save(tmp_path / "b.npy", four)
+    found = stats(tmp_path, tmp_path / "a.npz", tmp_path / "b.npy", "--on-error", "skip")
+    expect(found, [four])
+
+
+@pytest.fixture
+def unreadable(tmp_path):
+    """A good file and something at a path that cannot be read."""
+    np.save(tmp_path / "good.npy", GOOD)
+    return tmp_path / "bad.npy"
+
+
+def refused(bad, reason, capsys):
+    arguments = ["stats", str(bad.parent / "good.npy"), str(bad)]
+    assert main(arguments) == 1
+    assert capsys.readouterr() == ("", f"{bad}: {reason}\n")
+    assert main([*arguments, "--on-error", "skip"]) == 0
+    assert capsys.readouterr().err == f"skipped: {bad}: {reason}\n"
+
+
+def test_a_file_that_is_not_there(unreadable, capsys):
+    refused(unreadable, "No such file or directory", capsys)
+
+
+def test_a_file_that_may_not_be_read(unreadable, capsys):
+    np.save(unreadable, GOOD)
+    unreadable.chmod(0)
+    if os.access(unreadable, os.R_OK):
+        pytest.skip("this user may read every file")
+    refused(unreadable, "Permission denied", capsys)
+
+
+def test_a_link_to_itself(unreadable, capsys):
+    unreadable.symlink_to(unreadable)
+    refused(unreadable, "Too many levels of symbolic links", capsys)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_named_pipe(unreadable, capsys):
+    os.mkfifo(unreadable)
+    refused(unreadable, "is no regular file; standard input is read as -", capsys)
+
+
+def test_a_folder_without_images(unreadable, capsys):
+    folder = unreadable.parent / "folder"
+    (folder / "below").mkdir(parents=True)
+    np.save(folder / "below" / "x.npy", GOOD)
+    (folder / ".hidden.png").write_bytes(b"x")
+    refused(folder, "has no images; expected .bmp, .gif, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp", capsys)
+
+
+def test_what_is_wrong_at_first_sight_is_said_before_anything_is_read(tmp_path, capsys, monkeypatch):
+    np.save(tmp_path / "good.npy", GOOD)
+    monkeypatch.setattr("fastbn.statistics_command.command.count", lambda *_: pytest.fail("an input was read"))
+    assert main(["stats", str(tmp_path / "good.npy"), str(tmp_path / "none.npy")]) == 1
+    assert capsys.readouterr().err == f"{tmp_path / 'none.npy'}: No such file or directory\n"
+
+
+@pytest.mark.parametrize(("axis", "shape"), [(2, (500, 3)), (-3, (500, 3))])
+def test_an_axis_that_is_not_there(axis, shape, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", GOOD)
+    assert main(["stats", str(tmp_path / "x.npy"), "--axis", str(axis)]) == 1
+    assert capsys.readouterr() == (
+        "", f"{tmp_path / 'x.npy'}: has shape {shape}, which has no axis {axis}; see --axis\n")
+
+
+def test_a_member_that_is_not_there(tmp_path, capsys):
+    np.savez(tmp_path / "x.npz", a=GOOD, b=GOOD)
+    assert main(["stats", str(tmp_path / "x.npz"), "--member", "c"]) == 1
+    assert capsys.readouterr() == ("", f"{tmp_path / 'x.npz'}: has no member 'c'; there are 'a', 'b'\n")
+
+
+def test_nothing_is_left(tmp_path, capsys):
+    (tmp_path / "x.npy").write_bytes(X[:-1])
+    assert main(["stats", str(tmp_path / "x.npy"), "--on-error", "skip"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1] == "nothing was counted; inputs skipped: 1"
+
+
+def test_a_file_that_is_cut_short_while_it_is_read(tmp_path, capsys, monkeypatch):
+    from fastbn.statistics_command.tally import Tally
+
+    path, of, blocks = tmp_path / "x.npy", Tally.of, []
+    np.save(path, GOOD)
+
+    def cut(block, *others):
+        blocks.append(block.size)
+        os.truncate(path, 4000)
+        return of(block, *others)
+
+    monkeypatch.setattr(Tally, "of", cut)
+    assert main(["stats", str(path)]) == 1
+    assert capsys.readouterr() == ("", f"{path}: ends in the middle of its array\n")
+    assert len(blocks) == 3     # of 1,020 bytes, behind 128 of header

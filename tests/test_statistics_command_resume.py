@@ -1,0 +1,344 @@
+"""Ctrl-C ends python -m fastbn stats with a file to go on from, and the result is that of an uninterrupted run."""
+
+import bisect
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fastbn.__main__ import main
+from fastbn.statistics_command import command, counting, inputs
+from tests.process import settings
+from tests.statistics_files import normal, same, stats
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the tests send POSIX signals")
+
+# Waits in the middle of a block, to be interrupted there. SIGINT may be ignored by whoever runs the tests.
+WAITING = """
+import signal, sys, time
+from fastbn.__main__ import main
+from fastbn.statistics_command import grid
+from fastbn.statistics_command.tally import Tally
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+grid.BLOCK_BYTES = 4096
+of, left = Tally.of, int(sys.argv[1])
+
+def waiting(*arguments):
+    global left
+    left -= 1
+    if left < 0:
+        print("waiting", file=sys.stderr, flush=True)
+        time.sleep(60)
+    return of(*arguments)
+
+Tally.of = waiting
+sys.exit(main(["stats", *sys.argv[2:]]))
+"""
+
+
+def start(blocks, folder, *arguments, **options):
+    """Run until that many blocks are done, in a folder, interrupt it, and return exit code, output and messages."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING, str(blocks), *map(str, arguments)], **(settings({}) | {"cwd": folder}),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    for line in process.stderr:
+        if line == "waiting\n":
+            process.send_signal(signal.SIGINT)
+            break
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Inputs of all kinds and layouts, of 4,096 bytes a block: rows, members, planes that are larger than a block."""
+    monkeypatch.setattr("fastbn.statistics_command.grid.BLOCK_BYTES", 4096)
+    np.save(tmp_path / "a.npy", normal(1000, 3))
+    np.savez(tmp_path / "b.npz", x=normal(500, 3, seed=1), y=normal(700, 3, seed=2, dtype="float64"))
+    np.save(tmp_path / "c.npy", np.asfortranarray(normal(2000, 3, seed=3)))
+    np.savez_compressed(tmp_path / "d.npz", normal(9, 30, 3, seed=4))
+    return [tmp_path / name for name in ("a.npy", "b.npz", "c.npy", "d.npz")]
+
+
+def go_on(folder, *arguments):
+    """What the whole run says, from the one file that an interrupted one left."""
+    [left] = folder.glob("*.resume")
+    return stats(folder, *arguments, "--resume", left)
+
+
+ENDS = [3, 10, 16, 17]      # how many blocks the inputs have, one after the other, and all of them
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2, 3, 4, 5, 7, 9, 10, 12, 15, 16])
+def test_sigint(blocks, files, tmp_path):
+    wanted = stats(tmp_path, *files)
+    code, out, err = start(blocks, tmp_path, *files)
+    assert code == 130
+    if blocks == 0:
+        assert (out, err) == ("", "interrupted; counted so far: 0 inputs; there is nothing to go on from\n")
+        assert not list(tmp_path.glob("*.resume"))
+        return
+    finished = bisect.bisect(ENDS, blocks)
+    part = "" if blocks in ENDS else " and a part of the next"
+    assert err == (f"interrupted; counted so far: {finished} inputs{part}; to go on, give the same command with "
+                   "--resume fastbn-stats.resume\n")
+    state = json.loads((tmp_path / "fastbn-stats.resume").read_text())
+    assert (state["finished"], state["partial"] is None) == (finished, blocks in ENDS)
+    assert out.startswith("mean, std = (")
+    same(go_on(tmp_path, *files), wanted)
+
+
+def test_again_and_again(files, tmp_path):
+    wanted = stats(tmp_path, *files)
+    left = []
+    for _ in range(ENDS[-1] // 2):
+        code, _, err = start(2, tmp_path, *files, *left)
+        assert code == 130, err
+        left = ["--resume", "fastbn-stats.resume"]
+    assert [path.name for path in tmp_path.glob("*.resume")] == ["fastbn-stats.resume"]
+    same(go_on(tmp_path, *files), wanted)
+
+
+def test_another_run_takes_another_name(files, tmp_path):
+    for name in ("fastbn-stats.resume", "fastbn-stats-2.resume", "fastbn-stats-3.resume"):
+        *_, err = start(1, tmp_path, *files)
+        assert f"--resume {name}\n" in err
+        assert (tmp_path / name).exists()
+
+
+# 0.3 GB in blocks of 16 KB: a signal falls anywhere, into NumPy, zipfile, the command or the kernels.
+RANDOM = """
+import json, os, random, signal, sys, threading
+from pathlib import Path
+from fastbn.__main__ import main
+from fastbn.statistics_command import grid
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+grid.BLOCK_BYTES = 1 << 14
+random.seed(int(sys.argv[1]))
+files, left, interrupted = sys.argv[2:], [], 0
+while True:
+    timer = threading.Timer(random.uniform(0.005, 0.06), os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    try:
+        try:
+            code = main(["stats", *files, *left, "--json", "random.json"])
+        finally:
+            timer.cancel()
+            timer.join()
+    except KeyboardInterrupt:       # before the command began, or after it was done
+        code = None
+    if code == 0:
+        break
+    if Path("fastbn-stats.resume").exists():
+        left = ["--resume", "fastbn-stats.resume"]
+    interrupted += code == 130
+print(interrupted, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_at_any_time(seed, tmp_path):
+    names = [str(tmp_path / name) for name in ("a.npy", "b.npz", "c.npy", "d.npz")]
+    rng = np.random.default_rng(seed)
+    np.save(names[0], rng.standard_normal((300_000, 5), np.float32))
+    np.savez(names[1], *(rng.standard_normal((20_000, 5)) for _ in range(8)))
+    np.save(names[2], np.asfortranarray(rng.standard_normal((100_000, 5))))
+    np.savez_compressed(names[3], rng.integers(0, 9, (80_000, 5)).astype(np.float32))
+    wanted = stats(tmp_path, *names)
+    done = subprocess.run([sys.executable, "-c", RANDOM, str(seed), *names], **(settings({}) | {"cwd": tmp_path}),
+                          capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stderr.splitlines()[-1]) > 3
+    same(json.loads((tmp_path / "random.json").read_text()), wanted)
+
+
+def test_what_is_printed_is_what_was_read(tmp_path):
+    x = np.repeat(np.arange(4.0), 512).reshape(-1, 1)       # a block has one value
+    np.save(tmp_path / "x.npy", x)
+    code, out, err = start(2, tmp_path, "x.npy")
+    assert code == 130
+    assert out.splitlines()[0] == "mean, std = (0.5,), (0.5,)"
+    assert out.splitlines()[3].split() == ["0", "1024", "0", "1", "0.5", "0.5"]
+    assert err.startswith("interrupted; counted so far: 0 inputs and a part of the next; to go on, ")
+
+
+def test_standard_input_comes_from_its_beginning(tmp_path):
+    a, b = normal(1000, 3), normal(2000, 3, seed=1)
+    np.save(tmp_path / "a.npy", a)
+    np.save(tmp_path / "b.npy", b)
+    with open(tmp_path / "b.npy") as file:
+        code, _, err = start(5, tmp_path, "a.npy", "-", stdin=file)
+    assert code == 130, err
+    state = json.loads((tmp_path / "fastbn-stats.resume").read_text())
+    assert (state["finished"], state["partial"]) == (1, None)
+    with open(tmp_path / "b.npy") as file:
+        code, _, err = start(100, tmp_path, "a.npy", "-", "--json", "out.json", "--resume", "fastbn-stats.resume",
+                             stdin=file)
+    assert (code, err) == (0, "")
+    same(json.loads((tmp_path / "out.json").read_text()), stats(tmp_path, tmp_path / "a.npy", tmp_path / "b.npy"))
+
+
+@pytest.fixture
+def left(files, tmp_path):
+    """What a run left that was interrupted in the third input, whose second was skipped."""
+    files[1].write_bytes(files[1].read_bytes()[:-30])
+    code, _, err = start(5, tmp_path, *files, "--on-error", "skip")
+    assert code == 130, err
+    return tmp_path / "fastbn-stats.resume"
+
+
+def resume(left, files, *options):
+    return main(["stats", *map(str, files), "--on-error", "skip", "--resume", str(left), *options])
+
+
+def test_what_was_skipped_is_remembered(left, files, tmp_path):
+    found = stats(tmp_path, *files, "--on-error", "skip", "--resume", left)
+    same(found, stats(tmp_path, *files, "--on-error", "skip"))
+    assert [entry["path"] for entry in found["skipped"]] == [str(files[1])]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("change", ["time", "size", "missing"])
+def test_a_changed_input_is_refused(number, change, left, files, capsys):
+    path = files[number - 1]
+    status = path.stat()
+    if change == "time":
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
+    elif change == "missing":
+        path.unlink()
+    else:
+        with open(path, "ab") as file:
+            file.write(b"x")
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert resume(left, files) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (f"{path}: is not the input number {number} that there was when the run was interrupted, by path, "
+                   "size and time; begin anew, without --resume\n")
+
+
+def test_inputs_not_begun_may_change(left, files, tmp_path):
+    np.savez(files[3], normal(50, 3, seed=9))
+    found = stats(tmp_path, *files, "--on-error", "skip", "--resume", left)
+    same(found, stats(tmp_path, *files, "--on-error", "skip"))
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda files: files[::-1], "is not the input number 1"),
+    (lambda files: files[1:], "is not the input number 1"),
+    (lambda files: files[:2], "knows 3 inputs; now there are 2"),
+])
+def test_other_inputs_are_refused(change, message, left, files, capsys):
+    assert resume(left, change(files)) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["--axis", "0"], ["--member", "x"]])
+def test_other_settings_are_refused(options, left, files, capsys):
+    assert resume(left, files, *options) == 1
+    assert re.fullmatch(r".*\.resume: was written with the settings \{.*\}; now they are \{.*\}\n",
+                        capsys.readouterr().err)
+
+
+def changed(*keys, value):
+    def change(content):
+        inner = content
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]] = value
+        return json.dumps(content)
+    return change
+
+
+NO_FILE, DAMAGED = "is no file that this version of python -m fastbn stats wrote", "is damaged: "
+BAD = {
+    "empty": (lambda content: "", NO_FILE),
+    "cut short": (lambda content: json.dumps(content)[:-1], NO_FILE),
+    "nested": (lambda content: "[" * 100_000, NO_FILE),
+    "a list": (lambda content: "[]", NO_FILE),
+    "another version": (changed("format", value="fastbn stats, interrupted; version 2"), NO_FILE),
+    "finished": (changed("finished", value=-1), DAMAGED),
+    "finished, a bool": (changed("finished", value=True), DAMAGED),
+    "fingerprints": (changed("fingerprints", value="ab"), DAMAGED),
+    "no fingerprints": (changed("fingerprints", value=None), DAMAGED),
+    "no hexadecimals": (changed("fingerprints", value="x" * 48), DAMAGED),
+    "total": (changed("total", value=5), DAMAGED),
+    "negative count": (changed("total", "stats", "count", value=[-1.0, 1.0, 1.0]), DAMAGED),
+    "short mean": (changed("total", "stats", "mean", value=[1.0]), DAMAGED),
+    "text as mean": (changed("total", "stats", "mean", value="abc"), DAMAGED),
+    "matrix": (changed("total", "stats", "mean", value=[[1.0, 2.0, 3.0]]), DAMAGED),
+    "no extrema": (lambda content: changed("total", "stats", value={
+        name: content["total"]["stats"][name] for name in ("count", "mean", "m2")})(content), DAMAGED),
+    "a name too many": (changed("total", "stats", "x", value=[1.0, 2.0, 3.0]), DAMAGED),
+    "uint8": (changed("total", "uint8", value=1), DAMAGED),
+    "partial": (changed("partial", value={}), DAMAGED),
+    "block": (changed("partial", "block", value=1.5), DAMAGED),
+    "skipped": (changed("skipped", value=[1]), DAMAGED),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_malformed_files(name, left, files, capsys):
+    change, message = BAD[name]
+    left.write_text(change(json.loads(left.read_text())))
+    assert resume(left, files) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"{left}: {message}")
+    assert err.count("\n") == 1
+
+
+def test_a_block_that_is_not_there(left, files, capsys):
+    left.write_text(changed("partial", "block", value=1000)(json.loads(left.read_text())))
+    assert main(["stats", *map(str, files), "--resume", str(left)]) == 1
+    assert capsys.readouterr().err == f"{files[2]}: is not cut as it was when the run was interrupted\n"
+
+
+def test_no_file(files, tmp_path, capsys):
+    assert resume(tmp_path / "none.resume", files) == 1
+    assert capsys.readouterr().err == f"{tmp_path / 'none.resume'}: No such file or directory\n"
+
+
+def test_a_second_sigint_does_not_disturb_what_the_first_one_began(files, tmp_path, monkeypatch, capsys):
+    wanted = stats(tmp_path, *files)
+    monkeypatch.chdir(tmp_path)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    count, write = counting.count, command.write
+
+    def interrupted(*arguments):
+        for number, state in enumerate(count(*arguments)):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield state
+
+    def write_and_interrupt(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        write(*arguments)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(command, "count", interrupted)
+    monkeypatch.setattr(command, "write", write_and_interrupt)
+    try:
+        assert main(["stats", *map(str, files)]) == 130
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    monkeypatch.undo()
+    monkeypatch.setattr("fastbn.statistics_command.grid.BLOCK_BYTES", 4096)
+    same(go_on(tmp_path, *files), wanted)
+
+
+def test_fingerprints_tell_inputs_apart():
+    one = inputs.Input("/a", "npy", 1, 2)
+    others = [replace(one, path="/b"), replace(one, kind="npz"), replace(one, size=2), replace(one, mtime=3),
+              replace(one, problem="x"), inputs.Input("-", inputs.STREAM)]
+    assert len({found.fingerprint for found in (one, *others)}) == 7
+    assert all(len(found.fingerprint) == inputs.FINGERPRINT_BYTES for found in others)
