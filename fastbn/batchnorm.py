@@ -154,8 +154,8 @@ class BatchNorm(Checkpointed):
         self._momentum = check_momentum(momentum)
 
     def __repr__(self) -> str:
-        return (f"BatchNorm({self.num_features}, axis={self.axis}, eps={self.eps}, momentum={self.momentum}, "
-                f"affine={self.affine}, track_running_stats={self.track_running_stats}, dtype={self.dtype})")
+        return (f"{type(self).__name__}({self.num_features}, axis={self.axis}, eps={self.eps}, "
+                f"momentum={self.momentum}, affine={self.affine}, track_running_stats={self.track_running_stats}, dtype={self.dtype})")
 
     def __getstate__(self) -> dict[str, Any]:
         # The constants are made again when they are needed.
@@ -250,8 +250,7 @@ class BatchNorm(Checkpointed):
                 if running is not None and not running.flags.writeable:
                     raise ValueError(f"{name} is read-only, and training updates it")
         try:
-            y, saved = functional.train(
-                view, self.gamma, self.beta, self.eps, residual, activation, out, self.num_threads)
+            y, saved = self._normalize(view, residual, activation, out)
         except BaseException as error:
             self._forget_unless_refused(error)
             raise
@@ -260,6 +259,12 @@ class BatchNorm(Checkpointed):
         lost = out is not None and same_memory(out, x)
         self._last = (None if lost else x, None, int(activation is not None), saved)
         return y
+
+    def _normalize(
+        self, view: _layout.View, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None,
+    ) -> tuple[NDArray[Any], Saved]:
+        # By the statistics of the batch.
+        return functional.train(view, self.gamma, self.beta, self.eps, residual, activation, out, self.num_threads)
 
     def _track(self, saved: Saved) -> None:
         # Last of all: what could fail has not.
@@ -311,8 +316,7 @@ class BatchNorm(Checkpointed):
             raise RuntimeError("backward knows no activation but relu, and the last forward had another")
         if saved is None:
             saved = self._frozen_saved(x, residual, activation > 0)
-        dx, dgamma, dbeta, *dresidual = functional.batch_norm_backward(
-            dy, x, saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads)
+        dx, dgamma, dbeta, *dresidual = self._gradients(dy, x, saved, out)
         if out is not None and same_memory(out, x):
             self._last = (None, residual, activation, saved)
         if self.gamma is not None:
@@ -320,6 +324,10 @@ class BatchNorm(Checkpointed):
         if self.beta is not None:
             self.grad_beta = dbeta.astype(self.dtype)
         return (dx, *dresidual) if dresidual else dx
+
+    def _gradients(self, dy: ArrayLike, x: Any, saved: Saved, out: NDArray[Any] | None) -> tuple[NDArray[Any], ...]:
+        return functional.batch_norm_backward(
+            dy, x, saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads)
 
     def _frozen_saved(self, x: Any, residual: Any, relu: bool) -> Saved:
         # An evaluation forward saves nothing, so that inference does not pay for a backward that hardly ever comes.
