@@ -1,8 +1,8 @@
 """Batch normalization for NumPy on the CPU: fast, exact, and the same bits on every machine.
 
 `BatchNorm` is the layer, `SyncBatchNorm` one over several processes; `functional` has the same without state;
-`ChannelStats` are mergeable statistics of channels; `ChannelAffine` is what a layer is at inference, and `fold_conv` and
-its relatives make it part of the layer beside it.
+`ChannelStats` are mergeable statistics of channels; `ChannelAffine` is what a layer is at inference, and `fold_conv`
+and its relatives make it part of the layer beside it.
 """
 
 from fastbn._source_tree import use_built

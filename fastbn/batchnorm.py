@@ -155,7 +155,8 @@ class BatchNorm(Checkpointed):
 
     def __repr__(self) -> str:
         return (f"{type(self).__name__}({self.num_features}, axis={self.axis}, eps={self.eps}, "
-                f"momentum={self.momentum}, affine={self.affine}, track_running_stats={self.track_running_stats}, dtype={self.dtype})")
+                f"momentum={self.momentum}, affine={self.affine}, track_running_stats={self.track_running_stats}, "
+                f"dtype={self.dtype})")
 
     def __getstate__(self) -> dict[str, Any]:
         # The constants are made again when they are needed.

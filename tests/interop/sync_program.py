@@ -340,6 +340,27 @@ def killed():
     bn(np.eye(3, dtype=np.float32))
 
 
+def arguments():
+    """What the constructor refuses, and the setters."""
+    bn = fastbn.SyncBatchNorm(3)
+    for wrong, error, text in (
+            ({"comm": "x"}, TypeError, "comm must be an mpi4py.MPI.Intracomm, got 'x'"),
+            ({"comm": MPI.COMM_NULL}, TypeError, "comm must be an mpi4py.MPI.Intracomm, got"),
+            ({"timeout": 0}, ValueError, "timeout must be a positive number of seconds, got 0"),
+            ({"timeout": float("nan")}, ValueError, "timeout must be a positive number of seconds, got nan"),
+            ({"timeout": "1"}, TypeError, "timeout must be a number of seconds, got '1'"),
+            ({"timeout": None}, TypeError, "timeout must be a number of seconds, got None"),
+            ({"num_features": 0}, ValueError, "num_features must be at least 1"),
+            ({"eps": -1}, ValueError, "eps must be finite"),
+    ):
+        expect(error, text, lambda wrong=wrong: fastbn.SyncBatchNorm(**({"num_features": 3} | wrong)))
+        for name in wrong.keys() & {"comm", "timeout"}:
+            expect(error, text, lambda name=name, wrong=wrong: setattr(bn, name, wrong[name]))
+    assert bn.timeout == 300
+    assert bn.comm == COMM
+    assert repr(bn).startswith("SyncBatchNorm(3, axis=1, eps=1e-05, momentum=0.1")
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]]()
     print("done")

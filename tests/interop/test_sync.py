@@ -5,7 +5,6 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-import fastbn
 from fastbn.sync import merge
 from tests.interop import mpi
 
@@ -84,21 +83,5 @@ def test_merge(ranks, ratio):
     np.testing.assert_allclose(var, exact_var.astype(float), rtol=2e-15)
 
 
-@pytest.mark.parametrize(("arguments", "error", "message"), [
-    ({"comm": "x"}, TypeError, "comm must be an mpi4py.MPI.Intracomm, got 'x'"),
-    ({"timeout": 0}, ValueError, "timeout must be a positive number of seconds, got 0"),
-    ({"timeout": float("nan")}, ValueError, "timeout must be a positive number of seconds, got nan"),
-    ({"timeout": "1"}, TypeError, "timeout must be a number of seconds, got '1'"),
-    ({"timeout": None}, TypeError, "timeout must be a number of seconds, got None"),
-    ({"num_features": 0}, ValueError, "num_features must be at least 1"),
-    ({"eps": -1}, ValueError, "eps must be finite"),
-], ids=lambda v: str(v) if isinstance(v, dict) else None)
-def test_constructor_errors(arguments, error, message):
-    pytest.importorskip("mpi4py.MPI", reason="mpi4py is not installed: pip install 'fastbn[mpi]'")
-    with pytest.raises(error, match=message):
-        fastbn.SyncBatchNorm(**({"num_features": 3} | arguments))
-    bn = fastbn.SyncBatchNorm(3)
-    for name in arguments.keys() & {"comm", "timeout"}:
-        with pytest.raises(error, match=message):
-            setattr(bn, name, arguments[name])
-    assert bn.timeout == 300
+def test_arguments():
+    succeed(1, "arguments")
