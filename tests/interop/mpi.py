@@ -33,14 +33,14 @@ def launcher():
 
 
 def run(ranks, program, *arguments, limit=120):
-    """Run `program`, a module, to its end, which must come within `limit` seconds."""
+    """Run `program`, a module or a file, to its end, which must come within `limit` seconds."""
     pytest.importorskip("mpi4py", reason="mpi4py is not installed: pip install 'fastbn[mpi]'")
     if launcher() is None:
         pytest.skip("there is no mpiexec: pip install 'fastbn[mpi]'")
     # Unix sockets of Open MPI must have short names.
     environment = ENVIRONMENT | {"TMPDIR": os.environ.get("TMPDIR", "/tmp")}
     start = time.monotonic()
+    command = [launcher(), "-n", str(ranks), sys.executable, *([] if program.endswith(".py") else ["-m"]), program]
     done = subprocess.run(
-        [launcher(), "-n", str(ranks), sys.executable, "-m", program, *arguments], **settings(environment),
-        capture_output=True, timeout=limit, check=False)
+        [*command, *arguments], **settings(environment), capture_output=True, timeout=limit, check=False)
     return Done(done.returncode, done.stdout, done.stderr, time.monotonic() - start)
