@@ -21,7 +21,7 @@ def test_code_blocks_run(tmp_path, monkeypatch):
         if not needs_torch or has_torch:
             exec(compile(code, str(README), "exec"), namespace)
     total, x = namespace["total"], namespace["x"]
-    assert total.count == x.size // 3
+    assert (total.count == x.size // 3).all()
     assert abs(total.mean - x.mean((0, 2, 3), dtype=float)).max() < 1e-12
 
 

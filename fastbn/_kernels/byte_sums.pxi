@@ -1,32 +1,38 @@
 # Statistics of uint8: the sums of x and of x^2 are integers, and exact, so that neither order nor lanes matter, and a
 # second reading or a pivot is needed by nobody.
 #
-# a) `planes`: a unit is some planes of one channel. `rows`: a unit is some wide rows (rows.pxi), all columns.
-# b) Sums are held in as few bits as their chunk allows, because that many more fit a vector: 16 for x over 256 rows, 32
-#    for x^2 over 65,536 elements. Units leave doubles, exact up to 2^53: that is 130 GB of 255.
+# a) `planes`: a unit is some planes of one channel, read as rows of BYTES_WIDTH. `rows`: a unit is some wide rows
+#    (rows.pxi), all columns.
+# b) Columns have sums of 16 bits, because that many more fit a vector: of x, and of the low and the high byte of x^2.
+#    After BYTES_ROWS rows they go to double, which is exact up to 2^53: that is 130 GB of 255.
 
 from libc.stdint cimport uint8_t
 
 cdef enum:
     BYTES_UNIT = 131072     # elements of a unit, about
-    BYTES_CHUNK = 65536     # 65,536 * 255^2 < 2^32
     BYTES_ROWS = 256        # 256 * 255 < 2^16
+    BYTES_WIDTH = 256
 
 
-cdef void sum_bytes(const uint8_t* x, Py_ssize_t n, double* s1, double* s2) noexcept nogil:
-    # One run; added to s1 and s2.
-    cdef Py_ssize_t i = 0, j, stop
-    cdef uint32_t a, b
-    while i < n:
-        stop = least(n, i + BYTES_CHUNK)
-        a = 0
-        b = 0
-        for j in range(i, stop):
-            a += x[j]
-            b += <uint32_t> x[j] * x[j]
-        s1[0] += a
-        s2[0] += b
-        i = stop
+cdef inline void add_byte_rows(
+    const uint8_t* x, const uint8_t* x1, bint two, int width,                   # IN  (width,), of two rows or one
+    uint16_t* a, uint16_t* low, uint16_t* high,                                 # OUT (width,), added to
+) noexcept nogil:
+    cdef uint16_t v, v1, q, q1
+    cdef int w
+    for w in range(width):
+        v = x[w]
+        q = <uint16_t> (v * v)
+        if two:
+            v1 = x1[w]
+            q1 = <uint16_t> (v1 * v1)
+            a[w] += <uint16_t> (v + v1)
+            low[w] += <uint16_t> ((q & 255) + (q1 & 255))
+            high[w] += <uint16_t> ((q >> 8) + (q1 >> 8))
+        else:
+            a[w] += v
+            low[w] += q & 255
+            high[w] += q >> 8
 
 
 cdef void sum_byte_columns(
@@ -34,22 +40,47 @@ cdef void sum_byte_columns(
     double* s1, double* s2,                                                     # OUT (width,), added to
 ) noexcept nogil:
     cdef uint16_t a[SLAB]
-    cdef uint32_t b[SLAB]
+    cdef uint16_t low[SLAB]
+    cdef uint16_t high[SLAB]
     cdef Py_ssize_t i = 0, k, stop
     cdef int w
     while i < rows:
         stop = least(rows, i + BYTES_ROWS)
         for w in range(width):
             a[w] = 0
-            b[w] = 0
-        for k in range(i, stop):
-            for w in range(width):
-                a[w] += x[k * step + w]
-                b[w] += <uint16_t> (<uint16_t> x[k * step + w] * <uint16_t> x[k * step + w])
+            low[w] = 0
+            high[w] = 0
+        k = i
+        while k + 2 <= stop:
+            add_byte_rows(x + k * step, x + (k + 1) * step, True, width, a, low, high)
+            k += 2
+        if k < stop:
+            add_byte_rows(x + k * step, x, False, width, a, low, high)
         for w in range(width):
             s1[w] += a[w]
-            s2[w] += b[w]
+            s2[w] += <double> low[w] + 256 * <double> high[w]
         i = stop
+
+
+cdef void bytes_of_run(const uint8_t* x, Py_ssize_t n, double* s1, double* s2) noexcept nogil:
+    # One contiguous run; added to s1 and s2.
+    cdef double t1[BYTES_WIDTH]
+    cdef double t2[BYTES_WIDTH]
+    cdef Py_ssize_t rows = n // BYTES_WIDTH, j
+    cdef uint32_t a = 0, b = 0
+    if rows:
+        for j in range(BYTES_WIDTH):
+            t1[j] = 0
+            t2[j] = 0
+        sum_byte_columns(x, BYTES_WIDTH, rows, BYTES_WIDTH, t1, t2)
+        for j in range(BYTES_WIDTH):
+            s1[0] += t1[j]
+            s2[0] += t2[j]
+    for j in range(rows * BYTES_WIDTH, n):
+        a += x[j]
+        b += <uint32_t> x[j] * x[j]
+    s1[0] += a
+    s2[0] += b
 
 
 cdef void bytes_planes(Job* job, Py_ssize_t unit) noexcept nogil:
@@ -59,7 +90,7 @@ cdef void bytes_planes(Job* job, Py_ssize_t unit) noexcept nogil:
     job.part1[unit] = 0
     job.part2[unit] = 0
     while n < stop:
-        sum_bytes(<const uint8_t*> at(job, &job.x, n, c, 0), job.s, job.part1 + unit, job.part2 + unit)
+        bytes_of_run(<const uint8_t*> at(job, &job.x, n, c, 0), job.s, job.part1 + unit, job.part2 + unit)
         n += 1
 
 

@@ -1,8 +1,5 @@
 # The call that Python makes for statistics of uint8.
 
-from libc.math cimport rint
-
-
 cdef void plan_bytes(Job* job) noexcept:
     if job.s == 1:
         job.repeats = repeats_of(job.n, job.c) if job.x.step_n == job.c else 1

@@ -211,14 +211,18 @@ def backward(View g, View x, View dx, View dr, mean, rstd, gamma, scale, shift, 
     return dgamma, dbeta
 
 
-def statistics(View x, num_threads):
-    """Mean in two words and sum of squared distances from it, a channel, float64, in double lanes."""
+def statistics(View x, bint whole, num_threads):
+    """Mean in two words and sum of squared distances from it, a channel, float64, in double lanes.
+
+    `whole` tells that all values are integers, whose sums are then exact.
+    """
     cdef Job job
     cdef cnp.ndarray mean = np.empty(x.c)
     cdef cnp.ndarray low = np.empty(x.c)
     cdef cnp.ndarray m2 = np.empty(x.c)
     begin(&job, x)
     job.exact = True
+    job.whole = whole
     job.mean = vector(mean)
     job.low = vector(low)
     job.var = vector(m2)

@@ -190,13 +190,13 @@ cdef inline void put(
     cdef int j
     if real is float:
         if is_half(type):
-            if stream and width == lanes and lanes % 8 == 0:
+            if stream and width == lanes and lanes >= HALF:
                 pack(type, loose, t, width, room)
                 fastbn_stream(p, room, 2 * lanes)
             else:
                 pack(type, loose, t, width, <uint16_t*> p)
             return
-    if stream and width == lanes and lanes % 4 == 0:
+    if stream and width == lanes and lanes >= HALF:
         fastbn_stream(p, t, lanes * <int> sizeof(real))
         return
     for j in range(lanes):

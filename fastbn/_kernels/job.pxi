@@ -46,6 +46,7 @@ cdef struct Job:
     int type                # of the arrays' elements
     Py_ssize_t itemsize
     bint exact              # double lanes
+    bint whole              # the elements are integers: sums about a pivot that is one are exact
     int activation
     double slope            # of a leaky ReLU
     int gate

@@ -1,6 +1,6 @@
 # What every kernel shares: element types, constants, and the one merge of statistics.
 
-from libc.math cimport NAN, sqrt
+from libc.math cimport NAN, rint, sqrt
 from libc.stdint cimport uint16_t, uint64_t
 
 ctypedef fused real:    # what the arrays hold
@@ -24,8 +24,8 @@ cdef enum:              # where the gradient of a fused ReLU comes from
 
 cdef struct Moments:
     double n
-    double mean         # a second word of it is what its rounding left over: means of 1e6 standard deviations would lose
-    double low          # the distances between parts otherwise
+    double mean
+    double low          # what the rounding of the mean left over: at 1e6 standard deviations parts would else seem apart
     double m2           # sum of squared distances from the mean
 
 cdef struct Block:      # where an array is: element (n, c, s) is p[n * step_n + c * step_c + s]
@@ -94,9 +94,9 @@ cdef inline bint finite(double a) noexcept nogil:
     return a - a == 0.0
 
 
-cdef inline real rectified(real t) noexcept nogil:
-    # ReLU as a maximum, which single elements take without a branch; adding zero makes 0 of -0. NaN passes through.
-    return (<real> 0.0 if <real> 0.0 > t else t) + <real> 0.0
+cdef inline real rectified_if(bint relu, real t) noexcept nogil:
+    # NaN passes through, and -0 becomes 0.
+    return 0 if relu and t <= 0 else t
 
 
 cdef inline real opened(real dy, real d, real scale, real shift) noexcept nogil:

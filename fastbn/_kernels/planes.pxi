@@ -53,6 +53,7 @@ cdef inline void reduce_span(
     cdef const real* coef = <const real*> job.coef + c
     cdef Span span
     span.type = job.type
+    span.whole = job.whole
     span.itemsize = job.itemsize
     span.x = at(job, &job.x, n, c, i)
     span.x_step = job.x.step_n

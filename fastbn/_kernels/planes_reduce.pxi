@@ -241,6 +241,7 @@ cdef inline Py_ssize_t place(Py_ssize_t k, Py_ssize_t n) noexcept nogil:
 
 cdef struct Span:           # of some channels: (runs, channels, length)
     int type
+    bint whole
     Py_ssize_t itemsize
     const char* x
     Py_ssize_t x_step       # from run to run, in elements
@@ -307,6 +308,10 @@ cdef inline void add_channel(
                  m, scale, shift, gate, out, kind)
 
 
+cdef inline real pivot_of(bint whole, double mean, const real* kind) noexcept nogil:
+    return <real> (rint(mean) if whole else mean)
+
+
 cdef void span_moments(
     Span s,
     Moments* out,                                                               # OUT (channels,)
@@ -321,7 +326,7 @@ cdef void span_moments(
     cdef double e, q
     cdef int c
     for c in range(s.channels):
-        pivot[c] = <real> sample_mean(channel_of(s, c), samples, width, weight, kind, of)
+        pivot[c] = pivot_of(s.whole, sample_mean(channel_of(s, c), samples, width, weight, kind, of), kind)
     for c in range(s.channels):
         add_channel(channel_of(s, c), pivot[c], 0, 0, MOMENTS, sums + 2 * c, of)
     for c in range(s.channels):
@@ -332,7 +337,7 @@ cdef void span_moments(
             if lane is float:
                 span_moments(channel_of(s, c), out + c, kind, <double> 0)
             elif finite(out[c].mean):
-                pivot[c] = <real> out[c].mean
+                pivot[c] = pivot_of(s.whole, out[c].mean, kind)
                 add_channel(channel_of(s, c), pivot[c], 0, 0, MOMENTS, sums + 2 * c, of)
                 out[c] = moments_about(<double> pivot[c], n, sums[2 * c], sums[2 * c + 1])
 

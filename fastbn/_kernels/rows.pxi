@@ -123,7 +123,7 @@ cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit) noexcept nogi
         sample_columns(&u, samples, e, kind)
         fold(e, u.width, job.c, strip.repeats)
         for c in range(least(u.width, job.c)):
-            pivot[c] = <real> (e[c] / (<double> samples * <double> strip.repeats))
+            pivot[c] = pivot_of(job.whole, e[c] / (<double> samples * <double> strip.repeats), kind)
         for w in range(job.c, u.width):
             pivot[w] = pivot[w - job.c]
     if real is float and not (job.exact or job.n <= FEW):

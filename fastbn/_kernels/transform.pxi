@@ -41,12 +41,12 @@ cdef inline void affine_block(
         for k in range(group):
             u = elements(type, loose, x + k * x_step, width, x_room, coef)
             for j in range(lanes):
-                t[k * lanes + j] = ((u[j] - m[j * spread]) * a[j * spread] + b[j * spread]
-                                    if j < width else 0)
+                t[k * lanes + j] = rectified_if(
+                    relu and not residual, (u[j] - m[j * spread]) * a[j * spread] + b[j * spread] if j < width else 0)
             if residual:
                 v = elements(type, loose, r + k * r_step, width, r_room, coef)
                 for j in range(lanes):
-                    t[k * lanes + j] += v[j] if j < width else 0
+                    t[k * lanes + j] = rectified_if(relu, t[k * lanes + j] + (v[j] if j < width else 0))
         for k in range(group):
             if keep:
                 for q in range(lanes // LANES):
@@ -55,9 +55,6 @@ cdef inline void affine_block(
                         for j in range(LANES):
                             word |= <unsigned int> (0 if t[k * lanes + q * LANES + j] <= 0 else 1) << j
                         bits[k * bits_step + q] = <uint16_t> word
-            if relu:
-                for j in range(lanes):
-                    t[k * lanes + j] = rectified(t[k * lanes + j])
             put(type, loose, stream, t + k * lanes, width, lanes, y + k * y_step)
         x += group * x_step
         r += group * r_step

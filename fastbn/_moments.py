@@ -1,0 +1,137 @@
+"""Count, mean, M2 and extrema of channels, and the one formula that puts two of them together."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Moments:
+    """Of some values of every channel; all vectors are (C,), float64.
+
+    The mean has a second word, what its rounding left over: between parts whose means are 1e6 standard deviations the
+    distance would otherwise lose ten digits.
+    """
+
+    count: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    mean_low: NDArray[np.float64]
+    m2: NDArray[np.float64]
+    min: NDArray[np.float64] | None = None
+    max: NDArray[np.float64] | None = None
+
+    @classmethod
+    def none(cls, channels: int, extrema: bool) -> Moments:
+        """Return those of no values."""
+        count, mean, mean_low, m2 = np.zeros((4, channels))
+        return cls(count, mean, mean_low, m2, *(
+            (np.full(channels, np.inf), np.full(channels, -np.inf)) if extrema else ()))
+
+    def arrays(self) -> dict[str, NDArray[np.float64]]:
+        """Return the vectors that there are, by name."""
+        named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: vector for name, vector in named.items() if vector is not None}
+
+    def copied(self) -> Moments:
+        """Return the same in memory of its own."""
+        return Moments(**{name: vector.copy() for name, vector in self.arrays().items()})
+
+    def same(self, other: Moments) -> bool:
+        """Whether all vectors are equal, NaN being equal to NaN."""
+        a, b = self.arrays(), other.arrays()
+        return a.keys() == b.keys() and all(np.array_equal(a[name], b[name], equal_nan=True) for name in a)
+
+    def merged(self, other: Moments) -> Moments:
+        """Return those of both, after Chan, Golub and LeVeque (1983)."""
+        count = self.count + other.count
+        weight = np.divide(other.count, count, out=np.zeros_like(count), where=count > 0)
+        with np.errstate(all="ignore"):     # an infinity leaves NaN in its channel, without a warning
+            delta = (other.mean - self.mean) + (other.mean_low - self.mean_low)
+            mean, mean_low = two_sum(self.mean, delta * weight + self.mean_low)
+            m2 = self.m2 + other.m2 + delta * delta * (self.count * weight)
+        first, second = self.count == 0, other.count == 0
+        out = Moments(count, *(
+            np.where(first, theirs, np.where(second, ours, both)) for ours, theirs, both in (
+                (self.mean, other.mean, mean), (self.mean_low, other.mean_low, mean_low), (self.m2, other.m2, m2))))
+        if self.min is not None and self.max is not None and other.min is not None and other.max is not None:
+            out.min, out.max = np.minimum(self.min, other.min), np.maximum(self.max, other.max)
+        return out
+
+    def without(self, part: Moments) -> Moments:
+        """Return those of the rest, `part` being a part of the values; the extrema of a rest are not known.
+
+        Raises
+        ------
+        ValueError
+            If the part has more values than there are.
+        """
+        count = self.count - part.count
+        if (count < 0).any():
+            raise ValueError(f"the part has {float(part.count.max()):g} values per channel, and the whole "
+                             f"{float(self.count.max()):g}")
+        left = count > 0
+        with np.errstate(all="ignore"):
+            ratio = np.divide(part.count, count, out=np.zeros_like(count), where=left)
+            delta = (self.mean - part.mean) + (self.mean_low - part.mean_low)       # from the part to the whole
+            mean, mean_low = two_sum(self.mean, delta * ratio + self.mean_low)
+            m2 = self.m2 - part.m2 - delta * delta * (self.count * ratio)
+        m2 = np.where(m2 < 0, 0.0, m2)      # by rounding; NaN stays
+        return Moments(count, *(np.where(left, vector, 0.0) for vector in (mean, mean_low, m2)))
+
+
+def two_sum(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return a + b and what its rounding left over (Knuth)."""
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
+
+
+def check_parts(arrays: Mapping[str, Any]) -> Moments:
+    """Return moments of given vectors, or raise an error that names the one that does not fit.
+
+    Raises
+    ------
+    TypeError
+        For a name that is none, or values that are no numbers.
+    ValueError
+        For shapes that do not fit, and counts or sums of squares below zero.
+    """
+    names = [field.name for field in dataclasses.fields(Moments)]
+    unknown = sorted(set(arrays) - set(names))
+    if unknown:
+        raise TypeError(f"there is no {', '.join(unknown)}; expected {', '.join(names)}")
+    found: dict[str, NDArray[np.float64]] = {}
+    for name, value in arrays.items():
+        if value is None:
+            continue
+        vector = np.asarray(value)
+        if vector.dtype.kind not in "fiu":
+            raise TypeError(f"{name} has dtype {vector.dtype}; expected numbers")
+        found[name] = vector.astype(np.float64)
+    for name in ("count", "mean", "m2"):
+        if name not in found:
+            raise ValueError(f"{name} is missing")
+    shape = found["mean"].shape
+    if len(shape) != 1 or not shape[0]:
+        raise ValueError(f"mean has shape {shape}; expected (C,), one value a channel")
+    if found["count"].shape == ():
+        found["count"] = np.full(shape, found["count"])
+    found.setdefault("mean_low", np.zeros(shape))
+    for name, vector in found.items():
+        if vector.shape != shape:
+            raise ValueError(f"{name} has shape {vector.shape}; expected {shape}, that of mean")
+    if not (np.isfinite(found["count"]).all() and (found["count"] >= 0).all()):
+        raise ValueError("count must be finite and not negative")
+    if (found["m2"] < 0).any():
+        raise ValueError(f"m2 has negative values, down to {found['m2'].min()}")
+    if ("min" in found) != ("max" in found):
+        raise ValueError(f"{'max' if 'min' in found else 'min'} is missing; expected both extrema, or neither")
+    return Moments(**found)

@@ -1,0 +1,151 @@
+"""ChannelStats against exact arithmetic: NIST's data sets, merges in every order, integers, files of numbers."""
+
+import itertools
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from fastbn import ChannelStats
+from tests.cases import axis_of
+
+
+def exact(values):
+    """Mean and variance of a channel, as fractions."""
+    numbers = [Fraction(float(v)) for v in values]
+    mean = sum(numbers) / len(numbers)
+    return mean, sum((v - mean) ** 2 for v in numbers) / len(numbers)
+
+
+def close_mean(got, mean, var):
+    """A rounding of the mean, or of the spread where the mean is smaller."""
+    return abs(Fraction(float(got)) - mean) <= Fraction(2.0**-51) * max(abs(mean), Fraction(float(var) ** 0.5))
+
+
+def digits(got, right):
+    """Correct significant digits: the LRE of NIST, at most 15."""
+    error = abs(Fraction(float(got)) - right) / abs(right)
+    return 15.0 if error == 0 else min(15.0, -np.log10(float(error)))
+
+
+# NIST StRD, univariate summary statistics, the four generated sets of numerical accuracy: values as defined there.
+NIST = {
+    "NumAcc1": ([10000001, 10000003, 10000002], 14),
+    "NumAcc2": ([1.2, *([1.1, 1.3] * 500)], 14),
+    "NumAcc3": ([1000000.2, *([1000000.1, 1000000.3] * 500)], 9),
+    "NumAcc4": ([10000000.2, *([10000000.1, 10000000.3] * 500)], 8),
+}
+CERTIFIED = {
+    "NumAcc1": (10000002, 1.0), "NumAcc2": (1.2, 0.1), "NumAcc3": (1000000.2, 0.1), "NumAcc4": (10000000.2, 0.1)}
+
+
+@pytest.mark.parametrize("pieces", [1, 3, 7])
+@pytest.mark.parametrize("name", NIST)
+def test_nist(name, pieces):
+    values, least = NIST[name]
+    x = np.array(values, np.float64)[:, None]
+    stats = ChannelStats(1)
+    for piece in np.array_split(x, pieces):
+        stats.update(piece)
+    mean, deviation = CERTIFIED[name]
+    assert digits(stats.mean[0], Fraction(str(mean))) >= 14
+    assert digits(stats.std(1)[0], Fraction(str(deviation))) >= least
+
+
+@pytest.mark.parametrize(("ratio", "bound"), [(1, 1e-12), (1e4, 1e-12), (1e6, 1e-11)], ids=["1", "1e4", "1e6"])
+@pytest.mark.parametrize("drift", [0.0, 1.0, 30.0])
+def test_every_order_of_merging(ratio, bound, drift, layout):
+    # Parts whose means differ: what a mean of one word loses. Float32 data, as they are in memory.
+    rng = np.random.default_rng(3)
+    parts = [(ratio + rng.normal(0, 1, (n, 2, 5)) + drift * k).astype(np.float32)
+             for k, n in enumerate((1, 40, 7, 200))]
+    whole = np.concatenate(parts)
+    right = [exact(whole[:, c].ravel()) for c in range(2)]
+    if layout == "rows":
+        parts = [np.ascontiguousarray(part.transpose(0, 2, 1)) for part in parts]
+    axis = axis_of(layout)
+    ones = [ChannelStats(2, axis=axis).update(part) for part in parts]
+    for order in itertools.permutations(range(4)):
+        a, b, c, d = (ones[k] for k in order)
+        for stats in (((a + b) + c) + d, (a + b) + (c + d), a + (b + (c + d))):
+            for channel, (mean, var) in enumerate(right):
+                assert abs(Fraction(float(stats.var()[channel])) - var) <= Fraction(bound) * var
+                assert close_mean(stats.mean[channel], mean, var)
+
+
+@pytest.mark.parametrize("pieces", [2, 1000])
+def test_many_updates_of_drifting_data(pieces):
+    rng = np.random.default_rng(4)
+    x = (1e6 + np.linspace(0, 50, 20000)[:, None] + rng.normal(0, 1, (20000, 1))).astype(np.float32)
+    mean, var = exact(x[:, 0])
+    stats = ChannelStats(1)
+    for piece in np.array_split(x, pieces):
+        stats.update(piece)
+    assert abs(Fraction(float(stats.var()[0])) - var) <= Fraction(1e-11) * var
+    assert close_mean(stats.mean[0], mean, var)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (1000, 3), (333, 64), (70, 65), (40, 3, 17), (3, 2, 70000)],
+                         ids=lambda s: "x".join(map(str, s)))
+def test_integers(dtype, shape, layout):
+    info = np.iinfo(dtype)
+    rng = np.random.default_rng(5)
+    x = rng.integers(info.min, info.max, shape, dtype, endpoint=True)
+    if layout == "rows" and len(shape) > 2:
+        x = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+    axis = axis_of(layout)
+    channels = np.moveaxis(x, axis, 0).reshape(shape[1], -1)
+    stats = ChannelStats(shape[1], axis=axis, extrema=True).update(x)
+    for c, values in enumerate(channels[:4]):
+        n, s1, s2 = len(values), sum(map(int, values)), sum(int(v) ** 2 for v in values)
+        m2 = Fraction(n * s2 - s1 * s1, n)
+        assert close_mean(stats.mean[c], Fraction(s1, n), m2 / n)
+        # Sums are exact, and what follows is a handful of roundings.
+        bound = Fraction(2.0**-50) if dtype != np.int32 else Fraction(1e-12)
+        assert abs(Fraction(float(stats.m2[c])) - m2) <= bound * m2
+    np.testing.assert_array_equal(stats.min, channels.min(axis=1))
+    np.testing.assert_array_equal(stats.max, channels.max(axis=1))
+
+
+@pytest.mark.parametrize("value", [0, 1, 254, 255])
+def test_bytes_that_are_all_the_same(value, layout):
+    x = np.full((300, 3, 20, 30) if layout == "planes" else (300, 20, 30, 3), value, np.uint8)
+    stats = ChannelStats(3, axis=axis_of(layout)).update(x)
+    np.testing.assert_array_equal(stats.mean, [value] * 3)
+    np.testing.assert_array_equal(stats.m2, [0.0] * 3)
+    x.reshape(-1)[0] ^= 1
+    n = 300 * 600
+    np.testing.assert_allclose(ChannelStats(3, axis=axis_of(layout)).update(x).m2[0], 1 - 1 / n, rtol=1e-15)
+
+
+def test_bytes_are_the_same_whatever_walks_them(layout):
+    rng = np.random.default_rng(6)
+    x = rng.integers(0, 256, (40, 50, 60, 3), np.uint8)
+    if layout == "planes":
+        x = np.ascontiguousarray(np.moveaxis(x, -1, 1))
+    axis = axis_of(layout)
+    one = ChannelStats(3, axis=axis).update(x, num_threads=1)
+    as_floats = ChannelStats(3, axis=axis).update(x.astype(np.float64))
+    assert one == ChannelStats(3, axis=axis).update(x, num_threads=2)
+    assert one == ChannelStats(3, axis=axis).update(x[::-1, :, ::-1])
+    assert one == ChannelStats(3, axis=axis).update(np.repeat(x, 2, axis=2)[:, :, ::2])
+    np.testing.assert_allclose(one.mean, as_floats.mean, rtol=1e-14)
+    np.testing.assert_allclose(one.m2, as_floats.m2, rtol=1e-13)
+
+
+def test_without_a_part():
+    rng = np.random.default_rng(7)
+    a, b = (rng.normal(1e3, 1, (n, 3)) for n in (400, 300))
+    both = ChannelStats(3).update(a).update(b)
+    rest = both - ChannelStats(3).update(b)
+    alone = ChannelStats(3).update(a)
+    np.testing.assert_array_equal(rest.count, alone.count)
+    np.testing.assert_allclose(rest.mean, alone.mean, rtol=1e-15)
+    np.testing.assert_allclose(rest.m2, alone.m2, rtol=1e-12)
+    nothing = both - both
+    np.testing.assert_array_equal(nothing.count, 0.0)
+    np.testing.assert_array_equal(nothing.mean, 0.0)
+    np.testing.assert_array_equal(nothing.m2, 0.0)
+    with pytest.raises(ValueError, match="the part has 700 values per channel, and the whole 400"):
+        alone - both
