@@ -119,11 +119,7 @@ def _merge(parts: Sequence[ChannelStats]) -> ChannelStats:
 
 
 def _join(parts: Sequence[ChannelStats]) -> ChannelStats:
-    # Side by side along the channels; all have seen as many values.
-    if len(parts) == 1:
-        return parts[0]
-    out = ChannelStats(sum(len(part.mean) for part in parts), axis=parts[0].axis)
-    out.count = parts[0].count
-    for name in ("mean", "m2", "_mean_low"):
-        setattr(out, name, np.concatenate([getattr(part, name) for part in parts]))
-    return out
+    # Side by side along the channels.
+    arrays = [part.to_arrays() for part in parts]
+    return ChannelStats.from_arrays(
+        **{name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]}, axis=parts[0].axis)

@@ -13,6 +13,7 @@ try:
         TransformerMixin,
     )
     from sklearn.utils.validation import (  # type: ignore[import-untyped]
+        _check_sample_weight,
         check_array,
         check_is_fitted,
         validate_data,
@@ -63,7 +64,8 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         The number of channels.
     feature_names_in_ : ndarray of str
         Only if X had names for them.
-    n_samples_seen_ : int
+    n_samples_seen_ : int or float
+        The number of samples, or the sum of their weights.
 
     Examples
     --------
@@ -82,7 +84,7 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         self.with_std = with_std
         self.axis = axis
 
-    def fit(self, X: ArrayLike, y: object = None) -> ChannelScaler:  # noqa: N803
+    def fit(self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None) -> ChannelScaler:  # noqa: N803
         """Learn mean and variance of each channel of `X`, and forget what was learned before.
 
         Parameters
@@ -91,6 +93,8 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
             Of finite numbers. float64, float32 and float16 are taken as they are, others converted to float64.
         y : None
             Ignored.
+        sample_weight : array_like, shape (N,), optional
+            How often each sample counts; zero or more.
 
         Returns
         -------
@@ -103,11 +107,12 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
             If `X` or a parameter is not what it must be.
         """
         array = self._checked(X, reset=True)
-        stats = ChannelStats(array.shape[self.axis], axis=self.axis).update(array)
-        self.n_samples_seen_ = len(array)
-        return self._learned(stats)
+        stats = ChannelStats(array.shape[self.axis], axis=self.axis)
+        return self._learned(stats, 0, array, sample_weight)
 
-    def partial_fit(self, X: ArrayLike, y: object = None) -> ChannelScaler:  # noqa: N803
+    def partial_fit(
+        self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None,  # noqa: N803
+    ) -> ChannelScaler:
         """Add the values of `X` to what was learned before.
 
         Parameters
@@ -116,6 +121,8 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
             As in `fit`, with as many channels as before.
         y : None
             Ignored.
+        sample_weight : array_like, shape (N,), optional
+            As in `fit`.
 
         Returns
         -------
@@ -128,11 +135,9 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
             As in `fit`; nothing has changed then.
         """
         if not hasattr(self, "stats_"):
-            return self.fit(X)
+            return self.fit(X, sample_weight=sample_weight)
         array = self._checked(X, reset=False)
-        self.stats_.update(array)
-        self.n_samples_seen_ += len(array)
-        return self._learned(self.stats_)
+        return self._learned(self.stats_.copy(), self.n_samples_seen_, array, sample_weight)
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
         """Return (X - mean_) / scale_.
@@ -200,10 +205,19 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
                              f"{self.axis}; expected {self.n_features_in_}")
         return array
 
-    def _learned(self, stats: ChannelStats) -> ChannelScaler:
+    def _learned(
+        self, stats: ChannelStats, seen: float, array: NDArray[Any], sample_weight: ArrayLike | None,
+    ) -> ChannelScaler:
+        # What can fail comes first. Lists and single numbers become arrays here.
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, array, dtype=np.float64)
+            if not np.any(sample_weight):
+                raise ValueError("sample_weight has only zero weights; expected a positive one")
+        variance = stats.update(array, sample_weight=sample_weight).var()
         self.stats_ = stats
+        self.n_samples_seen_ = seen + (len(array) if sample_weight is None else float(np.sum(sample_weight)))
         self.mean_ = stats.mean.copy()
-        self.var_ = stats.var()
+        self.var_ = variance
         # A constant channel has a variance of exactly zero, whatever its value.
         self.scale_ = np.where((self.var_ > 0) & self.with_std, np.sqrt(self.var_), 1.0)
         return self

@@ -16,6 +16,7 @@ from fastbn._dispatch import kernels
 from fastbn._peers import BACKWARD, FORWARD, Peers, check_timeout
 from fastbn.batchnorm import BatchNorm
 from fastbn.functional import Saved
+from fastbn.stats import ChannelStats
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -129,11 +130,9 @@ class SyncBatchNorm(BatchNorm):
         other = None if residual is None else _layout.like(view, residual, "residual")
         added = None if other is None else other.array
         target = _layout.output(view, out, other)
-        n, channels, s = view.shape
-        values = np.zeros(1 + 3 * channels)
-        values[0] = n * s
-        if view.size:
-            values[1:] = np.concatenate(kernels.statistics(view, self.num_threads))
+        channels = self.num_features
+        own = ChannelStats(channels, axis=self.axis).update(view.array, num_threads=self.num_threads).to_arrays()
+        values = np.concatenate([own["count"][:1], own["mean"], own["mean_low"], own["m2"]])
         count, mean, var = merge(self._peers.exchange(FORWARD, values))
         if count == 1:
             raise ValueError("all ranks together have one value per channel, so there is no variance to learn from; "
@@ -241,7 +240,7 @@ def total(parts: NDArray[np.float64]) -> NDArray[np.float64]:
     ndarray of float64, shape (n,)
     """
     # Not sum(), whose order may depend on the shape.
-    result = parts[0].copy()
+    result: NDArray[np.float64] = parts[0].copy()
     for part in parts[1:]:
         result += part
     return result

@@ -67,14 +67,37 @@ def test_parts(split, ratio):
     assert scaler.n_samples_seen_ == 5
 
 
+@pytest.mark.parametrize("shape", [(12, 3), (12, 3, 4, 2)], ids=str)
+def test_weights_are_repetitions(shape):
+    x = data(shape)
+    weights = np.array([0, 1, 2, 3] * 3)
+    weighted = ChannelScaler().fit(x, sample_weight=weights)
+    repeated = ChannelScaler().fit(np.repeat(x, weights, axis=0))
+    parts = ChannelScaler().partial_fit(x[:5], sample_weight=weights[:5]).partial_fit(x[5:], sample_weight=weights[5:])
+    for scaler in (weighted, parts):
+        np.testing.assert_allclose(scaler.mean_, repeated.mean_, rtol=1e-12)
+        np.testing.assert_allclose(scaler.var_, repeated.var_, rtol=1e-12)
+        assert scaler.n_samples_seen_ == repeated.n_samples_seen_ == 18
+    for wrong, message in (
+            (weights[:3], "sample_weight"), (-weights, "sample_weight"), (0 * weights, "zero")):
+        scaler = ChannelScaler()
+        with pytest.raises(ValueError, match=message):
+            scaler.fit(x, sample_weight=wrong)
+        assert not hasattr(scaler, "mean_")
+
+
 def relative(got, exact):
     return float(np.abs(got / exact - 1).max())
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_beside_standard_scaler(dtype):
-    # On ordinary data they agree.
+    # On ordinary data they agree, with weights and without.
     x = data((1000, 4), dtype)
+    weights = np.random.default_rng(1).uniform(0, 2, 1000)
+    ours, theirs = (cls().fit(x, sample_weight=weights) for cls in (ChannelScaler, StandardScaler))
+    np.testing.assert_allclose(ours.mean_, theirs.mean_, rtol=1e-6)
+    np.testing.assert_allclose(ours.var_, theirs.var_, rtol=1e-6)
     ours, theirs = ChannelScaler().fit(x), StandardScaler().fit(x)
     np.testing.assert_allclose(ours.mean_, theirs.mean_, rtol=1e-6)
     np.testing.assert_allclose(ours.scale_, theirs.scale_, rtol=1e-6)
@@ -88,8 +111,14 @@ def test_where_the_mean_is_a_million_deviations():
     ours, theirs = ChannelScaler().fit(x), StandardScaler().fit(x)
     assert relative(ours.var_, var) < 1e-12
     close(ours.transform(x), exact, np.float32)
-    # float32 holds the mean to 1/32, and StandardScaler subtracts that.
-    assert np.abs(ours.transform(x) - exact).max() < 1e-3 * np.abs(theirs.transform(x) - exact).max()
+    parts, their_parts = ChannelScaler(), StandardScaler()
+    for part in np.split(x, 200):
+        parts.partial_fit(part)
+        their_parts.partial_fit(part)
+    assert relative(parts.var_, var) < 0.1 * relative(their_parts.var_, var)
+    assert relative(ours.var_, var) < 0.1 * relative(theirs.var_, var)
+    # scikit-learn 1.9 subtracts the mean as float32 holds it, to 1/32; 1.6 that of float64.
+    assert np.abs(theirs.transform(x) - exact).max() < 1 / 32
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1.1e7, -1e-30, 1e30])
