@@ -154,9 +154,8 @@ class BatchNorm(Checkpointed):
         self._momentum = check_momentum(momentum)
 
     def __repr__(self) -> str:
-        return (f"{type(self).__name__}({self.num_features}, axis={self.axis}, eps={self.eps}, "
-                f"momentum={self.momentum}, affine={self.affine}, track_running_stats={self.track_running_stats}, "
-                f"dtype={self.dtype})")
+        return (f"BatchNorm({self.num_features}, axis={self.axis}, eps={self.eps}, momentum={self.momentum}, "
+                f"affine={self.affine}, track_running_stats={self.track_running_stats}, dtype={self.dtype})")
 
     def __getstate__(self) -> dict[str, Any]:
         # The constants are made again when they are needed.
@@ -261,12 +260,6 @@ class BatchNorm(Checkpointed):
         self._last = (None if lost else x, None, int(activation is not None), saved)
         return y
 
-    def _normalize(
-        self, view: _layout.View, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None,
-    ) -> tuple[NDArray[Any], Saved]:
-        # By the statistics of the batch.
-        return functional.train(view, self.gamma, self.beta, self.eps, residual, activation, out, self.num_threads)
-
     def _track(self, saved: Saved) -> None:
         # Last of all: what could fail has not.
         tracked = self.num_batches_tracked + 1
@@ -325,10 +318,6 @@ class BatchNorm(Checkpointed):
         if self.beta is not None:
             self.grad_beta = dbeta.astype(self.dtype)
         return (dx, *dresidual) if dresidual else dx
-
-    def _gradients(self, dy: ArrayLike, x: Any, saved: Saved, out: NDArray[Any] | None) -> tuple[NDArray[Any], ...]:
-        return functional.batch_norm_backward(
-            dy, x, saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads)
 
     def _frozen_saved(self, x: Any, residual: Any, relu: bool) -> Saved:
         # An evaluation forward saves nothing, so that inference does not pay for a backward that hardly ever comes.
@@ -420,3 +409,15 @@ class BatchNorm(Checkpointed):
         if self.track_running_stats:
             names |= {"running_mean": "running_mean", "running_var": "running_var"}
         return names
+
+    # What a layer over several processes does in its own way.
+
+    def _normalize(
+        self, view: _layout.View, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None,
+    ) -> tuple[NDArray[Any], Saved]:
+        # By the statistics of the batch.
+        return functional.train(view, self.gamma, self.beta, self.eps, residual, activation, out, self.num_threads)
+
+    def _gradients(self, dy: ArrayLike, x: Any, saved: Saved, out: NDArray[Any] | None) -> tuple[NDArray[Any], ...]:
+        return functional.batch_norm_backward(
+            dy, x, saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads)

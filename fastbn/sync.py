@@ -95,6 +95,9 @@ class SyncBatchNorm(BatchNorm):
             unbiased=unbiased, dtype=dtype, num_threads=num_threads)
         self._peers = Peers(comm, timeout, 1 + 3 * self.num_features)
 
+    def __repr__(self) -> str:
+        return f"Sync{super().__repr__()}"
+
     @property
     def comm(self) -> Any:
         """The communicator; assign another one to move the layer there, on all of its ranks."""
