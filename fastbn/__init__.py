@@ -15,6 +15,7 @@ from fastbn._threads import get_num_threads, num_threads, set_num_threads  # noq
 from fastbn.affine import ChannelAffine  # noqa: E402
 from fastbn.batchnorm import BatchNorm  # noqa: E402
 from fastbn.folding import fold_before_conv, fold_before_linear, fold_conv, fold_linear  # noqa: E402
+from fastbn.population import population_statistics  # noqa: E402
 from fastbn.stats import ChannelStats  # noqa: E402
 from fastbn.sync import SyncBatchNorm  # noqa: E402
 
@@ -31,6 +32,7 @@ __all__ = [
     "functional",
     "get_num_threads",
     "num_threads",
+    "population_statistics",
     "set_num_threads",
     "show_config",
 ]

@@ -25,6 +25,12 @@ class Checkpointable(Protocol):
     eps: float
     momentum: float | None
     unbiased: bool
+    debias: bool
+    nan_policy: str
+
+    @property
+    def averaging(self) -> str:
+        """How the running averages follow the batches."""
 
     def __init__(
         self, num_features: int, *, affine: bool = True, track_running_stats: bool = True, **settings: Unpack[Settings],
@@ -60,10 +66,10 @@ class Checkpointed:
     ) -> Layer:
         """Return a new layer, in training mode, from a file that `save` or another framework has written.
 
-        The layer has as many channels, and those of gamma, beta and running averages, that the file has. Its axis, eps,
-        momentum and unbiased are those given; else those that `save` put into the file; else the defaults of the
-        convention, because other frameworks keep them elsewhere. It averages the kind of variance that the file has,
-        so nothing is converted unless `unbiased` asks for it. Never unpickles anything.
+        The layer has as many channels, and those of gamma, beta and running averages, that the file has. Its settings
+        (axis, eps, momentum, unbiased and the like) are those given; else those that `save` put into the file; else the
+        defaults of the convention, because other frameworks keep them elsewhere. It averages the kind of variance that
+        the file has, so nothing is converted unless `unbiased` asks for it. Never unpickles anything.
 
         Parameters
         ----------
@@ -76,7 +82,7 @@ class Checkpointed:
             see `fastbn.checkpoints.CONVENTIONS`.
         count, keep_variance, fix_gamma
             As in `fastbn.checkpoints.convert`; needed only if `unbiased` is not as in the file, or for MXNet.
-        axis, eps, momentum, unbiased, dtype, num_threads
+        axis, eps, momentum, unbiased, dtype, num_threads, averaging, debias, nan_policy
             As in `BatchNorm`, in its meaning (momentum is the weight of the new batch). dtype is float64 if a vector of
             the file is, else float32.
 
@@ -117,7 +123,7 @@ class Checkpointed:
         count: int | None = None,
         keep_variance: bool = False,
     ) -> None:
-        """Write the layer to a file of its own, with axis, eps, momentum and unbiased as metadata.
+        """Write the layer to a file of its own, with axis, eps, momentum, unbiased and the like as metadata.
 
         The file is written beside its place, flushed to the disk and renamed: a file that was there is replaced at
         once, or, if anything fails, stays as it was.

@@ -1,4 +1,7 @@
-"""Checks of the arguments that are no arrays: each returns the value in its type, or raises an error that names it."""
+"""Checks of the arguments that are no arrays: each returns the value in its type, or raises an error that names it.
+
+And `listed`, by which errors name channels.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +42,15 @@ def check_flag(value: object, name: str) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return bool(value)
+
+
+def check_choice(value: object, name: str, choices: tuple[str, ...]) -> str:
+    """Return one of some words."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
 
 
 def check_number(value: object, name: str, expected: str = "a number") -> float:
@@ -88,3 +100,16 @@ def check_activation(activation: object, inference: bool = True) -> tuple[int, f
         raise ValueError(f"activation must be None, {', '.join(map(repr, ACTIVATIONS))} or ('leaky_relu', slope), "
                          f"got {activation!r}")
     return ACTIVATIONS[name], slope
+
+
+def listed(channels: list[int], most: int = 8) -> str:
+    """Return channel numbers as text, the first few of many.
+
+    Examples
+    --------
+    >>> from fastbn._checks import listed
+    >>> listed([0, 2, 5], most=2)
+    '0, 2 and 1 more'
+    """
+    text = ", ".join(map(str, channels[:most]))
+    return text if len(channels) <= most else f"{text} and {len(channels) - most} more"

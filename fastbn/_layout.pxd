@@ -9,6 +9,7 @@ cdef class View:
     cdef object result              # what the caller gets: None is the array, True a tensor of it, else `out`
     cdef bint tensor                # whether the caller's array is a tensor
     cdef object order               # the axes as memory has them, outermost first; None: as the array has them
+    cdef cnp.ndarray chosen         # intp, which rows count, rising; None for all; n is then how many
     cdef bint broadcast             # whether narrow rows may be one row in memory
     cdef int outer                  # how many of them come before the channel
     cdef char* p
@@ -23,6 +24,7 @@ cdef class View:
 
 cpdef View view(x, axis, channels=*, str name=*, arrangement=*, bint statistics=*)
 cpdef View like(View x, a, str name)
+cpdef bint choose(View x, cnp.ndarray index) except -1
 cpdef View output(View x, out=*, View other=*)
 cdef int load_vector(object a, double* out, Py_ssize_t c, double missing, str name) except -1
 cdef bint same_vector(object a, const double* b, Py_ssize_t c, double missing) noexcept

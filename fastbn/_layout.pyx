@@ -259,8 +259,35 @@ cdef View beside(View x, cnp.ndarray a, cnp.ndarray source, str name, object tar
     v.order = x.order
     v.outer = x.outer
     v.target = target
-    walk(v, a, x.outer if x.order is None else x.order[x.outer])
+    if walk(v, a, x.outer if x.order is None else x.order[x.outer]) and x.chosen is not None:
+        set_chosen(v, x.chosen)
     return v
+
+
+cdef void set_chosen(View v, cnp.ndarray index):
+    v.chosen = index
+    v.n = cnp.PyArray_SIZE(index)
+    v.size = v.n * v.c
+
+
+cpdef bint choose(View x, cnp.ndarray index) except -1:
+    """Let only some rows count, where the kernels can walk them one by one.
+
+    Parameters
+    ----------
+    x : View
+    index : ndarray of intp, shape (K,)
+        Positions along all axes but the channels', in C order, rising.
+
+    Returns
+    -------
+    bool
+        Whether it was done: the channels must be contiguous, and enough for a vector.
+    """
+    if x.s != 1 or x.order is not None or x.outer != cnp.PyArray_NDIM(<cnp.ndarray> x.array) - 1 or x.c < TILE:
+        return False
+    set_chosen(x, index)
+    return True
 
 
 cpdef View like(View x, a, str name):

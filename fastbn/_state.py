@@ -10,6 +10,10 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+EXACT = ("exact_count", "exact_mean", "exact_mean_low", "exact_m2")
+# Beside PyTorch's names: a state may do without them, and have them without need.
+EXTRA = (*EXACT, "initial_weight")
+
 
 def check_state(
     state: object, names: Mapping[str, str], channels: int, dtype: np.dtype[Any]
@@ -33,7 +37,7 @@ def check_state(
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a mapping of names to arrays, got {type(state).__name__}")
     missing = sorted(names.keys() - state.keys())
-    unknown = sorted(map(str, state.keys() - names.keys() - {"num_batches_tracked"}))
+    unknown = sorted(map(str, state.keys() - names.keys() - {*EXTRA, "num_batches_tracked"}))
     if missing or unknown:
         wrong = [f"misses {', '.join(missing)}"] if missing else []
         wrong += [f"has also {', '.join(unknown)}"] if unknown else []
@@ -67,3 +71,33 @@ def check_tracked(value: object) -> int:
     if count < 0:
         raise ValueError(f"num_batches_tracked must not be negative, got {count}")
     return count
+
+
+def check_exact(
+    state: Mapping[str, Any], channels: int
+) -> tuple[int, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return values per channel, mean in two words and M2 of a state that may have them; zeros if it has not."""
+    absent = [name for name in EXACT if name not in state]
+    if len(absent) == len(EXACT):
+        return 0, np.zeros(channels), np.zeros(channels), np.zeros(channels)
+    if absent:
+        raise ValueError(f"state misses {', '.join(absent)}; expected all of {', '.join(EXACT)}, or none")
+    count, mean, low, m2 = (check_vector(name, state[name], channels, np.dtype(np.float64)) for name in EXACT)
+    if (count != count[0]).any() or count[0] < 0 or count[0] != int(count[0]):
+        raise ValueError(f"exact_count must be one whole number, not negative, in all channels, got {count}")
+    if (m2 < 0).any():
+        raise ValueError(f"exact_m2 has negative values, down to {m2.min()}")
+    return int(count[0]), mean, low, m2
+
+
+def check_initial_weight(state: Mapping[str, Any]) -> float | None:
+    """Return the weight of the initial values in the averages of a state, if it has that."""
+    if "initial_weight" not in state:
+        return None
+    array = np.asarray(state["initial_weight"])
+    if array.dtype.kind != "f" or array.size != 1:
+        raise TypeError(f"initial_weight must be one floating-point number, got {state['initial_weight']!r}")
+    weight = float(array.reshape(()))
+    if not 0 <= weight <= 1:
+        raise ValueError(f"initial_weight must be between 0 and 1, got {weight}")
+    return weight

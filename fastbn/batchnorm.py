@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbn import _layout, functional
+from fastbn import _averaging, _layout, functional
+from fastbn._averaged import Averaged
 from fastbn._checkpointed import Checkpointed
 from fastbn._checks import (
     ACTIVATIONS,
     check_activation,
+    check_choice,
     check_eps,
     check_flag,
     check_integer,
-    check_momentum,
 )
 from fastbn._dispatch import kernels
 from fastbn._layout import same_memory
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fastbn._checks import Activation
 
 
-class BatchNorm(Checkpointed):
+class BatchNorm(Averaged, Checkpointed):
     """Batch normalization over every axis but one, as ``torch.nn.BatchNorm1d``, ``2d`` and ``3d``.
 
     In training mode, y = (x - mean) / sqrt(var + eps) * gamma + beta with the batch's mean and biased variance, and the
@@ -60,6 +60,17 @@ class BatchNorm(Checkpointed):
         float32 or float64, of parameters and running averages; x may be float16 or bfloat16 too. y has the dtype of x.
     num_threads : int, optional
         For every call of this layer; see `fastbn.set_num_threads`.
+    averaging : {"ema", "cumulative", "exact"}
+        What the running averages are: "ema" moves them by `momentum`; "cumulative" averages over all batches alike,
+        which is ``momentum=None``; "exact" takes mean and variance of all values of all batches since the last reset,
+        the differences between batches included.
+    debias : bool
+        Whether evaluation takes the "ema" without the weight that its initial 0 and 1 still have, as Adam does. The
+        running averages themselves stay as they are.
+    nan_policy : {"propagate", "raise", "skip_update"}
+        What a training batch with a mean or variance that is not finite does. "propagate": the running averages become
+        NaN or Inf too. "raise": ValueError before anything is changed. "skip_update": y as usual; the running averages
+        and the counter stay, with a warning the first time.
 
     Attributes
     ----------
@@ -106,6 +117,9 @@ class BatchNorm(Checkpointed):
         unbiased: bool = True,
         dtype: DTypeLike = np.float32,
         num_threads: int | None = None,
+        averaging: str = "ema",
+        debias: bool = False,
+        nan_policy: str = "propagate",
     ) -> None:
         self.num_features = check_integer(num_features, "num_features", 1)
         self.axis = check_integer(axis, "axis")
@@ -118,6 +132,8 @@ class BatchNorm(Checkpointed):
         self.track_running_stats = check_flag(track_running_stats, "track_running_stats")
         self.unbiased = check_flag(unbiased, "unbiased")
         self.num_threads = None if num_threads is None else check_threads(num_threads)
+        self.nan_policy = check_choice(nan_policy, "nan_policy", _averaging.POLICIES)
+        self._choose_averaging(averaging, debias)
         self.training = True
         shape = self.num_features
         self.gamma: NDArray[Any] | None = np.ones(shape, self.dtype) if affine else None
@@ -144,25 +160,23 @@ class BatchNorm(Checkpointed):
     def eps(self, eps: float) -> None:
         self._eps = check_eps(eps)
 
-    @property
-    def momentum(self) -> float | None:
-        """How far one batch moves the running averages; None averages over all."""
-        return self._momentum
-
-    @momentum.setter
-    def momentum(self, momentum: float | None) -> None:
-        self._momentum = check_momentum(momentum)
-
     def __repr__(self) -> str:
+        more = "".join(f", {name}={value!r}" for name, value, default in (
+            ("averaging", self.averaging, "cumulative" if self.momentum is None else "ema"),
+            ("debias", self.debias, False), ("nan_policy", self.nan_policy, "propagate")) if value != default)
         return (f"BatchNorm({self.num_features}, axis={self.axis}, eps={self.eps}, momentum={self.momentum}, "
-                f"affine={self.affine}, track_running_stats={self.track_running_stats}, dtype={self.dtype})")
+                f"affine={self.affine}, track_running_stats={self.track_running_stats}, dtype={self.dtype}{more})")
 
     def __getstate__(self) -> dict[str, Any]:
         # The constants are made again when they are needed.
         return {**self.__dict__, "_constants": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({"_constants": None, **state})     # 0.1.0 had none
+        # 0.1.0 had none of these.
+        new = {"_constants": None, "debias": False, "nan_policy": "propagate", "_exact": False, "_warned": False}
+        self.__dict__.update({**new, **state})
+        if "_averages" not in state:
+            self._averages = _averaging.Moving(_averaging.Weights.after(self.num_batches_tracked, self.momentum))
 
     def train(self, mode: bool = True) -> BatchNorm:
         """Normalize by batch statistics from now on; with ``mode=False``, as `eval`. Returns the layer."""
@@ -210,10 +224,12 @@ class BatchNorm(Checkpointed):
         if self.training or self.running_mean is None or self.running_var is None:
             return self._forward_batch(x, residual, activation, out)
         code, slope = (0, 0.0) if activation is None else check_activation(activation)
+        mean, var = _averaging.debiased(self) if self.debias else (self.running_mean, self.running_var)
         constants = self._constants
-        if constants is None or not constants.made_of(
-                self.running_mean, self.running_var, self.gamma, self.beta, self._eps):
-            constants = self._make_constants()
+        if constants is None or not constants.made_of(mean, var, self.gamma, self.beta, self._eps):
+            # One compiled call reads all parameters and another one loads a state, so that no thread sees half of one.
+            self._constants = constants = kernels.Constants(
+                self.num_features, mean, var, self.gamma, self.beta, self._eps)
         try:
             y = kernels.inference(x, self.axis, constants, residual, out, code, slope, self.num_threads)
         except BaseException as error:
@@ -225,12 +241,6 @@ class BatchNorm(Checkpointed):
         self._last = (None if lost else x, residual, code, None)
         return y
 
-    def _make_constants(self) -> kernels.Constants:
-        # One compiled call reads all parameters and another one loads a state, so that no thread sees half of one.
-        self._constants = constants = kernels.Constants(
-            self.num_features, self.running_mean, self.running_var, self.gamma, self.beta, self._eps)
-        return constants
-
     def _forget_unless_refused(self, error: BaseException) -> None:
         # A call that is refused has written nothing; one that was interrupted may have written over the last x.
         if not isinstance(error, (TypeError, ValueError)):
@@ -240,6 +250,20 @@ class BatchNorm(Checkpointed):
         self, x: ArrayLike, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None,
     ) -> NDArray[Any]:
         view = _layout.view(x, self.axis, self.num_features)
+        self._check_running()
+        read = self._averages.read(self, x, out is not None) if self.training else None
+        try:
+            y, saved = self._normalize(view, residual, activation, out)
+        except BaseException as error:
+            self._forget_unless_refused(error)
+            raise
+        if self.training:
+            self._averages.follow(self, _averaging.Batch.from_saved(saved) if read is None else read)
+        lost = out is not None and same_memory(out, x)
+        self._last = (None if lost else x, None, int(activation is not None), saved)
+        return y
+
+    def _check_running(self) -> None:
         if (self.running_mean is None) != (self.running_var is None):
             missing = "running_mean" if self.running_mean is None else "running_var"
             raise ValueError(f"{missing} is None; expected both running averages, or neither")
@@ -249,30 +273,6 @@ class BatchNorm(Checkpointed):
                 _layout.check_vector(running, self.num_features, name)
                 if running is not None and not running.flags.writeable:
                     raise ValueError(f"{name} is read-only, and training updates it")
-        try:
-            y, saved = self._normalize(view, residual, activation, out)
-        except BaseException as error:
-            self._forget_unless_refused(error)
-            raise
-        if self.training and self.running_mean is not None:
-            self._track(saved)
-        lost = out is not None and same_memory(out, x)
-        self._last = (None if lost else x, None, int(activation is not None), saved)
-        return y
-
-    def _track(self, saved: Saved) -> None:
-        # Last of all: what could fail has not.
-        tracked = self.num_batches_tracked + 1
-        if saved.count:
-            factor = 1.0 / tracked if self.momentum is None else self.momentum
-            var = saved.var * (saved.count / (saved.count - 1)) if self.unbiased else saved.var
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            with np.errstate(over="ignore", invalid="ignore"):  # Inf beyond the dtype, as documented
-                self.running_mean[...], self.running_var[...] = (
-                    np.multiply(running, 1.0 - factor, dtype=np.float64) + factor * batch
-                    for running, batch in ((self.running_mean, saved.mean), (self.running_var, var)))
-        self.num_batches_tracked = tracked
 
     def backward(self, dy: ArrayLike, out: NDArray[Any] | None = None) -> Any:
         """Gradients of the last forward.
@@ -309,7 +309,11 @@ class BatchNorm(Checkpointed):
         if activation > ACTIVATIONS["relu"]:
             raise RuntimeError("backward knows no activation but relu, and the last forward had another")
         if saved is None:
-            saved = self._frozen_saved(x, residual, activation > 0)
+            # An evaluation forward saves nothing, so that inference does not pay for a backward that hardly ever comes.
+            mean, var = self._evaluation_statistics()
+            saved = functional.inference_saved(
+                x, mean, var, self.gamma, self.beta, axis=self.axis, eps=self.eps, relu=activation > 0,
+                residual=residual, num_threads=self.num_threads)
         dx, dgamma, dbeta, *dresidual = self._gradients(dy, x, saved, out)
         if out is not None and same_memory(out, x):
             self._last = (None, residual, activation, saved)
@@ -318,22 +322,6 @@ class BatchNorm(Checkpointed):
         if self.beta is not None:
             self.grad_beta = dbeta.astype(self.dtype)
         return (dx, *dresidual) if dresidual else dx
-
-    def _frozen_saved(self, x: Any, residual: Any, relu: bool) -> Saved:
-        # An evaluation forward saves nothing, so that inference does not pay for a backward that hardly ever comes.
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        saved = Saved.from_statistics(self.running_mean, self.running_var, eps=self.eps)
-        view = _layout.view(x, self.axis)
-        scale = shift = mask = arrangement = None
-        if relu and residual is None:
-            scale, shift = functional.relu_coefficients(saved.rstd, self.gamma, self.beta)
-        elif relu:
-            arrangement = view.arrangement
-            mask = kernels.inference_bits(view, residual, self._make_constants(), self.num_threads)
-        return dataclasses.replace(
-            saved, scale=scale, shift=shift, mask=mask, shape=view.array.shape, axis=view.axis, arrangement=arrangement,
-            residual=residual is not None)
 
     def frozen(self) -> ChannelAffine:
         """Return the transform of evaluation mode as an immutable value.
@@ -357,7 +345,7 @@ class BatchNorm(Checkpointed):
             raise RuntimeError("a layer with track_running_stats=False has no statistics to freeze")
         functional.check_vectors(self.num_features, running_mean=self.running_mean, running_var=self.running_var,
                                  gamma=self.gamma, beta=self.beta)
-        saved = Saved.from_statistics(self.running_mean, self.running_var, eps=self.eps)
+        saved = Saved.from_statistics(*self._evaluation_statistics(), eps=self.eps)
         scale, shift = functional.relu_coefficients(saved.rstd, self.gamma, self.beta)
         return ChannelAffine(saved.mean, scale, shift, axis=self.axis, num_threads=self.num_threads)
 
@@ -367,7 +355,10 @@ class BatchNorm(Checkpointed):
         Returns
         -------
         dict
-            weight and bias if affine; running_mean, running_var and num_batches_tracked if they are kept.
+            weight and bias if affine; running_mean, running_var and num_batches_tracked if they are kept. With
+            ``averaging="exact"`` also exact_count, exact_mean, exact_mean_low and exact_m2, float64, shape (C,): the
+            statistics of all batches so far, as those of `ChannelStats`. With ``debias=True`` also initial_weight, the
+            weight that the initial values still have in the running averages.
 
         Examples
         --------
@@ -380,6 +371,7 @@ class BatchNorm(Checkpointed):
         _layout.assign(out, {name: getattr(self, attribute) for name, attribute in names.items()})
         if self.track_running_stats:
             out["num_batches_tracked"] = np.array(self.num_batches_tracked, np.int64)
+            out |= self._averages.to_state(self)
         return out
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -388,8 +380,10 @@ class BatchNorm(Checkpointed):
         Parameters
         ----------
         state : mapping of str to array_like
-            As `state_dict` returns it, or that of a torch.nn.BatchNorm layer. num_batches_tracked may be missing, or be
-            there without need.
+            As `state_dict` returns it, or that of a torch.nn.BatchNorm layer. num_batches_tracked and what goes beyond
+            PyTorch's names may be missing, or be there without need. Without exact_count and its relatives "exact"
+            begins anew with the next batch, and evaluates by the averages loaded until then; without initial_weight
+            "debias" takes it from num_batches_tracked and momentum, and averages without a counter as they are.
 
         Raises
         ------
@@ -399,9 +393,11 @@ class BatchNorm(Checkpointed):
             If a name is missing or unknown, a shape is not (C,), a value is not finite, or a variance is negative.
         """
         loaded, tracked = check_state(state, self._state_names(), self.num_features, self.dtype)
+        averages = self._averages.from_state(self, state, loaded, tracked)
         _layout.assign({attribute: getattr(self, attribute) for attribute in loaded}, loaded)
         if self.track_running_stats:
             self.num_batches_tracked = tracked
+        self._averages = averages
         self._last = None
 
     def _state_names(self) -> dict[str, str]:

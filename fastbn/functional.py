@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +42,8 @@ class Saved:
         The order of memory in which the mask lies.
     residual : bool
         Whether the forward added a residual.
+    index : ndarray of intp, or None
+        Which positions counted, in C order, if not all.
     """
 
     mean: NDArray[np.float64]
@@ -56,6 +58,7 @@ class Saved:
     axis: int | None = None
     arrangement: tuple[int, tuple[int, ...] | None] | None = None
     residual: bool = False
+    index: NDArray[np.intp] | None = None
 
     @classmethod
     def from_statistics(cls, mean: ArrayLike, var: ArrayLike, *, eps: float = 1e-5) -> Saved:
@@ -172,8 +175,9 @@ def train(
     activation: Activation,
     out: NDArray[Any] | None,
     num_threads: int | None,
+    index: NDArray[np.intp] | None = None,
 ) -> tuple[NDArray[Any], Saved]:
-    """Do what `batch_norm_training` does, on an array that has been looked at."""
+    """Do what `batch_norm_training` does, on an array that has been looked at; `index` is what its view chose."""
     eps = check_eps(eps)
     relu = activation is not None and check_activation(activation, inference=False)[0] > 0
     if num_threads is not None:
@@ -199,7 +203,8 @@ def train(
         scale, shift = relu_coefficients(rstd, gamma, beta)
     arrangement = None if mask is None else view.arrangement
     return y.finish(), Saved(
-        mean, var, rstd, n * s, False, scale, shift, mask, view.array.shape, view.axis, arrangement, other is not None)
+        mean, var, rstd, n * s, False, scale, shift, mask, view.array.shape, view.axis, arrangement, other is not None,
+        index)
 
 
 def relu_coefficients(
@@ -261,6 +266,34 @@ def batch_norm_inference(
         raise TypeError("mean and var must be arrays, got None")
     return kernels.inference_once(
         x, axis, mean, var, gamma, beta, eps, residual, out, code, slope, num_threads)
+
+
+def inference_saved(
+    x: ArrayLike,
+    mean: ArrayLike,
+    var: ArrayLike,
+    gamma: ArrayLike | None,
+    beta: ArrayLike | None,
+    *,
+    axis: int,
+    eps: float,
+    relu: bool,
+    residual: ArrayLike | None,
+    num_threads: int | None,
+) -> Saved:
+    """Return what `batch_norm_backward` needs of a `batch_norm_inference`, which returns nothing of the kind."""
+    saved = Saved.from_statistics(mean, var, eps=eps)
+    view = _layout.view(x, axis)
+    scale = shift = mask = arrangement = None
+    if relu and residual is None:
+        scale, shift = relu_coefficients(saved.rstd, gamma, beta)
+    elif relu and residual is not None:
+        arrangement = view.arrangement
+        constants = kernels.Constants(view.shape[1], mean, var, gamma, beta, eps)
+        mask = kernels.inference_bits(view, residual, constants, num_threads)
+    return replace(
+        saved, scale=scale, shift=shift, mask=mask, shape=view.array.shape, axis=view.axis, arrangement=arrangement,
+        residual=residual is not None)
 
 
 def batch_norm_backward(
@@ -329,6 +362,8 @@ def batch_norm_backward(
         raise ValueError("saved must be what batch_norm_training returned, or come from Saved.from_statistics")
     if saved.arrangement is not None:
         view = _layout.view(x, axis, arrangement=saved.arrangement)
+    if saved.index is not None and not _layout.choose(view, saved.index):
+        raise ValueError("x must lie in memory as in the forward, where only some positions counted")
     channels = view.shape[1]
     gradient = _layout.like(view, dy, "dy")
     dx = _layout.output(view, out, gradient)

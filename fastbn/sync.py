@@ -6,7 +6,7 @@ Statistics and sums are exchanged in float64, a few vectors of length C; data ne
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from fastbn.functional import Saved
 from fastbn.stats import ChannelStats
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
     from fastbn._checks import Activation
@@ -42,6 +44,7 @@ class SyncBatchNorm(BatchNorm):
     Parameters
     ----------
     num_features, axis, eps, momentum, affine, track_running_stats, unbiased, dtype, num_threads
+    averaging, debias, nan_policy
         As in `BatchNorm`, and the same on every rank. One value per channel on a rank is fine; on all of them together
         it is not.
     comm : mpi4py.MPI.Intracomm, optional
@@ -61,7 +64,7 @@ class SyncBatchNorm(BatchNorm):
     -----
     An error on one rank is an error on all of them: those that were waiting raise RuntimeError with its message, at
     once, and all may go on with the next batch; or TimeoutError, if it came outside the layer. `out` may be partly
-    written then.
+    written then. `fastbn.population_statistics` reads the data of its own rank alone.
 
     Examples
     --------
@@ -87,12 +90,16 @@ class SyncBatchNorm(BatchNorm):
         unbiased: bool = True,
         dtype: DTypeLike = np.float32,
         num_threads: int | None = None,
+        averaging: str = "ema",
+        debias: bool = False,
+        nan_policy: str = "propagate",
         comm: Any = None,
         timeout: float = 300.0,
     ) -> None:
         super().__init__(
             num_features, axis=axis, eps=eps, momentum=momentum, affine=affine, track_running_stats=track_running_stats,
-            unbiased=unbiased, dtype=dtype, num_threads=num_threads)
+            unbiased=unbiased, dtype=dtype, num_threads=num_threads, averaging=averaging, debias=debias,
+            nan_policy=nan_policy)
         self._peers = Peers(comm, timeout, 1 + 3 * self.num_features)
 
     def __repr__(self) -> str:
@@ -115,6 +122,21 @@ class SyncBatchNorm(BatchNorm):
     @timeout.setter
     def timeout(self, timeout: float) -> None:
         self._peers.timeout = check_timeout(timeout)
+
+    def accumulate(self, micro_batches: Iterable[ArrayLike]) -> NoReturn:
+        """Refuse: `BatchNorm.accumulate` would take the micro-batches of this rank for all there are.
+
+        Parameters
+        ----------
+        micro_batches : iterable of array_like
+
+        Raises
+        ------
+        RuntimeError
+            Always.
+        """
+        raise RuntimeError(
+            "accumulate would see the micro-batches of this rank alone; give a SyncBatchNorm all of them as one x")
 
     def _forward_batch(
         self, x: ArrayLike, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None,

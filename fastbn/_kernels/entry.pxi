@@ -47,6 +47,8 @@ cdef void begin(Job* job, View x) noexcept:
     job.c = x.c
     job.s = x.s
     job.x = block_of(x)
+    if x.chosen is not None:
+        job.index = <const Py_ssize_t*> cnp.PyArray_DATA(x.chosen)
     job.y = job.r = job.g = job.x       # the steps of absent arrays agree with x
     job.y.p = NULL
     job.r.p = NULL
@@ -145,7 +147,7 @@ def bits_words(View x):
     cdef Py_ssize_t k
     if x.s > 1:
         return x.n * x.c * parts(x.s, LANES)
-    k = repeats_of(x.n, x.c)
+    k = repeats_of(x.n, x.c) if x.chosen is None else 1
     return x.n // k * parts(k * x.c, LANES) + parts(x.n % k * x.c, LANES)
 
 

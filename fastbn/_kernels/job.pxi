@@ -42,6 +42,7 @@ cdef struct Job:
     Block r                 # IN  the residual; OUT its gradient
     Block g                 # IN  dy; p is NULL in a forward
     uint16_t* bits          # OUT of the forward, IN of the backward
+    const Py_ssize_t* index     # (n,), in `rows`: which rows of the arrays count, rising; NULL for all
     # what to compute
     int type                # of the arrays' elements
     Py_ssize_t itemsize

@@ -33,7 +33,7 @@ cdef void plan_rows(Job* job, Py_ssize_t cache, Py_ssize_t last_cache, int threa
     cdef Py_ssize_t arrays = 2 if job.g.p != NULL else 1
     cdef Py_ssize_t bytes = job.n * job.c * itemsize
     # Narrow rows have no gaps (_layout), but for rows of statistics that are one row again and again.
-    job.repeats = repeats_of(job.n, job.c) if job.x.step_n == job.c else 1
+    job.repeats = repeats_of(job.n, job.c) if job.x.step_n == job.c and job.index == NULL else 1
     job.wide_rows = job.n // job.repeats
     width = job.c * job.repeats
     job.coef_step = width
@@ -104,7 +104,10 @@ cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit) noexcept nogi
     u.width = least(job.slab, strip.width - first)
     u.type = job.type
     u.itemsize = job.itemsize
-    u.x = at(job, &job.x, strip.row, 0, first)
+    u.index = job.index
+    if job.index != NULL:
+        u.index = job.index + strip.row
+    u.x = at(job, &job.x, strip.row if job.index == NULL else 0, 0, first)
     u.x_step = job.x.step_n * strip.repeats
     u.g = u.x
     u.g_step = job.g.step_n * strip.repeats
@@ -115,7 +118,7 @@ cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit) noexcept nogi
     u.fetch = job.fetch
     if job.g.p != NULL:
         u.gate = job.gate
-        u.g = at(job, &job.g, strip.row, 0, first)
+        u.g = at(job, &job.g, strip.row if job.index == NULL else 0, 0, first)
         m = coef + SUBTRACT * job.coef_step
     else:
         # Rounded to the arrays' type in any case, so that a pivot need not be exact.
@@ -203,30 +206,48 @@ cdef void merge_channels(Job* job, real* coef, Py_ssize_t c0, Py_ssize_t stop) n
         finish_channels(job, coef, c0, stop)
 
 
-cdef void transform_strip(
-    Job* job, const real* kind, Py_ssize_t u, Py_ssize_t first, Py_ssize_t stop,
+cdef void transform_rows(
+    Job* job, const real* kind, const Strip* strip, Py_ssize_t first, Py_ssize_t width,
+    Py_ssize_t row, Py_ssize_t at_row, Py_ssize_t rows,
 ) noexcept nogil:
-    # The elementwise pass over the columns first..stop of a unit.
-    cdef Strip strip = strip_of(job, u)
+    # The elementwise pass over some wide rows of a unit, from its row `row` on, which lie at row at_row of the arrays.
     cdef Py_ssize_t k = strip.repeats
-    cdef const char* x = at(job, &job.x, strip.row, 0, first)
-    cdef char* y = at(job, &job.y, strip.row, 0, first)
+    cdef const char* x = at(job, &job.x, at_row, 0, first)
+    cdef char* y = at(job, &job.y, at_row, 0, first)
     cdef char* r = NULL
     cdef const real* coef = <const real*> job.coef + first
     cdef uint16_t* bits = NULL
-    cdef Py_ssize_t width = least(stop, strip.width) - first
     if job.r.p != NULL:
-        r = at(job, &job.r, strip.row, 0, first)
+        r = at(job, &job.r, at_row, 0, first)
     if job.bits != NULL:
-        bits = job.bits + strip.bits + first // LANES
+        bits = job.bits + strip.bits + row * strip.bits_step + first // LANES
     if job.g.p == NULL:
         forward(job, x, job.x.step_n * k, r, job.r.step_n * k, y, job.y.step_n * k, bits, strip.bits_step,
-                strip.rows, width, job.four, coef, 1)
+                rows, width, job.four, coef, 1)
     else:
         k *= job.itemsize
-        gradient(job.type, at(job, &job.g, strip.row, 0, first), job.g.step_n * k, x, job.x.step_n * k,
+        gradient(job.type, at(job, &job.g, at_row, 0, first), job.g.step_n * k, x, job.x.step_n * k,
                  bits, strip.bits_step, y, job.y.step_n * k, r, job.r.step_n * k,
-                 strip.rows, width, job.four, coef, job.coef_step, 1, job.gate, job.frozen)
+                 rows, width, job.four, coef, job.coef_step, 1, job.gate, job.frozen)
+
+
+cdef void transform_strip(
+    Job* job, const real* kind, Py_ssize_t u, Py_ssize_t first, Py_ssize_t stop,
+) noexcept nogil:
+    # The elementwise pass over the columns first..stop of a unit; of chosen rows, run by run.
+    cdef Strip strip = strip_of(job, u)
+    cdef Py_ssize_t width = least(stop, strip.width) - first, row = 0, rows
+    cdef const Py_ssize_t* index
+    if job.index == NULL:
+        transform_rows(job, kind, &strip, first, width, 0, strip.row, strip.rows)
+    else:
+        index = job.index + strip.row
+        while row < strip.rows:
+            rows = 1
+            while row + rows < strip.rows and index[row + rows] == index[row] + rows:
+                rows += 1
+            transform_rows(job, kind, &strip, first, width, row, index[row], rows)
+            row += rows
     if job.stream:
         fastbn_fence()
 

@@ -21,6 +21,7 @@ cdef struct Columns:        # a unit: `rows` rows of `width` <= SLAB columns
     Py_ssize_t width
     int type
     Py_ssize_t itemsize
+    const Py_ssize_t* index     # which rows they are, or NULL
     const char* x
     Py_ssize_t x_step       # in elements
     const char* g
@@ -33,6 +34,10 @@ cdef struct Columns:        # a unit: `rows` rows of `width` <= SLAB columns
 
 cdef inline bint columns_held(Columns* u, double s1, double s2) noexcept nogil:
     return squares_held(<double> u.rows, s1, s2) if u.gate == MOMENTS else products_held(<double> u.rows, s1, s2)
+
+
+cdef inline Py_ssize_t row_at(const Py_ssize_t* index, Py_ssize_t i) noexcept nogil:
+    return i if index == NULL else index[i]
 
 
 cdef void sample_columns(
@@ -48,7 +53,8 @@ cdef void sample_columns(
     for w in range(u.width):
         s[w] = 0
     for i in range(samples):
-        p = loaded(u.type, u.x + place(i, u.rows) * u.x_step * u.itemsize, &step, 1, u.width, room, kind)
+        p = loaded(u.type, u.x + row_at(u.index, place(i, u.rows)) * u.x_step * u.itemsize, &step, 1, u.width, room,
+                   kind)
         for w in range(u.width):
             s[w] += p[w]
     for w in range(u.width):
@@ -81,7 +87,7 @@ cdef inline void add_columns(
 
 
 cdef inline void add_step_of_rows(
-    int type, const char* g, Py_ssize_t g_step, const char* x, Py_ssize_t x_step, bint four, int width,
+    int type, const char** g, const char** x, Py_ssize_t first, bint four, int width,   # IN  columns first .. + width
     const real* m, const real* scale, const real* shift, int gate, lane* s1, lane* s2,
 ) noexcept nogil:
     # Some columns of halves: with a literal width they stay in registers.
@@ -91,35 +97,37 @@ cdef inline void add_step_of_rows(
     cdef const real* v[4]
     cdef int k
     for k in range(4 if four else 1):
-        u[k] = elements(type, False, x + k * x_step, width, x_room + k * LANES, m)
+        u[k] = elements(type, False, x[k] + 2 * first, width, x_room + k * LANES, m)
         v[k] = u[k]
         if gate != MOMENTS:
-            v[k] = elements(type, False, g + k * g_step, width, g_room + k * LANES, m)
+            v[k] = elements(type, False, g[k] + 2 * first, width, g_room + k * LANES, m)
     if four:
-        add_columns(v[0], v[1], v[2], v[3], u[0], u[1], u[2], u[3], True, width, m, scale, shift, gate, s1, s2)
+        add_columns(v[0], v[1], v[2], v[3], u[0], u[1], u[2], u[3], True, width, m + first, scale + first,
+                    shift + first, gate, s1 + first, s2 + first)
     else:
-        add_columns(v[0], v[0], v[0], v[0], u[0], u[0], u[0], u[0], False, width, m, scale, shift, gate, s1, s2)
+        add_columns(v[0], v[0], v[0], v[0], u[0], u[0], u[0], u[0], False, width, m + first, scale + first,
+                    shift + first, gate, s1 + first, s2 + first)
 
 
 cdef inline void add_rows(
-    int type, const char* g, Py_ssize_t g_step, const char* x, Py_ssize_t x_step, bint four, Py_ssize_t width,
+    int type, const char** g, const char** x, bint four, Py_ssize_t width,      # IN  four rows, or one
     const real* m, const real* scale, const real* shift, int gate, lane* s1, lane* s2,
 ) noexcept nogil:
-    # four rows, or one
     cdef Py_ssize_t w = 0
     if is_half(type):
         while w + LANES <= width:
-            add_step_of_rows(type, g + 2 * w, g_step, x + 2 * w, x_step, four, LANES, m + w, scale + w, shift + w, gate,
-                             s1 + w, s2 + w)
+            add_step_of_rows(type, g, x, w, four, LANES, m, scale, shift, gate, s1, s2)
             w += LANES
         if w < width:
-            add_step_of_rows(type, g + 2 * w, g_step, x + 2 * w, x_step, four, <int> (width - w), m + w, scale + w,
-                             shift + w, gate, s1 + w, s2 + w)
+            add_step_of_rows(type, g, x, w, four, <int> (width - w), m, scale, shift, gate, s1, s2)
+    elif four:
+        add_columns(<const real*> g[0], <const real*> g[1], <const real*> g[2], <const real*> g[3],
+                    <const real*> x[0], <const real*> x[1], <const real*> x[2], <const real*> x[3], True, width,
+                    m, scale, shift, gate, s1, s2)
     else:
-        add_columns(<const real*> g, <const real*> (g + g_step), <const real*> (g + 2 * g_step),
-                    <const real*> (g + 3 * g_step), <const real*> x, <const real*> (x + x_step),
-                    <const real*> (x + 2 * x_step), <const real*> (x + 3 * x_step), four, width, m, scale, shift, gate,
-                    s1, s2)
+        add_columns(<const real*> g[0], <const real*> g[0], <const real*> g[0], <const real*> g[0],
+                    <const real*> x[0], <const real*> x[0], <const real*> x[0], <const real*> x[0], False, width,
+                    m, scale, shift, gate, s1, s2)
 
 
 cdef inline void add_row_bits(
@@ -147,20 +155,37 @@ cdef inline void add_row_bits(
 
 cdef inline void add_block(
     int type, const char* g, Py_ssize_t g_step, const char* x, Py_ssize_t x_step,       # IN  (rows, width)
-    const uint16_t* bits, Py_ssize_t bits_step, Py_ssize_t rows, Py_ssize_t width,
-    const real* m, const real* scale, const real* shift, int gate, lane* s1, lane* s2,
+    const Py_ssize_t* index, const uint16_t* bits, Py_ssize_t bits_step, Py_ssize_t first, Py_ssize_t stop,
+    Py_ssize_t width, const real* m, const real* scale, const real* shift, int gate, lane* s1, lane* s2,
 ) noexcept nogil:
-    cdef Py_ssize_t i = 0
-    if gate == BITS:
-        for i in range(rows):
-            add_row_bits(type, g + i * g_step, x + i * x_step, bits + i * bits_step, width, m, s1, s2)
-        return
-    while i + 4 <= rows:
-        add_rows(type, g + i * g_step, g_step, x + i * x_step, x_step, True, width, m, scale, shift, gate, s1, s2)
-        i += 4
-    while i < rows:
-        add_rows(type, g + i * g_step, g_step, x + i * x_step, x_step, False, width, m, scale, shift, gate, s1, s2)
-        i += 1
+    # The rows first .. stop, four at a time.
+    cdef const char* u[4]
+    cdef const char* v[4]
+    cdef Py_ssize_t i = first
+    cdef int k, rows
+    while i < stop:
+        rows = 4 if i + 4 <= stop and gate != BITS else 1
+        for k in range(rows):
+            u[k] = x + row_at(index, i + k) * x_step
+            v[k] = g + row_at(index, i + k) * g_step
+        if gate == BITS:
+            add_row_bits(type, v[0], u[0], bits + i * bits_step, width, m, s1, s2)
+        elif rows == 4:
+            add_rows(type, v, u, True, width, m, scale, shift, gate, s1, s2)
+        else:
+            add_rows(type, v, u, False, width, m, scale, shift, gate, s1, s2)
+        i += rows
+
+
+cdef inline void touch_rows(
+    const char* p, Py_ssize_t step, const Py_ssize_t* index, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t width,
+) noexcept nogil:
+    cdef Py_ssize_t i
+    if index == NULL:
+        touch(p + first * step, stop - first, width, step)
+    else:
+        for i in range(first, stop):
+            touch(p + index[i] * step, 1, width, 0)
 
 
 cdef inline void sum_columns_of(
@@ -174,10 +199,11 @@ cdef inline void sum_columns_of(
     cdef real m[ROOM]
     cdef real scale[ROOM]
     cdef real shift[ROOM]
-    cdef Py_ssize_t i = 0, w, rows, size = size_of(type), x_step = u.x_step * size, g_step = u.g_step * size
+    cdef Py_ssize_t i = 0, w, stop, size = size_of(type), x_step = u.x_step * size, g_step = u.g_step * size
     cdef const char* x = u.x + first * size
     cdef const char* g = u.g + first * size
     cdef const uint16_t* bits = u.bits + first // LANES
+    cdef const Py_ssize_t* index = u.index
     for w in range(width):
         m[w] = m_in[first + w]
         out1[w] = 0
@@ -187,29 +213,26 @@ cdef inline void sum_columns_of(
             scale[w] = scale_in[first + w]
             shift[w] = shift_in[first + w]
     while i < u.rows:
-        rows = least(FLUSH_ROWS, u.rows - i)
+        stop = least(i + FLUSH_ROWS, u.rows)
         if u.fetch:
-            touch(x, rows, width * size, x_step)
+            touch_rows(x, x_step, index, i, stop, width * size)
             if u.gate != MOMENTS:
-                touch(g, rows, width * size, g_step)
+                touch_rows(g, g_step, index, i, stop, width * size)
         for w in range(width):
             s1[w] = 0
             s2[w] = 0
         if u.gate == MOMENTS:
-            add_block(type, x, x_step, x, x_step, bits, 0, rows, width, m, m, m, MOMENTS, s1, s2)
+            add_block(type, x, x_step, x, x_step, index, bits, 0, i, stop, width, m, m, m, MOMENTS, s1, s2)
         elif u.gate == OPEN:
-            add_block(type, g, g_step, x, x_step, bits, 0, rows, width, m, m, m, OPEN, s1, s2)
+            add_block(type, g, g_step, x, x_step, index, bits, 0, i, stop, width, m, m, m, OPEN, s1, s2)
         elif u.gate == REPLAY:
-            add_block(type, g, g_step, x, x_step, bits, 0, rows, width, m, scale, shift, REPLAY, s1, s2)
+            add_block(type, g, g_step, x, x_step, index, bits, 0, i, stop, width, m, scale, shift, REPLAY, s1, s2)
         else:
-            add_block(type, g, g_step, x, x_step, bits + i * u.bits_step, u.bits_step, rows, width, m, m, m, BITS,
-                      s1, s2)
+            add_block(type, g, g_step, x, x_step, index, bits, u.bits_step, i, stop, width, m, m, m, BITS, s1, s2)
         for w in range(width):
             out1[w] += s1[w]
             out2[w] += s2[w]
-        x += rows * x_step
-        g += rows * g_step
-        i += rows
+        i = stop
 
 
 cdef void sum_float16(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from fastbn._state import EXTRA
+
 VECTORS = ("gamma", "beta", "running_mean", "running_var")
 COUNTER = "num_batches_tracked"
 
@@ -36,6 +38,8 @@ class Convention:
         Which vectors a state may do without; those of one group, only together.
     may_fix_gamma : bool
         Whether the framework has a mode in which gamma is stored and ignored.
+    extra : tuple of str
+        Names that a state may have beside these; they are kept where the target of a conversion has them too.
 
     Examples
     --------
@@ -58,6 +62,7 @@ class Convention:
     unbiased: bool
     optional: tuple[tuple[str, ...], ...]
     may_fix_gamma: bool = False
+    extra: tuple[str, ...] = ()
 
     @property
     def names(self) -> dict[str, str]:
@@ -72,7 +77,7 @@ _EACH = (("gamma",), ("beta",))
 CONVENTIONS = {convention.name: convention for convention in (
     # The names of fastbn's state are PyTorch's, but which variance it averages is an option of the layer.
     Convention("fastbn", "weight", "bias", "running_mean", "running_var", "num_batches_tracked",
-               eps=1e-5, momentum=0.1, momentum_weighs="batch", axis=1, unbiased=True, optional=_PAIRS),
+               eps=1e-5, momentum=0.1, momentum_weighs="batch", axis=1, unbiased=True, optional=_PAIRS, extra=EXTRA),
     Convention("torch", "weight", "bias", "running_mean", "running_var", "num_batches_tracked",
                eps=1e-5, momentum=0.1, momentum_weighs="batch", axis=1, unbiased=True, optional=_PAIRS),
     Convention("keras", "gamma", "beta", "moving_mean", "moving_variance", None,

@@ -39,7 +39,7 @@ def convert(
     """Return a state under another framework's names, and its running variance as that framework averages it.
 
     A gamma or beta that the source does without and the target does not is 1 or 0. A counter that the source does not
-    have is 0.
+    have is 0. What fastbn has beyond PyTorch's names (`BatchNorm.state_dict`) stays where the target is fastbn too.
 
     Parameters
     ----------
@@ -84,7 +84,8 @@ def convert(
     before, after = find(source, "source"), find(target, "target")
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a mapping of names to arrays, got {type(state).__name__}")
-    vectors, tracked = check_state(without_prefix(state, prefix), before)
+    own = without_prefix(state, prefix)
+    vectors, tracked = check_state(own, before)
     _apply_fix_gamma(vectors, before, fix_gamma)
     _rescale(vectors, before, after, count, keep_variance)
     _fill(vectors, after)
@@ -92,7 +93,7 @@ def convert(
     out = {prefix + names[vector]: vectors[vector] for vector in VECTORS if vector in vectors}
     if after.num_batches_tracked is not None and "running_mean" in vectors:
         out[prefix + after.num_batches_tracked] = np.array(tracked, np.int64)
-    return out
+    return out | {prefix + name: as_array(own[name]) for name in before.extra if name in own and name in after.extra}
 
 
 def convert_momentum(
@@ -168,7 +169,7 @@ def match(names: Collection[str], convention: Convention) -> dict[str, str]:
             missing += absent
     if not missing and not any(known[vector] in names for vector in VECTORS):
         missing = [known[vector] for vector in VECTORS]
-    unknown = sorted(map(repr, set(names) - set(known.values())))
+    unknown = sorted(map(repr, set(names) - {*known.values(), *convention.extra}))
     if missing or unknown:
         wrong = [f"misses {', '.join(missing)}"] if missing else []
         wrong += [f"has also {abbreviated(unknown)}"] if unknown else []

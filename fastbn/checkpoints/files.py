@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from fastbn._state import check_exact, check_initial_weight
 from fastbn.checkpoints import npz, safetensors
 from fastbn.checkpoints.conventions import COUNTER, Convention
 from fastbn.checkpoints.conversion import check_prefix, check_shapes, check_state, match, without_prefix
@@ -67,8 +68,16 @@ def read_file(
     check_shapes({name: archive.shape(full[name]) for field, name in names.items() if field != COUNTER})
     if COUNTER in names and archive.shape(full[names[COUNTER]]) not in ((), (1,)):
         raise ValueError(f"{names[COUNTER]} has shape {archive.shape(full[names[COUNTER]])}; expected ()")
-    state = {name: archive.read(full[name]) for name in names.values()}
+    extra = [name for name in convention.extra if name in full]
+    channels = next(archive.shape(full[name]) for field, name in names.items() if field != COUNTER)
+    for name in extra:
+        if archive.shape(full[name]) not in ((), channels):
+            raise ValueError(f"{name} has shape {archive.shape(full[name])}; expected {channels} or ()")
+    state = {name: archive.read(full[name]) for name in (*names.values(), *extra)}
     check_state(state, convention)
+    if extra:
+        check_exact(state, channels[0])
+        check_initial_weight(state)
     return state, decode(archive.metadata, prefix)
 
 

@@ -27,7 +27,7 @@ FASTBN = CONVENTIONS["fastbn"]
 
 def build(layer_type: type[Layer], state: Mapping[str, NDArray[Any]], **settings: Unpack[Settings]) -> Layer:
     """Return a layer that has a state under fastbn's names; float64 if an array of the state is."""
-    vectors = [array for array in state.values() if array.ndim]
+    vectors = [array for name, array in state.items() if name in FASTBN.names.values() and array.ndim]
     settings.setdefault("dtype", np.float64 if any(array.itemsize > 4 for array in vectors) else np.float32)
     layer = layer_type(
         len(vectors[0]), affine="weight" in state, track_running_stats="running_mean" in state, **settings)

@@ -25,6 +25,9 @@ class Settings(TypedDict, total=False):
     unbiased: bool
     dtype: DTypeLike
     num_threads: int | None
+    averaging: str
+    debias: bool
+    nan_policy: str
 
 
 _NUMBER = r"[0-9]{1,20}(?:\.[0-9]{1,20})?(?:e[+-][0-9]{1,3})?"
@@ -33,13 +36,21 @@ _PATTERNS = {
     "eps": re.compile(_NUMBER),
     "momentum": re.compile(f"None|{_NUMBER}"),
     "unbiased": re.compile("True|False"),
+    # Of momentum None, "ema" is "cumulative".
+    "averaging": re.compile("ema|exact"),
+    "debias": re.compile("True|False"),
+    "nan_policy": re.compile("propagate|raise|skip_update"),
 }
 
 
 def encode(layer: Checkpointable, unbiased: bool, prefix: str) -> dict[str, str]:
     """Return the metadata of a layer whose file has a running variance of that kind."""
     settings = {"axis": layer.axis, "eps": layer.eps, "momentum": layer.momentum, "unbiased": unbiased}
-    return {_key(prefix, name): repr(value) for name, value in settings.items()}
+    texts = {name: repr(value) for name, value in settings.items()}
+    texts |= {name: text for name, text, default in (
+        ("averaging", "exact" if layer.averaging == "exact" else "ema", "ema"),
+        ("debias", repr(layer.debias), "False"), ("nan_policy", layer.nan_policy, "propagate")) if text != default}
+    return {_key(prefix, name): text for name, text in texts.items()}
 
 
 def decode(metadata: Mapping[str, str], prefix: str) -> Settings:
@@ -63,6 +74,12 @@ def decode(metadata: Mapping[str, str], prefix: str) -> Settings:
         settings["momentum"] = check_momentum(None if texts["momentum"] == "None" else float(texts["momentum"]))
     if "unbiased" in texts:
         settings["unbiased"] = texts["unbiased"] == "True"
+    if "averaging" in texts:
+        settings["averaging"] = texts["averaging"]
+    if "debias" in texts:
+        settings["debias"] = texts["debias"] == "True"
+    if "nan_policy" in texts:
+        settings["nan_policy"] = texts["nan_policy"]
     return settings
 
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastbn._checks import check_integer
-from fastbn.folding.errors import FoldingError, listed
+from fastbn._checks import check_integer, listed
+from fastbn.folding.errors import FoldingError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbn._checks import check_flag, check_integer
+from fastbn._checks import check_flag, check_integer, listed
 from fastbn._tensors import as_constant
-from fastbn.folding.errors import FoldingError, listed
+from fastbn.folding.errors import FoldingError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

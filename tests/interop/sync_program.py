@@ -235,6 +235,21 @@ def modes():
     untracked = fastbn.SyncBatchNorm(3, track_running_stats=False).eval()
     np.testing.assert_allclose(untracked(x[mine]), fastbn.SyncBatchNorm(3)(x[mine]), rtol=0, atol=0)
 
+    # "exact" averages all values that all ranks have seen; a NaN on one rank is one on all.
+    exact, one = fastbn.SyncBatchNorm(3, averaging="exact"), fastbn.BatchNorm(3, averaging="exact")
+    for scale in (1, 3):
+        exact(scale * x[mine])
+        one(scale * x)
+    np.testing.assert_allclose(exact.running_var, one.running_var, rtol=1e-6)
+    of_all(exact.running_var)
+    strict = fastbn.SyncBatchNorm(3, nan_policy="raise")
+    spoilt = np.where((np.arange(len(x)) == 0)[:, None, None], np.float32(np.nan), x)     # of rank 0
+    expect(ValueError, "x has a mean or variance that is not finite", lambda: strict(spoilt[mine]))
+    same_bits(strict.running_mean, np.zeros(3, np.float32))
+    same_bits(strict(x[mine]), fastbn.SyncBatchNorm(3)(x[mine]))
+    with pytest.raises(RuntimeError, match="accumulate would see the micro-batches of this rank alone"):
+        strict.accumulate([x])
+
     # A communicator of its own, beside another layer's: two halves do not meet.
     half = COMM.Split(RANK % 2, RANK)
     bn = fastbn.SyncBatchNorm(3, comm=half)

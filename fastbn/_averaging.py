@@ -1,0 +1,293 @@
+"""How the running averages of a layer follow its batches.
+
+A layer has one of these objects. `Moving` weighs the newest batch by momentum, or all batches alike; `Exact` weighs all
+values alike, by merging (count, mean, M2) of all batches; while `fastbn.population_statistics` looks at a data set,
+`Gathering` stands in and leaves the averages alone.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fastbn._checks import listed
+from fastbn._state import check_exact, check_initial_weight
+from fastbn.stats import ChannelStats
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from fastbn.batchnorm import BatchNorm
+    from fastbn.functional import Saved
+
+AVERAGINGS = ("ema", "cumulative", "exact")
+POLICIES = ("propagate", "raise", "skip_update")
+
+
+class Batch(NamedTuple):
+    """Statistics of one training batch, which may have come in parts.
+
+    Attributes
+    ----------
+    size : int
+        Values per channel.
+    mean, var : ndarray of float64, shape (C,)
+        var is biased.
+    stats : ChannelStats or None
+        The same in double lanes and with a mean of two words, where that is known.
+    """
+
+    size: int
+    mean: NDArray[np.float64]
+    var: NDArray[np.float64]
+    stats: ChannelStats | None = None
+
+    @classmethod
+    def from_saved(cls, saved: Saved) -> Batch:
+        """Return what a forward found out on its way."""
+        return cls(saved.count, saved.mean, saved.var)
+
+    @classmethod
+    def from_stats(cls, stats: ChannelStats) -> Batch:
+        """Return statistics that were read apart from a forward."""
+        count = values_per_channel(stats)
+        return cls(count, stats.mean, stats.var() if count else np.zeros(len(stats.mean)), stats)
+
+    def to_stats(self, axis: int) -> ChannelStats:
+        """Return them as they merge."""
+        if self.stats is not None:
+            return self.stats
+        return make_stats(self.size, self.mean, self.var * self.size, axis=axis)
+
+    def running_var(self, unbiased: bool) -> NDArray[np.float64]:
+        """Return the variance that running averages follow."""
+        return self.var * (self.size / (self.size - 1)) if unbiased else self.var
+
+
+@dataclass(slots=True)
+class Weights:
+    """The share that each batch has in the running averages, as far as anybody asks.
+
+    Attributes
+    ----------
+    initial : float
+        Weight that the initial 0 and 1 still have; the batches have the rest.
+    squares : float
+        Sum of the squared weights of the batches; NaN where they are not known.
+    squares_by_count : float
+        Sum of squared weight / values per channel; NaN where the sizes of the batches are not known.
+    """
+
+    initial: float = 1.0
+    squares: float = 0.0
+    squares_by_count: float = 0.0
+
+    def add(self, factor: float, count: int) -> None:
+        """Count in a batch of that weight; those before lose in proportion."""
+        kept = 1.0 - factor
+        self.initial *= kept
+        self.squares = kept * kept * self.squares + factor * factor
+        self.squares_by_count = kept * kept * self.squares_by_count + factor * factor / count
+
+    @classmethod
+    def after(cls, batches: int, momentum: float | None) -> Weights:
+        """Return the weights after that many batches of unknown size."""
+        if not batches:
+            return cls()
+        if momentum is None:
+            return cls(0.0, 1 / batches, np.nan)
+        kept = 1.0 - momentum
+        squares = momentum * (1 - kept ** (2 * batches)) / (1 + kept)    # of a geometric series
+        return cls(kept ** batches, squares, np.nan)
+
+
+@dataclass(slots=True)
+class Moving:
+    """running = (1 - factor) * running + factor * batch; factor is momentum, or 1 / batches if that is None."""
+
+    weights: Weights = field(default_factory=Weights)
+
+    def read(self, layer: BatchNorm, x: ArrayLike, overwrites: bool) -> Batch | None:
+        """Look at a batch before it is normalized, where it could be too late afterwards."""
+        if overwrites and layer.nan_policy == "raise":
+            is_usable(layer, Batch.from_stats(read(layer, x)))
+        return None
+
+    def follow(self, layer: BatchNorm, batch: Batch) -> None:
+        """Move the averages of a layer, last of all: what could fail has not."""
+        if batch.size and not is_usable(layer, batch):
+            return
+        if layer.running_mean is None or layer.running_var is None:
+            return
+        tracked = layer.num_batches_tracked + 1
+        if batch.size:
+            self._move(layer, batch, tracked)
+        layer.num_batches_tracked = tracked
+
+    def _move(self, layer: BatchNorm, batch: Batch, tracked: int) -> None:
+        factor = 1.0 / tracked if layer.momentum is None else layer.momentum
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        with np.errstate(over="ignore", invalid="ignore"):  # Inf beyond the dtype, as documented
+            layer.running_mean[...], layer.running_var[...] = (
+                np.multiply(running, 1.0 - factor, dtype=np.float64) + factor * new
+                for running, new in ((layer.running_mean, batch.mean),
+                                     (layer.running_var, batch.running_var(layer.unbiased))))
+        self.weights.add(factor, batch.size)
+
+    def take(self, stats: ChannelStats, weights: Weights) -> None:
+        """Take over what was gathered elsewhere and has been put into the running averages."""
+        self.weights = weights
+
+    def to_state(self, layer: BatchNorm) -> dict[str, NDArray[Any]]:
+        """Return the entries of a state beside PyTorch's."""
+        return {"initial_weight": np.array(self.weights.initial)} if layer.debias else {}
+
+    def from_state(
+        self, layer: BatchNorm, state: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]], tracked: int
+    ) -> Moving:
+        """Return what goes on from a state whose other entries have been checked; entries may be missing."""
+        return Moving(loaded_weights(layer.momentum, state, vectors, tracked))
+
+
+@dataclass(slots=True)
+class Exact(Moving):
+    """The running averages are mean and variance of all values of all batches."""
+
+    stats: ChannelStats = field(kw_only=True)
+
+    def _move(self, layer: BatchNorm, batch: Batch, tracked: int) -> None:
+        stats = self.stats + batch.to_stats(layer.axis)
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        with np.errstate(over="ignore", invalid="ignore"):
+            layer.running_mean[...], layer.running_var[...] = stats.mean, stats.var(ddof=int(layer.unbiased))
+        self.stats = stats
+        self.weights.add(batch.size / values_per_channel(stats), batch.size)
+
+    def take(self, stats: ChannelStats, weights: Weights) -> None:
+        """Go on from what was gathered."""
+        self.stats, self.weights = stats, weights
+
+    def to_state(self, layer: BatchNorm) -> dict[str, NDArray[Any]]:
+        """Return count, mean in two words and M2, float64, shape (C,)."""
+        stats = self.stats
+        return {"exact_count": np.full(layer.num_features, float(values_per_channel(stats))),
+                "exact_mean": stats.mean.copy(), "exact_mean_low": stats._mean_low.copy(), "exact_m2": stats.m2.copy()}
+
+    def from_state(
+        self, layer: BatchNorm, state: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]], tracked: int
+    ) -> Exact:
+        """Return what goes on from a state, or, where that has none of the entries, begins anew."""
+        count, mean, low, m2 = check_exact(state, layer.num_features)
+        stats = make_stats(count, mean, m2, low, axis=layer.axis)
+        weights = Weights(0.0, np.nan, 1 / count) if count else loaded_weights(None, state, vectors, tracked)
+        return Exact(weights, stats=stats)
+
+
+@dataclass(slots=True)
+class Gathering(Moving):
+    """Reads batches exactly and leaves the averages of the layer alone."""
+
+    stats: ChannelStats = field(kw_only=True)
+    batches: int = 0
+
+    def read(self, layer: BatchNorm, x: ArrayLike, overwrites: bool) -> Batch:
+        """Read a batch while it is there: its normalized values may go over it."""
+        batch = Batch.from_stats(read(layer, x))
+        if batch.size and layer.nan_policy == "raise":
+            is_usable(layer, batch)
+        return batch
+
+    def follow(self, layer: BatchNorm, batch: Batch) -> None:
+        """Merge a batch that was normalized."""
+        if batch.size and not is_usable(layer, batch):
+            return
+        self.batches += 1
+        if batch.size:
+            self.stats.merge(batch.to_stats(layer.axis))
+            self.weights.add(batch.size / values_per_channel(self.stats), batch.size)
+
+
+def values_per_channel(stats: ChannelStats) -> int:
+    """Return the count, which is the same in all channels here."""
+    return int(np.broadcast_to(stats.count, stats.mean.shape)[0])
+
+
+def make_stats(
+    count: int, mean: NDArray[Any], m2: NDArray[Any], mean_low: NDArray[Any] | None = None, *, axis: int
+) -> ChannelStats:
+    """Return statistics of these numbers."""
+    stats = ChannelStats(len(mean), axis=axis)
+    stats.count = stats.count + count
+    stats.mean, stats.m2 = np.array(mean, np.float64), np.array(m2, np.float64)
+    if mean_low is not None:
+        stats._mean_low = np.array(mean_low, np.float64)
+    return stats
+
+
+def read(layer: BatchNorm, x: ArrayLike) -> ChannelStats:
+    """Return the statistics of a batch."""
+    return ChannelStats(layer.num_features, axis=layer.axis).update(x, num_threads=layer.num_threads)
+
+
+def is_usable(layer: BatchNorm, batch: Batch) -> bool:
+    """Return whether the averages of a layer may follow a batch, by its `nan_policy`.
+
+    Raises
+    ------
+    ValueError
+        If they may not, and the policy is "raise".
+    """
+    if layer.nan_policy == "propagate":
+        return True
+    if batch.size < 2:     # refused by the forward, if it is not empty
+        return True
+    limit = np.finfo(layer.dtype).max
+    good = (np.abs(batch.mean) <= limit) & (batch.running_var(layer.unbiased) <= limit)     # and no NaN
+    if good.all():
+        return True
+    wrong = np.flatnonzero(~good)
+    message = f"x has a mean or variance that is not finite in {layer.dtype} in channels {listed(wrong.tolist())}"
+    if layer.nan_policy == "raise":
+        raise ValueError(f"{message}; expected finite ones under nan_policy='raise'")
+    if not layer._warned:
+        layer._warned = True
+        warnings.warn(f"{message}; the running averages do not follow such batches (this is said once)",
+                      RuntimeWarning, stacklevel=5)
+    return False
+
+
+def debiased(layer: BatchNorm) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the running averages without the share that their initial 0 and 1 still have.
+
+    As in Adam (Kingma and Ba, 2015, section 3, https://arxiv.org/abs/1412.6980), but the variance starts from 1:
+    mean / (1 - w) and (var - w) / (1 - w), w = (1 - momentum)^batches. Before any batch, the averages as they are.
+    """
+    mean, var, w = layer.running_mean, layer.running_var, layer._averages.weights.initial
+    assert mean is not None
+    assert var is not None
+    if w in (0.0, 1.0):
+        return mean, var
+    corrected = np.subtract(var, w, dtype=np.float64) / (1 - w)
+    # The rounding of a variance far below 1 may leave less than nothing; what was negative before is not hidden.
+    return np.divide(mean, 1 - w, dtype=np.float64), np.where(var < 0, var, np.maximum(corrected, 0))
+
+
+def loaded_weights(
+    momentum: float | None, state: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]], tracked: int
+) -> Weights:
+    """Return the weights of the batches that a state has seen, as far as it tells."""
+    weights = Weights.after(tracked, momentum)
+    if not tracked and "running_mean" in vectors and (
+            vectors["running_mean"].any() or (vectors["running_var"] != 1).any()):
+        # Averages from somewhere, and no counter: they are no initial values.
+        weights = Weights(0.0, np.nan, np.nan)
+    initial = check_initial_weight(state)
+    if initial is not None:
+        weights.initial = initial
+    return weights

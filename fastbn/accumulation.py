@@ -1,0 +1,185 @@
+"""One training batch that comes in parts, to the same result as in one array."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastbn import functional
+from fastbn._averaging import Batch
+from fastbn._checks import check_activation
+from fastbn._dispatch import kernels
+from fastbn._layout import as_plain, as_target, same_memory
+from fastbn._tensors import as_constant
+from fastbn.stats import ChannelStats
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from fastbn._checks import Activation
+    from fastbn.batchnorm import BatchNorm
+
+
+class WholeBatch:
+    """A training batch in micro-batches, of which `BatchNorm.accumulate` has made the statistics.
+
+    Normalize each micro-batch by calling this with it, then hand the gradients of all to `backward`. With mean, rstd
+    and n of all micro-batches together, x_hat = (x - mean) * rstd and sums that run over all of them::
+
+        dbeta = sum dy,  dgamma = sum dy x_hat,  dx = gamma rstd (dy - dbeta / n - x_hat dgamma / n)
+
+    The mean and the variance depend on every micro-batch, so that no dx can be known before the last dy is. After Ioffe
+    and Szegedy (2015), "Batch Normalization", https://arxiv.org/abs/1502.03167.
+
+    Parameters
+    ----------
+    layer : BatchNorm
+        In training mode. Its running averages move once; gamma and beta must not change until `backward`.
+    micro_batches : iterable of array_like
+        As in `BatchNorm.accumulate`.
+
+    Attributes
+    ----------
+    stats : ChannelStats
+        Of all micro-batches.
+    """
+
+    def __init__(self, layer: BatchNorm, micro_batches: Iterable[ArrayLike]) -> None:
+        if not layer.training:
+            raise RuntimeError("accumulate needs a layer in training mode; evaluation takes micro-batches as they are")
+        layer._check_running()
+        functional.check_vectors(layer.num_features, gamma=layer.gamma, beta=layer.beta)
+        self.stats = ChannelStats(layer.num_features, axis=layer.axis)
+        for x in micro_batches:
+            self.stats.update(x, num_threads=layer.num_threads)
+        batch = Batch.from_stats(self.stats)
+        if batch.size < 2:
+            raise ValueError(f"micro_batches have {batch.size} values per channel in all; expected two or more")
+        self._layer = layer
+        self._count = batch.size
+        self._mean, self._var = batch.mean, batch.var
+        # What each forward leaves for backward: x, residual, whether there was a ReLU.
+        self._parts: list[tuple[Any, Any, bool]] = []
+        self._lost = False
+        layer._averages.follow(layer, batch)
+        layer._last = None
+
+    def __repr__(self) -> str:
+        return f"WholeBatch({len(self._mean)}, count={self._count})"
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        residual: ArrayLike | None = None,
+        activation: Activation = None,
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """Normalize one micro-batch by the statistics of all.
+
+        Parameters
+        ----------
+        x : array_like
+            One of the micro-batches; it must not change until `backward`.
+        residual, activation, out
+            As in a forward of `BatchNorm` in training mode.
+
+        Returns
+        -------
+        ndarray
+            `out` if it was given, else a new array of x's shape and dtype.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As a forward of `BatchNorm`.
+        """
+        layer = self._layer
+        relu = activation is not None and check_activation(activation, inference=False)[0] > 0
+        y = functional.batch_norm_inference(
+            x, self._mean, self._var, layer.gamma, layer.beta, axis=layer.axis, eps=layer.eps, residual=residual,
+            activation=activation, out=out, num_threads=layer.num_threads)
+        # Over x nothing is left to go back from; over the residual, the bits of a ReLU cannot be worked out again.
+        self._lost |= out is not None and (
+            same_memory(out, x) or (relu and residual is not None and same_memory(out, residual)))
+        self._parts.append((x, residual, relu))
+        return y
+
+    def backward(self, dys: Iterable[ArrayLike], out: Sequence[NDArray[Any]] | None = None) -> list[Any]:
+        """Gradients of all micro-batches.
+
+        Parameters
+        ----------
+        dys : iterable of array_like
+            One for each forward, in their order.
+        out : sequence of ndarray, optional
+            Where each dx goes; the list of gradients itself for in place.
+
+        Returns
+        -------
+        list of ndarray
+            dx of each micro-batch; where the forward had a residual, the tuple ``(dx, dresidual)``. `grad_gamma` and
+            `grad_beta` of the layer are set.
+
+        Raises
+        ------
+        RuntimeError
+            If a forward wrote over what is needed here.
+        TypeError, ValueError
+            If the forwards were not those of all micro-batches, or a gradient does not fit; the layer has not changed
+            then, but earlier elements of `out` may have.
+        """
+        if self._lost:
+            raise RuntimeError("a forward wrote its result over its input, which backward needs; pass another out")
+        gradients = list(dys)
+        seen = sum(as_plain(x, "x").size for x, _, _ in self._parts) // len(self._mean)
+        if seen != self._count:
+            raise ValueError(f"the forwards had {seen} values per channel in all; expected the {self._count} of all "
+                             "micro-batches")
+        for name, given in (("dys", gradients), ("out", out)):
+            if given is not None and len(given) != len(self._parts):
+                raise ValueError(f"{name} has {len(given)} arrays; expected {len(self._parts)}, one for each forward")
+        self._refuse_overlap(gradients, out)
+        layer = self._layer
+        dgamma, dbeta = np.zeros(len(self._mean)), np.zeros(len(self._mean))
+        results = []
+        # The part of dx that needs no sums, and the sums.
+        for i, ((x, residual, relu), dy) in enumerate(zip(self._parts, gradients, strict=True)):
+            saved = functional.inference_saved(
+                x, self._mean, self._var, layer.gamma, layer.beta, axis=layer.axis, eps=layer.eps, relu=relu,
+                residual=residual, num_threads=layer.num_threads)
+            dx, one_dgamma, one_dbeta, *dresidual = functional.batch_norm_backward(
+                dy, x, saved, layer.gamma, axis=layer.axis, out=None if out is None else out[i],
+                num_threads=layer.num_threads)
+            dgamma += one_dgamma
+            dbeta += one_dbeta
+            results.append((dx, *dresidual))
+        rest = self._rest(dgamma, dbeta)
+        for (x, _, _), (dx, *_) in zip(self._parts, results, strict=True):
+            kernels.inference(x, layer.axis, rest, dx, dx, 0, 0.0, layer.num_threads)
+        if layer.gamma is not None:
+            layer.grad_gamma = dgamma.astype(layer.dtype)
+        if layer.beta is not None:
+            layer.grad_beta = dbeta.astype(layer.dtype)
+        return [result if len(result) > 1 else result[0] for result in results]
+
+    def _refuse_overlap(self, gradients: list[ArrayLike], out: Sequence[NDArray[Any]] | None) -> None:
+        # Every x is read again when all of `out` has been written to; a gradient, when those before it have.
+        for i, target in enumerate(map(as_target, out or ())):
+            others = [("x", j, x) for j, (x, _, _) in enumerate(self._parts)]
+            others += [("dys", j, dy) for j, dy in enumerate(gradients) if j != i]
+            others += [("out", j, array) for j, array in enumerate(out or ()) if j != i]
+            for name, j, other in others:
+                if np.may_share_memory(target, as_plain(other, name)):
+                    raise ValueError(f"out[{i}] overlaps the {name} of micro-batch {j}; expected dys[{i}] itself, or "
+                                     "an array apart from all others")
+
+    def _rest(self, dgamma: NDArray[np.float64], dbeta: NDArray[np.float64]) -> kernels.Constants:
+        # What dx still lacks is linear in x: -gamma rstd (dbeta + x_hat dgamma) / n.
+        gamma = self._layer.gamma
+        rstd = 1 / np.sqrt(self._var + self._layer.eps)
+        factor = rstd if gamma is None else rstd * np.asarray(as_constant(gamma, "gamma"), np.float64)
+        return kernels.Constants(len(self._mean), self._mean, None, -factor * rstd * dgamma / self._count,
+                                 -factor * dbeta / self._count, 0.0)
