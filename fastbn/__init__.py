@@ -1,7 +1,8 @@
 """Batch normalization for NumPy on the CPU: fast, exact, and the same bits on every machine.
 
-`BatchNorm` is the layer; `functional` has the same without state; `ChannelStats` are mergeable statistics of channels;
-`ChannelAffine` is what a layer is at inference, and `fold_conv` and its relatives make it part of the layer beside it.
+`BatchNorm` is the layer, `SyncBatchNorm` one over several processes; `functional` has the same without state;
+`ChannelStats` are mergeable statistics of channels; `ChannelAffine` is what a layer is at inference, and `fold_conv`
+and its relatives make it part of the layer beside it.
 """
 
 from fastbn._source_tree import use_built
@@ -16,11 +17,13 @@ from fastbn.batchnorm import BatchNorm  # noqa: E402
 from fastbn.folding import fold_before_conv, fold_before_linear, fold_conv, fold_linear  # noqa: E402
 from fastbn.population import population_statistics  # noqa: E402
 from fastbn.stats import ChannelStats  # noqa: E402
+from fastbn.sync import SyncBatchNorm  # noqa: E402
 
 __all__ = [
     "BatchNorm",
     "ChannelAffine",
     "ChannelStats",
+    "SyncBatchNorm",
     "__version__",
     "fold_before_conv",
     "fold_before_linear",

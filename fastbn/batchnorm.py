@@ -275,8 +275,7 @@ class BatchNorm(Averaged, Checkpointed):
         self._check_running()
         read = self._averages.read(self, x, out is not None) if self.training else None
         try:
-            y, saved = functional.train(
-                view, self.gamma, self.beta, self.eps, residual, activation, out, self.num_threads)
+            y, saved = self._normalize(view, residual, activation, out)
         except BaseException as error:
             self._forget_unless_refused(error)
             raise
@@ -358,11 +357,7 @@ class BatchNorm(Averaged, Checkpointed):
             saved = functional.inference_saved(
                 x, mean, var, self.gamma, self.beta, axis=self.axis, eps=self.eps, relu=activation > 0,
                 residual=residual, num_threads=self.num_threads)
-        if isinstance(saved, Masked):
-            dx, dgamma, dbeta, *dresidual = _masked.backward(dy, x, saved, self.gamma, out, self.num_threads)
-        else:
-            dx, dgamma, dbeta, *dresidual = functional.batch_norm_backward(
-                dy, x, saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads)
+        dx, dgamma, dbeta, *dresidual = self._gradients(dy, x, saved, out)
         if out is not None and same_memory(out, x):
             self._last = (None, residual, activation, saved)
         if self.gamma is not None:
@@ -453,3 +448,19 @@ class BatchNorm(Averaged, Checkpointed):
         if self.track_running_stats:
             names |= {"running_mean": "running_mean", "running_var": "running_var"}
         return names
+
+    # What a layer over several processes does in its own way.
+
+    def _normalize(
+        self, view: _layout.View, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None,
+    ) -> tuple[NDArray[Any], Saved]:
+        # By the statistics of the batch.
+        return functional.train(view, self.gamma, self.beta, self.eps, residual, activation, out, self.num_threads)
+
+    def _gradients(
+        self, dy: ArrayLike, x: Any, saved: Saved | Masked, out: NDArray[Any] | None,
+    ) -> tuple[NDArray[Any], ...]:
+        if isinstance(saved, Masked):
+            return _masked.backward(dy, x, saved, self.gamma, out, self.num_threads)
+        return functional.batch_norm_backward(
+            dy, x, saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads)

@@ -1,0 +1,321 @@
+"""The layer over several processes: batch statistics of what all ranks of an MPI communicator hold.
+
+Statistics and sums are exchanged in float64, a few vectors of length C; data never leave their rank.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from fastbn import _layout, functional
+from fastbn._checks import check_activation
+from fastbn._dispatch import kernels
+from fastbn._peers import BACKWARD, FORWARD, Peers, check_timeout
+from fastbn.batchnorm import BatchNorm
+from fastbn._masked import Masked
+from fastbn.functional import Saved
+from fastbn.stats import ChannelStats
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+    from fastbn._checks import Activation
+
+# Beyond this, gamma * rstd**2 times a gradient could leave the range of float32.
+MOST_RSTD = 1e8
+
+
+class SyncBatchNorm(BatchNorm):
+    """Batch normalization of a batch that is spread over the ranks of an MPI communicator: one `BatchNorm` of it all.
+
+    In training mode each forward and each backward is collective: every rank makes the same calls in the same order,
+    with as many samples as it has, or none (an array whose shape has a zero). Each exchange is one all-gather, of
+    (count, mean, M2) per channel in the forward and of (sum dy, sum dy x_hat) in the backward, which every rank merges
+    in the order of ranks, after Chan, Golub and LeVeque (1983). So statistics, running averages, grad_gamma and
+    grad_beta have the same bits on every rank. Evaluation mode with running averages exchanges nothing.
+
+    `grad_gamma` and `grad_beta` are those of the whole batch, the sums over all ranks; they must not be summed again.
+    (PyTorch's SyncBatchNorm leaves each rank its own part.)
+
+    Parameters
+    ----------
+    num_features, axis, eps, momentum, affine, track_running_stats, unbiased, dtype, num_threads
+    averaging, debias, nan_policy
+        As in `BatchNorm`, and the same on every rank. One value per channel on a rank is fine; on all of them together
+        it is not.
+    comm : mpi4py.MPI.Intracomm, optional
+        COMM_WORLD if not given. With one rank the layer is a `BatchNorm`, to the bit.
+    timeout : float
+        Seconds that a rank waits for the others before it raises TimeoutError; after that the ranks have to be
+        started again.
+
+    Raises
+    ------
+    ImportError
+        If mpi4py or an MPI library is missing: ``pip install 'fastbn[mpi]'``.
+    TypeError, ValueError
+        If an argument is not what it must be.
+
+    Notes
+    -----
+    An error on one rank is an error on all of them: those that were waiting raise RuntimeError with its message, at
+    once, and all may go on with the next batch; or TimeoutError, if it came outside the layer. `out` may be partly
+    written then. `fastbn.population_statistics` reads the data of its own rank alone.
+
+    Examples
+    --------
+    ``mpiexec -n 4 python train.py``, where each rank has a part of the batch; without mpiexec there is one rank:
+
+    >>> import numpy as np
+    >>> import fastbn
+    >>> bn = fastbn.SyncBatchNorm(2, timeout=60)
+    >>> y = bn(np.array([[1.0, 10.0], [3.0, 30.0]]))
+    >>> bn.running_mean
+    array([0.2, 2. ], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        axis: int = 1,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        unbiased: bool = True,
+        dtype: DTypeLike = np.float32,
+        num_threads: int | None = None,
+        averaging: str = "ema",
+        debias: bool = False,
+        nan_policy: str = "propagate",
+        comm: Any = None,
+        timeout: float = 300.0,
+    ) -> None:
+        super().__init__(
+            num_features, axis=axis, eps=eps, momentum=momentum, affine=affine, track_running_stats=track_running_stats,
+            unbiased=unbiased, dtype=dtype, num_threads=num_threads, averaging=averaging, debias=debias,
+            nan_policy=nan_policy)
+        self._peers = Peers(comm, timeout, 1 + 3 * self.num_features)
+
+    def __repr__(self) -> str:
+        return f"Sync{super().__repr__()}"
+
+    @property
+    def comm(self) -> Any:
+        """The communicator; assign another one to move the layer there, on all of its ranks."""
+        return self._peers.comm
+
+    @comm.setter
+    def comm(self, comm: Any) -> None:
+        self._peers = Peers(comm, self._peers.timeout, self._peers.width)
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that a rank waits for the others."""
+        return self._peers.timeout
+
+    @timeout.setter
+    def timeout(self, timeout: float) -> None:
+        self._peers.timeout = check_timeout(timeout)
+
+    def accumulate(self, micro_batches: Iterable[ArrayLike]) -> NoReturn:
+        """Refuse: `BatchNorm.accumulate` would take the micro-batches of this rank for all there are.
+
+        Parameters
+        ----------
+        micro_batches : iterable of array_like
+
+        Raises
+        ------
+        RuntimeError
+            Always.
+        """
+        raise RuntimeError(
+            "accumulate would see the micro-batches of this rank alone; give a SyncBatchNorm all of them as one x")
+
+    def _forward_masked(self, *arguments: Any) -> NoReturn:
+        raise ValueError("mask and lengths must be None for a SyncBatchNorm, whose ranks exchange whole batches")
+
+    def _forward_batch(
+        self, x: ArrayLike, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None,
+    ) -> NDArray[Any]:
+        with self._peers.telling(FORWARD):
+            return super()._forward_batch(x, residual, activation, out)
+
+    def _normalize(
+        self, view: _layout.View, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None,
+    ) -> tuple[NDArray[Any], Saved]:
+        if self._peers.alone:
+            return super()._normalize(view, residual, activation, out)
+        # All checks come before the exchange, so that what is wrong here is known everywhere.
+        relu = activation is not None and check_activation(activation, inference=False)[0] > 0
+        functional.check_vectors(self.num_features, gamma=self.gamma, beta=self.beta)
+        other = None if residual is None else _layout.like(view, residual, "residual")
+        added = None if other is None else other.array
+        target = _layout.output(view, out, other)
+        channels = self.num_features
+        own = ChannelStats(channels, axis=self.axis).update(view.array, num_threads=self.num_threads).to_arrays()
+        values = np.concatenate([own["count"][:1], own["mean"], own["mean_low"], own["m2"]])
+        count, mean, var = merge(self._peers.exchange(FORWARD, values))
+        if count == 1:
+            raise ValueError("all ranks together have one value per channel, so there is no variance to learn from; "
+                             "use a larger batch, or eval()")
+        constants = kernels.Constants(channels, mean, var, self.gamma, self.beta, self.eps)
+        rstd = 1 / np.sqrt(var + self.eps)
+        scale = shift = mask = arrangement = None
+        if relu and other is None:
+            scale, shift = functional.relu_coefficients(rstd, self.gamma, self.beta)
+        elif relu:
+            assert added is not None
+            arrangement = view.arrangement
+            mask = kernels.inference_bits(view, added, constants, self.num_threads)
+        kernels.inference(
+            view.array, self.axis, constants, added, target.array, int(relu), 0.0, self.num_threads)
+        return target.finish(), Saved(mean, var, rstd, count, True, scale, shift, mask, view.array.shape, view.axis,
+                                      arrangement, other is not None)
+
+    def backward(self, dy: ArrayLike, out: NDArray[Any] | None = None) -> Any:
+        """Gradients of the last forward, which was that of all ranks: see `BatchNorm.backward`.
+
+        Parameters
+        ----------
+        dy : array_like, shape and dtype of the forward's x
+            Of the sum of what the ranks minimize.
+        out : ndarray, shape and dtype of x, optional
+            As in `BatchNorm.backward`.
+
+        Returns
+        -------
+        dx : ndarray
+            Or, if the forward had a residual, the tuple ``(dx, dresidual)``. `grad_gamma` and `grad_beta` are set, to
+            the same on every rank.
+
+        Raises
+        ------
+        RuntimeError
+            As `BatchNorm.backward`, or if another rank has failed.
+        TimeoutError
+            If a rank does not come.
+        TypeError, ValueError
+            If `dy` or `out` does not fit.
+        """
+        if self._constant_statistics():
+            return super().backward(dy, out)
+        with self._peers.telling(BACKWARD):
+            return super().backward(dy, out)
+
+    def _constant_statistics(self) -> bool:
+        # Whether the last forward took running averages, and its backward is a matter of this rank alone.
+        return self._last is not None and self._last[3] is None
+
+    def _gradients(
+        self, dy: ArrayLike, x: Any, saved: Saved | Masked, out: NDArray[Any] | None,
+    ) -> tuple[NDArray[Any], ...]:
+        if isinstance(saved, Masked) or self._peers.alone or self._constant_statistics():
+            return super()._gradients(dy, x, saved, out)
+        view = _layout.view(x, self.axis, self.num_features)
+        gradient = _layout.like(view, dy, "dy")
+        if view.array.dtype.itemsize > 2:
+            if out is not None:
+                _layout.output(view, out, gradient)
+            return self._exchanged(dy, x, saved, out)
+        # Halves go through in float32, so that dx is rounded once.
+        target = _layout.output(view, out, gradient)
+        dx, dgamma, dbeta, *dresidual = self._exchanged(
+            gradient.array.astype(np.float32), view.array.astype(np.float32), saved, None)
+        return _rounded(dx, target), dgamma, dbeta, *(_rounded(array, _layout.output(view)) for array in dresidual)
+
+    def _exchanged(self, dy: ArrayLike, x: Any, saved: Saved, out: NDArray[Any] | None) -> tuple[NDArray[Any], ...]:
+        # dx = last * (first * dy + a * (x - mean) + b). With frozen statistics the backward gives first * dy and the
+        # sums of this rank, and an inference with that as its residual adds what takes the sums of all ranks. `first`
+        # is gamma * rstd, but where a could then leave the range of the arrays' type.
+        scale = saved.rstd if self.gamma is None else saved.rstd * self.gamma
+        ordinary = bool(((saved.rstd > 1 / MOST_RSTD) & (saved.rstd < MOST_RSTD)).all())
+        first = scale if ordinary else np.ones_like(scale)
+        unit = dataclasses.replace(saved, rstd=np.ones_like(scale))
+        in_place = out is not None and _layout.same_memory(out, x)      # x is needed twice
+        dx, s2, s1, *dresidual = functional.batch_norm_backward(
+            dy, x, unit, first, axis=self.axis, out=None if in_place else out, num_threads=self.num_threads)
+        parts = self._peers.exchange(BACKWARD, np.concatenate([s1, s2 * saved.rstd]))
+        dbeta, dgamma = np.split(total(parts), 2)
+        n = max(saved.count, 1)
+        last = kernels.Constants(
+            self.num_features, saved.mean, None, -first * saved.rstd * (dgamma / n), -first * (dbeta / n), 0.0)
+        dx = kernels.inference(x, self.axis, last, dx, out if in_place else dx, 0, 0.0, self.num_threads)
+        if not ordinary:
+            scaled = kernels.Constants(self.num_features, None, None, scale, None, 0.0)
+            dx = kernels.inference(dx, self.axis, scaled, None, dx, 0, 0.0, self.num_threads)
+        return dx, dgamma, dbeta, *dresidual
+
+
+def _rounded(values: NDArray[Any], target: _layout.View) -> NDArray[Any]:
+    np.copyto(target.array, values, casting="unsafe")
+    return target.finish()
+
+
+def total(parts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the sum over ranks, added in their order.
+
+    Parameters
+    ----------
+    parts : ndarray of float64, shape (ranks, n)
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+    """
+    # Not sum(), whose order may depend on the shape.
+    result: NDArray[np.float64] = parts[0].copy()
+    for part in parts[1:]:
+        result += part
+    return result
+
+
+def merge(parts: NDArray[np.float64]) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
+    """Return count, mean and biased variance of what all ranks hold.
+
+    With n = sum n_i and d_i = mean_i - m for any m, mean = m + sum n_i d_i / n and
+    M2 = sum M2_i + sum n_i (mean_i - mean)^2: Chan, Golub and LeVeque (1983) for any number of groups at once, which is
+    several times as fast as one after the other. m is the mean of the first rank that has data.
+
+    Parameters
+    ----------
+    parts : ndarray of float64, shape (ranks, 1 + 3 * C)
+        count, then mean, the second word of the mean and M2 per channel.
+
+    Returns
+    -------
+    count : int
+        Values per channel.
+    mean, var : ndarray of float64, shape (C,)
+        Zero if there are no values.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbn.sync import merge
+    >>> merge(np.array([[2.0, 1.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0], [1.0, 4.0, 0.0, 0.0]]))
+    (3, array([2.]), array([2.66666667]))
+    """
+    seen = parts[parts[:, 0] > 0]
+    channels = parts.shape[1] // 3
+    if not len(seen):
+        return 0, np.zeros(channels), np.zeros(channels)
+    counts = seen[:, :1]
+    means, lows, m2 = np.split(seen[:, 1:], 3, axis=1)
+    count = counts.sum()    # exact
+    with np.errstate(invalid="ignore"):     # an infinity leaves NaN in its channel, without a warning
+        d = means - means[0]
+        d += lows
+        step = total(d * counts) / count
+        d -= step
+        d *= d
+        d *= counts
+        d += m2
+        return int(count), means[0] + step, total(d) / count

@@ -1,0 +1,162 @@
+"""Statistics of Dask arrays: any chunks, bad input, and a cluster that loses a worker."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from fastbn import ChannelStats
+from fastbn.distributed import channel_stats
+from tests import oracle
+from tests.compare import same_bits
+
+da = pytest.importorskip("dask.array", reason="dask is not installed: pip install 'fastbn[dask]'")
+
+SHAPE = (30, 5, 8, 6)
+CHUNKS = {
+    "one": SHAPE, "samples": (7, 5, 8, 6), "single samples": (1, 5, 8, 6), "channels": (30, 2, 8, 6),
+    "single channels": (4, 1, 8, 6), "planes": (30, 5, 3, 2), "everything": (11, 3, 5, 4),
+    "single values": (1, 5, 1, 6),
+}
+
+
+def values(shape=SHAPE, dtype=np.float64, mean=1e3):
+    return (np.random.default_rng(5).standard_normal(shape) + mean).astype(dtype)
+
+
+def check(stats, x, axis, rtol=1e-12):
+    mean, var = oracle.moments(x, axis)
+    same_bits(stats.count, np.full(x.shape[axis], float(x.size // x.shape[axis])))
+    np.testing.assert_allclose(stats.mean, mean.astype(float), rtol=rtol)
+    np.testing.assert_allclose(stats.var(), var.astype(float), rtol=rtol)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("axis", [1, -1, 0, 2])
+@pytest.mark.parametrize("chunks", CHUNKS)
+def test_any_chunks(chunks, axis, dtype):
+    x = values(dtype=dtype)
+    stats = channel_stats(da.from_array(x, CHUNKS[chunks]), axis).compute(scheduler="threads")
+    assert isinstance(stats, ChannelStats)
+    assert stats.axis == axis % 4
+    check(stats, x, axis)
+    # It is a ChannelStats like any other.
+    check(stats.update(x) if stats.axis == axis else stats.merge(ChannelStats(x.shape[axis], axis=axis).update(x)),
+          np.concatenate([x, x], axis=(axis + 1) % 4), axis)
+
+
+def test_bits_do_not_depend_on_the_scheduler():
+    x = da.from_array(values(), (3, 2, 8, 6))
+    one, *others = (channel_stats(x).compute(scheduler=name) for name in ("sync", "threads", "threads"))
+    for other in others:
+        same_bits(other.mean, one.mean)
+        same_bits(other.m2, one.m2)
+
+
+def test_it_is_lazy():
+    def fail(values):
+        raise AssertionError("computed")
+
+    x = da.zeros(SHAPE, chunks=(7, 2, 8, 6)).map_blocks(fail, dtype=float, meta=np.empty((0,) * 4))
+    stats = channel_stats(x)
+    with pytest.raises(AssertionError, match="computed"):
+        stats.compute(scheduler="sync")
+
+
+def test_empty_and_unknown_chunks():
+    x = values()
+    empty = da.from_array(x, ((0, 10, 0, 20), (0, 3, 2, 0), (8, 0), (6,)))
+    check(channel_stats(empty).compute(scheduler="sync"), x, 1)
+    chosen = x[:, 0, 0, 0] > 1e3
+    unknown = da.from_array(x, (4, 2, 8, 6))
+    unknown = unknown[unknown[:, 0, 0, 0] > 1e3]
+    assert np.isnan(unknown.shape[0])
+    check(channel_stats(unknown).compute(scheduler="sync"), x[chosen], 1)
+    nothing = channel_stats(da.zeros((0, 3, 4))).compute(scheduler="sync")
+    same_bits(nothing.mean, np.zeros(3))
+    same_bits(nothing.count, np.zeros(3))
+
+
+def test_bytes_and_halves():
+    x = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
+    check(channel_stats(da.from_array(x, (7, 3, 8, 6))).compute(scheduler="sync"), x, 1)
+    x = values(dtype=np.float16, mean=1)
+    check(channel_stats(da.from_array(x, (7, 3, 8, 6))).compute(scheduler="sync"), x, 1)
+
+
+def unknown_channels():
+    x = da.ones((4, 6), chunks=2)
+    return x[:, x[0] > 0]
+
+
+@pytest.mark.parametrize(("x", "axis", "error", "message"), [
+    (np.ones((4, 3)), 1, TypeError, r"x must be a dask.array.Array, got ndarray"),
+    (da.ones(4), 0, ValueError, r"x has shape \(4,\); expected two or more dimensions"),
+    (da.ones((4, 3)), 2, ValueError, "axis 2 is out of range"),
+    (da.ones((4, 3)), 1.0, TypeError, "axis must be an integer"),
+    (da.ones((4, 3), dtype=np.int64), 1, TypeError, "x has dtype int64; expected float32, float64"),
+    (da.ones((4, 3), dtype=complex), 1, TypeError, "x has dtype complex128"),
+    (da.ma.masked_greater(da.ones((4, 3)), 2), 1, TypeError, "x has masked chunks"),
+    (da.ones((4, 0)), 1, ValueError, r"x has shape \(4, 0\), no channels along axis 1"),
+    (unknown_channels(), 1, ValueError, "chunks of unknown size along its channel axis, 1; call x.compute_chunk_sizes"),
+], ids=lambda v: None if isinstance(v, (type, np.ndarray, da.Array)) else str(v)[:30])
+def test_what_is_refused(x, axis, error, message):
+    with pytest.raises(error, match=message):
+        channel_stats(x, axis)
+
+
+def test_masks_that_dask_does_not_know_of_are_refused_in_the_task():
+    x = da.ones((4, 3), chunks=2).map_blocks(np.ma.masked_greater, 0, dtype=float, meta=np.empty((0, 0)))
+    with pytest.raises(TypeError, match="x is a masked array, whose mask would be ignored"):
+        channel_stats(x).compute(scheduler="sync")
+
+
+# ---- a cluster ----
+
+BLOCKS = 48
+
+
+def load(number, folder):
+    """A chunk that takes its time, and leaves a note of who made it."""
+    time.sleep(0.05)
+    with open(os.path.join(folder, f"{number}-{os.getpid()}"), "w"):
+        pass
+    return block(number)
+
+
+def block(number):
+    return np.random.default_rng(number).standard_normal((16, 3, 10)) + 1e3
+
+
+@pytest.fixture
+def cluster():
+    distributed = pytest.importorskip("distributed", reason="distributed is not installed: pip install 'fastbn[dask]'")
+    with (distributed.LocalCluster(n_workers=3, threads_per_worker=1, processes=True, dashboard_address=None,
+                                   host="127.0.0.1") as workers,
+          distributed.Client(workers) as client):
+        yield client
+
+
+@pytest.mark.filterwarnings("default")      # the cluster complains of the worker that it loses
+def test_a_cluster_that_loses_a_worker(cluster, tmp_path):
+    from dask import delayed
+
+    blocks = [da.from_delayed(delayed(load)(k, str(tmp_path)), (16, 3, 10), float) for k in range(BLOCKS)]
+    future = cluster.compute(channel_stats(da.concatenate(blocks)))
+    victim = sorted(cluster.run(os.getpid).values())[0]
+
+    def made_by_victim():
+        return [path for path in os.listdir(tmp_path) if path.endswith(f"-{victim}")]
+
+    end = time.monotonic() + 60
+    while len(made_by_victim()) < 3:
+        assert time.monotonic() < end, "the worker got nothing to do"
+        time.sleep(0.005)
+    os.kill(victim, signal.SIGKILL)
+    assert not future.done()
+    stats = future.result(timeout=60)
+    check(stats, np.concatenate([block(k) for k in range(BLOCKS)]), 1)
+    makers = {int(path.split("-")[1]) for path in os.listdir(tmp_path)}
+    assert len(makers - {victim}) >= 2
