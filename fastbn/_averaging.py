@@ -89,6 +89,8 @@ class Weights:
     def add(self, factor: float, count: int) -> None:
         """Count in a batch of that weight; those before lose in proportion."""
         kept = 1.0 - factor
+        if kept == 0:       # whatever was before, known or not
+            self.squares = self.squares_by_count = 0.0
         self.initial *= kept
         self.squares = kept * kept * self.squares + factor * factor
         self.squares_by_count = kept * kept * self.squares_by_count + factor * factor / count

@@ -47,7 +47,7 @@ class Report:
     num_batches_tracked : int
     effective_batches : float
         How many batches of equal weight would leave as much noise in the averages: (sum w)^2 / sum w^2 over the weights
-        of the batches (Kish, 1965, "Survey Sampling", section 11.7). For an EMA of many batches it tends to
+        of the batches (Kish, 1965, "Survey Sampling"). For an EMA of many batches it tends to
         (2 - momentum) / momentum. 0 before any batch; NaN where the weights are not known, as of a loaded state without
         a counter.
     effective_samples : float
@@ -63,8 +63,7 @@ class Report:
 
         with eps added to both variances, as the layer cannot tell smaller ones apart. v is biased or unbiased as the
         stored variance. 0 if they agree, and some 1 / n for n values drawn from the stored distribution. Kullback and
-        Leibler (1951), "On Information and Sufficiency"; the formula as in Duchi, "Derivations for Linear Algebra and
-        Optimization", section 9.
+        Leibler (1951), "On Information and Sufficiency", https://doi.org/10.1214/aoms/1177729694.
 
     Examples
     --------

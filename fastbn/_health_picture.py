@@ -67,7 +67,7 @@ def _draw_interval(
 ) -> None:
     fine = shown & np.isfinite(mean) & np.isfinite(var) & (var >= 0)
     panel.errorbar(channels[fine], mean[fine], np.sqrt(var[fine]), fmt="o", color=colour, markersize=3,
-                   elinewidth=1.2, label=label)
+                   elinewidth=min(1.2, 90 / len(channels)), label=label)
 
 
 def _draw_numbers(panel: Axes, channels: NDArray[Any], numbers: NDArray[Any], shown: NDArray[Any], title: str) -> None:

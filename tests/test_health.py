@@ -136,6 +136,10 @@ def test_effective_sizes_after_loading():
     other.load_state_dict(state)
     assert np.isnan(other.report().effective_batches)
     assert "3 channels, 0 batches, of weights that are not known" in repr(other.report())
+    # A batch that replaces everything makes it known again.
+    other.momentum = 1.0
+    other(batches(1)[0])
+    assert (other.report().effective_batches, other.report().effective_samples) == (1, 50)
     fresh = BatchNorm(3)
     fresh.load_state_dict(BatchNorm(3).state_dict())
     assert fresh.report().effective_batches == 0
