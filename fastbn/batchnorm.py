@@ -294,8 +294,8 @@ class BatchNorm(Averaged, Checkpointed):
         if self.training or self.running_mean is None or self.running_var is None:
             self._check_running()
             read = self._averages.read(self, x, out is not None, chosen) if self.training else None
-            y, masked = _masked.forward(view, chosen, padding, self.gamma, self.beta, self.eps, residual, activation, out,
-                                        self.num_threads)
+            y, masked = _masked.forward(view, chosen, padding, self.gamma, self.beta, self.eps, residual, activation,
+                                        out, self.num_threads)
             if self.training and masked.saved is not None:
                 self._averages.follow(self, _averaging.Batch.from_saved(masked.saved) if read is None else read)
         else:

@@ -13,9 +13,9 @@ import numpy as np
 from fastbn import _layout, functional
 from fastbn._checks import check_activation
 from fastbn._dispatch import kernels
+from fastbn._masked import Masked
 from fastbn._peers import BACKWARD, FORWARD, Peers, check_timeout
 from fastbn.batchnorm import BatchNorm
-from fastbn._masked import Masked
 from fastbn.functional import Saved
 from fastbn.stats import ChannelStats
 

@@ -99,7 +99,7 @@ def test_nan_policy(dtype, layout):
     np.testing.assert_array_equal(omitted.min, [c.min() for c in clean])
     stats = ChannelStats(3, axis=axis).update(data((5, 6, 3), layout, dtype, seed=9))
     before = stats.copy()
-    with pytest.raises(ValueError, match="x has . or more NaN, the first in channel 0; nan_policy is 'raise'"):
+    with pytest.raises(ValueError, match=r"x has . or more NaN, the first in channel 0; nan_policy is 'raise'"):
         stats.update(x, nan_policy="raise")
     assert stats == before
     # With everything else, and where the NaN does not count
@@ -173,10 +173,10 @@ def test_bad_files(tmp_path):
         with pytest.raises(ValueError, match=name):
             ChannelStats.load(tmp_path / name)
     np.savez(tmp_path / "other.npz", weight=np.ones(3))
-    with pytest.raises(ValueError, match="other.npz.*axis is missing"):
+    with pytest.raises(ValueError, match=r"other\.npz.*axis is missing"):
         ChannelStats.load(tmp_path / "other.npz")
     np.savez(tmp_path / "object.npz", axis=np.array(1), mean=np.array([None], object))
-    with pytest.raises(ValueError, match="object.npz"):
+    with pytest.raises(ValueError, match=r"object\.npz"):
         ChannelStats.load(tmp_path / "object.npz")
     with pytest.raises(FileNotFoundError):
         ChannelStats.load(tmp_path / "none.npz")
