@@ -41,9 +41,9 @@ def text(tally: Tally) -> str:
     mean, std = (51, 153), (51, 102)
     normalize = fastbn.ChannelAffine.from_mean_std((0.2, 0.6), (0.2, 0.4))  # of values / 255
     <BLANKLINE>
-    channel           count             min             max            mean             std
-          0               2               0             102              51              51
-          1               2              51             255             153             102
+    channel            count             min             max            mean             std
+          0                2               0             102              51              51
+          1                2              51             255             153             102
     """
     stats, std = tally.stats, tally.stats.std()
     lines = [f"mean, std = {vector(stats.mean)}, {vector(std)}"]
