@@ -72,6 +72,13 @@ def exchanges(budget: float) -> dict[int, tuple[float, float]]:
     return out
 
 
+def whole_step(budget: float) -> float:
+    """Return the seconds of all exchanges of a step of ResNet-50, one after the other."""
+    channel = channel_of(COMM, 60.0, "benchmark")
+    pieces = [np.ones(numbers(layers.channels)) for layers in RESNET50 for _ in range(2 * layers.number)]
+    return best(lambda: [channel.all_gather(piece, 60.0, "benchmark") for piece in pieces], budget)
+
+
 def compute(batch: int, budget: float) -> list[tuple[float, float, float, float]]:
     """Return the seconds of forward and backward, without and with the other ranks, for each row of RESNET50."""
     out = []
@@ -122,6 +129,7 @@ def main() -> None:
     batch, budget = (1, 0.001) if options.tiny else (options.batch, 0.3)
     fastbn.set_num_threads(1)
     gathered = exchanges(budget)
+    step = whole_step(budget)
     layers = compute(batch, budget)
     if COMM.rank:
         return
@@ -147,7 +155,8 @@ def main() -> None:
     slope = (gathered[large][0] - gathered[small][0]) / (8 * (numbers(large) - numbers(small)))
     bandwidth = (COMM.size - 1) / slope
     latency = (gathered[small][0] - slope * 8 * numbers(small)) / math.ceil(math.log2(COMM.size))
-    print(f"\nlatency {latency * 1e6:.1f} us a round, bandwidth {bandwidth / 1e9:.2f} GB/s\n")
+    print(f"\nall exchanges of a step, measured: {step * 1e3:.2f} ms")
+    print(f"latency {latency * 1e6:.1f} us a round, bandwidth {bandwidth / 1e9:.2f} GB/s\n")
     print("| ranks | latency | transfer | merging (measured) | a step |\n|---:|---:|---:|---:|---:|")
     for ranks in RANKS:
         times = estimate(ranks, latency, bandwidth, merged)
