@@ -14,8 +14,8 @@ from tests.compare import close
 COMMON = {"derandomize": True, "deadline": None, "database": None, "print_blob": False,
           "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
 WIDE = np.longdouble
-# Per dtype: rounding units of y and dx, and the tolerance of sums relative to what is summed. Where the longest float is
-# that of 64 bits, the oracle is less exact than y, whose mean has two words.
+# Per dtype: rounding units of y and dx, and the tolerance of sums relative to what is summed. Where the longest float
+# has 64 bits, the oracle is less exact than y, whose mean has two words.
 LONGER = np.finfo(WIDE).eps < np.finfo(np.float64).eps
 UNITS = {np.dtype(np.float32): (8, 32, 4e-6), np.dtype(np.float64): (8 if LONGER else 512, 512, 1e-13)}
 
