@@ -199,7 +199,7 @@ class BatchNorm(Averaged, Checkpointed):
         mask: ArrayLike | None = None,
         lengths: ArrayLike | None = None,
         padding: Padding = "zero",
-    ) -> NDArray[Any]:
+    ) -> Any:
         """Normalize `x`.
 
         Parameters
@@ -228,7 +228,7 @@ class BatchNorm(Averaged, Checkpointed):
         Returns
         -------
         ndarray
-            `out` if it was given, else a new array of x's shape and dtype.
+            `out` if it was given, else a new array of x's shape and dtype; of jagged x a tuple of it and the offsets.
 
         Raises
         ------
@@ -288,7 +288,7 @@ class BatchNorm(Averaged, Checkpointed):
     def _forward_masked(
         self, x: ArrayLike, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None,
         mask: ArrayLike | None, lengths: ArrayLike | None, padding: Padding,
-    ) -> NDArray[Any]:
+    ) -> Any:
         view = _layout.view(x, self.axis, self.num_features)
         chosen = _masked.choose(view, mask, lengths, padding)
         if self.training or self.running_mean is None or self.running_var is None:

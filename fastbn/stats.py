@@ -239,7 +239,9 @@ class ChannelStats:
         if not enough.any():
             raise ValueError(f"the variance with ddof={ddof} needs more than {ddof} values per channel, got "
                              f"{float(self.count.max()):g}")
-        return np.divide(self.m2, self.count - ddof, out=np.full(len(self.m2), np.nan), where=enough)
+        out = np.full(len(self.m2), np.nan)
+        np.divide(self.m2, self.count - ddof, out=out, where=enough)
+        return out
 
     def std(self, ddof: int = 0) -> NDArray[np.float64]:
         """Return the square root of `var`."""

@@ -14,7 +14,7 @@ def test_code_blocks_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)     # some write files
     text = README.read_text()
     blocks = re.findall(r"(<!-- needs torch -->\n)?```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 12
+    assert len(blocks) == 13
     has_torch = importlib.util.find_spec("torch") is not None
     namespace = {}
     for needs_torch, code in blocks:
