@@ -25,7 +25,7 @@ cdef enum:              # where the gradient of a fused ReLU comes from
 cdef struct Moments:
     double n
     double mean
-    double low          # what the rounding of the mean left over: at 1e6 standard deviations parts would else seem apart
+    double low          # what the rounding of the mean left over: at 1e6 standard deviations it tells parts apart
     double m2           # sum of squared distances from the mean
 
 cdef struct Block:      # where an array is: element (n, c, s) is p[n * step_n + c * step_c + s]

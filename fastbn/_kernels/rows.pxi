@@ -13,8 +13,7 @@ cdef enum:
     UNIT_ELEMENTS = 262144
     MOST_ROWS = 1024        # of a unit
     LEAST_ROWS = 32
-    WIDE = 4096             # bytes of a row above which four rows share the constants that they are transformed with;
-                            # with a residual too they would not fit the ways of the first-level cache
+    WIDE = 4096             # bytes of a row above which four rows share the constants that they are transformed with
     PIVOT_ROWS = 16         # most rows that a pivot is the mean of
 
 
@@ -50,6 +49,7 @@ cdef void plan_rows(Job* job, Py_ssize_t cache, Py_ssize_t last_cache, int threa
         job.group = 1
         job.slab = least(least(fit, even), SLAB)
     job.slabs = parts(width, job.slab)
+    # With a residual four such rows would not fit the ways of the first-level cache.
     job.four = width * itemsize > WIDE and job.r.p == NULL
     job.fetch = (TILE < width or arrays == 1) and width * itemsize < WIDE and bytes * arrays > last_cache // 2
 
