@@ -282,9 +282,9 @@ cpdef bint choose(View x, cnp.ndarray index) except -1:
     Returns
     -------
     bool
-        Whether it was done: the channels must be contiguous, and enough for a vector.
+        Whether it was done: the channels must be contiguous, and fill vectors.
     """
-    if x.s != 1 or x.order is not None or x.outer != cnp.PyArray_NDIM(<cnp.ndarray> x.array) - 1 or x.c < TILE:
+    if x.s != 1 or x.order is not None or x.outer != cnp.PyArray_NDIM(<cnp.ndarray> x.array) - 1 or narrow(x.c):
         return False
     set_chosen(x, index)
     return True

@@ -1,7 +1,7 @@
 """Batch normalization over some positions: those that a mask or the lengths of padded sequences leave.
 
-Where channels lie last and are 64 or more, the kernels walk the rows that count and never touch the others. Elsewhere
-the values that count are gathered into rows, and go through the same kernels.
+Where channels lie last and fill vectors, the kernels walk the rows that count and never read the others. Elsewhere the
+values that count are gathered into rows, and go through the same kernels, to the same bits.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from fastbn import _layout, functional
+from fastbn._checks import check_activation
 from fastbn._selection import selection
 from fastbn._tensors import to_tensor
 from fastbn.functional import Saved
@@ -53,7 +54,7 @@ class Masked:
     residual: bool
 
 
-def choose(
+def counted(
     view: _layout.View, mask: ArrayLike | None, lengths: ArrayLike | None, padding: object,
 ) -> NDArray[np.bool_]:
     """Return which positions count, after a check of what becomes of the others.
@@ -109,11 +110,12 @@ def forward(
     index = np.flatnonzero(chosen)
     if len(index) == 1:
         raise ValueError("a single position of x counts, one value per channel, so there is no variance to learn from")
-    if len(index) == 0:
-        warnings.warn("no position of the batch counts: its statistics are left out", stacklevel=5)
-        return finished(_layout.output(view, out), view.array, chosen, view.axis, padding, out), Masked(
-            chosen, view.axis, padding, None, None, residual is not None)
+    check_activation(activation, inference=False)
     target, like = places(view, residual, out)
+    if len(index) == 0:
+        warnings.warn("no position of the batch counts: its statistics are left out", stacklevel=4)
+        return finished(target, view.array, chosen, view.axis, padding, out), Masked(
+            chosen, view.axis, padding, None, None, residual is not None)
     if (out is None or target.array is out) and _layout.choose(view, index):
         start = None if out is not None else started(view.array, padding)
         y, saved = functional.train(
@@ -166,8 +168,8 @@ def backward(
     target = _layout.output(view, out, gradient)
     if saved is None:
         zeros = np.zeros(view.shape[1])
-        return finished(target, gradient.array, chosen, axis, padding, out), zeros, zeros, *(
-            [np.zeros_like(view.array)] if masked.residual else [])
+        nothing = [zeros_of(view)] if masked.residual else []
+        return finished(target, gradient.array, chosen, axis, padding, out), zeros, zeros, *nothing
     if masked.rows is None:
         direct = out is not None and target.array is out
         dx, dgamma, dbeta, *dresidual = functional.batch_norm_backward(
@@ -179,19 +181,24 @@ def backward(
             fill(dx, chosen, axis, padding)
         elif out is not None:
             dx = finished(target, gradient.array, chosen, axis, padding, out, gather(dx, axis, chosen))
-        elif gradient.tensor:
+        elif view.tensor:
             dx = to_tensor(dx)
         return (dx, dgamma, dbeta, *dresidual)
     rows, dgamma, dbeta, *others = functional.batch_norm_backward(
         gather(gradient.array, axis, chosen), masked.rows, saved, gamma, num_threads=num_threads)
     dx = finished(target, gradient.array, chosen, axis, padding, out, rows)
-    dresidual = [scattered(array, view.array, chosen, axis) for array in others]
-    return (dx, dgamma, dbeta, *dresidual)
+    return (dx, dgamma, dbeta, *(scattered(array, view, chosen, axis) for array in others))
+
+
+def zeros_of(view: _layout.View) -> Any:
+    """Return a new array of zeros like that of a view; a tensor for a tensor."""
+    out = np.zeros(view.array.shape, view.array.dtype)
+    return to_tensor(out) if view.tensor else out
 
 
 def started(like: NDArray[Any], padding: Padding) -> NDArray[Any]:
     """Return a new array for a result, with the positions that do not count as they will be."""
-    return like.copy() if padding == "keep" else np.zeros_like(like)
+    return np.array(like, order="C") if padding == "keep" else np.zeros(like.shape, like.dtype)
 
 
 def gather(array: NDArray[Any], axis: int, chosen: NDArray[np.bool_]) -> NDArray[Any]:
@@ -199,10 +206,10 @@ def gather(array: NDArray[Any], axis: int, chosen: NDArray[np.bool_]) -> NDArray
     return np.moveaxis(array, axis, -1)[chosen]
 
 
-def scattered(rows: NDArray[Any], like: NDArray[Any], chosen: NDArray[np.bool_], axis: int) -> NDArray[Any]:
+def scattered(rows: NDArray[Any], like: _layout.View, chosen: NDArray[np.bool_], axis: int) -> Any:
     """Return rows at the positions that count, and zeros elsewhere."""
-    out = np.zeros_like(like)
-    np.moveaxis(out, axis, -1)[chosen] = rows
+    out = zeros_of(like)
+    np.moveaxis(_layout.as_plain(out, "out"), axis, -1)[chosen] = rows
     return out
 
 

@@ -157,9 +157,10 @@ def plain_moments(
     mean, mean_low, m2 = (kernels.byte_statistics(view, num_threads) if block.dtype == np.uint8
                           else kernels.statistics(view, whole, num_threads))
     if nan_policy != "propagate" and np.isnan(mean).any():
-        rows = np.moveaxis(block, axis, -1).reshape(-1, channels).astype(np.float64)
-        if np.isnan(rows).any():
-            return weighted_moments(rows, np.ones((len(rows), 1)), nan_policy, extrema)
+        out = Moments.none(channels, extrema)
+        for rows, _ in gathered(block, axis, np.ones(block.shape[:axis] + block.shape[axis + 1:], np.bool_)):
+            out = out.merged(weighted_moments(rows.astype(np.float64), np.ones((len(rows), 1)), nan_policy, extrema))
+        return out
     out = Moments(np.full(channels, float(n * s)), mean, mean_low, m2)
     if extrema:
         out.min, out.max = find_extrema(block, axis)

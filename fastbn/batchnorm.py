@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -170,13 +171,13 @@ class BatchNorm(Averaged, Checkpointed):
                 f"affine={self.affine}, track_running_stats={self.track_running_stats}, dtype={self.dtype}{more})")
 
     def __getstate__(self) -> dict[str, Any]:
-        # The constants are made again when they are needed.
-        return {**self.__dict__, "_constants": None}
+        # The constants are made again when they are needed; what a backward needs belongs to the arrays of a forward.
+        return {**self.__dict__, "_constants": None, "_last": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # 0.1.0 had none of these.
         new = {"_constants": None, "debias": False, "nan_policy": "propagate", "_exact": False, "_warned": False}
-        self.__dict__.update({**new, **state})
+        self.__dict__.update({**new, **state, "_last": None})
         if "_averages" not in state:
             self._averages = _averaging.Moving(_averaging.Weights.after(self.num_batches_tracked, self.momentum))
 
@@ -239,6 +240,8 @@ class BatchNorm(Averaged, Checkpointed):
             value per channel.
         """
         if isinstance(x, tuple) and _masked.is_jagged(x):
+            if mask is not None or lengths is not None:
+                raise ValueError("mask and lengths must be None where x is jagged, (values, offsets)")
             values, offsets = x
             return self(values, residual, activation, out), offsets
         if mask is not None or lengths is not None:
@@ -252,7 +255,7 @@ class BatchNorm(Averaged, Checkpointed):
             # One compiled call reads all parameters and another one loads a state, so that no thread sees half of one.
             self._constants = constants = kernels.Constants(
                 self.num_features, mean, var, self.gamma, self.beta, self._eps)
-        try:
+        try:    # as _forgetting(), in less time
             y = kernels.inference(x, self.axis, constants, residual, out, code, slope, self.num_threads)
         except BaseException as error:
             self._forget_unless_refused(error)
@@ -268,17 +271,22 @@ class BatchNorm(Averaged, Checkpointed):
         if not isinstance(error, (TypeError, ValueError)):
             self._last = None
 
+    @contextlib.contextmanager
+    def _forgetting(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self._forget_unless_refused(error)
+            raise
+
     def _forward_batch(
         self, x: ArrayLike, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None,
     ) -> NDArray[Any]:
         view = _layout.view(x, self.axis, self.num_features)
         self._check_running()
         read = self._averages.read(self, x, out is not None) if self.training else None
-        try:
+        with self._forgetting():
             y, saved = self._normalize(view, residual, activation, out)
-        except BaseException as error:
-            self._forget_unless_refused(error)
-            raise
         if self.training:
             self._averages.follow(self, _averaging.Batch.from_saved(saved) if read is None else read)
         lost = out is not None and same_memory(out, x)
@@ -290,18 +298,21 @@ class BatchNorm(Averaged, Checkpointed):
         mask: ArrayLike | None, lengths: ArrayLike | None, padding: Padding,
     ) -> Any:
         view = _layout.view(x, self.axis, self.num_features)
-        chosen = _masked.choose(view, mask, lengths, padding)
+        chosen = _masked.counted(view, mask, lengths, padding)
         if self.training or self.running_mean is None or self.running_var is None:
             self._check_running()
             read = self._averages.read(self, x, out is not None, chosen) if self.training else None
-            y, masked = _masked.forward(view, chosen, padding, self.gamma, self.beta, self.eps, residual, activation,
-                                        out, self.num_threads)
+            with self._forgetting():
+                y, masked = _masked.forward(
+                    view, chosen, padding, self.gamma, self.beta, self.eps, residual, activation, out, self.num_threads)
             if self.training and masked.saved is not None:
                 self._averages.follow(self, _averaging.Batch.from_saved(masked.saved) if read is None else read)
         else:
             mean, var = self._evaluation_statistics()
-            y, masked = _masked.evaluate(view, chosen, padding, mean, var, self.gamma, self.beta, self.eps, residual,
-                                         activation, out, self.num_threads)
+            with self._forgetting():
+                y, masked = _masked.evaluate(
+                    view, chosen, padding, mean, var, self.gamma, self.beta, self.eps, residual, activation, out,
+                    self.num_threads)
         lost = out is not None and same_memory(out, x) and masked.rows is None
         self._last = (None if lost else x, None, check_activation(activation)[0], masked)
         return y
@@ -357,7 +368,8 @@ class BatchNorm(Averaged, Checkpointed):
             saved = functional.inference_saved(
                 x, mean, var, self.gamma, self.beta, axis=self.axis, eps=self.eps, relu=activation > 0,
                 residual=residual, num_threads=self.num_threads)
-        dx, dgamma, dbeta, *dresidual = self._gradients(dy, x, saved, out)
+        with self._forgetting():
+            dx, dgamma, dbeta, *dresidual = self._gradients(dy, x, saved, out)
         if out is not None and same_memory(out, x):
             self._last = (None, residual, activation, saved)
         if self.gamma is not None:

@@ -44,6 +44,8 @@ class Saved:
         Whether the forward added a residual.
     index : ndarray of intp, or None
         Which positions counted, in C order, if not all.
+    mean_low : ndarray of float64, shape (C,), or None
+        The second word of the mean, what its rounding left over.
     """
 
     mean: NDArray[np.float64]
@@ -59,6 +61,7 @@ class Saved:
     arrangement: tuple[int, tuple[int, ...] | None] | None = None
     residual: bool = False
     index: NDArray[np.intp] | None = None
+    mean_low: NDArray[np.float64] | None = None
 
     @classmethod
     def from_statistics(cls, mean: ArrayLike, var: ArrayLike, *, eps: float = 1e-5) -> Saved:
@@ -197,14 +200,14 @@ def train(
     mask = None
     if relu and other is not None:
         mask = np.empty(kernels.bits_words(view), np.uint16)
-    mean, var, rstd = kernels.training(view, y, other, gamma, beta, eps, relu, mask, num_threads)
+    mean, low, var, rstd = kernels.training(view, y, other, gamma, beta, eps, relu, mask, num_threads)
     scale = shift = None
     if relu and mask is None:
         scale, shift = relu_coefficients(rstd, gamma, beta)
     arrangement = None if mask is None else view.arrangement
     return y.finish(), Saved(
         mean, var, rstd, n * s, False, scale, shift, mask, view.array.shape, view.axis, arrangement, other is not None,
-        index)
+        index, low)
 
 
 def relu_coefficients(
@@ -369,7 +372,7 @@ def batch_norm_backward(
     dx = _layout.output(view, out, gradient)
     dresidual = _layout.output(view) if saved.residual else None
     if view.size:
-        dgamma, dbeta = kernels.backward(gradient, view, dx, dresidual, saved.mean, saved.rstd, gamma,
+        dgamma, dbeta = kernels.backward(gradient, view, dx, dresidual, saved.mean, saved.mean_low, saved.rstd, gamma,
                                          saved.scale, saved.shift, saved.mask, saved.frozen, num_threads)
     else:
         check_vectors(channels, gamma=gamma)

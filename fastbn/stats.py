@@ -296,7 +296,9 @@ class ChannelStats:
         return {"axis": self.axis, **self.to_arrays()}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        arrays = dict(state)
+        if isinstance(state, tuple):    # of 0.1.0
+            state = {**state[1], "mean_low": state[1]["_mean_low"]}
+        arrays = {name: value for name, value in state.items() if name != "_mean_low"}
         self.axis = check_integer(arrays.pop("axis"), "axis")
         self._moments = check_parts(arrays)
 

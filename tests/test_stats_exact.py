@@ -147,5 +147,9 @@ def test_without_a_part():
     np.testing.assert_array_equal(nothing.count, 0.0)
     np.testing.assert_array_equal(nothing.mean, 0.0)
     np.testing.assert_array_equal(nothing.m2, 0.0)
+    weighted = [ChannelStats(3).update(part, sample_weight=rng.random(len(part)) + 0.1) for part in (a, b)]
+    left = (weighted[0] + weighted[1]) - weighted[1] - weighted[0]
+    np.testing.assert_array_equal(left.count, 0.0)
+    np.testing.assert_array_equal(left.mean, 0.0)
     with pytest.raises(ValueError, match="the part has 700 values per channel, and the whole 400"):
         alone - both

@@ -13,6 +13,7 @@ from fastbn._layout import View
 _Vector: TypeAlias = NDArray[np.float64]
 _Mask: TypeAlias = NDArray[np.uint16]
 
+def assume_last_cache(nbytes: int) -> int: ...
 def openmp_version() -> int: ...
 def bits_words(x: View) -> int: ...
 def training(
@@ -25,7 +26,7 @@ def training(
     relu: bool,
     bits: _Mask | None,
     num_threads: int | None,
-) -> tuple[_Vector, _Vector, _Vector]: ...
+) -> tuple[_Vector, _Vector, _Vector, _Vector]: ...
 @disjoint_base
 class Constants:
     @property
@@ -103,6 +104,7 @@ def backward(
     dx: View,
     dr: View | None,
     mean: ArrayLike,
+    low: ArrayLike | None,
     rstd: ArrayLike,
     gamma: ArrayLike | None,
     scale: ArrayLike | None,

@@ -26,6 +26,14 @@ cdef Py_ssize_t SERIAL_BYTES_ROWS = 512 * 1024
 cdef Py_ssize_t SERIAL_BYTES_PLANES = 256 * 1024
 
 
+def assume_last_cache(Py_ssize_t nbytes):
+    """Plan for a last cache of another size from now on, as tests do; returns what it was."""
+    global LAST_CACHE
+    before = LAST_CACHE
+    LAST_CACHE = nbytes
+    return before
+
+
 def openmp_version():
     """The date of the OpenMP specification that this module was built for, or 0 without OpenMP."""
     return FASTBN_OPENMP
@@ -147,17 +155,18 @@ def bits_words(View x):
     cdef Py_ssize_t k
     if x.s > 1:
         return x.n * x.c * parts(x.s, LANES)
-    k = repeats_of(x.n, x.c) if x.chosen is None else 1
+    k = repeats_of(x.n, x.c)
     return x.n // k * parts(k * x.c, LANES) + parts(x.n % k * x.c, LANES)
 
 
 def training(View x, View y, View r, gamma, beta, double eps, bint relu, bits, num_threads):
-    """Normalize `x` with its own statistics into `y`; returns mean, biased variance and rstd, float64."""
+    """Normalize `x` with its own statistics into `y`; returns mean in two words, biased variance and rstd, float64."""
     cdef Job job
     cdef cnp.ndarray mean = np.empty(x.c)
+    cdef cnp.ndarray low = np.empty(x.c)
     cdef cnp.ndarray var = np.empty(x.c)
     cdef cnp.ndarray rstd = np.empty(x.c)
-    cdef double* scratch = scratch_of(3 * x.c)
+    cdef double* scratch = scratch_of(2 * x.c)
     begin(&job, x)
     job.y = block_of(y)
     if r is not None:
@@ -165,27 +174,27 @@ def training(View x, View y, View r, gamma, beta, double eps, bint relu, bits, n
     job.activation = RELU if relu else NO_ACTIVATION
     job.eps = eps
     job.mean = vector(mean)
+    job.low = vector(low)
     job.var = vector(var)
     job.rstd = vector(rstd)
     job.bits = bits_pointer(bits)
     job.gamma = scratch
     job.beta = scratch + x.c
-    job.low = scratch + 2 * x.c
     try:
         load_vector(gamma, job.gamma, x.c, 1.0, "gamma")
         load_vector(beta, job.beta, x.c, 0.0, "beta")
         execute(&job, num_threads)
     finally:
         free(scratch)
-    return mean, var, rstd
+    return mean, low, var, rstd
 
 
-def backward(View g, View x, View dx, View dr, mean, rstd, gamma, scale, shift, bits, bint frozen, num_threads):
+def backward(View g, View x, View dx, View dr, mean, low, rstd, gamma, scale, shift, bits, bint frozen, num_threads):
     """Gradients of `training`, or with `frozen` of `inference`; returns dgamma and dbeta, float64."""
     cdef Job job
     cdef cnp.ndarray dgamma = np.empty(x.c)
     cdef cnp.ndarray dbeta = np.empty(x.c)
-    cdef double* scratch = scratch_of(5 * x.c)
+    cdef double* scratch = scratch_of(6 * x.c)
     begin(&job, x)
     job.g = block_of(g)
     job.y = block_of(dx)
@@ -201,12 +210,14 @@ def backward(View g, View x, View dx, View dr, mean, rstd, gamma, scale, shift, 
     job.gamma = scratch + 2 * x.c
     job.kept_scale = scratch + 3 * x.c
     job.kept_shift = scratch + 4 * x.c
+    job.low = scratch + 5 * x.c
     try:
         load_vector(mean, scratch, x.c, 0.0, "mean")
         load_vector(rstd, scratch + x.c, x.c, 1.0, "rstd")
         load_vector(gamma, scratch + 2 * x.c, x.c, 1.0, "gamma")
         load_vector(scale, scratch + 3 * x.c, x.c, 1.0, "scale")
         load_vector(shift, scratch + 4 * x.c, x.c, 0.0, "shift")
+        load_vector(low, job.low, x.c, 0.0, "mean_low")
         execute(&job, num_threads)
     finally:
         free(scratch)

@@ -57,7 +57,7 @@ cdef struct Job:
     double* gamma           # IN
     double* beta            # IN
     double* mean            # OUT of a training forward, IN elsewhere
-    double* low             # OUT, the second word of the mean
+    double* low             # likewise, its second word
     double* var             # OUT of a training forward (M2 of statistics alone)
     double* rstd            # as mean
     double* dgamma          # OUT
@@ -176,7 +176,7 @@ cdef void replay_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept n
     cdef double m[TILE]
     cdef int j
     if job.gate == REPLAY:
-        affine_coefs(place_of(job), coef, c, width, job.mean + c, NULL, job.kept_scale + c, job.kept_shift + c)
+        affine_coefs(place_of(job), coef, c, width, job.mean + c, job.low + c, job.kept_scale + c, job.kept_shift + c)
     else:
         for j in range(width):
             m[j] = job.mean[c + j]
@@ -195,7 +195,7 @@ cdef void backward_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept
     cdef int j
     for j in range(width):
         rstd = job.rstd[c + j]
-        left = job.mean[c + j] - <double> (<real> job.mean[c + j])
+        left = (job.mean[c + j] - <double> (<real> job.mean[c + j])) + job.low[c + j]
         s_hat = (job.dgamma[c + j] - left * job.dbeta[c + j]) * rstd    # sum dy * x_hat
         job.dgamma[c + j] = s_hat
         a[j] = job.gamma[c + j] * rstd

@@ -32,7 +32,7 @@ cdef void plan_rows(Job* job, Py_ssize_t cache, Py_ssize_t last_cache, int threa
     cdef Py_ssize_t arrays = 2 if job.g.p != NULL else 1
     cdef Py_ssize_t bytes = job.n * job.c * itemsize
     # Narrow rows have no gaps (_layout), but for rows of statistics that are one row again and again.
-    job.repeats = repeats_of(job.n, job.c) if job.x.step_n == job.c and job.index == NULL else 1
+    job.repeats = repeats_of(job.n, job.c) if job.x.step_n == job.c else 1
     job.wide_rows = job.n // job.repeats
     width = job.c * job.repeats
     job.coef_step = width
