@@ -54,6 +54,12 @@ class Masked:
     residual: bool
 
 
+def check_padding(padding: object) -> None:
+    """Raise an error for what cannot become of positions that do not count."""
+    if padding not in PADDINGS:
+        raise ValueError(f"padding must be one of {', '.join(map(repr, PADDINGS))}, got {padding!r}")
+
+
 def counted(
     view: _layout.View, mask: ArrayLike | None, lengths: ArrayLike | None, padding: object,
 ) -> NDArray[np.bool_]:
@@ -64,8 +70,7 @@ def counted(
     TypeError, ValueError
         If an argument does not fit.
     """
-    if padding not in PADDINGS:
-        raise ValueError(f"padding must be one of {', '.join(map(repr, PADDINGS))}, got {padding!r}")
+    check_padding(padding)
     shape = view.array.shape
     chosen = selection(shape[:view.axis] + shape[view.axis + 1:], None, mask, lengths)
     assert chosen is not None

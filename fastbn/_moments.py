@@ -85,6 +85,8 @@ class Moments:
             delta = (self.mean - part.mean) + (self.mean_low - part.mean_low)       # from the part to the whole
             mean, mean_low = two_sum(self.mean, delta * ratio + self.mean_low)
             m2 = self.m2 - part.m2 - delta * delta * (self.count * ratio)
+            if (left & (m2 < -1e-6 * (self.m2 + part.m2 + delta * delta * part.count))).any():
+                raise ValueError("the part spreads further than the whole; it is no part of it")
         m2 = np.where(m2 < 0, 0.0, m2)      # by rounding; NaN stays
         return Moments(count, *(np.where(left, vector, 0.0) for vector in (mean, mean_low, m2)))
 
@@ -134,6 +136,9 @@ def check_parts(arrays: Mapping[str, Any]) -> Moments:
         raise ValueError("count must be finite and not negative")
     if (found["m2"] < 0).any():
         raise ValueError(f"m2 has negative values, down to {found['m2'].min()}")
+    none = found["count"] == 0
+    for name in ("mean", "mean_low", "m2"):
+        found[name][none] = 0.0
     if ("min" in found) != ("max" in found):
         raise ValueError(f"{'max' if 'min' in found else 'min'} is missing; expected both extrema, or neither")
     return Moments(**found)

@@ -6,6 +6,7 @@ worked out by NumPy, in float64, in two passes.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -102,6 +103,9 @@ def selection(
     weight = check_samples(sample_weight, "sample_weight", shape[0], "fiu", "numbers").astype(np.float64)
     if not (np.isfinite(weight).all() and (weight >= 0).all()):
         raise ValueError("sample_weight must be finite and not negative")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(weight.sum() * max(1, math.prod(shape[1:]))):
+            raise ValueError("sample_weight has a sum that is not finite")
     weights = np.broadcast_to(weight.reshape(weight.shape + (1,) * (len(shape) - 1)), shape)
     return weights if valid is None else weights * valid
 

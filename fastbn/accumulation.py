@@ -10,7 +10,7 @@ from fastbn import functional
 from fastbn._averaging import Batch
 from fastbn._checks import check_activation
 from fastbn._dispatch import kernels
-from fastbn._layout import as_plain, as_target, same_memory
+from fastbn._layout import as_plain, as_target, same_memory, view
 from fastbn._tensors import as_constant
 from fastbn.stats import ChannelStats
 
@@ -54,6 +54,7 @@ class WholeBatch:
         functional.check_vectors(layer.num_features, gamma=layer.gamma, beta=layer.beta)
         self.stats = ChannelStats(layer.num_features, axis=layer.axis)
         for x in micro_batches:
+            view(x, layer.axis, layer.num_features)     # refuses what statistics take and layers do not, such as uint8
             self.stats.update(x, num_threads=layer.num_threads)
         batch = Batch.from_stats(self.stats)
         if batch.size < 2:

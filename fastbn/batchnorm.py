@@ -239,6 +239,8 @@ class BatchNorm(Averaged, Checkpointed):
             For shapes that do not fit, an `out` that overlaps an input without being it, or, in training mode, one
             value per channel.
         """
+        if padding != "zero":
+            _masked.check_padding(padding)
         if isinstance(x, tuple) and _masked.is_jagged(x):
             if mask is not None or lengths is not None:
                 raise ValueError("mask and lengths must be None where x is jagged, (values, offsets)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from fastbn._moments import Moments, check_parts
 from fastbn._threads import check as check_threads
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
 
     from numpy.typing import ArrayLike, NDArray
@@ -317,7 +317,8 @@ class ChannelStats:
         from fastbn.checkpoints.files import replace
 
         data = io.BytesIO()
-        np.savez(data, axis=np.array(self.axis, np.int64), **self.to_arrays())  # type: ignore[arg-type]
+        np.savez(data, axis=np.array(self.axis, np.int64), extrema=np.array(self.min is not None, np.int64),
+                 **self.to_arrays())  # type: ignore[arg-type]
         replace(path, data.getvalue())
 
     @classmethod
@@ -341,13 +342,18 @@ class ChannelStats:
         """
         from fastbn.checkpoints.npz import Npz
 
-        with open(path, "rb") as file:
+        with open(os.fspath(path), "rb") as file:
             try:
                 archive = Npz(file)
                 arrays = {name: archive.read(name) for name in archive.names}
-                axis = arrays.pop("axis", None)
-                if axis is None or axis.shape != () or axis.dtype.kind != "i":
-                    raise ValueError("axis is missing or no integer; was this written by ChannelStats.save?")
-                return cls.from_arrays(**arrays, axis=int(axis))
+                numbers = {}
+                for name in ("axis", "extrema"):
+                    number = arrays.pop(name, None)
+                    if number is None or number.shape != () or number.dtype.kind != "i":
+                        raise ValueError(f"{name} is missing or no integer; was this written by ChannelStats.save?")
+                    numbers[name] = int(number)
+                if numbers["extrema"] != ("min" in arrays):
+                    raise ValueError("min and max are not as announced; the file is damaged")
+                return cls.from_arrays(**arrays, axis=numbers["axis"])
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{path}: {error}") from error

@@ -146,6 +146,13 @@ def test_bad_micro_batches_change_nothing(micro_batches, error, message):
     assert_same(bn, before)
 
 
+def test_bytes_are_refused_before_anything_moves():
+    bn = BatchNorm(3)
+    with pytest.raises(TypeError, match="x has dtype uint8"):
+        bn.accumulate([np.ones((4, 3), np.uint8)])
+    assert bn.num_batches_tracked == 0
+
+
 def test_policies_for_nan():
     xs = parts(0)
     xs[2][1, 4] = np.nan

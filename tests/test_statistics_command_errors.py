@@ -228,3 +228,13 @@ def test_a_file_that_is_cut_short_while_it_is_read(tmp_path, capsys, monkeypatch
     assert main(["stats", str(path)]) == 1
     assert capsys.readouterr() == ("", f"{path}: ends in the middle of its array\n")
     assert len(blocks) == 3     # of 1,020 bytes, behind 128 of header
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+def test_no_output_over_an_input(option, tmp_path, capsys):
+    path = tmp_path / "x.png"
+    before = npy(GOOD)
+    path.write_bytes(before)
+    assert main(["stats", str(path), option, str(path)]) == 1
+    assert "is an input; the output wants another place" in capsys.readouterr().err
+    assert path.read_bytes() == before

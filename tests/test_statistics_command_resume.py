@@ -14,6 +14,7 @@ import pytest
 
 from fastbn.__main__ import main
 from fastbn.statistics_command import command, counting, inputs
+from fastbn.statistics_command.resume import digest
 from tests.process import settings
 from tests.statistics_files import normal, same, stats
 
@@ -254,7 +255,8 @@ def changed(*keys, value):
         for key in keys[:-1]:
             inner = inner[key]
         inner[keys[-1]] = value
-        return json.dumps(content)
+        rest = {name: value for name, value in content.items() if name != "digest"}
+        return json.dumps({**rest, "digest": digest(rest)})
     return change
 
 
@@ -282,6 +284,8 @@ BAD = {
     "partial": (changed("partial", value={}), DAMAGED),
     "block": (changed("partial", "block", value=1.5), DAMAGED),
     "skipped": (changed("skipped", value=[1]), DAMAGED),
+    "another checksum": (lambda content: json.dumps({**content, "digest": "0"}), DAMAGED),
+    "no checksum": (lambda content: json.dumps({name: content[name] for name in content if name != "digest"}), DAMAGED),
 }
 
 

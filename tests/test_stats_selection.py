@@ -209,3 +209,30 @@ def test_bad_choices_change_nothing(name, layout):
 def test_lengths_need_steps():
     with pytest.raises(ValueError, match="lengths need an axis of steps"):
         ChannelStats(3).update(np.ones((4, 3)), lengths=[1, 1, 1, 1])
+
+
+def test_weights_without_a_sum():
+    stats = ChannelStats(1)
+    with pytest.raises(ValueError, match="sample_weight has a sum that is not finite"):
+        stats.update(np.ones((2, 1)), sample_weight=[1e308] * 2)
+    assert stats == ChannelStats(1)
+
+
+def test_what_is_no_part():
+    whole = ChannelStats(1).update(np.arange(10.0)[:, None])
+    with pytest.raises(ValueError, match="it is no part of it"):
+        whole - ChannelStats(1).update(np.array([[100.0], [200.0]]))
+
+
+def test_a_file_that_lost_its_extrema(tmp_path):
+    stats = ChannelStats(1, extrema=True).update(np.arange(10.0)[:, None])
+    arrays = {name: a for name, a in stats.to_arrays().items() if name not in ("min", "max")}
+    np.savez(tmp_path / "lost.npz", axis=np.array(1), extrema=np.array(1), **arrays)
+    with pytest.raises(ValueError, match="min and max are not as announced"):
+        ChannelStats.load(tmp_path / "lost.npz")
+
+
+def test_no_values_have_no_mean():
+    stats = ChannelStats.from_arrays([0, 2], [1.0, 1.0], [5.0, 5.0])
+    np.testing.assert_array_equal(stats.mean, [0, 1])
+    np.testing.assert_array_equal(stats.m2, [0, 5])

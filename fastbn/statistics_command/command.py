@@ -76,6 +76,11 @@ def output_path(value: str) -> Path:
     return path
 
 
+def same_file(output: Path, path: str) -> bool:
+    """Return whether an output would replace an input."""
+    return path != inputs.STANDARD_INPUT and output.exists() and Path(path).exists() and output.samefile(path)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Count the inputs, or say in one line why not."""
     task = Run(arguments)
@@ -92,6 +97,9 @@ def interruptible(task: Run) -> int:
     try:
         if arguments.paths.count(inputs.STANDARD_INPUT) > 1:
             raise CommandError("standard input (-) can be read only once")
+        for given in (arguments.json, arguments.plot):
+            if given is not None and any(same_file(given, path) for path in arguments.paths):
+                raise CommandError(f"{given}: is an input; the output wants another place")
         if arguments.plot is not None:
             require("matplotlib", "matplotlib", "stats", "--plot")
         task.read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,12 @@ def encode(state: State, settings: Settings, fingerprints: bytes) -> bytes:
             "tally": encoded(partial.tally),
         },
     }
-    return json.dumps(content).encode()
+    return json.dumps({**content, "digest": digest(content)}).encode()
+
+
+def digest(content: dict[str, Any]) -> str:
+    """Return a checksum of all that a file says, so that a damaged one does not pass for another state."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def load(path: Path, settings: Settings) -> tuple[State, bytes]:
@@ -71,8 +77,12 @@ def load(path: Path, settings: Settings) -> tuple[State, bytes]:
     theirs, ours = content.get("settings"), comparable(settings)
     if theirs != ours:
         raise CommandError(f"{path}: was written with the settings {theirs}; now they are {ours}")
+    given = content.pop("digest", None)
     try:
-        return decoded(content)
+        state = decoded(content)
+        if given != digest(content):
+            raise ValueError("its checksum is another")
+        return state
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CommandError(f"{path}: is damaged: {error!r}") from None
 
