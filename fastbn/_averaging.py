@@ -107,7 +107,7 @@ class Weights:
         return cls(kept ** batches, squares, np.nan)
 
 
-@dataclass(slots=True)
+@dataclass
 class Moving:
     """running = (1 - factor) * running + factor * batch; factor is momentum, or 1 / batches if that is None."""
 
@@ -158,7 +158,7 @@ class Moving:
         return Moving(loaded_weights(layer.momentum, state, vectors, tracked))
 
 
-@dataclass(slots=True)
+@dataclass
 class Exact(Moving):
     """The running averages are mean and variance of all values of all batches."""
 
@@ -191,7 +191,7 @@ class Exact(Moving):
         return Exact(weights, stats=stats)
 
 
-@dataclass(slots=True)
+@dataclass
 class Gathering(Moving):
     """Reads batches exactly and leaves the averages of the layer alone."""
 
