@@ -370,8 +370,13 @@ class BatchNorm(Averaged, Checkpointed):
             saved = functional.inference_saved(
                 x, mean, var, self.gamma, self.beta, axis=self.axis, eps=self.eps, relu=activation > 0,
                 residual=residual, num_threads=self.num_threads)
-        with self._forgetting():
+        try:
             dx, dgamma, dbeta, *dresidual = self._gradients(dy, x, saved, out)
+        except BaseException as error:
+            # One that was interrupted may have written over a part of x.
+            if not isinstance(error, Exception) and out is not None and same_memory(out, x):
+                self._last = None
+            raise
         if out is not None and same_memory(out, x):
             self._last = (None, residual, activation, saved)
         if self.gamma is not None:
