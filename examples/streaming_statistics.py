@@ -38,7 +38,7 @@ def main():
         merged.merge(part)
     alone = statistics(range(BATCHES))
 
-    print(f"{merged.count:,} values a channel, from {BATCHES} batches read by {WORKERS} threads")
+    print(f"{merged.count[0]:,.0f} values a channel, from {BATCHES} batches read by {WORKERS} threads")
     print(f"  mean      {merged.mean}")
     print(f"  std       {merged.std(ddof=1)}")
     difference = abs(merged.var() / alone.var() - 1).max()
