@@ -1,5 +1,5 @@
-# Stores of a forward that go around the caches. An output far larger than the last of them is not found there by whoever
-# reads it next, and a plain store first reads from memory what it is about to overwrite: a third of the traffic.
+# Stores of a forward that go around the caches. An output far larger than the last of them is not found there by
+# whoever reads it next, and a plain store first reads what it is about to overwrite: a third of the traffic.
 
 cdef extern from *:
     """
@@ -31,8 +31,8 @@ cdef extern from *:
 
 
 cdef void choose_stores(Job* job, Py_ssize_t last_cache) noexcept nogil:
-    # Runs of whole 16 bytes, and not in place, where a cache has them already. Twice the last cache, because the host of
-    # a virtual machine may have more of it than it tells.
+    # Runs of whole 16 bytes, and not in place, where a cache has them already. Twice the last cache, because the host
+    # of a virtual machine may have more of it than it tells.
     cdef Py_ssize_t size = job.itemsize
     cdef Py_ssize_t run = (job.c if job.s == 1 else job.s) * size
     cdef Py_ssize_t steps = job.y.step_n * size | (0 if job.s == 1 else job.y.step_c * size)
