@@ -3,6 +3,7 @@
 
 cdef extern from *:
     """
+    #include <string.h>
     #if defined(__SSE2__) && (defined(__GNUC__) || defined(__clang__))
     #include <immintrin.h>
     #define FASTBN_STREAMS 1
