@@ -259,3 +259,14 @@ def test_gradients_whose_products_are_too_small_for_float32(shape, layout):
     _, dgamma, _ = batch_norm_backward(dy, x, saved, axis=axis)
     exact = oracle.backward(dy, x, oracle.forward(x, axis=axis, eps=1.2e-38), axis=axis)
     assert np.abs(dgamma - exact.dgamma).max() <= 1e-6 * np.abs(exact.dgamma).max()
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).eps >= np.finfo(np.float64).eps, reason="no float is longer than float64")
+@pytest.mark.parametrize("ratio", [1, 1e4, 1e6, 1e8])
+def test_float64_keeps_both_words_of_the_mean(ratio):
+    x = np.random.default_rng(0).normal(ratio, 1, (64, 8, 49))
+    y, _ = batch_norm_training(x)
+    d = x - x.astype(np.longdouble).mean(axis=(0, 2), keepdims=True)
+    d -= d.mean(axis=(0, 2), keepdims=True)     # what the first mean was rounded by
+    exact = d / np.sqrt((d * d).mean(axis=(0, 2), keepdims=True) + np.longdouble(1e-5))
+    assert np.abs(y - exact).max() <= 4 * 2.0**-53 * np.abs(exact).max()
