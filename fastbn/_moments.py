@@ -37,7 +37,7 @@ class Moments:
 
     def arrays(self) -> dict[str, NDArray[np.float64]]:
         """Return the vectors that there are, by name."""
-        named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        named = {field: getattr(self, field) for field in FIELDS}
         return {name: vector for name, vector in named.items() if vector is not None}
 
     def copied(self) -> Moments:
@@ -51,16 +51,22 @@ class Moments:
 
     def merged(self, other: Moments) -> Moments:
         """Return those of both, after Chan, Golub and LeVeque (1983)."""
-        count = self.count + other.count
-        weight = np.divide(other.count, count, out=np.zeros_like(count), where=count > 0)
-        with np.errstate(all="ignore"):     # an infinity leaves NaN in its channel, without a warning
-            delta = (other.mean - self.mean) + (other.mean_low - self.mean_low)
-            mean, mean_low = two_sum(self.mean, delta * weight + self.mean_low)
-            m2 = self.m2 + other.m2 + delta * delta * (self.count * weight)
         first, second = self.count == 0, other.count == 0
-        out = Moments(count, *(
-            np.where(first, theirs, np.where(second, ours, both)) for ours, theirs, both in (
-                (self.mean, other.mean, mean), (self.mean_low, other.mean_low, mean_low), (self.m2, other.m2, m2))))
+        if first.all() or second.all():
+            out = (other if first.all() else self).copied()
+        else:
+            with np.errstate(all="ignore"):     # an infinity leaves NaN in its channel, without a warning
+                count = self.count + other.count
+                weight = other.count / count
+                delta = (other.mean - self.mean) + (other.mean_low - self.mean_low)
+                mean, mean_low = two_sum(self.mean, delta * weight + self.mean_low)
+                m2 = self.m2 + other.m2 + delta * delta * (self.count * weight)
+            out = Moments(count, mean, mean_low, m2)
+            for channels, there in ((second, self), (first, other)):
+                if channels.any():
+                    for name in ("mean", "mean_low", "m2"):
+                        getattr(out, name)[channels] = getattr(there, name)[channels]
+        out.min = out.max = None
         if self.min is not None and self.max is not None and other.min is not None and other.max is not None:
             out.min, out.max = np.minimum(self.min, other.min), np.maximum(self.max, other.max)
         return out
@@ -91,6 +97,9 @@ class Moments:
         return Moments(count, *(np.where(left, vector, 0.0) for vector in (mean, mean_low, m2)))
 
 
+FIELDS = tuple(field.name for field in dataclasses.fields(Moments))
+
+
 def two_sum(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return a + b and what its rounding left over (Knuth)."""
     total = a + b
@@ -108,10 +117,9 @@ def check_parts(arrays: Mapping[str, Any]) -> Moments:
     ValueError
         For shapes that do not fit, and counts or sums of squares below zero.
     """
-    names = [field.name for field in dataclasses.fields(Moments)]
-    unknown = sorted(set(arrays) - set(names))
+    unknown = sorted(set(arrays) - set(FIELDS))
     if unknown:
-        raise TypeError(f"there is no {', '.join(unknown)}; expected {', '.join(names)}")
+        raise TypeError(f"there is no {', '.join(unknown)}; expected {', '.join(FIELDS)}")
     found: dict[str, NDArray[np.float64]] = {}
     for name, value in arrays.items():
         if value is None:

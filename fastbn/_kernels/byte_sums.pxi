@@ -3,8 +3,9 @@
 #
 # a) `planes`: a unit is some planes of one channel, read as rows of BYTES_WIDTH. `rows`: a unit is some wide rows
 #    (rows.pxi), all columns.
-# b) Columns have sums of 16 bits, because that many more fit a vector: of x, and of the low and the high byte of x^2.
-#    After BYTES_ROWS rows they go to double, which is exact up to 2^53: that is 130 GB of 255.
+# b) Columns have sums of 16 bits, because that many more fit a vector: of x, of x^2 without what is above 16 bits, and of
+#    the high byte of x^2. BYTES_ROWS times a low byte is less than 2^16, so that the first two words tell the sum of the
+#    low bytes. After BYTES_ROWS rows they go to double, which is exact up to 2^53: that is 130 GB of 255.
 
 from libc.stdint cimport uint8_t
 
@@ -15,50 +16,60 @@ cdef enum:
 
 
 cdef inline void add_byte_rows(
-    const uint8_t* x, const uint8_t* x1, bint two, int width,                   # IN  (width,), of two rows or one
-    uint16_t* a, uint16_t* low, uint16_t* high,                                 # OUT (width,), added to
+    const uint8_t* x, Py_ssize_t step, bint four, Py_ssize_t width,             # IN  (4 or 1, width)
+    uint16_t* sums, uint16_t* squares, uint16_t* highs,                         # OUT (width,), added to
 ) noexcept nogil:
-    cdef uint16_t v, v1, q, q1
-    cdef int w
+    cdef uint16_t v0, v1, v2, v3, q0, q1, q2, q3
+    cdef Py_ssize_t w
     for w in range(width):
-        v = x[w]
-        q = <uint16_t> (v * v)
-        if two:
-            v1 = x1[w]
+        v0 = x[w]
+        q0 = <uint16_t> (v0 * v0)
+        if four:
+            v1 = x[step + w]
+            v2 = x[2 * step + w]
+            v3 = x[3 * step + w]
             q1 = <uint16_t> (v1 * v1)
-            a[w] += <uint16_t> (v + v1)
-            low[w] += <uint16_t> ((q & 255) + (q1 & 255))
-            high[w] += <uint16_t> ((q >> 8) + (q1 >> 8))
+            q2 = <uint16_t> (v2 * v2)
+            q3 = <uint16_t> (v3 * v3)
+            sums[w] += <uint16_t> ((v0 + v1) + (v2 + v3))
+            squares[w] += <uint16_t> ((q0 + q1) + (q2 + q3))
+            highs[w] += <uint16_t> (((q0 >> 8) + (q1 >> 8)) + ((q2 >> 8) + (q3 >> 8)))
         else:
-            a[w] += v
-            low[w] += q & 255
-            high[w] += q >> 8
+            sums[w] += v0
+            squares[w] += q0
+            highs[w] += q0 >> 8
 
 
 cdef void sum_byte_columns(
-    const uint8_t* x, Py_ssize_t step, Py_ssize_t rows, int width,              # IN  (rows, width), width <= SLAB
+    const uint8_t* x, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t width,       # IN  (rows, width), width <= SLAB
     double* s1, double* s2,                                                     # OUT (width,), added to
 ) noexcept nogil:
-    cdef uint16_t a[SLAB]
-    cdef uint16_t low[SLAB]
-    cdef uint16_t high[SLAB]
-    cdef Py_ssize_t i = 0, k, stop
-    cdef int w
+    cdef uint16_t sums[SLAB]
+    cdef uint16_t squares[SLAB]
+    cdef uint16_t highs[SLAB]
+    cdef Py_ssize_t i = 0, k, w, stop
     while i < rows:
         stop = least(rows, i + BYTES_ROWS)
         for w in range(width):
-            a[w] = 0
-            low[w] = 0
-            high[w] = 0
+            sums[w] = 0
+            squares[w] = 0
+            highs[w] = 0
         k = i
-        while k + 2 <= stop:
-            add_byte_rows(x + k * step, x + (k + 1) * step, True, width, a, low, high)
-            k += 2
-        if k < stop:
-            add_byte_rows(x + k * step, x, False, width, a, low, high)
+        while k + 4 <= stop:
+            w = 0
+            while w + TILE <= width:
+                prefetch(x + (k + AHEAD_ROWS) * step + 4 * w, 4 * TILE)
+                add_byte_rows(x + k * step + w, step, True, TILE, sums + w, squares + w, highs + w)
+                w += TILE
+            if w < width:
+                add_byte_rows(x + k * step + w, step, True, width - w, sums + w, squares + w, highs + w)
+            k += 4
+        while k < stop:
+            add_byte_rows(x + k * step, step, False, width, sums, squares, highs)
+            k += 1
         for w in range(width):
-            s1[w] += a[w]
-            s2[w] += <double> low[w] + 256 * <double> high[w]
+            s1[w] += sums[w]
+            s2[w] += 256 * <double> highs[w] + <double> (<uint16_t> (squares[w] - (highs[w] << 8)))
         i = stop
 
 
@@ -110,7 +121,7 @@ cdef void bytes_rows(Job* job, Py_ssize_t unit) noexcept nogil:
             s1[w] = 0
             s2[w] = 0
         sum_byte_columns(<const uint8_t*> at(job, &job.x, strip.row, 0, first), job.x.step_n * strip.repeats,
-                         strip.rows, <int> width, s1, s2)
+                         strip.rows, width, s1, s2)
         for w in range(width):
             c = (first + w) % job.c
             out1[c] += s1[w]

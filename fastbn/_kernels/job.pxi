@@ -85,7 +85,7 @@ cdef struct Job:
     Py_ssize_t slab
     Py_ssize_t slabs
     bint four
-    bint fetch              # touch memory before it is reduced
+    bint fetch              # touch small planes before they are reduced (planes.pxi)
     bint stream             # store around the caches
     Lookup* lookup          # of a LOOKUP_LINES
     Phase[4] phases

@@ -51,7 +51,6 @@ cdef void plan_rows(Job* job, Py_ssize_t cache, Py_ssize_t last_cache, int threa
     job.slabs = parts(width, job.slab)
     # With a residual four such rows would not fit the ways of the first-level cache.
     job.four = width * itemsize > WIDE and job.r.p == NULL
-    job.fetch = (TILE < width or arrays == 1) and width * itemsize < WIDE and bytes * arrays > last_cache // 2
 
 
 cdef struct Strip:          # the rows of a unit
@@ -115,7 +114,6 @@ cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit) noexcept nogi
     if job.bits != NULL:
         u.bits = job.bits + strip.bits + first // LANES
     u.bits_step = strip.bits_step
-    u.fetch = job.fetch
     if job.g.p != NULL:
         u.gate = job.gate
         u.g = at(job, &job.g, strip.row if job.index == NULL else 0, 0, first)

@@ -7,8 +7,9 @@
 # c) Columns whose float sums overflowed or underflowed, or whose pivot was far off, are summed again in double, and no
 #    others: the bits of a column do not depend on its neighbours.
 # d) Sums, pivots and constants are local arrays, so that the compiler sees that x is none of them.
-# e) What comes from memory is touched before it is reduced, FLUSH_ROWS rows at a time: loads between which running sums
-#    are read and written wait for these, and the next ones do not begin early enough to hide the way to memory.
+# e) Rows are asked for AHEAD_ROWS before they are reduced: loads between which running sums are read and written wait
+#    for these, and the next ones do not begin early enough to hide the way to memory. Four rows ahead are asked for in
+#    the order in which they lie, one after the other, while four are reduced side by side.
 
 cdef enum:
     FLUSH_ROWS = 32
@@ -29,7 +30,6 @@ cdef struct Columns:        # a unit: `rows` rows of `width` <= SLAB columns
     const uint16_t* bits    # (rows, parts(width, LANES))
     Py_ssize_t bits_step
     int gate
-    bint fetch
 
 
 cdef inline bint columns_held(Columns* u, double s1, double s2) noexcept nogil:
@@ -38,6 +38,10 @@ cdef inline bint columns_held(Columns* u, double s1, double s2) noexcept nogil:
 
 cdef inline Py_ssize_t row_at(const Py_ssize_t* index, Py_ssize_t i) noexcept nogil:
     return i if index == NULL else index[i]
+
+
+cdef inline Py_ssize_t row_ahead(const Py_ssize_t* index, Py_ssize_t i, Py_ssize_t rows) noexcept nogil:
+    return i + AHEAD_ROWS if index == NULL else index[least(i + AHEAD_ROWS, rows - 1)]
 
 
 cdef void sample_columns(
@@ -88,50 +92,51 @@ cdef inline void add_columns(
 
 cdef inline void add_step_of_rows(
     int type, const char** g, const char** x, Py_ssize_t first, bint four, int width,   # IN  columns first .. + width
-    const real* m, const real* scale, const real* shift, int gate, lane* s1, lane* s2,
+    const real* m, const real* scale, const real* shift, int gate, lane* s1, lane* s2,  # of these columns
 ) noexcept nogil:
-    # Some columns of halves: with a literal width they stay in registers.
+    # With a literal width halves stay in registers.
     cdef float x_room[4 * LANES]
     cdef float g_room[4 * LANES]
     cdef const real* u[4]
     cdef const real* v[4]
     cdef int k
+    first *= size_of(type)
     for k in range(4 if four else 1):
-        u[k] = elements(type, False, x[k] + 2 * first, width, x_room + k * LANES, m)
+        u[k] = elements(type, False, x[k] + first, width, x_room + k * LANES, m)
         v[k] = u[k]
         if gate != MOMENTS:
-            v[k] = elements(type, False, g[k] + 2 * first, width, g_room + k * LANES, m)
+            v[k] = elements(type, False, g[k] + first, width, g_room + k * LANES, m)
     if four:
-        add_columns(v[0], v[1], v[2], v[3], u[0], u[1], u[2], u[3], True, width, m + first, scale + first,
-                    shift + first, gate, s1 + first, s2 + first)
+        add_columns(v[0], v[1], v[2], v[3], u[0], u[1], u[2], u[3], True, width, m, scale, shift, gate, s1, s2)
     else:
-        add_columns(v[0], v[0], v[0], v[0], u[0], u[0], u[0], u[0], False, width, m + first, scale + first,
-                    shift + first, gate, s1 + first, s2 + first)
+        add_columns(v[0], v[0], v[0], v[0], u[0], u[0], u[0], u[0], False, width, m, scale, shift, gate, s1, s2)
 
 
 cdef inline void add_rows(
     int type, const char** g, const char** x, bint four, Py_ssize_t width,      # IN  four rows, or one
+    const char** g_ahead, const char** x_ahead,                                 # the four to ask for meanwhile
     const real* m, const real* scale, const real* shift, int gate, lane* s1, lane* s2,
 ) noexcept nogil:
-    cdef Py_ssize_t w = 0
-    if is_half(type):
-        while w + LANES <= width:
-            add_step_of_rows(type, g, x, w, four, LANES, m, scale, shift, gate, s1, s2)
-            w += LANES
-        if w < width:
-            add_step_of_rows(type, g, x, w, four, <int> (width - w), m, scale, shift, gate, s1, s2)
-    elif four:
-        add_columns(<const real*> g[0], <const real*> g[1], <const real*> g[2], <const real*> g[3],
-                    <const real*> x[0], <const real*> x[1], <const real*> x[2], <const real*> x[3], True, width,
-                    m, scale, shift, gate, s1, s2)
-    else:
-        add_columns(<const real*> g[0], <const real*> g[0], <const real*> g[0], <const real*> g[0],
-                    <const real*> x[0], <const real*> x[0], <const real*> x[0], <const real*> x[0], False, width,
-                    m, scale, shift, gate, s1, s2)
+    cdef Py_ssize_t w = 0, begun = 0, size = size_of(type)
+    cdef Py_ssize_t quarter = parts(width, 4 * LANES) * LANES       # for one of the rows ahead
+    cdef int k = 0
+    while w + LANES <= width:
+        if four:
+            if w == begun + quarter:
+                begun = w
+                k += 1
+            prefetch(x_ahead[k] + 4 * (w - begun) * size, 4 * LANES * size_of(type))
+            if gate != MOMENTS:
+                prefetch(g_ahead[k] + 4 * (w - begun) * size, 4 * LANES * size_of(type))
+        add_step_of_rows(type, g, x, w, four, LANES, m + w, scale + w, shift + w, gate, s1 + w, s2 + w)
+        w += LANES
+    if w < width:
+        add_step_of_rows(type, g, x, w, four, <int> (width - w), m + w, scale + w, shift + w, gate, s1 + w, s2 + w)
 
 
 cdef inline void add_row_bits(
-    int type, const char* g, const char* x, const uint16_t* bits, Py_ssize_t width, const real* m, lane* s1, lane* s2,
+    int type, const char* g, const char* x, const char* g_ahead, const char* x_ahead, const uint16_t* bits,
+    Py_ssize_t width, const real* m, lane* s1, lane* s2,
 ) noexcept nogil:
     # One row, where the forward left bits.
     cdef float x_room[LANES]
@@ -143,6 +148,8 @@ cdef inline void add_row_bits(
     cdef int j, step
     while w < width:
         step = <int> least(LANES, width - w)
+        prefetch(x_ahead + w * size, LANES * size_of(type))
+        prefetch(g_ahead + w * size, LANES * size_of(type))
         u = elements(type, False, x + w * size, step, x_room, m)
         v = elements(type, False, g + w * size, step, g_room, m)
         for j in range(LANES):
@@ -156,36 +163,31 @@ cdef inline void add_row_bits(
 cdef inline void add_block(
     int type, const char* g, Py_ssize_t g_step, const char* x, Py_ssize_t x_step,       # IN  (rows, width)
     const Py_ssize_t* index, const uint16_t* bits, Py_ssize_t bits_step, Py_ssize_t first, Py_ssize_t stop,
-    Py_ssize_t width, const real* m, const real* scale, const real* shift, int gate, lane* s1, lane* s2,
+    Py_ssize_t rows, Py_ssize_t width, const real* m, const real* scale, const real* shift, int gate,
+    lane* s1, lane* s2,
 ) noexcept nogil:
-    # The rows first .. stop, four at a time.
+    # The rows first .. stop of all, four at a time.
     cdef const char* u[4]
     cdef const char* v[4]
-    cdef Py_ssize_t i = first
-    cdef int k, rows
+    cdef const char* u_ahead[4]
+    cdef const char* v_ahead[4]
+    cdef Py_ssize_t i = first, ahead
+    cdef int k, some
     while i < stop:
-        rows = 4 if i + 4 <= stop and gate != BITS else 1
-        for k in range(rows):
+        some = 4 if i + 4 <= stop and gate != BITS else 1
+        for k in range(some):
             u[k] = x + row_at(index, i + k) * x_step
             v[k] = g + row_at(index, i + k) * g_step
+            ahead = row_ahead(index, i + k, rows)
+            u_ahead[k] = x + ahead * x_step
+            v_ahead[k] = g + ahead * g_step
         if gate == BITS:
-            add_row_bits(type, v[0], u[0], bits + i * bits_step, width, m, s1, s2)
-        elif rows == 4:
-            add_rows(type, v, u, True, width, m, scale, shift, gate, s1, s2)
+            add_row_bits(type, v[0], u[0], v_ahead[0], u_ahead[0], bits + i * bits_step, width, m, s1, s2)
+        elif some == 4:
+            add_rows(type, v, u, True, width, v_ahead, u_ahead, m, scale, shift, gate, s1, s2)
         else:
-            add_rows(type, v, u, False, width, m, scale, shift, gate, s1, s2)
-        i += rows
-
-
-cdef inline void touch_rows(
-    const char* p, Py_ssize_t step, const Py_ssize_t* index, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t width,
-) noexcept nogil:
-    cdef Py_ssize_t i
-    if index == NULL:
-        touch(p + first * step, stop - first, width, step)
-    else:
-        for i in range(first, stop):
-            touch(p + index[i] * step, 1, width, 0)
+            add_rows(type, v, u, False, width, v_ahead, u_ahead, m, scale, shift, gate, s1, s2)
+        i += some
 
 
 cdef inline void sum_columns_of(
@@ -214,21 +216,19 @@ cdef inline void sum_columns_of(
             shift[w] = shift_in[first + w]
     while i < u.rows:
         stop = least(i + FLUSH_ROWS, u.rows)
-        if u.fetch:
-            touch_rows(x, x_step, index, i, stop, width * size)
-            if u.gate != MOMENTS:
-                touch_rows(g, g_step, index, i, stop, width * size)
         for w in range(width):
             s1[w] = 0
             s2[w] = 0
         if u.gate == MOMENTS:
-            add_block(type, x, x_step, x, x_step, index, bits, 0, i, stop, width, m, m, m, MOMENTS, s1, s2)
+            add_block(type, x, x_step, x, x_step, index, bits, 0, i, stop, u.rows, width, m, m, m, MOMENTS, s1, s2)
         elif u.gate == OPEN:
-            add_block(type, g, g_step, x, x_step, index, bits, 0, i, stop, width, m, m, m, OPEN, s1, s2)
+            add_block(type, g, g_step, x, x_step, index, bits, 0, i, stop, u.rows, width, m, m, m, OPEN, s1, s2)
         elif u.gate == REPLAY:
-            add_block(type, g, g_step, x, x_step, index, bits, 0, i, stop, width, m, scale, shift, REPLAY, s1, s2)
+            add_block(type, g, g_step, x, x_step, index, bits, 0, i, stop, u.rows, width, m, scale, shift, REPLAY,
+                      s1, s2)
         else:
-            add_block(type, g, g_step, x, x_step, index, bits, u.bits_step, i, stop, width, m, m, m, BITS, s1, s2)
+            add_block(type, g, g_step, x, x_step, index, bits, u.bits_step, i, stop, u.rows, width, m, m, m, BITS,
+                      s1, s2)
         for w in range(width):
             out1[w] += s1[w]
             out2[w] += s2[w]
