@@ -1,8 +1,8 @@
 # Statistics of uint8: the sums of x and of x^2 are integers, and exact, so that neither order nor lanes matter, and a
 # second reading or a pivot is needed by nobody.
 #
-# a) `planes`: a unit is some planes of one channel, read as rows of BYTES_WIDTH. `rows`: a unit is some wide rows
-#    (rows.pxi), all columns.
+# a) `planes`: a unit is some planes of one channel, read as rows of TILE. `rows`: a unit is some wide rows (rows.pxi),
+#    all columns.
 # b) Columns have sums of 16 bits, because that many more fit a vector: of x, of x^2 without what is above 16 bits, and of
 #    the high byte of x^2. BYTES_ROWS times a low byte is less than 2^16, so that the first two words tell the sum of the
 #    low bytes. After BYTES_ROWS rows they go to double, which is exact up to 2^53: that is 130 GB of 255.
@@ -12,7 +12,6 @@ from libc.stdint cimport uint8_t
 cdef enum:
     BYTES_UNIT = 131072     # elements of a unit, about
     BYTES_ROWS = 256        # 256 * 255 < 2^16
-    BYTES_WIDTH = 256
 
 
 cdef inline void add_byte_rows(
@@ -40,58 +39,83 @@ cdef inline void add_byte_rows(
             highs[w] += q0 >> 8
 
 
+cdef inline void add_byte_block(
+    const uint8_t* x, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t width,       # IN  (rows, width), rows <= BYTES_ROWS
+    Py_ssize_t ahead,                                                           # bytes from a row to one to ask for
+    uint16_t* sums, uint16_t* squares, uint16_t* highs,                         # OUT (width,)
+) noexcept nogil:
+    cdef Py_ssize_t k = 0, w
+    for w in range(width):
+        sums[w] = 0
+        squares[w] = 0
+        highs[w] = 0
+    while k + 4 <= rows:
+        w = 0
+        while w + TILE <= width:
+            prefetch(x + ahead + 4 * w, 4 * TILE)
+            add_byte_rows(x + w, step, True, TILE, sums + w, squares + w, highs + w)
+            w += TILE
+        if w < width:
+            add_byte_rows(x + w, step, True, width - w, sums + w, squares + w, highs + w)
+        x += 4 * step
+        k += 4
+    while k < rows:
+        add_byte_rows(x, step, False, width, sums, squares, highs)
+        x += step
+        k += 1
+
+
+cdef inline uint32_t squares_of(uint16_t squares, uint16_t highs) noexcept nogil:
+    # The sum of x^2 of a column of a block.
+    return (<uint32_t> highs << 8) + <uint16_t> (squares - (highs << 8))
+
+
 cdef void sum_byte_columns(
     const uint8_t* x, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t width,       # IN  (rows, width), width <= SLAB
     double* s1, double* s2,                                                     # OUT (width,), added to
 ) noexcept nogil:
-    cdef uint16_t sums[SLAB]
-    cdef uint16_t squares[SLAB]
-    cdef uint16_t highs[SLAB]
-    cdef Py_ssize_t i = 0, k, w, stop
+    cdef uint16_t sums[ROOM]
+    cdef uint16_t squares[ROOM]
+    cdef uint16_t highs[ROOM]
+    cdef Py_ssize_t i = 0, w
     while i < rows:
-        stop = least(rows, i + BYTES_ROWS)
-        for w in range(width):
-            sums[w] = 0
-            squares[w] = 0
-            highs[w] = 0
-        k = i
-        while k + 4 <= stop:
-            w = 0
-            while w + TILE <= width:
-                prefetch(x + (k + AHEAD_ROWS) * step + 4 * w, 4 * TILE)
-                add_byte_rows(x + k * step + w, step, True, TILE, sums + w, squares + w, highs + w)
-                w += TILE
-            if w < width:
-                add_byte_rows(x + k * step + w, step, True, width - w, sums + w, squares + w, highs + w)
-            k += 4
-        while k < stop:
-            add_byte_rows(x + k * step, step, False, width, sums, squares, highs)
-            k += 1
+        add_byte_block(x + i * step, step, least(rows - i, BYTES_ROWS), width, AHEAD_ROWS * step, sums, squares, highs)
         for w in range(width):
             s1[w] += sums[w]
-            s2[w] += 256 * <double> highs[w] + <double> (<uint16_t> (squares[w] - (highs[w] << 8)))
-        i = stop
+            s2[w] += squares_of(squares[w], highs[w])
+        i += BYTES_ROWS
 
 
-cdef void bytes_of_run(const uint8_t* x, Py_ssize_t n, double* s1, double* s2) noexcept nogil:
-    # One contiguous run; added to s1 and s2.
-    cdef double t1[BYTES_WIDTH]
-    cdef double t2[BYTES_WIDTH]
-    cdef Py_ssize_t rows = n // BYTES_WIDTH, j
+cdef void bytes_of_run(const uint8_t* x, Py_ssize_t n, Py_ssize_t step, double* s1, double* s2) noexcept nogil:
+    # One contiguous run, as rows of TILE, after which one `step` further follows; added to s1 and s2. A block has at most
+    # 2^14 elements, whose squares are in range.
+    cdef uint16_t sums[TILE]
+    cdef uint16_t squares[TILE]
+    cdef uint16_t highs[TILE]
+    cdef Py_ssize_t i = 0, rows, ahead, j
     cdef uint32_t a = 0, b = 0
-    if rows:
-        for j in range(BYTES_WIDTH):
-            t1[j] = 0
-            t2[j] = 0
-        sum_byte_columns(x, BYTES_WIDTH, rows, BYTES_WIDTH, t1, t2)
-        for j in range(BYTES_WIDTH):
-            s1[0] += t1[j]
-            s2[0] += t2[j]
-    for j in range(rows * BYTES_WIDTH, n):
-        a += x[j]
-        b += <uint32_t> x[j] * x[j]
-    s1[0] += a
-    s2[0] += b
+    while i < n:
+        a = 0
+        b = 0
+        rows = least((n - i) // TILE, BYTES_ROWS)
+        if rows:
+            ahead = AHEAD
+            if i + AHEAD + TILE <= n:
+                rows = least(rows, (n - AHEAD - i) // TILE)
+            else:
+                ahead += step - n
+            add_byte_block(x + i, TILE, rows, TILE, ahead, sums, squares, highs)
+            for j in range(TILE):
+                a += sums[j]
+                b += squares_of(squares[j], highs[j])
+            i += rows * TILE
+        else:
+            while i < n:
+                a += x[i]
+                b += <uint32_t> x[i] * x[i]
+                i += 1
+        s1[0] += a
+        s2[0] += b
 
 
 cdef void bytes_planes(Job* job, Py_ssize_t unit) noexcept nogil:
@@ -101,14 +125,15 @@ cdef void bytes_planes(Job* job, Py_ssize_t unit) noexcept nogil:
     job.part1[unit] = 0
     job.part2[unit] = 0
     while n < stop:
-        bytes_of_run(<const uint8_t*> at(job, &job.x, n, c, 0), job.s, job.part1 + unit, job.part2 + unit)
+        bytes_of_run(<const uint8_t*> at(job, &job.x, n, c, 0), job.s, job.x.step_n, job.part1 + unit,
+                     job.part2 + unit)
         n += 1
 
 
 cdef void bytes_rows(Job* job, Py_ssize_t unit) noexcept nogil:
     cdef Strip strip = strip_of(job, unit)
-    cdef double s1[SLAB]
-    cdef double s2[SLAB]
+    cdef double s1[ROOM]
+    cdef double s2[ROOM]
     cdef double* out1 = job.part1 + unit * job.c
     cdef double* out2 = job.part2 + unit * job.c
     cdef Py_ssize_t first = 0, width, w, c
