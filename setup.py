@@ -25,8 +25,8 @@ ELSEWHERE = {"base": []}
 
 # -ffast-math and its parts are never used: they change results, and at link they turn subnormals off for the process.
 # Without contraction every level rounds alike, which is what makes the bits the same.
-# gcc unrolls loops of up to 16 steps, of LANES among them, before it looks for vectors, and then finds few; clang, which
-# does not, ignores the parameter.
+# gcc unrolls loops of up to 16 steps, of LANES among them, before it looks for vectors, and then finds few; clang
+# ignores the parameter.
 COMMON = ["-O3", "-fno-tree-loop-distribute-patterns", "--param=max-completely-peel-times=8", "-ffp-contract=off",
           "-fno-math-errno", "-fno-trapping-math"]
 # Modules compiled at once where nobody says how many: there are no more large ones, and every compiler takes memory.

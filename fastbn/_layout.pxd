@@ -10,6 +10,7 @@ cdef class View:
     cdef readonly bint tensor       # whether the caller's array is a tensor
     cdef object order               # the axes as memory has them, outermost first; None: as the array has them
     cdef cnp.ndarray chosen         # intp, which rows count, rising; None for all; n is then how many
+    cdef Py_ssize_t rows            # of the array, where some are chosen
     cdef bint broadcast             # whether narrow rows may be one row in memory
     cdef int outer                  # how many of them come before the channel
     cdef char* p

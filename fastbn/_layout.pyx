@@ -266,6 +266,7 @@ cdef View beside(View x, cnp.ndarray a, cnp.ndarray source, str name, object tar
 
 cdef void set_chosen(View v, cnp.ndarray index):
     v.chosen = index
+    v.rows = v.n
     v.n = cnp.PyArray_SIZE(index)
     v.size = v.n * v.c
 

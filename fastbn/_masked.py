@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 Padding: TypeAlias = Literal["zero", "keep"]
 PADDINGS = ("zero", "keep")
-SHORT_RUN = 8       # positions, on average, below which a loop over runs takes longer than a mask
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -123,12 +122,10 @@ def forward(
         return finished(target, view.array, chosen, view.axis, padding, out), Masked(
             chosen, view.axis, padding, None, None, residual is not None)
     if (out is None or target.array is out) and _layout.choose(view, index):
-        start = None if out is not None else started(view.array, padding)
         y, saved = functional.train(
-            view, gamma, beta, eps, residual, activation, out if start is None else start, num_threads, index)
-        if out is not None:
-            fill(y, chosen, view.axis, padding)
-        elif view.tensor:
+            view, gamma, beta, eps, residual, activation, started(view.array, padding) if out is None else out,
+            num_threads, index, out is not None and padding == "zero")
+        if out is None and view.tensor:
             y = to_tensor(y)
         return y, Masked(chosen, view.axis, padding, saved, None, residual is not None)
     rows, other = gather(view.array, view.axis, chosen), None if like is None else gather(like.array, view.axis, chosen)
@@ -178,16 +175,12 @@ def backward(
         return finished(target, gradient.array, chosen, axis, padding, out), zeros, zeros, *nothing
     if masked.rows is None:
         direct = out is not None and target.array is out
-        dx, dgamma, dbeta, *dresidual = functional.batch_norm_backward(
+        dx, dgamma, dbeta, *dresidual = functional.gradients(
             dy, x, saved, gamma, axis=axis, out=out if direct else started(gradient.array, padding),
-            num_threads=num_threads)
-        for array in dresidual:
-            fill(array, chosen, axis, "zero")
-        if direct:
-            fill(dx, chosen, axis, padding)
-        elif out is not None:
+            num_threads=num_threads, fill=direct and padding == "zero")
+        if out is not None and not direct:
             dx = finished(target, gradient.array, chosen, axis, padding, out, gather(dx, axis, chosen))
-        elif view.tensor:
+        elif out is None and view.tensor:
             dx = to_tensor(dx)
         return (dx, dgamma, dbeta, *dresidual)
     rows, dgamma, dbeta, *others = functional.batch_norm_backward(
@@ -217,22 +210,6 @@ def scattered(rows: NDArray[Any], like: _layout.View, chosen: NDArray[np.bool_],
     out = zeros_of(like)
     np.moveaxis(_layout.as_plain(out, "out"), axis, -1)[chosen] = rows
     return out
-
-
-def fill(array: NDArray[Any], chosen: NDArray[np.bool_], axis: int, padding: Padding) -> None:
-    """Set the positions that do not count to zero, unless they are to be kept."""
-    if padding != "zero":
-        return
-    last = np.moveaxis(_layout.as_plain(array, "out"), axis, -1)
-    others = ~chosen.ravel()
-    edges = np.flatnonzero(np.diff(others, prepend=False, append=False))
-    if not last.flags.c_contiguous or len(edges) * SHORT_RUN > 2 * len(others):
-        last[~chosen] = 0
-        return
-    # Padding lies in runs, which NumPy fills several times as fast as what a mask picks.
-    rows = last.reshape(len(others), -1)
-    for first, stop in edges.reshape(-1, 2):
-        rows[first:stop] = 0
 
 
 def finished(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,9 +10,7 @@ import numpy as np
 from fastbn import functional
 from fastbn._averaging import Batch
 from fastbn._checks import check_activation
-from fastbn._dispatch import kernels
 from fastbn._layout import as_plain, as_target, same_memory, view
-from fastbn._tensors import as_constant
 from fastbn.stats import ChannelStats
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     from fastbn._checks import Activation
     from fastbn.batchnorm import BatchNorm
+    from fastbn.functional import Saved
 
 
 class WholeBatch:
@@ -144,27 +144,29 @@ class WholeBatch:
                 raise ValueError(f"{name} has {len(given)} arrays; expected {len(self._parts)}, one for each forward")
         self._refuse_overlap(gradients, out)
         layer = self._layer
-        dgamma, dbeta = np.zeros(len(self._mean)), np.zeros(len(self._mean))
+        each = list(zip(gradients, (x for x, _, _ in self._parts), self._saved(), strict=True))
+        sums = np.zeros((2, len(self._mean)))
+        for dy, x, saved in each:
+            sums += functional.gradient_sums(dy, x, saved, axis=layer.axis, num_threads=layer.num_threads)
         results = []
-        # The part of dx that needs no sums, and the sums.
-        for i, ((x, residual, relu), dy) in enumerate(zip(self._parts, gradients, strict=True)):
-            saved = functional.inference_saved(
-                x, self._mean, self._var, layer.gamma, layer.beta, axis=layer.axis, eps=layer.eps, relu=relu,
-                residual=residual, num_threads=layer.num_threads)
-            dx, one_dgamma, one_dbeta, *dresidual = functional.batch_norm_backward(
+        for i, (dy, x, saved) in enumerate(each):
+            dx, dgamma, dbeta, *dresidual = functional.gradients(
                 dy, x, saved, layer.gamma, axis=layer.axis, out=None if out is None else out[i],
-                num_threads=layer.num_threads)
-            dgamma += one_dgamma
-            dbeta += one_dbeta
-            results.append((dx, *dresidual))
-        rest = self._rest(dgamma, dbeta)
-        for (x, _, _), (dx, *_) in zip(self._parts, results, strict=True):
-            kernels.inference(x, layer.axis, rest, dx, dx, 0, 0.0, layer.num_threads)
+                num_threads=layer.num_threads, sums=sums)
+            results.append((dx, *dresidual) if dresidual else dx)
         if layer.gamma is not None:
             layer.grad_gamma = dgamma.astype(layer.dtype)
         if layer.beta is not None:
             layer.grad_beta = dbeta.astype(layer.dtype)
-        return [result if len(result) > 1 else result[0] for result in results]
+        return results
+
+    def _saved(self) -> list[Saved]:
+        # What each forward would have left, had it known that it is a part of a training batch.
+        layer = self._layer
+        return [replace(functional.inference_saved(
+            x, self._mean, self._var, layer.gamma, layer.beta, axis=layer.axis, eps=layer.eps, relu=relu,
+            residual=residual, num_threads=layer.num_threads), frozen=False, count=self._count)
+            for x, residual, relu in self._parts]
 
     def _refuse_overlap(self, gradients: list[ArrayLike], out: Sequence[NDArray[Any]] | None) -> None:
         # Every x is read again when all of `out` has been written to; a gradient, when those before it have.
@@ -176,11 +178,3 @@ class WholeBatch:
                 if np.may_share_memory(target, as_plain(other, name)):
                     raise ValueError(f"out[{i}] overlaps the {name} of micro-batch {j}; expected dys[{i}] itself, or "
                                      "an array apart from all others")
-
-    def _rest(self, dgamma: NDArray[np.float64], dbeta: NDArray[np.float64]) -> kernels.Constants:
-        # What dx still lacks is linear in x: -gamma rstd (dbeta + x_hat dgamma) / n.
-        gamma = self._layer.gamma
-        rstd = 1 / np.sqrt(self._var + self._layer.eps)
-        factor = rstd if gamma is None else rstd * np.asarray(as_constant(gamma, "gamma"), np.float64)
-        return kernels.Constants(len(self._mean), self._mean, None, -factor * rstd * dgamma / self._count,
-                                 -factor * dbeta / self._count, 0.0)

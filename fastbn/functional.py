@@ -179,8 +179,12 @@ def train(
     out: NDArray[Any] | None,
     num_threads: int | None,
     index: NDArray[np.intp] | None = None,
+    fill: bool = False,
 ) -> tuple[NDArray[Any], Saved]:
-    """Do what `batch_norm_training` does, on an array that has been looked at; `index` is what its view chose."""
+    """Do what `batch_norm_training` does, on an array that has been looked at.
+
+    `index` is what its view chose; with `fill` the other positions of the result become zero.
+    """
     eps = check_eps(eps)
     relu = activation is not None and check_activation(activation, inference=False)[0] > 0
     if num_threads is not None:
@@ -200,7 +204,7 @@ def train(
     mask = None
     if relu and other is not None:
         mask = np.empty(kernels.bits_words(view), np.uint16)
-    mean, low, var, rstd = kernels.training(view, y, other, gamma, beta, eps, relu, mask, num_threads)
+    mean, low, var, rstd = kernels.training(view, y, other, gamma, beta, eps, relu, mask, fill, num_threads)
     scale = shift = None
     if relu and mask is None:
         scale, shift = relu_coefficients(rstd, gamma, beta)
@@ -351,6 +355,73 @@ def batch_norm_backward(
     >>> bool(abs(dx).max() < 1e-12), dbeta
     (True, array([3.]))
     """
+    return gradients(dy, x, saved, gamma, axis=axis, out=out, num_threads=num_threads)
+
+
+def gradients(
+    dy: ArrayLike,
+    x: ArrayLike,
+    saved: Saved,
+    gamma: ArrayLike | None,
+    *,
+    axis: int,
+    out: NDArray[Any] | None,
+    num_threads: int | None,
+    fill: bool = False,
+    sums: NDArray[np.float64] | None = None,
+) -> tuple[NDArray[Any], ...]:
+    """Do what `batch_norm_backward` does.
+
+    With `fill` the positions of dx that did not count become zero. `sums`, (2, C), are those of `gradient_sums` over
+    all parts of a batch of ``saved.count`` values per channel, of which x is one.
+    """
+    view, gradient = backward_views(dy, x, saved, axis, num_threads)
+    dx = _layout.output(view, out, gradient)
+    dresidual = _layout.output(view) if saved.residual else None
+    given = None
+    if sums is not None:
+        dbeta, about_mean = sums
+        dgamma = about_mean * saved.rstd
+        given = (about_mean + left_over(saved, view) * dbeta, dbeta)
+    if view.size:
+        own = kernels.backward(
+            gradient, view, dx, dresidual, saved.mean, saved.mean_low, saved.rstd, gamma, saved.scale, saved.shift,
+            saved.mask, saved.frozen, fill, given, saved.count, num_threads)
+    else:
+        check_vectors(view.shape[1], gamma=gamma)
+        own = np.zeros(view.shape[1]), np.zeros(view.shape[1])
+    if sums is None:
+        dgamma, dbeta = own
+    result = (dx.finish(), dgamma, dbeta)
+    return result if dresidual is None else (*result, dresidual.finish())
+
+
+def gradient_sums(
+    dy: ArrayLike, x: ArrayLike, saved: Saved, *, axis: int, num_threads: int | None
+) -> NDArray[np.float64]:
+    """Return sum dy and sum dy * (x - mean), (2, C), where a ReLU was open; the arguments as for `gradients`."""
+    view, gradient = backward_views(dy, x, saved, axis, num_threads)
+    out = np.zeros((2, view.shape[1]))
+    if view.size:
+        products, out[0] = kernels.backward(
+            gradient, view, None, None, saved.mean, saved.mean_low, saved.rstd, None, saved.scale, saved.shift,
+            saved.mask, saved.frozen, False, None, 0, num_threads)
+        out[1] = products - left_over(saved, view) * out[0]
+    return out
+
+
+def left_over(saved: Saved, view: _layout.View) -> NDArray[np.float64]:
+    """Return the mean less what the kernels take for it, which is rounded to what they compute in."""
+    dtype = np.float64 if view.array.dtype == np.float64 else np.float32
+    with np.errstate(over="ignore", invalid="ignore"):
+        left: NDArray[np.float64] = saved.mean - saved.mean.astype(dtype)
+    return left if saved.mean_low is None else left + saved.mean_low
+
+
+def backward_views(
+    dy: ArrayLike, x: ArrayLike, saved: Saved, axis: int, num_threads: int | None
+) -> tuple[_layout.View, _layout.View]:
+    """Return views of x and dy, after a check that they are those of the forward."""
     if not isinstance(saved, Saved):
         raise TypeError(f"saved must be a Saved, the second value of batch_norm_training, got {type(saved).__name__}")
     if num_threads is not None:
@@ -367,15 +438,4 @@ def batch_norm_backward(
         view = _layout.view(x, axis, arrangement=saved.arrangement)
     if saved.index is not None and not _layout.choose(view, saved.index):
         raise ValueError("x must lie in memory as in the forward, where only some positions counted")
-    channels = view.shape[1]
-    gradient = _layout.like(view, dy, "dy")
-    dx = _layout.output(view, out, gradient)
-    dresidual = _layout.output(view) if saved.residual else None
-    if view.size:
-        dgamma, dbeta = kernels.backward(gradient, view, dx, dresidual, saved.mean, saved.mean_low, saved.rstd, gamma,
-                                         saved.scale, saved.shift, saved.mask, saved.frozen, num_threads)
-    else:
-        check_vectors(channels, gamma=gamma)
-        dgamma, dbeta = np.zeros(channels), np.zeros(channels)
-    result = (dx.finish(), dgamma, dbeta)
-    return result if dresidual is None else (*result, dresidual.finish())
+    return view, _layout.like(view, dy, "dy")

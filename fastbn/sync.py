@@ -5,7 +5,6 @@ Statistics and sums are exchanged in float64, a few vectors of length C; data ne
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -26,17 +25,13 @@ if TYPE_CHECKING:
 
     from fastbn._checks import Activation
 
-# Beyond this, gamma * rstd**2 times a gradient could leave the range of float32.
-MOST_RSTD = 1e8
-
-
 class SyncBatchNorm(BatchNorm):
     """Batch normalization of a batch that is spread over the ranks of an MPI communicator: one `BatchNorm` of it all.
 
     In training mode each forward and each backward is collective: every rank makes the same calls in the same order,
     with as many samples as it has, or none (an array whose shape has a zero). Each exchange is one all-gather, of
-    (count, mean, M2) per channel in the forward and of (sum dy, sum dy x_hat) in the backward, which every rank merges
-    in the order of ranks, after Chan, Golub and LeVeque (1983). So statistics, running averages, grad_gamma and
+    (count, mean, M2) per channel in the forward and of (sum dy, sum dy (x - mean)) in the backward, which every rank
+    merges in the order of ranks, after Chan, Golub and LeVeque (1983). So statistics, running averages, grad_gamma and
     grad_beta have the same bits on every rank. Evaluation mode with running averages exchanges nothing.
 
     `grad_gamma` and `grad_beta` are those of the whole batch, the sums over all ranks; they must not be summed again.
@@ -177,7 +172,7 @@ class SyncBatchNorm(BatchNorm):
             mask = kernels.inference_bits(view, added, constants, self.num_threads)
         kernels.inference(
             view.array, self.axis, constants, added, target.array, int(relu), 0.0, self.num_threads)
-        return target.finish(), Saved(mean, var, rstd, count, True, scale, shift, mask, view.array.shape, view.axis,
+        return target.finish(), Saved(mean, var, rstd, count, False, scale, shift, mask, view.array.shape, view.axis,
                                       arrangement, other is not None)
 
     def backward(self, dy: ArrayLike, out: NDArray[Any] | None = None) -> Any:
@@ -220,43 +215,11 @@ class SyncBatchNorm(BatchNorm):
         if isinstance(saved, Masked) or self._peers.alone or self._constant_statistics():
             return super()._gradients(dy, x, saved, out)
         view = _layout.view(x, self.axis, self.num_features)
-        gradient = _layout.like(view, dy, "dy")
-        if view.array.dtype.itemsize > 2:
-            if out is not None:
-                _layout.output(view, out, gradient)
-            return self._exchanged(dy, x, saved, out)
-        # Halves go through in float32, so that dx is rounded once.
-        target = _layout.output(view, out, gradient)
-        dx, dgamma, dbeta, *dresidual = self._exchanged(
-            gradient.array.astype(np.float32), view.array.astype(np.float32), saved, None)
-        return _rounded(dx, target), dgamma, dbeta, *(_rounded(array, _layout.output(view)) for array in dresidual)
-
-    def _exchanged(self, dy: ArrayLike, x: Any, saved: Saved, out: NDArray[Any] | None) -> tuple[NDArray[Any], ...]:
-        # dx = last * (first * dy + a * (x - mean) + b). With frozen statistics the backward gives first * dy and the
-        # sums of this rank, and an inference with that as its residual adds what takes the sums of all ranks. `first`
-        # is gamma * rstd, but where a could then leave the range of the arrays' type.
-        scale = saved.rstd if self.gamma is None else saved.rstd * self.gamma
-        ordinary = bool(((saved.rstd > 1 / MOST_RSTD) & (saved.rstd < MOST_RSTD)).all())
-        first = scale if ordinary else np.ones_like(scale)
-        unit = dataclasses.replace(saved, rstd=np.ones_like(scale))
-        in_place = out is not None and _layout.same_memory(out, x)      # x is needed twice
-        dx, s2, s1, *dresidual = functional.batch_norm_backward(
-            dy, x, unit, first, axis=self.axis, out=None if in_place else out, num_threads=self.num_threads)
-        parts = self._peers.exchange(BACKWARD, np.concatenate([s1, s2 * saved.rstd]))
-        dbeta, dgamma = np.split(total(parts), 2)
-        n = max(saved.count, 1)
-        last = kernels.Constants(
-            self.num_features, saved.mean, None, -first * saved.rstd * (dgamma / n), -first * (dbeta / n), 0.0)
-        dx = kernels.inference(x, self.axis, last, dx, out if in_place else dx, 0, 0.0, self.num_threads)
-        if not ordinary:
-            scaled = kernels.Constants(self.num_features, None, None, scale, None, 0.0)
-            dx = kernels.inference(dx, self.axis, scaled, None, dx, 0, 0.0, self.num_threads)
-        return dx, dgamma, dbeta, *dresidual
-
-
-def _rounded(values: NDArray[Any], target: _layout.View) -> NDArray[Any]:
-    np.copyto(target.array, values, casting="unsafe")
-    return target.finish()
+        _layout.output(view, out, _layout.like(view, dy, "dy"))     # refused before the exchange
+        own = functional.gradient_sums(dy, x, saved, axis=self.axis, num_threads=self.num_threads)
+        sums = total(self._peers.exchange(BACKWARD, own.ravel())).reshape(own.shape)
+        return functional.gradients(
+            dy, x, saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads, sums=sums)
 
 
 def total(parts: NDArray[np.float64]) -> NDArray[np.float64]:

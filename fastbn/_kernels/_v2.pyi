@@ -25,6 +25,7 @@ def training(
     eps: float,
     relu: bool,
     bits: _Mask | None,
+    fill: bool,
     num_threads: int | None,
 ) -> tuple[_Vector, _Vector, _Vector, _Vector]: ...
 @disjoint_base
@@ -101,7 +102,7 @@ def lookup(
 def backward(
     g: View,
     x: View,
-    dx: View,
+    dx: View | None,
     dr: View | None,
     mean: ArrayLike,
     low: ArrayLike | None,
@@ -111,6 +112,9 @@ def backward(
     shift: ArrayLike | None,
     bits: _Mask | None,
     frozen: bool,
+    fill: bool,
+    sums: tuple[_Vector, _Vector] | None,
+    count: float,
     num_threads: int | None,
 ) -> tuple[_Vector, _Vector]: ...
 def statistics(x: View, whole: bool, num_threads: int | None) -> tuple[_Vector, _Vector, _Vector]: ...

@@ -5,7 +5,6 @@
 # and memory, and nothing has been written when they do.
 
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
 
 import numpy as np
 
@@ -57,6 +56,8 @@ cdef void begin(Job* job, View x) noexcept:
     job.x = block_of(x)
     if x.chosen is not None:
         job.index = <const Py_ssize_t*> cnp.PyArray_DATA(x.chosen)
+        job.rows = x.rows
+    job.values = <double> x.n * <double> x.s
     job.y = job.r = job.g = job.x       # the steps of absent arrays agree with x
     job.y.p = NULL
     job.r.p = NULL
@@ -109,13 +110,13 @@ cdef void plan(Job* job, bint reduce, int threads) noexcept:
 
 
 cdef int execute(Job* job, object num_threads) except -1:
-    # A job with a reduction.
+    # Training, its backward, or statistics.
     cdef bint large = is_large(job, True)
     cdef int threads = enter_team(num_threads) if large else 1
     cdef Py_ssize_t partial, constants
     cdef char* work = NULL
     try:
-        plan(job, True, threads)
+        plan(job, not job.given, threads)
         # double for the partial results, then the arrays' type for the constants
         partial = 3 * (job.units if job.s == 1 else job.spans) * job.c * <Py_ssize_t> sizeof(double)
         constants = (FORWARD_COEFS if job.g.p == NULL else BACKWARD_COEFS) * job.coef_step
@@ -159,8 +160,11 @@ def bits_words(View x):
     return x.n // k * parts(k * x.c, LANES) + parts(x.n % k * x.c, LANES)
 
 
-def training(View x, View y, View r, gamma, beta, double eps, bint relu, bits, num_threads):
-    """Normalize `x` with its own statistics into `y`; returns mean in two words, biased variance and rstd, float64."""
+def training(View x, View y, View r, gamma, beta, double eps, bint relu, bits, bint fill, num_threads):
+    """Normalize `x` with its own statistics into `y`; returns mean in two words, biased variance and rstd, float64.
+
+    With `fill` the rows of `y` that do not count become zero.
+    """
     cdef Job job
     cdef cnp.ndarray mean = np.empty(x.c)
     cdef cnp.ndarray low = np.empty(x.c)
@@ -172,6 +176,7 @@ def training(View x, View y, View r, gamma, beta, double eps, bint relu, bits, n
     if r is not None:
         job.r = block_of(r)
     job.activation = RELU if relu else NO_ACTIVATION
+    job.fill = fill
     job.eps = eps
     job.mean = vector(mean)
     job.low = vector(low)
@@ -189,18 +194,26 @@ def training(View x, View y, View r, gamma, beta, double eps, bint relu, bits, n
     return mean, low, var, rstd
 
 
-def backward(View g, View x, View dx, View dr, mean, low, rstd, gamma, scale, shift, bits, bint frozen, num_threads):
-    """Gradients of `training`, or with `frozen` of `inference`; returns dgamma and dbeta, float64."""
+def backward(View g, View x, View dx, View dr, mean, low, rstd, gamma, scale, shift, bits, bint frozen, bint fill, sums,
+             double count, num_threads):
+    """Gradients of `training`, or with `frozen` of `inference`; returns dgamma and dbeta, float64.
+
+    Without `dx` nothing but sums is worked out, and returned: of dy * (x - m), m being the mean rounded to what is
+    computed in, and of dy. `sums` are such a pair, of all parts of a batch of `count` values per channel of which x is
+    one. With `fill` the rows of `dx` that do not count become zero; those of `dr` always do.
+    """
     cdef Job job
     cdef cnp.ndarray dgamma = np.empty(x.c)
     cdef cnp.ndarray dbeta = np.empty(x.c)
     cdef double* scratch = scratch_of(6 * x.c)
     begin(&job, x)
     job.g = block_of(g)
-    job.y = block_of(dx)
+    if dx is not None:
+        job.y = block_of(dx)
     if dr is not None:
         job.r = block_of(dr)
     job.frozen = frozen
+    job.fill = fill
     job.bits = bits_pointer(bits)
     job.gate = BITS if bits is not None else (REPLAY if scale is not None else OPEN)
     job.dgamma = vector(dgamma)
@@ -218,6 +231,11 @@ def backward(View g, View x, View dx, View dr, mean, low, rstd, gamma, scale, sh
         load_vector(scale, scratch + 3 * x.c, x.c, 1.0, "scale")
         load_vector(shift, scratch + 4 * x.c, x.c, 0.0, "shift")
         load_vector(low, job.low, x.c, 0.0, "mean_low")
+        if sums is not None:
+            job.given = True
+            job.values = count
+            load_vector(sums[0], job.dgamma, x.c, 0.0, "sums")
+            load_vector(sums[1], job.dbeta, x.c, 0.0, "sums")
         execute(&job, num_threads)
     finally:
         free(scratch)

@@ -43,6 +43,8 @@ cdef struct Job:
     Block g                 # IN  dy; p is NULL in a forward
     uint16_t* bits          # OUT of the forward, IN of the backward
     const Py_ssize_t* index     # (n,), in `rows`: which rows of the arrays count, rising; NULL for all
+    Py_ssize_t rows             # of the arrays, where there is an index
+    bint fill                   # the others become zero in y; in the gradient of a residual they always do
     # what to compute
     int type                # of the arrays' elements
     Py_ssize_t itemsize
@@ -52,6 +54,8 @@ cdef struct Job:
     double slope            # of a leaky ReLU
     int gate
     bint frozen             # the statistics are constants
+    bint given              # dbeta and dgamma hold the sums of the backward already
+    double values           # per channel, that sums run over
     double eps
     # per channel, (c,) in double
     double* gamma           # IN
@@ -158,7 +162,7 @@ cdef void affine_coefs(
 cdef void forward_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept nogil:
     # From mean and M2, which var holds until here, to the constants of y.
     cdef double scale[TILE]
-    cdef double n = <double> job.n * <double> job.s
+    cdef double n = job.values
     cdef double var
     cdef int j
     for j in range(width):
@@ -171,18 +175,6 @@ cdef void forward_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept 
     affine_coefs(place_of(job), coef, c, width, job.mean + c, job.low + c, scale, job.beta + c)
 
 
-cdef void replay_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept nogil:
-    # What the backward needs before its reduction: m, and with REPLAY the constants of y.
-    cdef double m[TILE]
-    cdef int j
-    if job.gate == REPLAY:
-        affine_coefs(place_of(job), coef, c, width, job.mean + c, job.low + c, job.kept_scale + c, job.kept_shift + c)
-    else:
-        for j in range(width):
-            m[j] = job.mean[c + j]
-        set_coefs(place_of(job), coef, c, width, SUBTRACT, m)
-
-
 cdef void backward_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept nogil:
     # From sum dy and sum dy (x - m), which dbeta and dgamma hold until here, to the constants of dx. The mean of
     # (x - mean) is zero, that of (x - m) is `left`. DX_X is of the order of dy / x, and in range wherever dx is for a
@@ -190,7 +182,7 @@ cdef void backward_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept
     cdef double a[TILE]
     cdef double b[TILE]
     cdef double d[TILE]
-    cdef double n = <double> job.n * <double> job.s
+    cdef double n = job.values
     cdef double rstd, left, s_hat
     cdef int j
     for j in range(width):
@@ -204,6 +196,20 @@ cdef void backward_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept
     set_coefs(place_of(job), coef, c, width, DX_X, b)
     set_coefs(place_of(job), coef, c, width, DX_1, d)
     set_coefs(place_of(job), coef, c, width, DX_SCALE, a)
+
+
+cdef void replay_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept nogil:
+    # What the backward needs before its reduction: m, and with REPLAY the constants of y; without one, those of dx.
+    cdef double m[TILE]
+    cdef int j
+    if job.gate == REPLAY:
+        affine_coefs(place_of(job), coef, c, width, job.mean + c, job.low + c, job.kept_scale + c, job.kept_shift + c)
+    else:
+        for j in range(width):
+            m[j] = job.mean[c + j]
+        set_coefs(place_of(job), coef, c, width, SUBTRACT, m)
+    if job.given:
+        backward_coefs(job, coef, c, width)
 
 
 cdef void finish_channels(Job* job, real* coef, Py_ssize_t c0, Py_ssize_t c1) noexcept nogil:

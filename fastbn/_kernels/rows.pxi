@@ -9,6 +9,8 @@
 # c) Where a slab of all rows stays in the cache it is reduced, merged and transformed at once, last unit first.
 #    Otherwise there are three phases: reduce, merge, transform.
 
+from libc.string cimport memset
+
 cdef enum:
     UNIT_ELEMENTS = 262144
     MOST_ROWS = 1024        # of a unit
@@ -229,23 +231,50 @@ cdef void transform_rows(
                  rows, width, job.four, coef, job.coef_step, 1, job.gate, job.frozen)
 
 
+cdef void clear_rows(
+    Job* job, Block* b, Py_ssize_t row, Py_ssize_t stop, Py_ssize_t first, Py_ssize_t width,
+) noexcept nogil:
+    # Zeros in the columns first .. of rows that do not count; p is NULL where there is nothing to write.
+    cdef Py_ssize_t i
+    if b.p == NULL or row == stop:
+        return
+    if width == b.step_n:
+        memset(at(job, b, row, 0, first), 0, (stop - row) * width * job.itemsize)
+    else:
+        for i in range(row, stop):
+            memset(at(job, b, i, 0, first), 0, width * job.itemsize)
+
+
+cdef void clear_others(Job* job, Py_ssize_t row, Py_ssize_t stop, Py_ssize_t first, Py_ssize_t width) noexcept nogil:
+    # In all results.
+    if job.fill:
+        clear_rows(job, &job.y, row, stop, first, width)
+    if job.g.p != NULL:
+        clear_rows(job, &job.r, row, stop, first, width)
+
+
 cdef void transform_strip(
     Job* job, const real* kind, Py_ssize_t u, Py_ssize_t first, Py_ssize_t stop,
 ) noexcept nogil:
-    # The elementwise pass over the columns first..stop of a unit; of chosen rows, run by run.
+    # The elementwise pass over the columns first..stop of a unit; of chosen rows, run by run, with those before each.
     cdef Strip strip = strip_of(job, u)
-    cdef Py_ssize_t width = least(stop, strip.width) - first, row = 0, rows
+    cdef Py_ssize_t width = least(stop, strip.width) - first, row = 0, rows, done
     cdef const Py_ssize_t* index
     if job.index == NULL:
         transform_rows(job, kind, &strip, first, width, 0, strip.row, strip.rows)
     else:
         index = job.index + strip.row
+        done = index[-1] + 1 if strip.row else 0
         while row < strip.rows:
             rows = 1
             while row + rows < strip.rows and index[row + rows] == index[row] + rows:
                 rows += 1
+            clear_others(job, done, index[row], first, width)
             transform_rows(job, kind, &strip, first, width, row, index[row], rows)
+            done = index[row] + rows
             row += rows
+        if strip.row + strip.rows == job.n:
+            clear_others(job, done, job.rows, first, width)
     if job.stream:
         fastbn_fence()
 
