@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from fastbn._checks import (
 from fastbn._dispatch import kernels
 from fastbn._layout import same_memory
 from fastbn._masked import Masked
-from fastbn._state import check_state
+from fastbn._stateful import Stateful
 from fastbn._threads import check as check_threads
 from fastbn.affine import ChannelAffine
 from fastbn.functional import Saved
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fastbn._masked import Padding
 
 
-class BatchNorm(Averaged, Checkpointed):
+class BatchNorm(Averaged, Stateful, Checkpointed):
     """Batch normalization over every axis but one, as ``torch.nn.BatchNorm1d``, ``2d`` and ``3d``.
 
     In training mode, y = (x - mean) / sqrt(var + eps) * gamma + beta with the batch's mean and biased variance, and the
@@ -410,63 +410,6 @@ class BatchNorm(Averaged, Checkpointed):
         saved = Saved.from_statistics(*self._evaluation_statistics(), eps=self.eps)
         scale, shift = functional.relu_coefficients(saved.rstd, self.gamma, self.beta)
         return ChannelAffine(saved.mean, scale, shift, axis=self.axis, num_threads=self.num_threads)
-
-    def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Return copies of parameters and running averages under PyTorch's names.
-
-        Returns
-        -------
-        dict
-            weight and bias if affine; running_mean, running_var and num_batches_tracked if they are kept. With
-            ``averaging="exact"`` also exact_count, exact_mean, exact_mean_low and exact_m2, float64, shape (C,): the
-            statistics of all batches so far, as those of `ChannelStats`. With ``debias=True`` also initial_weight, the
-            weight that the initial values still have in the running averages.
-
-        Examples
-        --------
-        >>> import fastbn
-        >>> sorted(fastbn.BatchNorm(2).state_dict())
-        ['bias', 'num_batches_tracked', 'running_mean', 'running_var', 'weight']
-        """
-        names = self._state_names()
-        out = {name: np.empty(self.num_features, self.dtype) for name in names}
-        _layout.assign(out, {name: getattr(self, attribute) for name, attribute in names.items()})
-        if self.track_running_stats:
-            out["num_batches_tracked"] = np.array(self.num_batches_tracked, np.int64)
-            out |= self._averages.to_state(self)
-        return out
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over parameters and running averages; all of them or, with an error, none.
-
-        Parameters
-        ----------
-        state : mapping of str to array_like
-            As `state_dict` returns it, or that of a torch.nn.BatchNorm layer. num_batches_tracked and what goes beyond
-            PyTorch's names may be missing, or be there without need. Without exact_count and its relatives "exact"
-            begins anew with the next batch, and evaluates by the averages loaded until then; without initial_weight
-            "debias" takes it from num_batches_tracked and momentum, and averages without a counter as they are.
-
-        Raises
-        ------
-        TypeError
-            If a value is not an array of floating-point numbers.
-        ValueError
-            If a name is missing or unknown, a shape is not (C,), a value is not finite, or a variance is negative.
-        """
-        loaded, tracked = check_state(state, self._state_names(), self.num_features, self.dtype)
-        averages = self._averages.from_state(self, state, loaded, tracked)
-        _layout.assign({attribute: getattr(self, attribute) for attribute in loaded}, loaded)
-        if self.track_running_stats:
-            self.num_batches_tracked = tracked
-        self._averages = averages
-        self._last = None
-
-    def _state_names(self) -> dict[str, str]:
-        names = {"weight": "gamma", "bias": "beta"} if self.affine else {}
-        if self.track_running_stats:
-            names |= {"running_mean": "running_mean", "running_var": "running_var"}
-        return names
 
     # What a layer over several processes does in its own way.
 

@@ -3,8 +3,8 @@
 #
 # a) `planes`: a unit is some planes of one channel, read as rows of TILE. `rows`: a unit is some wide rows (rows.pxi),
 #    all columns.
-# b) Columns have sums of 16 bits, because that many more fit a vector: of x, of x^2 without what is above 16 bits, and of
-#    the high byte of x^2. BYTES_ROWS times a low byte is less than 2^16, so that the first two words tell the sum of the
+# b) Columns have sums of 16 bits, because that many more fit a vector: of x, of x^2 without what is above 16 bits, and
+#    of the high byte of x^2. BYTES_ROWS times a low byte is less than 2^16, so that the last two tell the sum of the
 #    low bytes. After BYTES_ROWS rows they go to double, which is exact up to 2^53: that is 130 GB of 255.
 
 from libc.stdint cimport uint8_t
@@ -87,8 +87,8 @@ cdef void sum_byte_columns(
 
 
 cdef void bytes_of_run(const uint8_t* x, Py_ssize_t n, Py_ssize_t step, double* s1, double* s2) noexcept nogil:
-    # One contiguous run, as rows of TILE, after which one `step` further follows; added to s1 and s2. A block has at most
-    # 2^14 elements, whose squares are in range.
+    # One contiguous run, as rows of TILE, after which one `step` further follows; added to s1 and s2. A block has at
+    # most 2^14 elements, whose squares are in range.
     cdef uint16_t sums[TILE]
     cdef uint16_t squares[TILE]
     cdef uint16_t highs[TILE]

@@ -124,8 +124,8 @@ cdef enum:
 
 
 cdef inline void prefetch(const void* p, int bytes) noexcept nogil:
-    # Asks for memory, of any address, that is needed soon. A few lines at a time, in the order in which they lie, beside
-    # as much work: a reduction that waits for memory first and then computes takes the sum of both.
+    # Asks for memory, of any address, that is needed soon. A few lines at a time, in the order in which they lie,
+    # beside as much work: a reduction that first waits for memory and then computes takes the sum of both.
     cdef int i
     for i in range((bytes + LINE - 1) // LINE):
         FASTBN_PREFETCH(<const char*> p + i * LINE)

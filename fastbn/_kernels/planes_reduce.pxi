@@ -1,9 +1,8 @@
 # Reductions over one span of `planes`: `runs` runs of `length` contiguous elements of one channel, `step` apart.
 #
 # a) Two sums in one reading: of v and of v * (x - m). In a forward v is x - m itself (MOMENTS), in a backward it is dy.
-# b) Every running sum has LANES lanes, which stay in registers from run to run. Four pieces of LANES elements, one behind
-#    the other, are added to each other before they are added to the lanes, and after FLUSH additions or two more these
-#    go to double: no float sum is long.
+# b) Every running sum has LANES lanes. Four pieces of LANES elements, one behind the other, are added to each other
+#    before they are added to the lanes, and after FLUSH additions or one more these go to double: no float sum is long.
 # c) What is left of a run goes through the same lanes under a condition that becomes a vector mask.
 # d) A run is asked for AHEAD of the sums, which otherwise wait for it.
 # e) Moments are taken about a pivot, the mean of a sample that is spread over the span. Any pivot will do of which
@@ -117,7 +116,7 @@ cdef inline void see(
 
 
 cdef inline void add_lanes(
-    const real** g, const real** x, const int* words, int pieces, int last,     # IN  (pieces, LANES), of the last `last`
+    const real** g, const real** x, const int* words, int pieces, int last,     # IN  (pieces, LANES), the last `last`
     real m, real scale, real shift, int gate,
     lane* s1, lane* s2,                                                         # OUT (LANES,), added to
 ) noexcept nogil:

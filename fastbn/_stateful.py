@@ -1,0 +1,86 @@
+"""The methods of `BatchNorm` that give and take a state; what that must be is in _state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from fastbn import _layout
+from fastbn._state import check_state
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fastbn._averaging import Moving
+    from fastbn.batchnorm import BatchNorm
+
+
+class Stateful:
+    """The methods; `BatchNorm` inherits them."""
+
+    num_features: int
+    dtype: np.dtype[Any]
+    affine: bool
+    track_running_stats: bool
+    num_batches_tracked: int
+    _averages: Moving
+    _last: Any
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Return copies of parameters and running averages under PyTorch's names.
+
+        Returns
+        -------
+        dict
+            weight and bias if affine; running_mean, running_var and num_batches_tracked if they are kept. With
+            ``averaging="exact"`` also exact_count, exact_mean, exact_mean_low and exact_m2, float64, shape (C,): the
+            statistics of all batches so far, as those of `ChannelStats`. With ``debias=True`` also initial_weight, the
+            weight that the initial values still have in the running averages.
+
+        Examples
+        --------
+        >>> import fastbn
+        >>> sorted(fastbn.BatchNorm(2).state_dict())
+        ['bias', 'num_batches_tracked', 'running_mean', 'running_var', 'weight']
+        """
+        names = self._state_names()
+        out = {name: np.empty(self.num_features, self.dtype) for name in names}
+        _layout.assign(out, {name: getattr(self, attribute) for name, attribute in names.items()})
+        if self.track_running_stats:
+            out["num_batches_tracked"] = np.array(self.num_batches_tracked, np.int64)
+            out |= self._averages.to_state(cast("BatchNorm", self))
+        return out
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over parameters and running averages; all of them or, with an error, none.
+
+        Parameters
+        ----------
+        state : mapping of str to array_like
+            As `state_dict` returns it, or that of a torch.nn.BatchNorm layer. num_batches_tracked and what goes beyond
+            PyTorch's names may be missing, or be there without need. Without exact_count and its relatives "exact"
+            begins anew with the next batch, and evaluates by the averages loaded until then; without initial_weight
+            "debias" takes it from num_batches_tracked and momentum, and averages without a counter as they are.
+
+        Raises
+        ------
+        TypeError
+            If a value is not an array of floating-point numbers.
+        ValueError
+            If a name is missing or unknown, a shape is not (C,), a value is not finite, or a variance is negative.
+        """
+        loaded, tracked = check_state(state, self._state_names(), self.num_features, self.dtype)
+        averages = self._averages.from_state(cast("BatchNorm", self), state, loaded, tracked)
+        _layout.assign({attribute: getattr(self, attribute) for attribute in loaded}, loaded)
+        if self.track_running_stats:
+            self.num_batches_tracked = tracked
+        self._averages = averages
+        self._last = None
+
+    def _state_names(self) -> dict[str, str]:
+        names = {"weight": "gamma", "bias": "beta"} if self.affine else {}
+        if self.track_running_stats:
+            names |= {"running_mean": "running_mean", "running_var": "running_var"}
+        return names
