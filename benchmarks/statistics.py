@@ -241,10 +241,9 @@ def by_numpy_in_wide_rows(x: NDArray[Any], dtype: type | None) -> tuple[NDArray[
     return means.mean(0), variances.mean(0) + means.var(0)
 
 
-def numpy_ways(x: NDArray[Any]) -> list[Callable[[], object]]:
-    """Return ways to mean and variance of (R, C) values with NumPy."""
+def numpy_tricks(x: NDArray[Any]) -> list[Callable[[], object]]:
+    """Return ways to mean and variance of (R, C) values that take NumPy less time than asking for them."""
     return [
-        lambda: (x.mean(0), x.var(0)),
         lambda: by_numpy_in_wide_rows(x, None),
         lambda: by_numpy_in_wide_rows(x, np.float32),
         lambda: [(channel.mean(dtype=np.float32), channel.var(dtype=np.float32)) for channel in x.T],
@@ -257,10 +256,12 @@ def print_libraries(tiny: bool, budget: float) -> None:
     except ImportError:
         StandardScaler = None
         print("scikit-learn is not installed and left out\n")
-    lines = [["", "threads", "ChannelStats.update", "NumPy mean + var", "ratio", "StandardScaler.partial_fit", "ratio"]]
+    lines = [["", "threads", "ChannelStats.update", "NumPy mean + var", "ratio", "its fastest way", "ratio",
+              "StandardScaler.partial_fit", "ratio"]]
     for x in (filled((1000 if tiny else 100_000, 64), 0), random_bytes((1 if tiny else 64, 224, 224, 3))):
         rows = x.reshape(-1, x.shape[-1])
-        others = [best_time(numpy_ways(rows), budget)]
+        plain = best_time([lambda rows=rows: (rows.mean(0), rows.var(0))], budget)
+        others = [plain, min(plain, best_time(numpy_tricks(rows), budget))]
         if StandardScaler is not None:
             scaler = StandardScaler()
             others.append(best_time([lambda scaler=scaler, rows=rows: scaler.partial_fit(rows)], budget))
@@ -301,7 +302,7 @@ def main() -> None:
         print(f"\nThe best of many calls; load average {os.getloadavg()[0]:.1f} before. Plain sums of as many bytes by "
               f"{floors.PROVIDER}, with as many threads:\n")
         print_bandwidth(options.tiny, budget)
-        print("\nNumPy, the best of several ways, and scikit-learn have one thread; ratios are theirs to ours:\n")
+        print("\nNumPy and scikit-learn have one thread; ratios are theirs to ours:\n")
         print_libraries(options.tiny, budget)
         print("\nChannels last, into a warm buffer:\n")
         print_masked(options.tiny, budget)
