@@ -1,6 +1,7 @@
 """Build of the compiled part: one table of ISA levels, one Extension per level, and a probe for OpenMP.
 
-Environment: FASTBN_REQUIRE_OPENMP=1 makes a missing OpenMP an error; FASTBN_NO_OPENMP=1 builds without it.
+Environment: FASTBN_REQUIRE_OPENMP=1 makes a missing OpenMP an error; FASTBN_NO_OPENMP=1 builds without it;
+FASTBN_LEVELS=v3 builds that ISA level alone, or several with commas between them.
 """
 
 import os
@@ -29,6 +30,8 @@ ELSEWHERE = {"base": []}
 # ignores the parameter.
 COMMON = ["-O3", "-fno-tree-loop-distribute-patterns", "--param=max-completely-peel-times=8", "-ffp-contract=off",
           "-fno-math-errno", "-fno-trapping-math"]
+# Python passes -g, which makes compiling take half as long again; CFLAGS=-g brings it back.
+DEBUG = [] if "-g" in os.environ.get("CFLAGS", "").split() else ["-g0"]
 # Modules compiled at once where nobody says how many: there are no more large ones, and every compiler takes memory.
 MOST_COMPILERS = 4
 # Not every combination of fused types is called.
@@ -68,7 +71,7 @@ class BuildKernels(build_ext):
     def build_extensions(self):
         """Set the flags of every module, and build them."""
         gnu = self.compiler.compiler_type != "msvc"
-        common = COMMON if gnu else MSVC
+        common = [*COMMON, *DEBUG] if gnu else MSVC
         quiet = QUIET if gnu else []
         openmp_compile, openmp_link = self.openmp()
         for extension in self.extensions:
@@ -82,7 +85,7 @@ class BuildKernels(build_ext):
                 extension.extra_compile_args = [*common, *quiet, *openmp_compile, *isa]
                 extension.extra_link_args = list(openmp_link)
             else:
-                extension.extra_compile_args = list(common[:1])
+                extension.extra_compile_args = [common[0], *(DEBUG if gnu else [])]
             if extension.name == "fastbn._kernels.fork":
                 extension.extra_compile_args += openmp_compile
                 extension.extra_link_args = [*openmp_link, *(["-ldl"] if sys.platform == "linux" else [])]
@@ -141,12 +144,25 @@ def extension(name):
     )
 
 
-levels = X86_64 if platform.machine() in ("x86_64", "AMD64") and os.name != "nt" else ELSEWHERE
+def levels():
+    """Return the names of the ISA levels to build, those that take longest first.
+
+    Raises
+    ------
+    SystemExit
+        If FASTBN_LEVELS names one that there is not for this kind of machine.
+    """
+    known = X86_64 if platform.machine() in ("x86_64", "AMD64") and os.name != "nt" else ELSEWHERE
+    wanted = os.environ.get("FASTBN_LEVELS", "").replace(",", " ").split() or list(known)
+    if not set(wanted) <= set(known):
+        raise SystemExit(f"FASTBN_LEVELS={' '.join(wanted)!r}; expected some of {', '.join(known)}")
+    return [level for level in reversed(known) if level in wanted]
+
 
 setup(
     ext_modules=cythonize(
         # Those that take longest come first, so that the short ones fill the time of the last.
-        [extension(name) for name in (*(f"_kernels._{level}" for level in reversed(levels)),
+        [extension(name) for name in (*(f"_kernels._{level}" for level in levels()),
                                       "_layout", "_kernels.cpu", "_kernels.fork")],
         compiler_directives=DIRECTIVES,
         nthreads=0,

@@ -264,7 +264,7 @@ cdef void transform_strip(
         transform_rows(job, kind, &strip, first, width, 0, strip.row, strip.rows)
     else:
         index = job.index + strip.row
-        done = index[-1] + 1 if strip.row else 0
+        done = job.index[strip.row - 1] + 1 if strip.row else 0
         while row < strip.rows:
             rows = 1
             while row + rows < strip.rows and index[row + rows] == index[row] + rows:
