@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastbn._config import __version__, config, show_config
+from fastbn._threads import check as check_threads
 from fastbn.folding import command as folding
 from fastbn.statistics_command import command as statistics
 
@@ -67,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.set_defaults(command=demo)
 
     folding.configure(commands.add_parser("fold", help=folding.HELP), positive_float)
-    statistics.configure(commands.add_parser("stats", help=statistics.HELP), positive_int, picture_path)
+    statistics.configure(commands.add_parser("stats", help=statistics.HELP), threads, output_path, picture_path)
     return parser
 
 
@@ -100,6 +101,16 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
+def threads(text: str) -> int:
+    """Return a number of threads, or raise the error that argparse shows."""
+    count = positive_int(text)
+    try:
+        check_threads(count)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return count
+
+
 def seed(text: str) -> int:
     """Return an integer of at least 0, or raise the error that argparse shows."""
     if not text.isdecimal():
@@ -120,11 +131,18 @@ def positive_float(text: str) -> float:
 
 def picture_path(text: str) -> Path:
     """Return a path that a picture can be written to: better now than after the training."""
-    path = Path(text)
-    if path.suffix.lower() not in PICTURES:
+    if Path(text).suffix.lower() not in PICTURES:
         raise argparse.ArgumentTypeError(f"expected a file name that ends in {', '.join(PICTURES)}, got {text!r}")
+    return output_path(text)
+
+
+def output_path(text: str) -> Path:
+    """Return a path that a file can have, or raise the error that argparse shows."""
+    path = Path(text)
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no directory {str(path.parent)!r}")
+    if not text or path.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a file name, got {text!r}")
     return path
 
 

@@ -130,6 +130,8 @@ class Moving:
         tracked = layer.num_batches_tracked + 1
         if batch.size:
             self._move(layer, batch, tracked)
+        elif layer.momentum is None:    # the counter is what batches are weighed by, and this one has no weight
+            return
         layer.num_batches_tracked = tracked
 
     def _move(self, layer: BatchNorm, batch: Batch, tracked: int) -> None:

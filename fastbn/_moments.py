@@ -115,7 +115,7 @@ def check_parts(arrays: Mapping[str, Any]) -> Moments:
     TypeError
         For a name that is none, or values that are no numbers.
     ValueError
-        For shapes that do not fit, and counts or sums of squares below zero.
+        For shapes that do not fit, counts or sums of squares below zero, and extrema the wrong way round.
     """
     unknown = sorted(set(arrays) - set(FIELDS))
     if unknown:
@@ -149,4 +149,6 @@ def check_parts(arrays: Mapping[str, Any]) -> Moments:
         found[name][none] = 0.0
     if ("min" in found) != ("max" in found):
         raise ValueError(f"{'max' if 'min' in found else 'min'} is missing; expected both extrema, or neither")
+    if "min" in found and (found["min"] > found["max"])[~none].any():
+        raise ValueError("min is above max")
     return Moments(**found)

@@ -12,6 +12,7 @@ from fastbn import _selection
 from fastbn._checks import check_flag, check_integer
 from fastbn._moments import Moments, check_parts
 from fastbn._threads import check as check_threads
+from fastbn._writing import replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +30,8 @@ class ChannelStats:
     Calculating Corrected Sums of Squares and Products", and Chan, Golub and LeVeque (1983), "Algorithms for Computing
     the Sample Variance"; for weights, Schubert and Gertz (2018), "Numerically Stable Parallel Computation of
     (Co-)Variance".
+
+    Every array that it gives is a new one, which does not follow later updates.
 
     Parameters
     ----------
@@ -75,32 +78,33 @@ class ChannelStats:
     @property
     def count(self) -> NDArray[np.float64]:
         """Values per channel, or the sum of their weights, (C,)."""
-        return self._moments.count
+        return np.array(self._moments.count)
 
     @property
     def mean(self) -> NDArray[np.float64]:
         """Mean of each channel, (C,)."""
-        return self._moments.mean
+        return np.array(self._moments.mean)
 
     @property
     def m2(self) -> NDArray[np.float64]:
         """Sum of squared distances from the mean, (C,)."""
-        return self._moments.m2
+        return np.array(self._moments.m2)
 
     @property
     def min(self) -> NDArray[np.float64] | None:
         """Least value of each channel, (C,), if it was asked for."""
-        return self._moments.min
+        return None if self._moments.min is None else np.array(self._moments.min)
 
     @property
     def max(self) -> NDArray[np.float64] | None:
         """Largest value of each channel, (C,), if it was asked for."""
-        return self._moments.max
+        return None if self._moments.max is None else np.array(self._moments.max)
 
     def __repr__(self) -> str:
-        low, high = float(self.count.min()), float(self.count.max())
-        count = f"{low:g}" if low == high else f"{low:g} to {high:g}"
-        return f"ChannelStats({len(self.mean)}, axis={self.axis}, count={count})"
+        count = self._moments.count
+        low, high = float(count.min()), float(count.max())
+        values = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        return f"ChannelStats({len(count)}, axis={self.axis}, count={values})"
 
     def update(
         self,
@@ -151,7 +155,7 @@ class ChannelStats:
         if num_threads is not None:
             check_threads(num_threads)
         moments = _selection.moments(
-            x, self.axis, len(self.mean), sample_weight, mask, lengths, nan_policy, num_threads,
+            x, self.axis, len(self._moments.mean), sample_weight, mask, lengths, nan_policy, num_threads,
             self._moments.min is not None)
         self._moments = self._moments.merged(moments)
         return self
@@ -185,6 +189,10 @@ class ChannelStats:
             return NotImplemented
         return self.copy().merge(other)
 
+    def __radd__(self, other: object) -> ChannelStats:
+        """Return a copy for 0, from which ``sum()`` starts."""
+        return self.copy() if isinstance(other, int) and other == 0 else NotImplemented
+
     def __sub__(self, other: object) -> ChannelStats:
         """Return what is left without a part that was added before; its extrema are not known.
 
@@ -204,8 +212,8 @@ class ChannelStats:
         return self.axis == other.axis and self._moments.same(other._moments)
 
     def _check_channels(self, other: ChannelStats) -> None:
-        if len(other.mean) != len(self.mean):
-            raise ValueError(f"other has {len(other.mean)} channels; expected {len(self.mean)}")
+        if len(other._moments.mean) != len(self._moments.mean):
+            raise ValueError(f"other has {len(other._moments.mean)} channels; expected {len(self._moments.mean)}")
 
     def copy(self) -> ChannelStats:
         """Return another one of the same values."""
@@ -235,12 +243,13 @@ class ChannelStats:
             If no channel has more than `ddof` values.
         """
         ddof = check_integer(ddof, "ddof", 0)
-        enough = self.count > ddof
+        count, m2 = self._moments.count, self._moments.m2
+        enough = count > ddof
         if not enough.any():
             raise ValueError(f"the variance with ddof={ddof} needs more than {ddof} values per channel, got "
-                             f"{float(self.count.max()):g}")
-        out = np.full(len(self.m2), np.nan)
-        np.divide(self.m2, self.count - ddof, out=out, where=enough)
+                             f"{float(count.max()):g}")
+        out = np.full(len(m2), np.nan)
+        np.divide(m2, count - ddof, out=out, where=enough)
         return out
 
     def std(self, ddof: int = 0) -> NDArray[np.float64]:
@@ -314,8 +323,6 @@ class ChannelStats:
         OSError
             If it cannot be written.
         """
-        from fastbn.checkpoints.files import replace
-
         data = io.BytesIO()
         np.savez(data, axis=np.array(self.axis, np.int64), extrema=np.array(self.min is not None, np.int64),
                  **self.to_arrays())  # type: ignore[arg-type]

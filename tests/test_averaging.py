@@ -119,6 +119,16 @@ def test_an_empty_batch_counts_and_moves_nothing(averaging):
     assert_same(bn, before | {"count": len(SIZES) + 1})
 
 
+def test_an_empty_batch_has_no_share_in_a_mean_over_batches():
+    # PyTorch counts it, and the batches after it weigh less than those before: the first one, but half.
+    batches = drifting()
+    bn = BatchNorm(3, averaging="cumulative", dtype=np.float64)
+    for x in batches:
+        bn(np.empty((0, 3, 2, 2)))
+        bn(x)
+    assert_same(bn, snapshot(trained(batches, averaging="cumulative")))
+
+
 # ---- debias ----
 
 @pytest.mark.parametrize("momentum", [0.1, 0.01, 1.0])

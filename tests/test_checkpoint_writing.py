@@ -106,9 +106,32 @@ def test_a_folder_that_is_read_only(path):
 
 
 def test_a_folder_that_is_not_there(path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError) as caught:
         trained().save(path.parent / "nowhere" / path.name)
+    assert caught.value.filename == str(path.parent / "nowhere" / path.name)
     assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes are a matter of POSIX")
+def test_a_pipe_is_written_to(path):
+    trained().save(path)
+    data = path.read_bytes()
+    path.unlink()
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    trained().save(path)
+    assert os.read(reader, len(data) + 1) == data
+    os.close(reader)
+    assert stat.S_ISFIFO(path.stat().st_mode)
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_a_folder_is_no_file(path):
+    path.mkdir()
+    with pytest.raises((IsADirectoryError, PermissionError)) as caught:
+        trained().save(path)
+    assert caught.value.filename in (path, str(path))
+    assert path.is_dir()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes and links are a matter of POSIX")

@@ -1,7 +1,9 @@
 """python -m fastbn stats on NumPy's files: what it says of them, whatever their layout, dtype and size."""
 
+import errno
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ import pytest
 
 import fastbn
 from fastbn.__main__ import main
+from fastbn.statistics_command import command as command_module
 from fastbn.statistics_command import grid
 from tests.process import run, settings
 from tests.statistics_files import expect, normal, stats
@@ -101,7 +104,7 @@ def test_standard_input(tmp_path):
     assert (done.returncode, done.stderr) == (0, b"")
     expect(json.loads(out.read_text()), [x])
     for data, reason in ((file.getvalue()[:-1], "ends in the middle of its array"),
-                         (file.getvalue() + b"x", "goes on behind its array"),
+                         (file.getvalue() + b"x", "has bytes behind its array"),
                          (b"", "has no npy header that can be read: EOF: reading magic string")):
         done = command("-", input=data)
         assert done.returncode == 1
@@ -184,7 +187,10 @@ def test_a_reader_may_take_the_first_line_alone(tmp_path):
     (["x.npy", "--threads", "0"], "argument --threads: expected an integer of at least 1, got '0'"),
     (["x.npy", "--on-error", "ignore"], "argument --on-error: invalid choice: 'ignore'"),
     (["x.npy", "--plot", "x.jpg"], "argument --plot: expected a file name that ends in .pdf, .png, .svg"),
+    (["x.npy", "--threads", "100000"], "argument --threads: num_threads must be between 1 and "),
     (["x.npy", "--json", "nowhere/out.json"], "argument --json: there is no directory 'nowhere'"),
+    (["x.npy", "--json", "/"], "argument --json: expected a file name, got '/'"),
+    (["x.npy", "--json", ""], "argument --json: expected a file name, got ''"),
 ], ids=lambda value: " ".join(value) if isinstance(value, list) else "")
 def test_usage(arguments, message):
     done = run("-m", "fastbn", "stats", *arguments)
@@ -210,11 +216,62 @@ def test_without_the_extra(module, argument, what, on_error, tmp_path, monkeypat
     assert capsys.readouterr() == ("", what + "\n")
 
 
-def test_no_json_without_room_for_it(tmp_path, capsys):
+def test_no_json_without_room_for_it(tmp_path, monkeypatch, capsys):
     np.save(tmp_path / "x.npy", normal(4, 3))
-    (tmp_path / "out.json").mkdir()
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(command_module, "write_file", full)
     assert main(["stats", str(tmp_path / "x.npy"), "--json", str(tmp_path / "out.json")]) == 1
     out, err = capsys.readouterr()
     assert out.startswith("mean, std = (")
-    assert err == f"{tmp_path / 'out.json'}: cannot be written: Is a directory\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "x.npy"]
+    assert err == f"{tmp_path / 'out.json'}: cannot be written: No space left on device\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_no_room_on_standard_output(tmp_path):
+    np.save(tmp_path / "x.npy", normal(4, 3))
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "fastbn", "stats", str(tmp_path / "x.npy")], **settings({}),
+                              stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (1, "standard output: cannot be written: No space left on device\n")
+
+
+def test_json_on_standard_output_is_alone_there(tmp_path, capsys):
+    np.save(tmp_path / "x.npy", normal(4, 3))
+    assert main(["stats", str(tmp_path / "x.npy"), "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == stats(tmp_path, tmp_path / "x.npy")
+    assert err == ""
+
+
+def test_members_of_no_archive(tmp_path, capsys):
+    np.save(tmp_path / "x.npy", normal(4, 3))
+    assert main(["stats", str(tmp_path / "x.npy"), "--member", "x"]) == 1
+    assert capsys.readouterr() == ("", "--member names arrays of .npz files; there is none among the inputs\n")
+
+
+def test_a_member_that_is_named_twice_counts_once(tmp_path):
+    x = normal(4, 3)
+    np.savez(tmp_path / "x.npz", x=x, y=normal(5, 3))
+    expect(stats(tmp_path, tmp_path / "x.npz", "--member", "x", "--member", "x"), [x])
+
+
+@pytest.mark.parametrize(("x", "lines"), [
+    (np.array([[0, 7, 1], [2, 7, 3]], np.uint8),
+     ["mean, std = (1, 7, 2), (1, 0, 1)", "# no normalize = ...: channel 1 is constant"]),
+    (np.array([[0, np.nan], [2, 1]]), ['mean, std = (1, float("nan")), (1, float("nan"))']),
+    (np.array([[0, np.inf], [2, 1]]), ['mean, std = (1, float("nan")), (1, float("nan"))']),
+    (np.array([[0, 51], [102, 255]], np.uint8), [
+        "mean, std = (51, 153), (51, 102)",
+        "normalize = fastbn.ChannelAffine.from_mean_std((0.2, 0.6), (0.2, 0.4))  # of values / 255"]),
+], ids=["constant", "NaN", "Inf", "bytes"])
+def test_the_lines_of_what_is_odd_are_python(x, lines, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", x)
+    assert main(["stats", str(tmp_path / "x.npy")]) == 0
+    printed = capsys.readouterr().out.partition("\n\n")[0]
+    assert printed.splitlines() == lines
+    names = {"fastbn": fastbn}
+    exec(printed, names)
+    np.testing.assert_allclose(names["std"][0], x[:, 0].std())

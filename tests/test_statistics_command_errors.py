@@ -73,7 +73,7 @@ MALFORMED = {
     "long header.npy": (npy_with_header(" " * 20000, (2, 0)), "has no npy header that can be read: "),
     "negative shape.npy": (npy_with_header(HEADER % "-2, 3"), "has no npy header that can be read: shape (-2, 3)"),
     "enormous.npy": (npy_with_header(HEADER % "1000000000000, 3") + b"x", "ends after "),
-    "two arrays.npy": (X + X, "goes on behind its array"),
+    "two arrays.npy": (X + X, "has bytes behind its array"),
     "objects.npy": (npy(np.array([[None, 1, 2]], object)), "holds Python objects, which are never loaded"),
     "records.npy": (npy(np.zeros((4, 3), [("a", "f4")])), "has dtype [('a', '<f4')]; expected uint8, int8, int16"),
     "int64.npy": (npy(np.zeros((4, 3), np.int64)),
@@ -94,7 +94,7 @@ MALFORMED = {
     "crc of what is deflated.npz": (damaged(DEFLATED, 3000), "member 'x' is damaged: "),
     "crc of the second.npz": (damaged(npz({"a": X, "b": X}), 10000), "member 'b' is damaged: Bad CRC-32"),
     "short member.npz": (npz({"x": X[:-1]}), f"member 'x' ends after {len(X) - 1} of its {len(X)} bytes"),
-    "long member.npz": (npz({"x": X + b"x"}), "member 'x' goes on behind its array"),
+    "long member.npz": (npz({"x": X + b"x"}), "member 'x' has bytes behind its array"),
     "encrypted.npz": (encrypted(), "member 'x' is encrypted"),
     "bz2.npz": (npz({"x": X}, compression=zipfile.ZIP_BZIP2), "member 'x' has compression method 12; expected stored"),
     "objects.npz": (npz({"x": npy(np.array([[None, 1, 2]]))}), "member 'x' holds Python objects, which are never"),
@@ -125,7 +125,8 @@ def test_malformed(name, tmp_path, capsys):
     assert found["inputs"] == 2
     [skipped] = found["skipped"]
     assert skipped["path"] == str(bad)
-    again = capsys.readouterr().err
+    again, summary = capsys.readouterr().err.splitlines(keepends=True)
+    assert summary == "inputs counted: 2; skipped: 1\n"
     assert again == f"skipped: {bad}: {skipped['reason']}\n"
     assert ADDRESS.sub("", again) == ADDRESS.sub("", f"skipped: {errors}")
 
@@ -150,7 +151,7 @@ def refused(bad, reason, capsys):
     assert main(arguments) == 1
     assert capsys.readouterr() == ("", f"{bad}: {reason}\n")
     assert main([*arguments, "--on-error", "skip"]) == 0
-    assert capsys.readouterr().err == f"skipped: {bad}: {reason}\n"
+    assert capsys.readouterr().err == f"skipped: {bad}: {reason}\ninputs counted: 1; skipped: 1\n"
 
 
 def test_a_file_that_is_not_there(unreadable, capsys):

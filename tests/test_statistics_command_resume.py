@@ -3,7 +3,6 @@
 import bisect
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -44,14 +43,14 @@ sys.exit(main(["stats", *sys.argv[2:]]))
 """
 
 
-def start(blocks, folder, *arguments, **options):
+def start(blocks, folder, *arguments, by=signal.SIGINT, **options):
     """Run until that many blocks are done, in a folder, interrupt it, and return exit code, output and messages."""
     process = subprocess.Popen(
         [sys.executable, "-c", WAITING, str(blocks), *map(str, arguments)], **(settings({}) | {"cwd": folder}),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
     for line in process.stderr:
         if line == "waiting\n":
-            process.send_signal(signal.SIGINT)
+            process.send_signal(by)
             break
     out, err = process.communicate(timeout=60)
     return process.returncode, out, err
@@ -92,7 +91,16 @@ def test_sigint(blocks, files, tmp_path):
                    "--resume fastbn-stats.resume\n")
     state = json.loads((tmp_path / "fastbn-stats.resume").read_text())
     assert (state["finished"], state["partial"] is None) == (finished, blocks in ENDS)
-    assert out.startswith("mean, std = (")
+    assert out.startswith("# interrupted: of a part of the inputs\nmean, std = (")
+    same(go_on(tmp_path, *files), wanted)
+
+
+def test_sigterm(files, tmp_path):
+    wanted = stats(tmp_path, *files)
+    code, out, err = start(4, tmp_path, *files, by=signal.SIGTERM)
+    assert code == 143
+    assert out.startswith("# interrupted: ")
+    assert err.endswith("--resume fastbn-stats.resume\n")
     same(go_on(tmp_path, *files), wanted)
 
 
@@ -166,8 +174,8 @@ def test_what_is_printed_is_what_was_read(tmp_path):
     np.save(tmp_path / "x.npy", x)
     code, out, err = start(2, tmp_path, "x.npy")
     assert code == 130
-    assert out.splitlines()[0] == "mean, std = (0.5,), (0.5,)"
-    assert out.splitlines()[3].split() == ["0", "1024", "0", "1", "0.5", "0.5"]
+    assert out.splitlines()[1] == "mean, std = (0.5,), (0.5,)"
+    assert out.splitlines()[4].split() == ["0", "1024", "0", "1", "0.5", "0.5"]
     assert err.startswith("interrupted; counted so far: 0 inputs and a part of the next; to go on, ")
 
 
@@ -222,8 +230,9 @@ def test_a_changed_input_is_refused(number, change, left, files, capsys):
     assert resume(left, files) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == (f"{path}: is not the input number {number} that there was when the run was interrupted, by path, "
-                   "size and time; begin anew, without --resume\n")
+    reason = "No such file or directory" if change == "missing" else (
+        f"is not the input number {number} that there was when the run was interrupted, by path, size and time")
+    assert err == f"{path}: {reason}; begin anew, without --resume\n"
 
 
 def test_inputs_not_begun_may_change(left, files, tmp_path):
@@ -242,11 +251,11 @@ def test_other_inputs_are_refused(change, message, left, files, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("options", [["--axis", "0"], ["--member", "x"]])
-def test_other_settings_are_refused(options, left, files, capsys):
+@pytest.mark.parametrize(("options", "what"), [
+    (["--axis", "0"], "axis -1; now it is 0"), (["--member", "x"], "members []; now it is ['x']")])
+def test_other_settings_are_refused(options, what, left, files, capsys):
     assert resume(left, files, *options) == 1
-    assert re.fullmatch(r".*\.resume: was written with the settings \{.*\}; now they are \{.*\}\n",
-                        capsys.readouterr().err)
+    assert capsys.readouterr().err == f"{left}: was written with the {what}\n"
 
 
 def changed(*keys, value):
@@ -320,7 +329,7 @@ def test_a_second_sigint_does_not_disturb_what_the_first_one_began(files, tmp_pa
     def interrupted(*arguments):
         for number, state in enumerate(count(*arguments)):
             if number == 2:
-                raise KeyboardInterrupt
+                os.kill(os.getpid(), signal.SIGINT)
             yield state
 
     def write_and_interrupt(*arguments):

@@ -95,12 +95,33 @@ def test_sum_changes_neither_side():
         assert (then.count == 4).all()
         same_bits(now.mean, then.mean)
         same_bits(now.m2, then.m2)
-    d = ChannelStats(3).merge(a)
-    d.mean[0] = 99
-    e = a.copy()
-    e.mean[0] = 99
-    assert a.mean[0] != 99
+    d, e = ChannelStats(3).merge(a), a.copy()
+    assert d == e == a
+    e.update(array(CASES[4], "planes"))
     assert e != a
+    assert d == a
+
+
+def test_arrays_are_the_callers():
+    x = array(CASES[4], "planes")
+    a, b = (ChannelStats(3, extrema=True).update(x) for _ in range(2))
+    for name in ("count", "mean", "m2", "min", "max"):
+        given = getattr(a, name)
+        given /= 255
+        assert a == b, name
+    mean = a.mean
+    before = mean.copy()
+    a.update(x + 1)
+    same_bits(mean, before)
+
+
+def test_sum():
+    parts = [ChannelStats(3).update(array(CASES[4], "planes", seed=s)) for s in range(3)]
+    assert sum(parts) == parts[0] + parts[1] + parts[2]
+    assert sum(parts[:1]) == parts[0]
+    assert sum(parts[:1]) is not parts[0]
+    with pytest.raises(TypeError):
+        sum(parts, 1)
 
 
 def test_merge_with_itself():

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from fastbn._state import check_exact, check_initial_weight
+from fastbn._writing import replace
 from fastbn.checkpoints import npz, safetensors
 from fastbn.checkpoints.conventions import COUNTER, Convention
 from fastbn.checkpoints.conversion import check_prefix, check_shapes, check_state, match, without_prefix
@@ -90,33 +89,3 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]], meta
         If it cannot be written.
     """
     replace(path, WRITERS[suffix_of(path)](arrays, metadata))
-
-
-def replace(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a new file beside the old one, flush it to the disk, and rename it over the old one."""
-    target = Path(os.path.realpath(path))  # what a symbolic link points to, not the link
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-    # Not by tempfile, whose files are private: a checkpoint has the permissions of any other new file.
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        if target.exists():
-            shutil.copymode(target, beside)
-        os.replace(beside, target)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":  # elsewhere a folder cannot be opened
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

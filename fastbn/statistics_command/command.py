@@ -5,40 +5,41 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastbn.checkpoints.files import replace as write_file
+from fastbn._writing import replace as write_file
 from fastbn.statistics_command import inputs, resume
 from fastbn.statistics_command.counting import Settings, State, count
 from fastbn.statistics_command.errors import CommandError, InputError, require
 from fastbn.statistics_command.inputs import FINGERPRINT_BYTES
+from fastbn.statistics_command.interrupts import Interrupted, interrupting_once
 from fastbn.statistics_command.progress import Progress
 from fastbn.statistics_command.report import report, text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from fastbn.statistics_command.inputs import Input
 
 HELP = "count, mean, standard deviation, minimum and maximum of the channels of files"
-FAILED, INTERRUPTED = 1, 130
+FAILED = 1
+STANDARD_OUTPUT = Path("-")
 
 
 def configure(
-    command: argparse.ArgumentParser, positive_int: Callable[[str], int], picture_path: Callable[[str], Path]
+    command: argparse.ArgumentParser, threads: Callable[[str], int], output_path: Callable[[str], Path],
+    picture_path: Callable[[str], Path],
 ) -> None:
-    """Give a parser the arguments of the command."""
+    """Give a parser the arguments of the command, of which some types are those of other commands too."""
     command.description = (
         "Print mean and standard deviation of each channel as a line for training code, and a table with count, "
         "minimum and maximum. Inputs are read block by block, whatever their size.")
     command.epilog = (
         "Images need the extra 'fastbn[images]', Zarr arrays 'fastbn[zarr]', a progress bar and --plot "
-        "'fastbn[stats]'. Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 interrupted.")
+        "'fastbn[stats]'. Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 or 143 interrupted or terminated.")
     command.add_argument(
         "paths", nargs="+", metavar="PATH",
         help="an .npy or .npz file, an image, a folder of images, a Zarr array, or - for an .npy on standard input")
@@ -48,9 +49,11 @@ def configure(
     command.add_argument(
         "--member", action="append", default=[], metavar="NAME", dest="members",
         help="an array to read from each .npz file; may be given several times (default: all)")
-    command.add_argument("--json", type=output_path, metavar="OUT", help="write the same as JSON, for programs")
+    command.add_argument(
+        "--json", type=output_path, metavar="OUT",
+        help="write the same as JSON, for programs; - for standard output, which has nothing else then")
     command.add_argument("--plot", type=picture_path, metavar="OUT", help="draw the channels: .png, .pdf or .svg")
-    command.add_argument("--threads", type=positive_int, metavar="N", help="how many threads may be used")
+    command.add_argument("--threads", type=threads, metavar="N", help="how many threads may be used")
     command.add_argument(
         "--on-error", choices=("skip", "stop"), default="stop",
         help="what to do about an input that cannot be read, none of which is counted (default: stop)")
@@ -68,14 +71,6 @@ def integer(value: str) -> int:
         raise argparse.ArgumentTypeError(f"expected an integer, got {value!r}") from None
 
 
-def output_path(value: str) -> Path:
-    """Return a path in a folder that is there, or raise the error that argparse shows."""
-    path = Path(value)
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no directory {str(path.parent)!r}")
-    return path
-
-
 def same_file(output: Path, path: str) -> bool:
     """Return whether an output would replace an input."""
     return path != inputs.STANDARD_INPUT and output.exists() and Path(path).exists() and output.samefile(path)
@@ -85,28 +80,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Count the inputs, or say in one line why not."""
     task = Run(arguments)
     try:
-        return interruptible(task)
+        with interrupting_once():
+            try:
+                task.check()
+                task.read()
+                task.finish()
+            except Interrupted as interrupt:
+                task.keep()
+                return interrupt.exit_code
     except (CommandError, InputError) as error:
         print(error, file=sys.stderr)
         return FAILED
-
-
-def interruptible(task: Run) -> int:
-    """Count the inputs, or on Ctrl-C keep what is known."""
-    arguments = task.arguments
-    try:
-        if arguments.paths.count(inputs.STANDARD_INPUT) > 1:
-            raise CommandError("standard input (-) can be read only once")
-        for given in (arguments.json, arguments.plot):
-            if given is not None and any(same_file(given, path) for path in arguments.paths):
-                raise CommandError(f"{given}: is an input; the output wants another place")
-        if arguments.plot is not None:
-            require("matplotlib", "matplotlib", "stats", "--plot")
-        task.read()
-        task.finish()
-    except KeyboardInterrupt:
-        with undisturbed():
-            return task.interrupted()
     return 0
 
 
@@ -115,10 +99,21 @@ class Run:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
-        self.settings = Settings(arguments.axis, tuple(arguments.members), arguments.threads)
+        self.settings = Settings(arguments.axis, tuple(dict.fromkeys(arguments.members)), arguments.threads)
         self.state = State()
         self.fingerprints = bytearray()         # of inputs finished, and of the one that has begun
         self.source: Input | None = None        # the one that has begun
+
+    def check(self) -> None:
+        """Find what is wrong with the arguments before anything is read."""
+        arguments = self.arguments
+        if arguments.paths.count(inputs.STANDARD_INPUT) > 1:
+            raise CommandError("standard input (-) can be read only once")
+        for given in (arguments.json, arguments.plot):
+            if given is not None and any(same_file(given, path) for path in arguments.paths):
+                raise CommandError(f"{given}: is an input; the output wants another place")
+        if arguments.plot is not None:
+            require("matplotlib", "matplotlib", "stats", "--plot")
 
     def read(self) -> None:
         """Count all inputs that are not finished."""
@@ -133,19 +128,23 @@ class Run:
 
     def survey(self) -> tuple[int, int]:
         """Return the stored bytes of all inputs and of those finished; what is wrong at first sight is found here."""
-        total, done, number = 0, 0, 0
+        total, done, number, archives = 0, 0, 0, False
         for number, source in enumerate(inputs.find(self.arguments.paths), 1):
             known = self.fingerprints[(number - 1) * FINGERPRINT_BYTES:number * FINGERPRINT_BYTES]
             if known and source.fingerprint != known:
-                raise CommandError(f"{source.path}: is not the input number {number} that there was when the run was "
-                                   "interrupted, by path, size and time; begin anew, without --resume")
+                changed = source.problem or (f"is not the input number {number} that there was when the run was "
+                                             "interrupted, by path, size and time")
+                raise CommandError(f"{source.path}: {changed}; begin anew, without --resume")
             if source.problem and self.arguments.on_error == "stop" and number > self.state.finished:
                 raise InputError(source.path, source.problem)
+            archives |= source.kind == "npz"
             total += source.size
             done += source.size if number <= self.state.finished else 0
         if number * FINGERPRINT_BYTES < len(self.fingerprints):
             raise CommandError(f"{self.arguments.resume}: knows {len(self.fingerprints) // FINGERPRINT_BYTES} inputs; "
                                f"now there are {number}")
+        if self.settings.members and not archives:
+            raise CommandError("--member names arrays of .npz files; there is none among the inputs")
         return total, done
 
     def read_one(self, index: int, source: Input, progress: Progress) -> None:
@@ -173,22 +172,27 @@ class Run:
         total, skipped = self.state.total, self.state.skipped
         if total is None:
             raise CommandError(f"nothing was counted; inputs skipped: {len(skipped)}")
-        show(text(total))
         counted = self.state.finished - len(skipped)
-        if self.arguments.json is not None:
-            content = report(total, self.settings.axis, counted, skipped)
-            write(self.arguments.json, json.dumps(content, indent=2, allow_nan=False).encode() + b"\n")
+        content = json.dumps(report(total, self.settings.axis, counted, skipped), indent=2, allow_nan=False)
+        if self.arguments.json == STANDARD_OUTPUT:
+            show(content)
+        else:
+            show(text(total))
+            if self.arguments.json is not None:
+                write(self.arguments.json, f"{content}\n".encode())
         if self.arguments.plot is not None:
             from fastbn.statistics_command.picture import draw
 
             write(self.arguments.plot, draw(total, counted, self.arguments.plot.suffix[1:].lower()))
+        if skipped:
+            print(f"inputs counted: {counted}; skipped: {len(skipped)}", file=sys.stderr)
 
-    def interrupted(self) -> int:
-        """Print what is known, write the file to go on from, and return the exit code."""
+    def keep(self) -> None:
+        """Print what is known of inputs that were interrupted, and write the file to go on from."""
         state = self.state
         known = state.so_far
-        if known is not None:
-            show(text(known))
+        if known is not None and self.arguments.json != STANDARD_OUTPUT:
+            show(f"# interrupted: of a part of the inputs\n{text(known)}")
         counted = state.finished - len(state.skipped)
         done = f"interrupted; counted so far: {counted} inputs"
         done += "" if known is state.total else " and a part of the next"
@@ -196,21 +200,22 @@ class Run:
             state = replace(state, partial=None)    # it will come from its beginning
         if state == State():
             print(f"{done}; there is nothing to go on from", file=sys.stderr)
-            return INTERRUPTED
+            return
         path = self.arguments.resume or resume.unused_path()
         begun = state.finished + (state.partial is not None)
         write(path, resume.encode(state, self.settings, bytes(self.fingerprints[:begun * FINGERPRINT_BYTES])))
         print(f"{done}; to go on, give the same command with --resume {path}", file=sys.stderr)
-        return INTERRUPTED
 
 
 def show(lines: str) -> None:
     """Print on standard output, of which a reader may take only the first lines."""
     try:
         print(lines, flush=True)
-    except BrokenPipeError:
+    except OSError as error:
         # Python would complain once more when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise CommandError(f"standard output: cannot be written: {error.strerror}") from None
 
 
 def write(path: Path, data: bytes) -> None:
@@ -219,13 +224,3 @@ def write(path: Path, data: bytes) -> None:
         write_file(path, data)
     except OSError as error:
         raise CommandError(f"{path}: cannot be written: {error.strerror}") from None
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Ignore Ctrl-C: whoever presses it twice still wants the file that the first one leaves."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

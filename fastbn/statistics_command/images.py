@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MODES = ("L", "LA", "RGB", "RGBA")      # whose values are uint8 and stand for themselves
+PALETTE = "P"                           # whose values stand for colours
 
 
 @contextmanager
@@ -40,8 +41,10 @@ def decode(path: str) -> NDArray[Any]:
             warnings.simplefilter("ignore", image_module.DecompressionBombWarning)
             with image_module.open(path) as image:
                 mode = image.mode
+                if mode == PALETTE:
+                    return np.asarray(image.convert("RGBA" if "transparency" in image.info else "RGB"))
                 if mode in MODES:
                     return np.asarray(image)
     except Exception as error:  # damaged bytes lead Pillow's decoders to raise whatever they come upon
         raise place.error(f"is no image that can be read: {error}") from None
-    raise place.error(f"has mode {mode}; expected {', '.join(MODES[:-1])} or {MODES[-1]}")
+    raise place.error(f"has mode {mode}; expected {', '.join([*MODES, PALETTE])}; convert it first")

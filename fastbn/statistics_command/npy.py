@@ -105,7 +105,7 @@ def part(stream: Stream, place: Place, axis: int, size: int | None = None,
             yield here.view(dtype).reshape(box)
         # An archive compares checksums when it is asked for what is behind the end.
         if read(stream, buffer[:1], place):
-            raise place.error("goes on behind its array")
+            raise place.error("has bytes behind its array")
 
     return Part(place, grid, dtype == np.uint8, length if stored is None else stored, blocks)
 

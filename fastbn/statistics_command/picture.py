@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
+from fastbn._checks import listed
 from fastbn.demo.picture import FAINT, GREY, INK
 from fastbn.statistics_command.report import extrema
 
@@ -41,12 +42,14 @@ def draw(tally: Tally, inputs: int, form: str) -> bytes:
     plural = "" if inputs == 1 else "s"
     figure.text(0.1, 0.925, f"{channels} channels" if channels > 1 else "1 channel", size=14.5,
                 weight="bold", color=INK)
-    figure.text(0.1, 0.865, f"{count:,} values a channel, of {inputs:,} input{plural}", size=10, color=GREY)
+    spoilt = np.flatnonzero(~np.isfinite(tally.stats.mean)).tolist()
+    figure.text(0.1, 0.865, f"{count:,} values a channel, of {inputs:,} input{plural}"
+                + (f"; NaN or Inf in channel {listed(spoilt)}" if spoilt else ""), size=10, color=GREY)
     (draw_bars if channels <= MOST_BARS else draw_bands)(axes, tally.stats)
     axes.set_xlabel("Channel", color=INK)
     axes.set_ylabel("Value", color=INK)
     axes.set_xlim(-0.6, channels - 0.4)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=16))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=16) if channels > 1 else FixedLocator([0]))
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)

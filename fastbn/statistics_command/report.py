@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from fastbn._checks import listed
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from fastbn.statistics_command.tally import Tally
@@ -25,12 +28,12 @@ def number(value: float) -> str:
 
 def vector(values: Iterable[float]) -> str:
     """Return numbers as a tuple of Python."""
-    texts = [number(value) for value in values]
+    texts = [number(value) if math.isfinite(value) else f'float("{value}")' for value in values]
     return f"({texts[0]},)" if len(texts) == 1 else f"({', '.join(texts)})"
 
 
 def text(tally: Tally) -> str:
-    """Return the line for training code, and a table of the channels.
+    """Return the lines for training code, and a table of the channels.
 
     Examples
     --------
@@ -47,7 +50,9 @@ def text(tally: Tally) -> str:
     """
     stats, std = tally.stats, tally.stats.std()
     lines = [f"mean, std = {vector(stats.mean)}, {vector(std)}"]
-    if tally.uint8:
+    if tally.uint8 and not std.all():
+        lines.append(f"# no normalize = ...: channel {listed(np.flatnonzero(std == 0).tolist())} is constant")
+    elif tally.uint8:
         lines.append(f"normalize = fastbn.ChannelAffine.from_mean_std({vector(stats.mean * BYTE_SCALE)}, "
                      f"{vector(std * BYTE_SCALE)})  # of values / 255")
     lines += ["", "channel " + "".join(f"{name:>16}" for name in COLUMNS)]

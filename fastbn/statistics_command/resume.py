@@ -74,22 +74,25 @@ def load(path: Path, settings: Settings) -> tuple[State, bytes]:
         content = None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CommandError(f"{path}: is no file that this version of python -m fastbn stats wrote when interrupted")
-    theirs, ours = content.get("settings"), comparable(settings)
-    if theirs != ours:
-        raise CommandError(f"{path}: was written with the settings {theirs}; now they are {ours}")
     given = content.pop("digest", None)
     try:
+        ours = comparable(settings)
+        theirs = {name: content["settings"][name] for name in ours}
         state = decoded(content)
         if given != digest(content):
             raise ValueError("its checksum is another")
-        return state
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CommandError(f"{path}: is damaged: {error!r}") from None
+        reason = f"there is no {error}" if isinstance(error, KeyError) else error
+        raise CommandError(f"{path}: is damaged: {reason}") from None
+    for name, value in ours.items():
+        if theirs[name] != value:
+            raise CommandError(f"{path}: was written with the {name} {theirs[name]}; now it is {value}")
+    return state
 
 
 def comparable(settings: Settings) -> dict[str, Any]:
     """Return what must not have changed: all but the threads."""
-    return {"axis": settings.axis, "members": list(settings.members), "block_bytes": grid.BLOCK_BYTES}
+    return {"axis": settings.axis, "members": list(settings.members), "bytes of a block": grid.BLOCK_BYTES}
 
 
 def encoded(tally: Tally | None) -> dict[str, Any] | None:

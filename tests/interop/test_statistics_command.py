@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -62,6 +63,20 @@ def test_what_pillow_decodes(form, tmp_path):
     expect(stats(tmp_path, tmp_path / f"x.{form}"), [values])
 
 
+@pytest.mark.parametrize("form", ["png", "gif"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_palettes_are_looked_up(form, mode, tmp_path):
+    colours = np.array([[255, 0, 0], [0, 200, 0], [7, 8, 9]], np.uint8)
+    index = np.random.default_rng(0).integers(0, 3, (20, 30), np.uint8)
+    image = Image.fromarray(index, "P")
+    image.putpalette(colours.ravel().tolist())
+    image.save(tmp_path / f"x.{form}", **({"transparency": 2} if mode == "RGBA" else {}))
+    values = colours[index].reshape(-1, 3)
+    if mode == "RGBA":
+        values = np.column_stack([values, np.where(index.ravel() == 2, 0, 255).astype(np.uint8)])
+    expect(stats(tmp_path, tmp_path / f"x.{form}"), [values])
+
+
 def encoded(image, form="png", **options):
     file = io.BytesIO()
     image.save(file, form, **options)
@@ -74,10 +89,9 @@ UNREADABLE = "is no image that can be read: "
 WRONG = {
     "gray.png": (encoded(NOISE.convert("L")), "has 1 channels; those before have 3"),
     "alpha.png": (encoded(NOISE.convert("RGBA")), "has 4 channels; those before have 3"),
-    "palette.png": (encoded(NOISE.convert("P")), "has mode P; expected L, LA, RGB or RGBA"),
-    "one bit.png": (encoded(NOISE.convert("1")), "has mode 1; expected L, LA, RGB or RGBA"),
+    "one bit.png": (encoded(NOISE.convert("1")), "has mode 1; expected L, LA, RGB, RGBA, P; convert it first"),
     "sixteen bits.png": (encoded(Image.fromarray(np.full((4, 4), 999, np.uint16))), "has mode I;16; expected L, LA"),
-    "cmyk.jpg": (encoded(NOISE.convert("CMYK"), "jpeg"), "has mode CMYK; expected L, LA, RGB or RGBA"),
+    "cmyk.jpg": (encoded(NOISE.convert("CMYK"), "jpeg"), "has mode CMYK; expected L, LA, RGB, RGBA, P"),
     "truncated.png": (PNG[:-2000], f"{UNREADABLE}image file is truncated"),
     "truncated.jpg": (JPEG[:-500], f"{UNREADABLE}image file is truncated"),
     "cut in the header.png": (PNG[:20], UNREADABLE),
@@ -165,11 +179,11 @@ def test_images_and_zarr_go_on_where_they_were(tmp_path, monkeypatch, capsys):
         for number, state in enumerate(count(*given)):
             yield state
             if number == 3:
-                raise KeyboardInterrupt
+                signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
         patch.setattr(command, "count", interrupted)
-        while main(["stats", *map(str, arguments), *left]) == 130:
+        while main(["stats", *map(str, arguments), *left]) == 143:
             left = ["--resume", "fastbn-stats.resume"]
             times += 1
     assert times > 3
@@ -204,6 +218,8 @@ def test_a_picture_of_what_is_not_finite(tmp_path):
     assert main(["stats", str(tmp_path / "x.npy"), "--plot", str(tmp_path / "x.png")]) == 0
     with Image.open(tmp_path / "x.png") as image:
         assert image.size == (1440, 768)
+    assert main(["stats", str(tmp_path / "x.npy"), "--plot", str(tmp_path / "x.svg")]) == 0
+    assert "NaN or Inf in channel 1, 2 -->" in (tmp_path / "x.svg").read_text()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
@@ -238,7 +254,7 @@ def test_a_bar_on_a_terminal_alone(tmp_path):
     assert f"skipped: {tmp_path / 'bad.npy'}: has no npy header" in text
     piped = subprocess.run(arguments, **settings({}), capture_output=True, check=True, timeout=60)
     assert piped.stderr.startswith("skipped: ")
-    assert piped.stderr.count("\n") == 1
+    assert piped.stderr.count("\n") == 2
     assert piped.stdout == out
 
 
