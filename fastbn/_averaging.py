@@ -199,11 +199,14 @@ class Gathering(Moving):
 
     stats: ChannelStats = field(kw_only=True)
     batches: int = 0
+    skipped: int = 0
 
     def read(
         self, layer: BatchNorm, x: ArrayLike, overwrites: bool, chosen: NDArray[np.bool_] | None = None,
-    ) -> Batch:
+    ) -> Batch | None:
         """Read a batch while it is there: its normalized values may go over it."""
+        if not layer._holds_all():      # the forward finds out about the others
+            return super().read(layer, x, overwrites, chosen)
         batch = Batch.from_stats(read(layer, x, chosen))
         if batch.size and layer.nan_policy == "raise":
             is_usable(layer, batch)
@@ -212,6 +215,7 @@ class Gathering(Moving):
     def follow(self, layer: BatchNorm, batch: Batch) -> None:
         """Merge a batch that was normalized."""
         if batch.size and not is_usable(layer, batch):
+            self.skipped += 1
             return
         self.batches += 1
         if batch.size:

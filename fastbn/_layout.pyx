@@ -86,7 +86,7 @@ cdef cnp.ndarray array_of(object x, str name, bint statistics=False):
     cdef cnp.ndarray a = as_plain(x, name)
     cdef int type = type_of(a)
     if type < 0 or (type == UINT8 and not statistics):
-        raise TypeError(f"{name} has dtype {a.dtype}; expected {SUPPORTED}")
+        raise TypeError(f"{name} has dtype {a.dtype}; expected {SUPPORTED}; see astype")
     return a
 
 

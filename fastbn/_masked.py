@@ -83,10 +83,16 @@ def is_jagged(x: tuple[Any, ...]) -> bool:
     Raises
     ------
     ValueError
-        If it is, and the offsets do not fit the values.
+        If its parts make neither, or the offsets do not fit the values.
     """
-    if len(x) != 2 or np.ndim(x[0]) != 2 or np.ndim(x[1]) != 1:
+    if len(x) != 2:
         return False
+    shapes = np.shape(x[0]), np.shape(x[1])
+    if shapes[0] == shapes[1]:
+        return False
+    if len(shapes[0]) != 2 or len(shapes[1]) != 1:
+        raise ValueError(f"x is a tuple of shapes {shapes[0]} and {shapes[1]}; expected (K, C) and (N + 1,), values and "
+                         "offsets of a jagged batch")
     offsets = np.asarray(x[1])
     if offsets.dtype.kind not in "iu":
         raise TypeError(f"offsets has dtype {offsets.dtype}; expected integers")

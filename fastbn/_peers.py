@@ -223,7 +223,8 @@ class Peers:
             other = int(np.argmax((headers != piece[:HEADER]).any(axis=1)))
             raise RuntimeError(
                 f"{purpose}, exchange {turn}: rank {other} is in the {OPERATIONS[int(headers[other, OPERATION])]}, "
-                f"exchange {headers[other, TURN]:.0f}; expected the same calls of the same layers on every rank")
+                f"exchange {headers[other, TURN]:.0f}; expected the same calls of the same layers on every rank; "
+                "layers that have lost step have to be made anew")
         return pieces[:, HEADER : HEADER + len(values)]
 
     def _texts(self, channel: Channel, error: Exception | None, purpose: str) -> list[str]:

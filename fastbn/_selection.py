@@ -65,7 +65,8 @@ def check_dtype(array: NDArray[Any]) -> None:
     """Raise an error for what has no statistics."""
     if array.dtype.newbyteorder("=") not in INTEGERS and array.dtype != np.uint8 and array.dtype.name not in (
             "float32", "float64", "float16", "bfloat16"):
-        raise TypeError(f"x has dtype {array.dtype}; expected {_layout.SUPPORTED}, uint8, int8, int16, uint16 or int32")
+        raise TypeError(f"x has dtype {array.dtype}; expected {_layout.SUPPORTED}, uint8, int8, int16, uint16 or "
+                        "int32; see astype")
 
 
 def selection(

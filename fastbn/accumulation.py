@@ -138,7 +138,7 @@ class WholeBatch:
         seen = sum(as_plain(x, "x").size for x, _, _ in self._parts) // len(self._mean)
         if seen != self._count:
             raise ValueError(f"the forwards had {seen} values per channel in all; expected the {self._count} of all "
-                             "micro-batches")
+                             "micro-batches, each once; call accumulate again")
         for name, given in (("dys", gradients), ("out", out)):
             if given is not None and len(given) != len(self._parts):
                 raise ValueError(f"{name} has {len(given)} arrays; expected {len(self._parts)}, one for each forward")

@@ -413,6 +413,10 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
 
     # What a layer over several processes does in its own way.
 
+    def _holds_all(self) -> bool:
+        # Whether the batch is what this layer is given.
+        return True
+
     def _normalize(
         self, view: _layout.View, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None,
     ) -> tuple[NDArray[Any], Saved]:

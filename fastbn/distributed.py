@@ -50,7 +50,8 @@ def channel_stats(x: Any, axis: int = 1) -> Any:
         If `x` is no Dask array of plain NumPy chunks (masked ones are refused: their masks would be ignored), or of
         another dtype.
     ValueError
-        If `axis` is out of range, there are no channels, or their number is not known.
+        If `axis` is out of range, there are no channels, or their number is not known; from ``compute()``, if a chunk
+        has another number of channels than Dask was told.
 
     Examples
     --------
@@ -79,7 +80,7 @@ def channel_stats(x: Any, axis: int = 1) -> Any:
     by_channels = []
     for size, row in zip(sizes, blocks, strict=True):
         if size:
-            level = [part(block, axis) for block in row.ravel()]
+            level = [part(block, axis, size) for block in row.ravel()]
             while len(level) > 1:
                 level = [merge(level[k : k + FAN_IN]) for k in range(0, len(level), FAN_IN)]
             by_channels += level
@@ -105,9 +106,9 @@ def _check_chunks(x: Any) -> None:
     ChannelStats(1, axis=-1).update(np.empty((0, 1), x.dtype))     # names the dtypes that there are
 
 
-def _part(block: NDArray[Any], axis: int) -> ChannelStats:
-    # Dask's own threads are busy with other chunks.
-    return ChannelStats(block.shape[axis], axis=axis).update(block, num_threads=1)
+def _part(block: NDArray[Any], axis: int, channels: int) -> ChannelStats:
+    # Dask's own threads are busy with other chunks. A chunk that is not as announced is refused by update().
+    return ChannelStats(channels, axis=axis).update(block, num_threads=1)
 
 
 def _merge(parts: Sequence[ChannelStats]) -> ChannelStats:

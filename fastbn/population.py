@@ -141,7 +141,8 @@ def _averages(name: str, layer: BatchNorm, gathering: Gathering) -> dict[str, ND
     # In the dtype of the layer, finite.
     stats = gathering.stats
     if not values_per_channel(stats):
-        raise ValueError(f"{name} saw no values in training mode; expected forward to run batches through it")
+        seen = "only values that it skips" if gathering.skipped else "no values in training mode"
+        raise ValueError(f"{name} saw {seen}; expected forward to run batches through it")
     with np.errstate(over="ignore", invalid="ignore"):  # seen below
         vectors = {"running_mean": stats.mean.astype(layer.dtype),
                    "running_var": stats.var(ddof=int(layer.unbiased)).astype(layer.dtype)}

@@ -60,7 +60,8 @@ class SyncBatchNorm(BatchNorm):
     -----
     An error on one rank is an error on all of them: those that were waiting raise RuntimeError with its message, at
     once, and all may go on with the next batch; or TimeoutError, if it came outside the layer. `out` may be partly
-    written then. `fastbn.population_statistics` reads the data of its own rank alone.
+    written then. `mask` and `lengths` are refused, and so is `accumulate`. `fastbn.population_statistics` finds the
+    statistics of all ranks, if they give it as many batches each.
 
     Examples
     --------
@@ -133,6 +134,9 @@ class SyncBatchNorm(BatchNorm):
         """
         raise RuntimeError(
             "accumulate would see the micro-batches of this rank alone; give a SyncBatchNorm all of them as one x")
+
+    def _holds_all(self) -> bool:
+        return self._peers.alone
 
     def _forward_masked(self, *arguments: Any) -> NoReturn:
         raise ValueError("mask and lengths must be None for a SyncBatchNorm, whose ranks exchange whole batches")

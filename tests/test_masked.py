@@ -191,6 +191,10 @@ def test_jagged():
             a((values, np.array(bad)))
     with pytest.raises(ValueError, match="mask and lengths must be None where x is jagged"):
         a((values, offsets), lengths=[1])
+    for pair, shapes in (((values[None], offsets), r"\(1, 20, 5\) and \(4,\)"),
+                         ((values, offsets[None]), r"\(20, 5\) and \(1, 4\)")):
+        with pytest.raises(ValueError, match=f"x is a tuple of shapes {shapes}; expected .* a jagged batch"):
+            a(pair)
     with pytest.raises(TypeError, match="offsets has dtype float64; expected integers"):
         a((values, np.array([0.0, 20.0])))
 

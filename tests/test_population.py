@@ -231,6 +231,13 @@ def test_bad_arguments_and_data_change_nothing(name):
     assert bn.training
 
 
+def test_nothing_but_batches_that_a_layer_skips():
+    bn = BatchNorm(3, nan_policy="skip_update")
+    with pytest.warns(RuntimeWarning, match="the running averages do not follow such batches"), \
+            pytest.raises(ValueError, match=r"bn_layers\[0\] saw only values that it skips"):
+        population_statistics(bn, [np.full((4, 3, 2, 2), np.nan)], bn)
+
+
 def test_a_read_only_average_is_refused_before_any_layer_changes():
     layers = [BatchNorm(3), BatchNorm(3)]
     batches = drifting()

@@ -162,7 +162,7 @@ def test_arrays_and_files(tmp_path, layout):
     ({"count": 3, "mean": ["a"], "m2": [1.0]}, TypeError, "mean has dtype"),
     ({"count": 3, "mean": [1.0], "m2": [1.0], "min": [0.0]}, ValueError, "max is missing"),
     ({"count": 3, "mean": [1.0], "m2": [1.0], "min": [2.0], "max": [0.0]}, ValueError, "min is above max"),
-], ids=range(8))
+], ids=range(9))
 def test_bad_arrays(arrays, error, message):
     with pytest.raises(error, match=message):
         ChannelStats.from_arrays(**arrays)

@@ -242,6 +242,17 @@ def modes():
         one(scale * x)
     np.testing.assert_allclose(exact.running_var, one.running_var, rtol=1e-6)
     of_all(exact.running_var)
+    # Statistics of a data set that is spread over the ranks, with a batch that one of them has nothing of.
+    sync, one = fastbn.SyncBatchNorm(3, dtype=np.float64), fastbn.BatchNorm(3, dtype=np.float64)
+    wide = x.astype(np.float64)
+    later = wide[:2] + 5 if RANK else wide[:0]
+    [stats] = fastbn.population_statistics(sync, [wide[mine], later], sync)
+    fastbn.population_statistics(one, [wide, *[wide[:2] + 5] * (RANKS - 1)], one)
+    assert (stats.count == 5 * (4 * RANKS + 2 * (RANKS - 1))).all()
+    for name in ("running_mean", "running_var"):
+        of_all(getattr(sync, name))
+        np.testing.assert_allclose(getattr(sync, name), getattr(one, name), rtol=1e-13)
+    assert sync.num_batches_tracked == 2
     strict = fastbn.SyncBatchNorm(3, nan_policy="raise")
     spoilt = np.where((np.arange(len(x)) == 0)[:, None, None], np.float32(np.nan), x)     # of rank 0
     expect(ValueError, "x has a mean or variance that is not finite", lambda: strict(spoilt[mine]))
