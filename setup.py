@@ -27,7 +27,7 @@ ELSEWHERE = {"base": []}
 # -ffast-math and its parts are never used: they change results, and at link they turn subnormals off for the process.
 # Without contraction every level rounds alike, which is what makes the bits the same.
 # gcc unrolls loops of up to 16 steps, of LANES among them, before it looks for vectors, and then finds few; clang
-# ignores the parameter.
+# warns that it ignores the parameter.
 COMMON = ["-O3", "-fno-tree-loop-distribute-patterns", "--param=max-completely-peel-times=8", "-ffp-contract=off",
           "-fno-math-errno", "-fno-trapping-math"]
 # Python passes -g, which makes compiling take half as long again; CFLAGS=-g brings it back.

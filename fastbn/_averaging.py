@@ -37,31 +37,35 @@ class Batch(NamedTuple):
         Values per channel.
     mean, var : ndarray of float64, shape (C,)
         var is biased.
+    mean_low : ndarray of float64, shape (C,), or None
+        The second word of the mean.
     stats : ChannelStats or None
-        The same in double lanes and with a mean of two words, where that is known.
+        The same in double lanes, where that is known.
     """
 
     size: int
     mean: NDArray[np.float64]
     var: NDArray[np.float64]
+    mean_low: NDArray[np.float64] | None = None
     stats: ChannelStats | None = None
 
     @classmethod
     def from_saved(cls, saved: Saved) -> Batch:
         """Return what a forward found out on its way."""
-        return cls(saved.count, saved.mean, saved.var)
+        return cls(saved.count, saved.mean, saved.var, saved.mean_low)
 
     @classmethod
     def from_stats(cls, stats: ChannelStats) -> Batch:
         """Return statistics that were read apart from a forward."""
-        count = values_per_channel(stats)
-        return cls(count, stats.mean, stats.var() if count else np.zeros(len(stats.mean)), stats)
+        count, arrays = values_per_channel(stats), stats.to_arrays()
+        var = stats.var() if count else np.zeros(len(arrays["mean"]))
+        return cls(count, arrays["mean"], var, arrays["mean_low"], stats)
 
     def to_stats(self, axis: int) -> ChannelStats:
         """Return them as they merge."""
         if self.stats is not None:
             return self.stats
-        return ChannelStats.from_arrays(self.size, self.mean, self.var * self.size, axis=axis)
+        return ChannelStats.from_arrays(self.size, self.mean, self.var * self.size, self.mean_low, axis=axis)
 
     def running_var(self, unbiased: bool) -> NDArray[np.float64]:
         """Return the variance that running averages follow."""

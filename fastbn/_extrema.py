@@ -28,7 +28,8 @@ def extrema(array: NDArray[Any], axis: int) -> tuple[NDArray[np.float64], NDArra
     >>> extrema(np.array([[1, 7], [5, 3]], np.uint8), 1)
     (array([1., 3.]), array([5., 7.]))
     """
-    low, high = (np.asarray(reduced(array, axis, ufunc), np.float64) for ufunc in (np.minimum, np.maximum))
+    with np.errstate(invalid="ignore"):     # ml_dtypes' bfloat16 warns of NaN, NumPy's own types do not
+        low, high = (np.asarray(reduced(array, axis, ufunc), np.float64) for ufunc in (np.minimum, np.maximum))
     return low, high
 
 

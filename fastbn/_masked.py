@@ -91,8 +91,8 @@ def is_jagged(x: tuple[Any, ...]) -> bool:
     if shapes[0] == shapes[1]:
         return False
     if len(shapes[0]) != 2 or len(shapes[1]) != 1:
-        raise ValueError(f"x is a tuple of shapes {shapes[0]} and {shapes[1]}; expected (K, C) and (N + 1,), values and "
-                         "offsets of a jagged batch")
+        raise ValueError(f"x is a tuple of shapes {shapes[0]} and {shapes[1]}; expected (K, C) and (N + 1,), values "
+                         "and offsets of a jagged batch")
     offsets = np.asarray(x[1])
     if offsets.dtype.kind not in "iu":
         raise TypeError(f"offsets has dtype {offsets.dtype}; expected integers")

@@ -10,6 +10,7 @@ import numpy as np
 from fastbn import functional
 from fastbn._averaging import Batch
 from fastbn._checks import check_activation
+from fastbn._dispatch import kernels
 from fastbn._layout import as_plain, as_target, same_memory, view
 from fastbn.stats import ChannelStats
 
@@ -61,7 +62,7 @@ class WholeBatch:
             raise ValueError(f"micro_batches have {batch.size} values per channel in all; expected two or more")
         self._layer = layer
         self._count = batch.size
-        self._mean, self._var = batch.mean, batch.var
+        self._mean, self._var, self._low = batch.mean, batch.var, batch.mean_low
         # What each forward leaves for backward: x, residual, whether there was a ReLU.
         self._parts: list[tuple[Any, Any, bool]] = []
         self._lost = False
@@ -99,9 +100,9 @@ class WholeBatch:
         """
         layer = self._layer
         relu = activation is not None and check_activation(activation, inference=False)[0] > 0
-        y = functional.batch_norm_inference(
-            x, self._mean, self._var, layer.gamma, layer.beta, axis=layer.axis, eps=layer.eps, residual=residual,
-            activation=activation, out=out, num_threads=layer.num_threads)
+        constants = kernels.Constants(
+            len(self._mean), self._mean, self._var, layer.gamma, layer.beta, layer.eps, self._low)
+        y = kernels.inference(x, layer.axis, constants, residual, out, int(relu), 0.0, layer.num_threads)
         # Over x nothing is left to go back from; over the residual, the bits of a ReLU cannot be worked out again.
         self._lost |= out is not None and (
             same_memory(out, x) or (relu and residual is not None and same_memory(out, residual)))
@@ -165,11 +166,11 @@ class WholeBatch:
         layer = self._layer
         return [replace(functional.inference_saved(
             x, self._mean, self._var, layer.gamma, layer.beta, axis=layer.axis, eps=layer.eps, relu=relu,
-            residual=residual, num_threads=layer.num_threads), frozen=False, count=self._count)
+            residual=residual, num_threads=layer.num_threads, mean_low=self._low), frozen=False, count=self._count)
             for x, residual, relu in self._parts]
 
     def _refuse_overlap(self, gradients: list[ArrayLike], out: Sequence[NDArray[Any]] | None) -> None:
-        # Every x is read again when all of `out` has been written to; a gradient, when those before it have.
+        # Each x and its gradient are read again when those before them have been written to, and by another backward.
         for i, target in enumerate(map(as_target, out or ())):
             others = [("x", j, x) for j, (x, _, _) in enumerate(self._parts)]
             others += [("dys", j, dy) for j, dy in enumerate(gradients) if j != i]

@@ -287,6 +287,7 @@ def inference_saved(
     relu: bool,
     residual: ArrayLike | None,
     num_threads: int | None,
+    mean_low: NDArray[np.float64] | None = None,
 ) -> Saved:
     """Return what `batch_norm_backward` needs of a `batch_norm_inference`, which returns nothing of the kind."""
     saved = Saved.from_statistics(mean, var, eps=eps)
@@ -296,11 +297,11 @@ def inference_saved(
         scale, shift = relu_coefficients(saved.rstd, gamma, beta)
     elif relu and residual is not None:
         arrangement = view.arrangement
-        constants = kernels.Constants(view.shape[1], mean, var, gamma, beta, eps)
+        constants = kernels.Constants(view.shape[1], mean, var, gamma, beta, eps, mean_low)
         mask = kernels.inference_bits(view, residual, constants, num_threads)
     return replace(
         saved, scale=scale, shift=shift, mask=mask, shape=view.array.shape, axis=view.axis, arrangement=arrangement,
-        residual=residual is not None)
+        residual=residual is not None, mean_low=mean_low)
 
 
 def batch_norm_backward(
@@ -381,8 +382,9 @@ def gradients(
     given = None
     if sums is not None:
         dbeta, about_mean = sums
-        dgamma = about_mean * saved.rstd
-        given = (about_mean + left_over(saved, view) * dbeta, dbeta)
+        with np.errstate(all="ignore"):     # an infinity leaves NaN in its channel, without a warning
+            dgamma = about_mean * saved.rstd
+            given = (about_mean + left_over(saved, view) * dbeta, dbeta)
     if view.size:
         own = kernels.backward(
             gradient, view, dx, dresidual, saved.mean, saved.mean_low, saved.rstd, gamma, saved.scale, saved.shift,
@@ -406,7 +408,8 @@ def gradient_sums(
         products, out[0] = kernels.backward(
             gradient, view, None, None, saved.mean, saved.mean_low, saved.rstd, None, saved.scale, saved.shift,
             saved.mask, saved.frozen, False, None, 0, num_threads)
-        out[1] = products - left_over(saved, view) * out[0]
+        with np.errstate(all="ignore"):
+            out[1] = products - left_over(saved, view) * out[0]
     return out
 
 

@@ -13,6 +13,7 @@ from fastbn import _layout, functional
 from fastbn._checks import check_activation
 from fastbn._dispatch import kernels
 from fastbn._masked import Masked
+from fastbn._moments import two_sum
 from fastbn._peers import BACKWARD, FORWARD, Peers, check_timeout
 from fastbn.batchnorm import BatchNorm
 from fastbn.functional import Saved
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
     from fastbn._checks import Activation
+
 
 class SyncBatchNorm(BatchNorm):
     """Batch normalization of a batch that is spread over the ranks of an MPI communicator: one `BatchNorm` of it all.
@@ -161,11 +163,11 @@ class SyncBatchNorm(BatchNorm):
         channels = self.num_features
         own = ChannelStats(channels, axis=self.axis).update(view.array, num_threads=self.num_threads).to_arrays()
         values = np.concatenate([own["count"][:1], own["mean"], own["mean_low"], own["m2"]])
-        count, mean, var = merge(self._peers.exchange(FORWARD, values))
+        count, mean, low, var = merge(self._peers.exchange(FORWARD, values))
         if count == 1:
             raise ValueError("all ranks together have one value per channel, so there is no variance to learn from; "
                              "use a larger batch, or eval()")
-        constants = kernels.Constants(channels, mean, var, self.gamma, self.beta, self.eps)
+        constants = kernels.Constants(channels, mean, var, self.gamma, self.beta, self.eps, low)
         rstd = 1 / np.sqrt(var + self.eps)
         scale = shift = mask = arrangement = None
         if relu and other is None:
@@ -177,7 +179,7 @@ class SyncBatchNorm(BatchNorm):
         kernels.inference(
             view.array, self.axis, constants, added, target.array, int(relu), 0.0, self.num_threads)
         return target.finish(), Saved(mean, var, rstd, count, False, scale, shift, mask, view.array.shape, view.axis,
-                                      arrangement, other is not None)
+                                      arrangement, other is not None, mean_low=low)
 
     def backward(self, dy: ArrayLike, out: NDArray[Any] | None = None) -> Any:
         """Gradients of the last forward, which was that of all ranks: see `BatchNorm.backward`.
@@ -218,8 +220,12 @@ class SyncBatchNorm(BatchNorm):
     ) -> tuple[NDArray[Any], ...]:
         if isinstance(saved, Masked) or self._peers.alone or self._constant_statistics():
             return super()._gradients(dy, x, saved, out)
+        # Refused before the exchange.
         view = _layout.view(x, self.axis, self.num_features)
-        _layout.output(view, out, _layout.like(view, dy, "dy"))     # refused before the exchange
+        gradient = _layout.like(view, dy, "dy")
+        if out is not None:
+            _layout.output(view, out, gradient)
+        functional.check_vectors(self.num_features, gamma=self.gamma)
         own = functional.gradient_sums(dy, x, saved, axis=self.axis, num_threads=self.num_threads)
         sums = total(self._peers.exchange(BACKWARD, own.ravel())).reshape(own.shape)
         return functional.gradients(
@@ -244,8 +250,10 @@ def total(parts: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
-def merge(parts: NDArray[np.float64]) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
-    """Return count, mean and biased variance of what all ranks hold.
+def merge(
+    parts: NDArray[np.float64],
+) -> tuple[int, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return count, mean in two words and biased variance of what all ranks hold.
 
     With n = sum n_i and d_i = mean_i - m for any m, mean = m + sum n_i d_i / n and
     M2 = sum M2_i + sum n_i (mean_i - mean)^2: Chan, Golub and LeVeque (1983) for any number of groups at once, which is
@@ -260,20 +268,20 @@ def merge(parts: NDArray[np.float64]) -> tuple[int, NDArray[np.float64], NDArray
     -------
     count : int
         Values per channel.
-    mean, var : ndarray of float64, shape (C,)
-        Zero if there are no values.
+    mean, low, var : ndarray of float64, shape (C,)
+        low is the second word of the mean; zero if there are no values.
 
     Examples
     --------
     >>> import numpy as np
     >>> from fastbn.sync import merge
     >>> merge(np.array([[2.0, 1.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0], [1.0, 4.0, 0.0, 0.0]]))
-    (3, array([2.]), array([2.66666667]))
+    (3, array([2.]), array([0.]), array([2.66666667]))
     """
     seen = parts[parts[:, 0] > 0]
     channels = parts.shape[1] // 3
     if not len(seen):
-        return 0, np.zeros(channels), np.zeros(channels)
+        return 0, np.zeros(channels), np.zeros(channels), np.zeros(channels)
     counts = seen[:, :1]
     means, lows, m2 = np.split(seen[:, 1:], 3, axis=1)
     count = counts.sum()    # exact
@@ -281,8 +289,9 @@ def merge(parts: NDArray[np.float64]) -> tuple[int, NDArray[np.float64], NDArray
         d = means - means[0]
         d += lows
         step = total(d * counts) / count
+        mean, low = two_sum(means[0], step)
         d -= step
         d *= d
         d *= counts
         d += m2
-        return int(count), means[0] + step, total(d) / count
+        return int(count), mean, low, total(d) / count

@@ -1,5 +1,6 @@
 """Minimum and maximum of channels, in any layout, against NumPy's."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -26,9 +27,11 @@ def test_extrema(shape, dtype):
             np.testing.assert_array_equal(high, array.max(axis=others), name)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64],
+                         ids=lambda d: np.dtype(d).name)
 @pytest.mark.parametrize("row", [0, 700, 1023, 1024, 1025])
-def test_nan_and_inf(row):
-    x = np.zeros((1026, 3), np.float32)
+def test_nan_and_inf(row, dtype):
+    x = np.zeros((1026, 3), dtype)
     x[row] = np.nan, np.inf, -np.inf
     low, high = extrema(x, 1)
     np.testing.assert_array_equal(low, [np.nan, 0, -np.inf])

@@ -4,7 +4,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fastbn import BatchNorm
+from fastbn import BatchNorm, _layout, functional
+from fastbn._dispatch import kernels
 from tests.cases import axis_of
 from tests.compare import same_bits
 
@@ -176,6 +177,27 @@ def test_exact_averages_count_what_counts(layout):
     every = np.moveaxis(x, axis_of(layout), -1).reshape(-1, 64).astype(np.float64)
     np.testing.assert_allclose(bn.running_mean, every.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(bn.running_var, every.var(axis=0, ddof=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(3000, 128), (6000, 64), (300, 2048)], ids=str)
+def test_all_other_rows_are_cleared(shape, threads):
+    # Of many units and slabs, between them, before the first and after the last one.
+    x, residual, dy = arrays(shape, "rows", np.float32)
+    chosen = np.random.default_rng(1).random(len(x)) < 0.3
+    chosen[:50] = chosen[len(x) // 2 : len(x) // 2 + 100] = chosen[-50:] = False
+    bn = layer(shape[-1], -1, num_threads=threads)
+    out, dx, dresidual = (np.full(shape, np.nan, np.float32) for _ in range(3))
+    bn(x, residual, "relu", out, mask=chosen)
+    bn.backward(dy, dx)
+    saved = bn._last[3].saved
+    view, gradient = functional.backward_views(dy, x, saved, -1, None)
+    kernels.backward(
+        gradient, view, _layout.output(view), _layout.output(view, dresidual), saved.mean, saved.mean_low, saved.rstd,
+        bn.gamma, saved.scale, saved.shift, saved.mask, False, True, None, saved.count, threads)
+    for result in (out, dx, dresidual):
+        assert np.isfinite(result[chosen]).all()
+        assert (result[~chosen] == 0).all()
 
 
 def test_jagged():

@@ -40,6 +40,7 @@ class Constants:
         gamma: ArrayLike | None,
         beta: ArrayLike | None,
         eps: float,
+        low: ArrayLike | None = None,
     ) -> Self: ...
     def made_of(
         self,

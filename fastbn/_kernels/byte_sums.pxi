@@ -41,7 +41,8 @@ cdef inline void add_byte_rows(
 
 cdef inline void add_byte_block(
     const uint8_t* x, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t width,       # IN  (rows, width), rows <= BYTES_ROWS
-    Py_ssize_t ahead,                                                           # bytes from a row to one to ask for
+    Py_ssize_t ahead,                                                           # bytes from a row to one to ask for,
+                                                                                # as if rows touched
     uint16_t* sums, uint16_t* squares, uint16_t* highs,                         # OUT (width,)
 ) noexcept nogil:
     cdef Py_ssize_t k = 0, w

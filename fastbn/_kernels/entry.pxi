@@ -72,6 +72,8 @@ cdef bint is_large(Job* job, bint reduce) noexcept:
     # Whether a job is worth a team, and the GIL to others.
     cdef Py_ssize_t arrays = 2 + (job.g.p != NULL) + (job.r.p != NULL)
     cdef Py_ssize_t elements = job.n * job.c * job.s * arrays
+    if job.index != NULL and job.fill:
+        elements += (job.rows - job.n) * job.c      # rows that are cleared
     # A half takes as long as a float where it does not come from memory.
     cdef Py_ssize_t bytes = elements * (4 if is_half(job.type) else job.itemsize)
     job.watch = elements * job.itemsize >= WATCH_BYTES
@@ -119,6 +121,8 @@ cdef int execute(Job* job, object num_threads) except -1:
         plan(job, not job.given, threads)
         # double for the partial results, then the arrays' type for the constants
         partial = 3 * (job.units if job.s == 1 else job.spans) * job.c * <Py_ssize_t> sizeof(double)
+        if job.given:
+            partial = 0
         constants = (FORWARD_COEFS if job.g.p == NULL else BACKWARD_COEFS) * job.coef_step
         work = <char*> malloc(partial + constants * (8 if job.type == FLOAT64 else 4))
         if work == NULL:

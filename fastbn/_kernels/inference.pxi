@@ -11,18 +11,19 @@ cdef class Constants:
     it again while its parameters stay the same.
     """
     cdef readonly Py_ssize_t channels
-    cdef double* source         # (4, channels): mean, var, gamma, beta as given
+    cdef double* source         # (5, channels): mean, var, gamma, beta, and the second word of the mean, as given
     cdef bint with_var
     cdef double eps
     cdef Place place
     cdef float* single          # (FORWARD_COEFS, place.step): of the longest wide row, of which any other is a prefix
     cdef double* wide           # the same for float64
 
-    def __cinit__(self, Py_ssize_t channels, mean, var, gamma, beta, double eps):
+    def __cinit__(self, Py_ssize_t channels, mean, var, gamma, beta, double eps, low=None):
         cdef double[TILE] scale
         cdef Py_ssize_t c = 0, width
         cdef double least_var = 0
         cdef const double* beta_here
+        cdef const double* low_here
         cdef int j
         self.channels = channels
         self.with_var = var is not None
@@ -30,12 +31,16 @@ cdef class Constants:
         self.place.c = channels
         self.place.repeats = repeats_of(2 * TILE, channels)
         self.place.step = channels * self.place.repeats
-        self.source = <double*> malloc((4 * channels + 1) * sizeof(double))
+        self.source = <double*> malloc((5 * channels + 1) * sizeof(double))
         self.single = <float*> malloc((FORWARD_COEFS * self.place.step + 1) * sizeof(float))
         self.wide = <double*> malloc((FORWARD_COEFS * self.place.step + 1) * sizeof(double))
         if self.source == NULL or self.single == NULL or self.wide == NULL:
             raise MemoryError("no memory for the parameters of a batch normalization")
-        self.load(self.source, mean, var, gamma, beta)
+        load_vector(mean, self.source, channels, 0.0, "mean")
+        load_vector(var, self.source + channels, channels, 1.0, "var")
+        load_vector(gamma, self.source + 2 * channels, channels, 1.0, "gamma")
+        load_vector(beta, self.source + 3 * channels, channels, 0.0, "beta")
+        load_vector(low, self.source + 4 * channels, channels, 0.0, "mean_low")
         for c in range(channels):
             least_var = self.source[channels + c] if self.source[channels + c] < least_var else least_var
         if least_var < 0:
@@ -47,8 +52,9 @@ cdef class Constants:
                 scale[j] = 1.0 / sqrt(self.source[channels + c + j] + eps) if self.with_var else 1.0
                 scale[j] *= self.source[2 * channels + c + j]
             beta_here = self.source + 3 * channels + c
-            affine_coefs(self.place, self.single, c, <int> width, self.source + c, NULL, scale, beta_here)
-            affine_coefs(self.place, self.wide, c, <int> width, self.source + c, NULL, scale, beta_here)
+            low_here = self.source + 4 * channels + c
+            affine_coefs(self.place, self.single, c, <int> width, self.source + c, low_here, scale, beta_here)
+            affine_coefs(self.place, self.wide, c, <int> width, self.source + c, low_here, scale, beta_here)
             c += TILE
 
     def __dealloc__(self):
@@ -56,15 +62,8 @@ cdef class Constants:
         free(self.single)
         free(self.wide)
 
-    cdef int load(self, double* out, mean, var, gamma, beta) except -1:
-        load_vector(mean, out, self.channels, 0.0, "mean")
-        load_vector(var, out + self.channels, self.channels, 1.0, "var")
-        load_vector(gamma, out + 2 * self.channels, self.channels, 1.0, "gamma")
-        load_vector(beta, out + 3 * self.channels, self.channels, 0.0, "beta")
-        return 0
-
     cpdef bint made_of(self, mean, var, gamma, beta, double eps) except -1:
-        """Whether these are the values that this was made of."""
+        """Whether these are the values that this was made of, without a second word of the mean."""
         cdef Py_ssize_t c = self.channels
         return (eps == self.eps and same_vector(mean, self.source, c, 0.0)
                 and same_vector(var, self.source + c, c, 1.0) and same_vector(gamma, self.source + 2 * c, c, 1.0)

@@ -145,7 +145,7 @@ cdef inline void set_coefs(
 
 cdef void affine_coefs(
     Place place, real* coef, Py_ssize_t c, int width,
-    const double* mean, const double* low, const double* scale, const double* beta,     # IN  (width,), low or NULL
+    const double* mean, const double* low, const double* scale, const double* beta,     # IN  (width,)
 ) noexcept nogil:
     # The constants of y for `width` <= TILE channels from c on.
     cdef double m[TILE]
@@ -153,7 +153,7 @@ cdef void affine_coefs(
     cdef int j
     for j in range(width):
         m[j] = <real> mean[j]
-        shift[j] = beta[j] - ((mean[j] - m[j]) + (low[j] if low != NULL else 0)) * scale[j]
+        shift[j] = beta[j] - ((mean[j] - m[j]) + low[j]) * scale[j]
     set_coefs(place, coef, c, width, SUBTRACT, m)
     set_coefs(place, coef, c, width, SCALE, scale)
     set_coefs(place, coef, c, width, SHIFT, shift)

@@ -13,7 +13,7 @@ ctypedef fused lane:    # what a running sum is held in
 
 cdef enum:
     HALF = 32           # elements that a step over columns takes
-    LANES = 16          # elements of a short step over a run; bits of a word of a mask
+    LANES = 16          # lanes of a running sum of a run, elements of a short step over one, bits of a word of a mask
     FEW = 48            # values of a channel that are summed in double: too few for roundings to average out
 
 cdef enum:              # where the gradient of a fused ReLU comes from

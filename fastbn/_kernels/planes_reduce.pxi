@@ -2,7 +2,7 @@
 #
 # a) Two sums in one reading: of v and of v * (x - m). In a forward v is x - m itself (MOMENTS), in a backward it is dy.
 # b) Every running sum has LANES lanes. Four pieces of LANES elements, one behind the other, are added to each other
-#    before they are added to the lanes, and after FLUSH additions or one more these go to double: no float sum is long.
+#    before they are added to the lanes, and after FLUSH additions these go to double: no float sum is long.
 # c) What is left of a run goes through the same lanes under a condition that becomes a vector mask.
 # d) A run is asked for AHEAD of the sums, which otherwise wait for it.
 # e) Moments are taken about a pivot, the mean of a sample that is spread over the span. Any pivot will do of which

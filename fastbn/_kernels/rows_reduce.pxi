@@ -12,7 +12,7 @@
 #    the order in which they lie, one after the other, while four are reduced side by side.
 
 cdef enum:
-    FLUSH_ROWS = 32
+    FLUSH_ROWS = 24
     # The room of a local array: side by side, no two begin at the same place in a page, where a store to one would hold
     # up a load from the other.
     ROOM = SLAB + 80

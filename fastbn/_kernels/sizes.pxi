@@ -1,7 +1,7 @@
 # What the kernels and _layout must agree on.
 
 cdef enum:
-    TILE = 64           # lanes of a running sum, and what rows are filled to: 4 zmm, 8 ymm or 16 xmm of float
+    TILE = 64           # elements of a long step, and what rows are filled to: 4 zmm, 8 ymm or 16 xmm of float
     SLAB = 1024         # most columns that are reduced side by side
 
 cdef enum:              # element types of arrays

@@ -76,10 +76,12 @@ def test_merge(ranks, ratio):
             mean, var = moments(part)
             high = mean.astype(float)
             row[:] = len(part), *high, *(mean - exact(high)).astype(float), *(var * len(part)).astype(float)
-    count, mean, var = merge(parts)
+    count, mean, low, var = merge(parts)
     exact_mean, exact_var = moments(x)
     assert count == counts.sum()
     np.testing.assert_allclose(mean, exact_mean.astype(float), rtol=0, atol=4e-16 * max(ratio, 1.0))
+    both = exact(mean) + exact(low) - exact_mean
+    np.testing.assert_allclose(both.astype(float), 0, atol=1e-15)
     np.testing.assert_allclose(var, exact_var.astype(float), rtol=2e-15)
 
 
