@@ -1,4 +1,4 @@
-"""Draws a report: a panel for each of mean and deviation, scale, and drift, a mark for each channel that is unwell."""
+"""Draws a report: panels of mean and deviation, scale, and drift, and a strip of the channels that are unwell."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def draw(report: Report, path: str | os.PathLike[str]) -> None:
     path : path-like
         Its suffix decides the format.
     """
-    heights = [3.0, 2.2] + ([2.2] if report.drift is not None else [])
+    unwell = [name for name in MARKS if getattr(report, name).any()]
+    heights = [3.0, 2.2] + [2.2] * (report.drift is not None) + [0.3 + 0.25 * len(unwell)] * bool(unwell)
     figure = Figure(figsize=(10.5, 1.6 + sum(heights)), dpi=120, facecolor="white", layout="constrained")
     panels = np.atleast_1d(figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights}))
     summary = repr(report).splitlines()
@@ -44,8 +45,10 @@ def draw(report: Report, path: str | os.PathLike[str]) -> None:
     _draw_numbers(panels[1], channels, np.abs(report.scale), ~report.saturated, "Scale, |gamma| / sqrt(var + eps)")
     if report.drift is not None:
         _draw_numbers(panels[2], channels, report.drift, ~report.saturated, "Drift of the batch, nats")
+    if unwell:
+        _draw_unwell(panels[-1], report, unwell)
     for panel in panels:
-        _mark(panel, report)
+        _shade(panel, report, unwell)
         _tidy(panel)
     panels[-1].set_xlabel("Channel", color=INK)
     panels[-1].set_xlim(-0.6, len(channels) - 0.4)
@@ -80,14 +83,20 @@ def _draw_numbers(panel: Axes, channels: NDArray[Any], numbers: NDArray[Any], sh
     panel.set_title(title, loc="left", size=10.5, color=INK)
 
 
-def _mark(panel: Axes, report: Report) -> None:
-    for row, (name, (colour, marker)) in enumerate(MARKS.items()):
+def _draw_unwell(panel: Axes, report: Report, unwell: list[str]) -> None:
+    for row, name in enumerate(unwell):
         channels = np.flatnonzero(getattr(report, name))
-        if channels.size:
-            panel.plot(channels, np.full(channels.size, 0.05 + 0.07 * row), marker, color=colour, markersize=6,
-                       transform=panel.get_xaxis_transform(), label=NAMES[name], zorder=4, clip_on=False)
-            for channel in channels.tolist():
-                panel.axvline(channel, color=colour, linewidth=4, alpha=0.12, zorder=0)
+        colour, marker = MARKS[name]
+        panel.plot(channels, np.full(channels.size, row), marker, color=colour, markersize=6)
+    panel.set_yticks(range(len(unwell)), [NAMES[name] for name in unwell])
+    panel.set_ylim(len(unwell) - 0.5, -0.5)
+    panel.set_title("Channels that are unwell", loc="left", size=10.5, color=INK)
+
+
+def _shade(panel: Axes, report: Report, unwell: list[str]) -> None:
+    for name in unwell:
+        for channel in np.flatnonzero(getattr(report, name)).tolist():
+            panel.axvline(channel, color=MARKS[name][0], linewidth=4, alpha=0.12, zorder=0)
 
 
 def _tidy(panel: Axes) -> None:
