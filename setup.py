@@ -31,7 +31,7 @@ ELSEWHERE = {"base": []}
 COMMON = ["-O3", "-fno-tree-loop-distribute-patterns", "--param=max-completely-peel-times=8", "-ffp-contract=off",
           "-fno-math-errno", "-fno-trapping-math"]
 # Python passes -g, which makes compiling take half as long again; CFLAGS=-g brings it back.
-DEBUG = [] if "-g" in os.environ.get("CFLAGS", "").split() else ["-g0"]
+DEBUG = [] if any(flag.startswith("-g") for flag in os.environ.get("CFLAGS", "").split()) else ["-g0"]
 # Modules compiled at once where nobody says how many: there are no more large ones, and every compiler takes memory.
 MOST_COMPILERS = 4
 # Not every combination of fused types is called.
@@ -93,6 +93,9 @@ class BuildKernels(build_ext):
                 flags = " ".join([*common, *openmp_compile])
                 extension.define_macros = [*extension.define_macros, ("FASTBN_FLAGS", f'"{flags}"')]
         super().build_extensions()
+        # One that was left by another build would be chosen before those that are new.
+        for level in {*X86_64, *ELSEWHERE} - set(levels()):
+            Path(self.get_ext_fullpath(f"fastbn._kernels._{level}")).unlink(missing_ok=True)
 
     def openmp(self):
         """Return the flags for OpenMP, proven by compiling, linking and running; none where that fails."""

@@ -221,7 +221,8 @@ class Gathering(Moving):
         if batch.size and not is_usable(layer, batch):
             self.skipped += 1
             return
-        self.batches += 1
+        if batch.size or layer.momentum is not None:    # as Moving counts
+            self.batches += 1
         if batch.size:
             self.stats.merge(batch.to_stats(layer.axis))
             self.weights.add(batch.size / values_per_channel(self.stats), batch.size)

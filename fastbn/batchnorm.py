@@ -81,7 +81,7 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         The scale and shift to be learned. Change them in place or assign new ones.
     running_mean, running_var : ndarray, shape (C,), or None
     num_batches_tracked : int
-        Training batches seen.
+        Training batches seen; without empty ones where all weigh alike (momentum None).
     training : bool
         The mode; see `train` and `eval`.
     grad_gamma, grad_beta : ndarray, shape (C,), or None

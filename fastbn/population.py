@@ -72,7 +72,8 @@ def population_statistics(
     ones and num_batches_tracked is the number of batches that the layer saw; ``averaging="exact"`` goes on from these
     statistics and ``debias`` finds nothing to correct. Mode, gradients and what the last forward left for `backward`
     are as before. A batch whose statistics are not finite is left out, with a warning, by a layer with
-    ``nan_policy="skip_update"``.
+    ``nan_policy="skip_update"``. With a `SyncBatchNorm` all this holds on each rank by itself: where one fails outside
+    the layers, others may have finished, and the ranks should be started again.
 
     Examples
     --------

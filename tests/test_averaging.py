@@ -129,6 +129,14 @@ def test_an_empty_batch_has_no_share_in_a_mean_over_batches():
     assert_same(bn, snapshot(trained(batches, averaging="cumulative")))
 
 
+def test_exact_keeps_both_words_of_a_mean():
+    rng = np.random.default_rng(5)
+    batches = [1e8 + rng.standard_normal((n, 3, 2, 2)) for n in (5, 2, 9)]
+    bn = trained(batches, averaging="exact")
+    _, var = exact.population(batches, ddof=1)
+    assert exact.relative(bn.running_var, var) < 1e-12
+
+
 # ---- debias ----
 
 @pytest.mark.parametrize("momentum", [0.1, 0.01, 1.0])

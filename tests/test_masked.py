@@ -217,6 +217,8 @@ def test_jagged():
                          ((values, offsets[None]), r"\(20, 5\) and \(1, 4\)")):
         with pytest.raises(ValueError, match=f"x is a tuple of shapes {shapes}; expected .* a jagged batch"):
             a(pair)
+    pair = (values, values)     # an array_like (2, 20, 5), as any other
+    same_bits(layer(5, -1)(pair), layer(5, -1)(np.stack(pair)))
     with pytest.raises(TypeError, match="offsets has dtype float64; expected integers"):
         a((values, np.array([0.0, 20.0])))
 

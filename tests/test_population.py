@@ -231,6 +231,17 @@ def test_bad_arguments_and_data_change_nothing(name):
     assert bn.training
 
 
+def test_empty_batches_have_no_share_in_what_follows():
+    layers = [BatchNorm(3, averaging="cumulative", dtype=np.float64) for _ in range(2)]
+    first, second = drifting()[:2]
+    empty = first[:0]
+    population_statistics(layers[0], [first], layers[0])
+    population_statistics(layers[1], [empty, first, empty, empty], layers[1])
+    for bn in layers:
+        bn(second)
+    assert_same(layers[1], snapshot(layers[0]))
+
+
 def test_nothing_but_batches_that_a_layer_skips():
     bn = BatchNorm(3, nan_policy="skip_update")
     with pytest.warns(RuntimeWarning, match="the running averages do not follow such batches"), \

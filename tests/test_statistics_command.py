@@ -246,6 +246,21 @@ def test_json_on_standard_output_is_alone_there(tmp_path, capsys):
     assert err == ""
 
 
+def test_a_file_whose_name_is_that_of_standard_output(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", normal(4, 3))
+    assert main(["stats", "x.npy", "--json", "./-"]) == 0
+    assert capsys.readouterr().out.startswith("mean, std = (")
+    assert json.loads((tmp_path / "-").read_text())["channels"] == 3
+
+
+def test_standard_output_that_is_closed(tmp_path, monkeypatch, capsys):
+    np.save(tmp_path / "x.npy", normal(4, 3))
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["stats", str(tmp_path / "x.npy")]) == 1
+    assert capsys.readouterr().err == "standard output is closed\n"
+
+
 def test_members_of_no_archive(tmp_path, capsys):
     np.save(tmp_path / "x.npy", normal(4, 3))
     assert main(["stats", str(tmp_path / "x.npy"), "--member", "x"]) == 1

@@ -104,6 +104,76 @@ def test_sigterm(files, tmp_path):
     same(go_on(tmp_path, *files), wanted)
 
 
+def begin(program, folder, *arguments, **streams):
+    """Start a program and return when it waits."""
+    process = subprocess.Popen([sys.executable, "-c", program, "4", *map(str, arguments)],
+                               **(settings({}) | {"cwd": folder}), stderr=subprocess.PIPE, **streams)
+    assert process.stderr.readline() == "waiting\n"
+    return process
+
+
+def test_two_signals_at_once(files, tmp_path):
+    wanted = stats(tmp_path, *files)
+    process = begin(WAITING, tmp_path, *files, stdout=subprocess.PIPE)
+    for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+        process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (130, 143)
+    assert err.startswith("interrupted; ")
+    assert err.count("\n") == 1
+    same(go_on(tmp_path, *files), wanted)
+
+
+def test_a_signal_that_is_ignored(files, tmp_path):
+    program = WAITING
+    for ours, theirs in (("default_int_handler", "SIG_IGN"), ("sleep(60)", "sleep(1)"), ("left < 0", "left == -1")):
+        program = program.replace(ours, theirs)
+    process = begin(program, tmp_path, *files, stdout=subprocess.PIPE)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert out.startswith("mean, std = (")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_the_file_to_go_on_from_needs_no_standard_output(files, tmp_path):
+    wanted = stats(tmp_path, *files)
+    with open("/dev/full", "w") as full:
+        process = begin(WAITING, tmp_path, *files, stdout=full)
+    process.send_signal(signal.SIGINT)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert err.splitlines()[1] == "standard output: cannot be written: No space left on device"
+    same(go_on(tmp_path, *files), wanted)
+
+
+def test_an_interrupted_run_prints_no_json(files, tmp_path):
+    code, out, err = start(4, tmp_path, *files, "--json", "-")
+    assert (code, out) == (130, "")
+    assert err.endswith("--resume fastbn-stats.resume\n")
+
+
+def test_interrupted_when_all_was_counted(files, tmp_path, monkeypatch, capsys):
+    def interrupted(path, data):
+        if path.name == "out.json":
+            signal.raise_signal(signal.SIGTERM)
+        path.write_bytes(data)
+
+    wanted = stats(tmp_path, *files)
+    (tmp_path / "out.json").unlink()
+    capsys.readouterr()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "write_file", interrupted)
+    assert main(["stats", *map(str, files), "--json", "out.json"]) == 143
+    out, err = capsys.readouterr()
+    assert out.count("mean, std = (") == 1
+    assert "interrupted" not in out
+    assert err.startswith("interrupted; counted all: 4 inputs; to go on, ")
+    monkeypatch.undo()
+    monkeypatch.setattr("fastbn.statistics_command.grid.BLOCK_BYTES", 4096)
+    same(go_on(tmp_path, *files), wanted)
+
+
 def test_again_and_again(files, tmp_path):
     wanted = stats(tmp_path, *files)
     left = []
@@ -275,7 +345,7 @@ BAD = {
     "cut short": (lambda content: json.dumps(content)[:-1], NO_FILE),
     "nested": (lambda content: "[" * 100_000, NO_FILE),
     "a list": (lambda content: "[]", NO_FILE),
-    "another version": (changed("format", value="fastbn stats, interrupted; version 2"), NO_FILE),
+    "another version": (changed("format", value="fastbn stats, interrupted; version 1"), NO_FILE),
     "finished": (changed("finished", value=-1), DAMAGED),
     "finished, a bool": (changed("finished", value=True), DAMAGED),
     "fingerprints": (changed("fingerprints", value="ab"), DAMAGED),

@@ -168,6 +168,11 @@ def test_bad_arrays(arrays, error, message):
         ChannelStats.from_arrays(**arrays)
 
 
+def test_extrema_of_no_values_may_be_those_of_an_empty_set():
+    stats = ChannelStats.from_arrays([0, 2], [0, 1], [0, 2], min=[np.inf, 0], max=[-np.inf, 2])
+    np.testing.assert_array_equal(stats.min, [np.inf, 0])
+
+
 def test_bad_files(tmp_path):
     for name, data_of in {"not.npz": b"no archive", "empty.npz": b""}.items():
         (tmp_path / name).write_bytes(data_of)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 HELP = "count, mean, standard deviation, minimum and maximum of the channels of files"
 FAILED = 1
-STANDARD_OUTPUT = Path("-")
+STANDARD_OUTPUT = "-"       # as --json has it; a path is never equal to it
 
 
 def configure(
@@ -50,7 +50,7 @@ def configure(
         "--member", action="append", default=[], metavar="NAME", dest="members",
         help="an array to read from each .npz file; may be given several times (default: all)")
     command.add_argument(
-        "--json", type=output_path, metavar="OUT",
+        "--json", type=lambda value: value if value == STANDARD_OUTPUT else output_path(value), metavar="OUT",
         help="write the same as JSON, for programs; - for standard output, which has nothing else then")
     command.add_argument("--plot", type=picture_path, metavar="OUT", help="draw the channels: .png, .pdf or .svg")
     command.add_argument("--threads", type=threads, metavar="N", help="how many threads may be used")
@@ -78,7 +78,7 @@ def same_file(output: Path, path: str) -> bool:
 
 def run(arguments: argparse.Namespace) -> int:
     """Count the inputs, or say in one line why not."""
-    task = Run(arguments)
+    task, code = Run(arguments), 0
     try:
         with interrupting_once():
             try:
@@ -86,12 +86,15 @@ def run(arguments: argparse.Namespace) -> int:
                 task.read()
                 task.finish()
             except Interrupted as interrupt:
-                task.keep()
-                return interrupt.exit_code
+                code = interrupt.exit_code
+                done = task.keep()
+        if code:    # What is known is safe. A reader who takes nothing must not hold up the next signal.
+            print(done, file=sys.stderr)
+            task.show_part()
     except (CommandError, InputError) as error:
         print(error, file=sys.stderr)
-        return FAILED
-    return 0
+        return code or FAILED
+    return code
 
 
 class Run:
@@ -103,6 +106,7 @@ class Run:
         self.state = State()
         self.fingerprints = bytearray()         # of inputs finished, and of the one that has begun
         self.source: Input | None = None        # the one that has begun
+        self.complete = False                   # whether all were counted
 
     def check(self) -> None:
         """Find what is wrong with the arguments before anything is read."""
@@ -110,7 +114,7 @@ class Run:
         if arguments.paths.count(inputs.STANDARD_INPUT) > 1:
             raise CommandError("standard input (-) can be read only once")
         for given in (arguments.json, arguments.plot):
-            if given is not None and any(same_file(given, path) for path in arguments.paths):
+            if given not in (None, STANDARD_OUTPUT) and any(same_file(given, path) for path in arguments.paths):
                 raise CommandError(f"{given}: is an input; the output wants another place")
         if arguments.plot is not None:
             require("matplotlib", "matplotlib", "stats", "--plot")
@@ -125,6 +129,7 @@ class Run:
             for index, source in enumerate(inputs.find(self.arguments.paths)):
                 if index >= self.state.finished:
                     self.read_one(index, source, progress)
+        self.complete = True
 
     def survey(self) -> tuple[int, int]:
         """Return the stored bytes of all inputs and of those finished; what is wrong at first sight is found here."""
@@ -187,28 +192,32 @@ class Run:
         if skipped:
             print(f"inputs counted: {counted}; skipped: {len(skipped)}", file=sys.stderr)
 
-    def keep(self) -> None:
-        """Print what is known of inputs that were interrupted, and write the file to go on from."""
+    def keep(self) -> str:
+        """Write the file to go on from, and return what to say of that."""
         state = self.state
-        known = state.so_far
-        if known is not None and self.arguments.json != STANDARD_OUTPUT:
-            show(f"# interrupted: of a part of the inputs\n{text(known)}")
         counted = state.finished - len(state.skipped)
-        done = f"interrupted; counted so far: {counted} inputs"
-        done += "" if known is state.total else " and a part of the next"
+        done = f"interrupted; counted {'so far' if not self.complete else 'all'}: {counted} inputs"
+        done += "" if state.so_far is state.total else " and a part of the next"
         if state.partial is not None and self.source is not None and self.source.kind == inputs.STREAM:
             state = replace(state, partial=None)    # it will come from its beginning
         if state == State():
-            print(f"{done}; there is nothing to go on from", file=sys.stderr)
-            return
+            return f"{done}; there is nothing to go on from"
         path = self.arguments.resume or resume.unused_path()
         begun = state.finished + (state.partial is not None)
         write(path, resume.encode(state, self.settings, bytes(self.fingerprints[:begun * FINGERPRINT_BYTES])))
-        print(f"{done}; to go on, give the same command with --resume {path}", file=sys.stderr)
+        return f"{done}; to go on, give the same command with --resume {path}"
+
+    def show_part(self) -> None:
+        """Print what is known of inputs that were interrupted."""
+        known = self.state.so_far
+        if known is not None and not self.complete and self.arguments.json != STANDARD_OUTPUT:
+            show(f"# interrupted: of a part of the inputs\n{text(known)}")
 
 
 def show(lines: str) -> None:
     """Print on standard output, of which a reader may take only the first lines."""
+    if sys.stdout is None:
+        raise CommandError("standard output is closed")
     try:
         print(lines, flush=True)
     except OSError as error:

@@ -42,6 +42,7 @@ def decode(path: str) -> NDArray[Any]:
             with image_module.open(path) as image:
                 mode = image.mode
                 if mode == PALETTE:
+                    image.load()        # until then not all of its transparency may be known
                     return np.asarray(image.convert("RGBA" if "transparency" in image.info else "RGB"))
                 if mode in MODES:
                     return np.asarray(image)

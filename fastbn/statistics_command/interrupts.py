@@ -21,6 +21,11 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + number       # as a shell has it
 
 
+def _do_nothing(number: int, frame: Any) -> None:
+    # Not SIG_IGN: Python complains of one that came together with the first.
+    pass
+
+
 @contextmanager
 def interrupting_once() -> Iterator[None]:
     """Raise Interrupted for the first signal, and ignore those after it.
@@ -34,7 +39,7 @@ def interrupting_once() -> Iterator[None]:
 
     def interrupt(number: int, frame: Any) -> NoReturn:
         for each in before:
-            signal.signal(each, signal.SIG_IGN)
+            signal.signal(each, _do_nothing)
         raise Interrupted(number)
 
     before = {each: signal.getsignal(each) for each in SIGNALS if signal.getsignal(each) is not signal.SIG_IGN}

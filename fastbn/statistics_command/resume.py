@@ -14,7 +14,7 @@ from fastbn.statistics_command.inputs import FINGERPRINT_BYTES
 from fastbn.statistics_command.tally import Tally
 from fastbn.stats import ChannelStats
 
-FORMAT = "fastbn stats, interrupted; version 1"
+FORMAT = "fastbn stats, interrupted; version 2"
 NAME = "fastbn-stats{}.resume"
 
 

@@ -107,6 +107,12 @@ def test_what_is_refused(x, axis, error, message):
         channel_stats(x, axis)
 
 
+def test_a_chunk_that_is_narrower_than_announced():
+    x = da.ones((4, 6), chunks=(2, 3)).map_blocks(lambda block: block[:, :2], dtype=float, meta=np.empty((0, 0)))
+    with pytest.raises(ValueError, match=r"x has shape \(2, 2\), which is 2 channels along axis 1; expected 3"):
+        channel_stats(x).compute(scheduler="sync")
+
+
 def test_masks_that_dask_does_not_know_of_are_refused_in_the_task():
     x = da.ones((4, 3), chunks=2).map_blocks(np.ma.masked_greater, 0, dtype=float, meta=np.empty((0, 0)))
     with pytest.raises(TypeError, match="x is a masked array, whose mask would be ignored"):
