@@ -93,7 +93,10 @@ class BuildKernels(build_ext):
                 flags = " ".join([*common, *openmp_compile])
                 extension.define_macros = [*extension.define_macros, ("FASTBN_FLAGS", f'"{flags}"')]
         super().build_extensions()
-        # One that was left by another build would be chosen before those that are new.
+
+    def run(self):
+        """Build, and remove the levels that an earlier build left: they would be chosen before those that are new."""
+        super().run()
         for level in {*X86_64, *ELSEWHERE} - set(levels()):
             Path(self.get_ext_fullpath(f"fastbn._kernels._{level}")).unlink(missing_ok=True)
 
