@@ -134,9 +134,8 @@ class Moving:
         tracked = layer.num_batches_tracked + 1
         if batch.size:
             self._move(layer, batch, tracked)
-        elif layer.momentum is None:    # the counter is what batches are weighed by, and this one has no weight
-            return
-        layer.num_batches_tracked = tracked
+        if counts(layer, batch):
+            layer.num_batches_tracked = tracked
 
     def _move(self, layer: BatchNorm, batch: Batch, tracked: int) -> None:
         factor = 1.0 / tracked if layer.momentum is None else layer.momentum
@@ -221,11 +220,15 @@ class Gathering(Moving):
         if batch.size and not is_usable(layer, batch):
             self.skipped += 1
             return
-        if batch.size or layer.momentum is not None:    # as Moving counts
-            self.batches += 1
+        self.batches += counts(layer, batch)
         if batch.size:
             self.stats.merge(batch.to_stats(layer.axis))
             self.weights.add(batch.size / values_per_channel(self.stats), batch.size)
+
+
+def counts(layer: BatchNorm, batch: Batch) -> bool:
+    """Return whether num_batches_tracked grows: where it is what batches are weighed by, an empty one has no weight."""
+    return batch.size > 0 or layer.momentum is not None
 
 
 def values_per_channel(stats: ChannelStats) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,6 +62,8 @@ class WholeBatch:
         self._layer = layer
         self._count = batch.size
         self._mean, self._var, self._low = batch.mean, batch.var, batch.mean_low
+        self._constants = kernels.Constants(
+            layer.num_features, batch.mean, batch.var, layer.gamma, layer.beta, layer.eps, batch.mean_low)
         # What each forward leaves for backward: x, residual, whether there was a ReLU.
         self._parts: list[tuple[Any, Any, bool]] = []
         self._lost = False
@@ -100,9 +101,7 @@ class WholeBatch:
         """
         layer = self._layer
         relu = activation is not None and check_activation(activation, inference=False)[0] > 0
-        constants = kernels.Constants(
-            len(self._mean), self._mean, self._var, layer.gamma, layer.beta, layer.eps, self._low)
-        y = kernels.inference(x, layer.axis, constants, residual, out, int(relu), 0.0, layer.num_threads)
+        y = kernels.inference(x, layer.axis, self._constants, residual, out, int(relu), 0.0, layer.num_threads)
         # Over x nothing is left to go back from; over the residual, the bits of a ReLU cannot be worked out again.
         self._lost |= out is not None and (
             same_memory(out, x) or (relu and residual is not None and same_memory(out, residual)))
@@ -164,9 +163,9 @@ class WholeBatch:
     def _saved(self) -> list[Saved]:
         # What each forward would have left, had it known that it is a part of a training batch.
         layer = self._layer
-        return [replace(functional.inference_saved(
+        return [functional.inference_saved(
             x, self._mean, self._var, layer.gamma, layer.beta, axis=layer.axis, eps=layer.eps, relu=relu,
-            residual=residual, num_threads=layer.num_threads, mean_low=self._low), frozen=False, count=self._count)
+            residual=residual, num_threads=layer.num_threads, mean_low=self._low, count=self._count)
             for x, residual, relu in self._parts]
 
     def _refuse_overlap(self, gradients: list[ArrayLike], out: Sequence[NDArray[Any]] | None) -> None:

@@ -288,8 +288,12 @@ def inference_saved(
     residual: ArrayLike | None,
     num_threads: int | None,
     mean_low: NDArray[np.float64] | None = None,
+    count: int | None = None,
 ) -> Saved:
-    """Return what `batch_norm_backward` needs of a `batch_norm_inference`, which returns nothing of the kind."""
+    """Return what `batch_norm_backward` needs of a `batch_norm_inference`, which returns nothing of the kind.
+
+    `count`, if it is given, is that of the training batch of which x is a part, and whose statistics these are.
+    """
     saved = Saved.from_statistics(mean, var, eps=eps)
     view = _layout.view(x, axis)
     scale = shift = mask = arrangement = None
@@ -301,7 +305,7 @@ def inference_saved(
         mask = kernels.inference_bits(view, residual, constants, num_threads)
     return replace(
         saved, scale=scale, shift=shift, mask=mask, shape=view.array.shape, axis=view.axis, arrangement=arrangement,
-        residual=residual is not None, mean_low=mean_low)
+        residual=residual is not None, mean_low=mean_low, count=count or 0, frozen=count is None)
 
 
 def batch_norm_backward(

@@ -16,7 +16,6 @@ from fastbn._masked import Masked
 from fastbn._moments import two_sum
 from fastbn._peers import BACKWARD, FORWARD, Peers, check_timeout
 from fastbn.batchnorm import BatchNorm
-from fastbn.functional import Saved
 from fastbn.stats import ChannelStats
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
     from fastbn._checks import Activation
+    from fastbn.functional import Saved
 
 
 class SyncBatchNorm(BatchNorm):
@@ -168,18 +168,12 @@ class SyncBatchNorm(BatchNorm):
             raise ValueError("all ranks together have one value per channel, so there is no variance to learn from; "
                              "use a larger batch, or eval()")
         constants = kernels.Constants(channels, mean, var, self.gamma, self.beta, self.eps, low)
-        rstd = 1 / np.sqrt(var + self.eps)
-        scale = shift = mask = arrangement = None
-        if relu and other is None:
-            scale, shift = functional.relu_coefficients(rstd, self.gamma, self.beta)
-        elif relu:
-            assert added is not None
-            arrangement = view.arrangement
-            mask = kernels.inference_bits(view, added, constants, self.num_threads)
+        saved = functional.inference_saved(     # before y may be written over x
+            view.array, mean, var, self.gamma, self.beta, axis=self.axis, eps=self.eps, relu=relu, residual=added,
+            num_threads=self.num_threads, mean_low=low, count=count)
         kernels.inference(
             view.array, self.axis, constants, added, target.array, int(relu), 0.0, self.num_threads)
-        return target.finish(), Saved(mean, var, rstd, count, False, scale, shift, mask, view.array.shape, view.axis,
-                                      arrangement, other is not None, mean_low=low)
+        return target.finish(), saved
 
     def backward(self, dy: ArrayLike, out: NDArray[Any] | None = None) -> Any:
         """Gradients of the last forward, which was that of all ranks: see `BatchNorm.backward`.

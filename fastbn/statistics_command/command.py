@@ -196,7 +196,7 @@ class Run:
         """Write the file to go on from, and return what to say of that."""
         state = self.state
         counted = state.finished - len(state.skipped)
-        done = f"interrupted; counted {'so far' if not self.complete else 'all'}: {counted} inputs"
+        done = f"interrupted; counted {'all' if self.complete else 'so far'}: {counted} inputs"
         done += "" if state.so_far is state.total else " and a part of the next"
         if state.partial is not None and self.source is not None and self.source.kind == inputs.STREAM:
             state = replace(state, partial=None)    # it will come from its beginning
