@@ -86,7 +86,7 @@ class BuildKernels(build_ext):
                 extension.extra_link_args = list(openmp_link)
             else:
                 extension.extra_compile_args = [common[0], *(DEBUG if gnu else [])]
-            if extension.name == "fastbn._kernels.fork":
+            if extension.name in ("fastbn._kernels.fork", "fastbn._kernels.runtime"):
                 extension.extra_compile_args += openmp_compile
                 extension.extra_link_args = [*openmp_link, *(["-ldl"] if sys.platform == "linux" else [])]
             if extension.name == "fastbn._kernels.cpu":
@@ -169,7 +169,7 @@ setup(
     ext_modules=cythonize(
         # Those that take longest come first, so that the short ones fill the time of the last.
         [extension(name) for name in (*(f"_kernels._{level}" for level in levels()),
-                                      "_layout", "_kernels.cpu", "_kernels.fork")],
+                                      "_layout", "_kernels.cpu", "_kernels.fork", "_kernels.runtime")],
         compiler_directives=DIRECTIVES,
         nthreads=0,
     ),

@@ -1,8 +1,10 @@
 """How many threads a call may use.
 
 The first of these that says something decides: the `num_threads` of the call or layer, ``with fastbn.num_threads(n)``,
-``fastbn.set_num_threads(n)``, FASTBN_NUM_THREADS, OMP_NUM_THREADS, and else the CPUs that this process may run on, by
-affinity and by the quota of its cgroup. The kernels pass the count to every parallel region; the default of the OpenMP
+``fastbn.set_num_threads(n)``, FASTBN_NUM_THREADS, OMP_NUM_THREADS, and else the CPUs that the calling thread may run on,
+by affinity and by the quota of its cgroup. The affinity is read at each call that may use threads, so that a later
+``sched_setaffinity`` counts; where OMP_PROC_BIND, OMP_PLACES or GOMP_CPU_AFFINITY bind the threads of OpenMP, the CPUs
+that they are bound to count instead, because the runtime binds the first thread to one of them. The kernels pass the count to every parallel region; the default of the OpenMP
 runtime is neither read nor set, so other libraries in the process keep theirs.
 """
 
@@ -13,11 +15,13 @@ import contextvars
 import functools
 import math
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastbn._checks import check_integer
+from fastbn._kernels import runtime
 from fastbn._kernels.fork import pool_is_lost
 
 if TYPE_CHECKING:
@@ -61,6 +65,16 @@ def resolve(n: object) -> int:
         return current().count
     count = check(n)
     return 1 if pool_is_lost() else count
+
+
+def startable(threads: int) -> int:
+    """Return `threads` if as many can be started, else 1, with a RuntimeWarning that says why."""
+    failure = runtime.try_team(threads)
+    if not failure:
+        return threads
+    warnings.warn(f"fastbn computes with one thread: {threads - 1} more cannot be started ({os.strerror(failure)}); "
+                  "see the limits on processes and memory, or choose fewer threads", RuntimeWarning, stacklevel=2)
+    return 1
 
 
 def current() -> Choice:
@@ -145,20 +159,42 @@ def num_threads(n: int) -> Iterator[None]:
         _context.reset(token)
 
 
-@functools.cache
 def _environment() -> Choice:
-    # OpenMP allows a list, one count a nesting level, and ignores what it cannot read.
-    text = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    if text.isdecimal() and int(text) >= 1:
-        return Choice(min(int(text), MOST_THREADS), "OMP_NUM_THREADS")
-    try:
-        cpus, source = len(os.sched_getaffinity(0)), "affinity"
-    except AttributeError:
-        cpus, source = os.cpu_count() or 1, "cpu count"
-    quota = cgroup_quota(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    count = _omp_num_threads()
+    if count is not None:
+        return Choice(count, "OMP_NUM_THREADS")
+    cpus, source = _cpus()
+    quota = _quota()
     if quota is not None and quota < cpus:
         return Choice(quota, "cgroup quota")
     return Choice(min(cpus, MOST_THREADS), source)
+
+
+@functools.cache
+def _omp_num_threads() -> int | None:
+    # OpenMP allows a list, one count a nesting level, and ignores what it cannot read.
+    text = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(int(text), MOST_THREADS) if text.isdecimal() and int(text) >= 1 else None
+
+
+def _cpus() -> tuple[int, str]:
+    bound = _bound_cpus()
+    if bound:
+        return bound, "OpenMP places"
+    try:
+        return len(os.sched_getaffinity(0)), "affinity"
+    except AttributeError:
+        return os.cpu_count() or 1, "cpu count"
+
+
+@functools.cache
+def _bound_cpus() -> int:
+    return len(runtime.places())
+
+
+@functools.cache
+def _quota() -> int | None:
+    return cgroup_quota(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
 
 
 def cgroup_quota(membership: Path, root: Path) -> int | None:

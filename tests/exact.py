@@ -12,10 +12,22 @@ def values(parts, axis=1):
 
 
 def population(parts, axis=1, ddof=0):
-    """Mean and variance of each channel of some arrays together, as lists of fractions."""
-    channels = values(parts, axis)
-    means = [sum(v) / len(v) for v in channels]
-    return means, [sum((x - m) ** 2 for x in v) / (len(v) - ddof) for v, m in zip(channels, means, strict=True)]
+    """Mean and variance of each channel of some arrays together, as lists of fractions.
+
+    All values are integers times one power of two, and sums of integers are exact.
+    """
+    moved = [np.moveaxis(np.asarray(part, np.float64), axis, 0) for part in parts]
+    means, variances = [], []
+    for c in range(len(moved[0])):
+        fraction, exponent = np.frexp(np.concatenate([part[c].ravel() for part in moved]))
+        least = int(exponent.min())
+        digits = np.ldexp(fraction, 53).astype(np.int64).tolist()
+        integers = [d << k for d, k in zip(digits, (exponent - least).tolist(), strict=True)]
+        n, total, unit = len(integers), sum(integers), Fraction(2) ** (least - 53)
+        squares = sum(v * v for v in integers)
+        means.append(Fraction(total, n) * unit)
+        variances.append(Fraction(n * squares - total * total, n * (n - ddof)) * unit**2)
+    return means, variances
 
 
 def relative(got, exact):

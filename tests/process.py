@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def settings(env: dict[str, str]) -> dict[str, Any]:
     """How a process starts: settings of fastbn and OpenMP are only those given."""
     # scikit-learn sets KMP_INIT_AT_FORK=FALSE in the process that imports it, and Intel's runtime then hangs at a fork.
-    foreign = ("FASTBN_", "OMP_", "KMP_")
+    foreign = ("FASTBN_", "OMP_", "KMP_", "GOMP_")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {"cwd": ROOT, "env": clean | env, "text": True}
 

@@ -54,19 +54,27 @@ def test_inference(shape, ratio, layout):
     close(y, oracle.forward(x, mean=mean, var=var, axis=axis_of(layout)).y, np.float32, 4)
 
 
-@pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="numpy.longdouble is no wider than float64 here")
+extended = pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63,
+                              reason="numpy.longdouble is no wider than float64 here")
+
+
+def contract_in_float64(x, axis, eps=1e-5):
+    """y within 4 units of 2**-53 of the largest, and the variance within 8 of itself."""
+    y, saved = batch_norm_training(x, axis=axis, eps=eps)
+    # Rational numbers, each as two words: extended precision alone would be thousands of units off at 1e8.
+    means, variances = exact.population([x], axis)
+    (mean, low), (var, var_low) = (zip(*map(words, values), strict=True) for values in (means, variances))
+    d = x - oracle.along(mean, x, axis, np.longdouble) - oracle.along(low, x, axis, np.longdouble)
+    deviation = np.sqrt(np.add(var, np.asarray(var_low, np.longdouble)) + np.longdouble(eps))
+    close(y, d / oracle.along(deviation, x, axis, np.longdouble), np.float64, 4)
+    assert exact.relative(saved.var, variances) <= 8 * unit(np.float64)
+    return y, saved
+
+
+@extended
 @pytest.mark.parametrize("ratio", [*RATIOS, 1e8], ids="{:g}".format)
 def test_float64(ratio, layout):
-    axis = axis_of(layout)
-    x = array(case(64, 7, 7, 7), layout, np.float64, mean=ratio)
-    y, saved = batch_norm_training(x, axis=axis)
-    # Rational numbers, each as two words: extended precision alone would be thousands of units off at 1e8.
-    mean, var = exact.population([x], axis)
-    (mean, low), (var, var_low) = (zip(*map(words, values), strict=True) for values in (mean, var))
-    d = x - oracle.along(mean, x, axis, np.longdouble) - oracle.along(low, x, axis, np.longdouble)
-    deviation = np.sqrt(np.add(var, np.asarray(var_low, np.longdouble)) + np.longdouble(1e-5))
-    close(y, d / oracle.along(deviation, x, axis, np.longdouble), np.float64, 4)
-    assert np.abs(saved.var / np.asarray(var) - 1).max() <= 1e-13 * max(1, ratio / 1e4)
+    contract_in_float64(array(case(64, 7, 7, 7), layout, np.float64, mean=ratio), axis_of(layout))
 
 
 def words(value):
@@ -201,13 +209,26 @@ ADVERSARIES = (two_valued, sawtooth, trend, drift, sorted_within, far_first_eigh
                outlier_at_the_end, image_offsets)
 
 
-@pytest.mark.parametrize("make", ADVERSARIES, ids=lambda f: f.__name__)
-@pytest.mark.parametrize("shape", [case(64, 24), case(33, 65), case(1000, 3), case(300, 70), case(64, 3, 7, 7),
-                                   case(16, 4, 20, 20), case(2, 3, 20000)], ids=lambda c: c.name)
+adversaries = pytest.mark.parametrize("make", ADVERSARIES, ids=lambda f: f.__name__)
+UNITS_OF_WORK = (case(64, 24), case(33, 65), case(1000, 3), case(300, 70), case(64, 3, 7, 7), case(16, 4, 20, 20),
+                 case(2, 3, 20000))
+
+
+@adversaries
+@pytest.mark.parametrize("shape", UNITS_OF_WORK, ids=lambda c: c.name)
 @pytest.mark.parametrize("offset", [0.0, 1e4], ids="{:g}".format)
 def test_adversaries(make, shape, layout, offset):
     x = make(np.random.default_rng(5), shape.shape) + offset
     contract(arranged(x.astype(np.float32), layout), axis_of(layout))
+
+
+@extended
+@adversaries
+@pytest.mark.parametrize("shape", [*UNITS_OF_WORK, case(1024, 64), case(4000, 8)], ids=lambda c: c.name)
+@pytest.mark.parametrize("offset", [0.0, 1e4, 1e8], ids="{:g}".format)
+def test_adversaries_in_float64(make, shape, layout, offset):
+    x = make(np.random.default_rng(5), shape.shape) + offset
+    contract_in_float64(arranged(x, layout), axis_of(layout))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
@@ -259,6 +280,59 @@ def test_blank_where_the_pivot_is_sampled(share):
     mask = np.random.default_rng(2).random((256, 512)) < share
     mask[golden(16, 256)] = False
     contract((mask * 1.9).astype(np.float32), 1)
+
+
+@extended
+@pytest.mark.parametrize("shift", [100.0, 1e6, -1e12], ids="{:g}".format)
+@pytest.mark.parametrize("shape", [case(1024, 64), case(1024, 3), case(5000, 70), case(64, 2, 49)],
+                         ids=lambda c: c.name)
+def test_float64_outliers_where_the_pivot_is_sampled(shape, shift, layout):
+    x = np.random.default_rng(0).standard_normal(shape.shape)
+    x[golden(16, shape.shape[0])] += shift
+    contract_in_float64(arranged(x, layout), axis_of(layout))
+    x = np.random.default_rng(0).standard_normal(shape.shape)
+    x[0] += shift
+    contract_in_float64(arranged(x, layout), axis_of(layout))
+
+
+HUGE = [1e140, 1e152, 1e160, 1e250, 1e300]      # squares overflow from 1.3e154 on, the sums of many of them before
+
+
+@pytest.mark.parametrize("scale", HUGE, ids="{:g}".format)
+@pytest.mark.parametrize("shape", [case(700, 3), case(300, 70), case(1300, 1100), case(40, 5, 7, 7), case(2, 3, 40000)],
+                         ids=lambda c: c.name)
+def test_values_whose_squares_overflow_float64(shape, scale, layout):
+    k = int(np.log2(scale))
+    axis = axis_of(layout)
+    x, dy = array(shape, layout, np.float64, mean=3), array(shape, layout, np.float64, seed=1)
+    y, saved = batch_norm_training(np.ldexp(x, k), axis=axis, eps=1e-30)
+    ordinary, right = batch_norm_training(x, axis=axis, eps=1e-30)
+    assert np.abs(y - ordinary).max() <= 8 * unit(np.float64) * np.abs(ordinary).max()
+    np.testing.assert_allclose(saved.mean, np.ldexp(right.mean, k), rtol=1e-15)
+    np.testing.assert_allclose(saved.rstd, np.ldexp(right.rstd, -k), rtol=1e-15)
+    with np.errstate(over="ignore"):    # Inf where the variance is out of range
+        np.testing.assert_allclose(saved.var, np.ldexp(right.var, 2 * k), rtol=1e-15)
+        squares = ChannelStats(shape.channels, axis=axis).update(np.ldexp(x, k)).m2
+        np.testing.assert_allclose(squares, np.ldexp(right.var * shape.count, 2 * k), rtol=1e-14)
+    dx, dgamma, dbeta = batch_norm_backward(dy, np.ldexp(x, k), saved, axis=axis)
+    exact_dx, exact_dgamma, exact_dbeta = batch_norm_backward(dy, x, right, axis=axis)
+    assert np.abs(np.ldexp(dx, k) - exact_dx).max() <= 1e-14 * np.abs(exact_dx).max()
+    np.testing.assert_allclose(dgamma, exact_dgamma, rtol=0, atol=1e-13 * shape.count)
+    np.testing.assert_array_equal(dbeta, exact_dbeta)
+
+
+@pytest.mark.parametrize("value", [1.1e154, 1.1e170, -3e250, 1.7e308], ids="{:g}".format)
+@pytest.mark.parametrize("shape", [case(22, 1), case(1000, 3), case(300, 70), case(3, 5, 400)], ids=lambda c: c.name)
+def test_huge_constants(value, shape, layout):
+    x = np.full(arranged(np.empty(shape.shape), layout).shape, value)
+    beta = np.linspace(1, 2, shape.channels)
+    y, saved = batch_norm_training(x, None, beta, axis=axis_of(layout))
+    np.testing.assert_array_equal(np.moveaxis(y, axis_of(layout), -1), np.broadcast_to(beta, np.moveaxis(
+        y, axis_of(layout), -1).shape))
+    stats = ChannelStats(shape.channels, axis=axis_of(layout)).update(x)
+    for mean, var in ((saved.mean, saved.var), (stats.mean, stats.var())):
+        np.testing.assert_array_equal(mean, np.full(shape.channels, value))
+        np.testing.assert_array_equal(var, np.zeros(shape.channels))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

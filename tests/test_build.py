@@ -44,4 +44,4 @@ def test_how_many_at_once(cpus, arguments, expected):
     parallel, *names = output(PROGRAM.format(cpus=cpus, arguments=arguments)).split()
     assert int(parallel) == expected
     # The large ones first.
-    assert names[-3:] == ["fastbn._layout", "fastbn._kernels.cpu", "fastbn._kernels.fork"]
+    assert names[-4:] == ["fastbn._layout", "fastbn._kernels.cpu", "fastbn._kernels.fork", "fastbn._kernels.runtime"]

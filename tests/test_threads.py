@@ -114,10 +114,109 @@ def test_default_is_what_this_process_may_run_on():
     assert 1 <= int(count) <= (os.cpu_count() or 1)
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no CPU affinity")
+affine = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no CPU affinity")
+with_openmp = pytest.mark.skipif(not fastbn._dispatch.kernels.openmp_version(), reason="this build is without OpenMP")
+ONE_CPU = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]);"
+
+
+@affine
 def test_affinity():
-    code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]);" + REPORT
-    assert output(code) == "1 affinity"
+    assert output(ONE_CPU + REPORT) == "1 affinity"
+
+
+@affine
+def test_an_affinity_that_changes_later_counts():
+    assert output(REPORT + "; " + ONE_CPU + REPORT.partition(";")[2]).splitlines() == [DEFAULT, "1 affinity"]
+
+
+@affine
+@with_openmp
+@pytest.mark.parametrize("setting", [{"OMP_PROC_BIND": "true"}, {"OMP_PLACES": "threads"}, {"OMP_PROC_BIND": "close"}],
+                         ids=str)
+def test_a_runtime_that_binds_its_first_thread_leaves_the_others(setting):
+    # Its affinity is then a single CPU.
+    count = len(os.sched_getaffinity(0))
+    quota = _threads._quota()
+    source = "OpenMP places" if quota is None or quota >= count else "cgroup quota"
+    assert output(REPORT, **setting) == f"{count if quota is None else min(count, quota)} {source}"
+
+
+@affine
+@with_openmp
+def test_places_limit_the_threads():
+    cpu = min(os.sched_getaffinity(0))
+    for setting in ({"OMP_PLACES": f"{{{cpu}}}"}, {"GOMP_CPU_AFFINITY": str(cpu)}):
+        if "gnu" in fastbn._config.openmp_runtime() or "OMP_PLACES" in setting:
+            assert output(REPORT, **setting) == "1 OpenMP places"
+
+
+CALL = """
+import hashlib, resource, warnings
+import numpy as np
+from fastbn.functional import batch_norm_training
+x = np.random.default_rng(0).standard_normal((64, 32, 1000)).astype(np.float32)
+out = np.empty_like(x)
+alone = hashlib.sha256(batch_norm_training(x, out=out, num_threads=1)[0]).hexdigest()
+out[...] = 0
+{limit}
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        batch_norm_training(x, out=out, num_threads=3)
+print(len(caught), caught[0].category.__name__, caught[0].message)
+print(hashlib.sha256(out).hexdigest() == alone)
+"""
+# A third thread does not fit: neither its stack into the address space, nor itself into the user's processes.
+NO_MEMORY = """
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 12 * 2**20, used + 12 * 2**20))
+"""
+NO_PROCESSES = """
+import os
+if os.getuid() == 0:
+    os.setuid(65534)
+resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+"""
+
+
+@with_openmp
+@pytest.mark.skipif(os.name != "posix" or not os.path.exists("/proc/self/statm"), reason="this system is not Linux")
+@pytest.mark.parametrize("limit", [NO_MEMORY, NO_PROCESSES], ids=["memory", "processes"])
+def test_a_thread_that_cannot_start_leaves_one(limit):
+    # Without the trial the OpenMP runtime ends the process. Eight MiB is the usual stack; OMP_STACKSIZE makes it sure.
+    first, second = output(CALL.format(limit=limit), OMP_STACKSIZE="8M").splitlines()
+    assert first.startswith("2 RuntimeWarning fastbn computes with one thread: 2 more cannot be started (")
+    assert second == "True"
+
+
+@with_openmp
+def test_stacks_of_64_kib_suffice():
+    code = """
+import threading
+import numpy as np
+from fastbn import ChannelStats
+from fastbn.functional import batch_norm_backward, batch_norm_training
+threading.stack_size(65536)
+results = []
+
+def work(x, axis, threads):
+    dy = x[::-1].copy()
+    for residual in (None, dy):
+        y, saved = batch_norm_training(x, axis=axis, num_threads=threads, activation="relu", residual=residual)
+        batch_norm_backward(dy, x, saved, axis=axis, num_threads=threads)
+    ChannelStats(x.shape[axis], axis=axis).update(x, num_threads=threads)
+    results.append(y)
+
+rng = np.random.default_rng(0)
+for dtype in (np.float16, np.float32, np.float64):
+    for shape, axis in (((300, 2100), -1), ((3000, 100), -1), ((9000, 7), -1), ((3, 4, 100, 50), 1)):
+        for threads in (1, 2):
+            thread = threading.Thread(target=work, args=(rng.standard_normal(shape).astype(dtype), axis, threads))
+            thread.start()
+            thread.join()
+print(len(results))
+"""
+    assert output(code, OMP_STACKSIZE="64K") == "24"
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "2.0", "two", "1000000000", "True"])
@@ -204,10 +303,10 @@ def test_no_cgroups_at_all(tmp_path):
 
 
 def test_a_quota_limits_the_default(monkeypatch):
-    for name in ("FASTBN_NUM_THREADS", "OMP_NUM_THREADS"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(_threads, "_omp_num_threads", lambda: None)
+    monkeypatch.setattr(_threads, "_bound_cpus", lambda: 0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     for quota, expected in ((2, (2, "cgroup quota")), (8, (8, "affinity")), (None, (8, "affinity"))):
-        monkeypatch.setattr(_threads, "cgroup_quota", lambda *paths, quota=quota: quota)
-        choice = _threads._environment.__wrapped__()
+        monkeypatch.setattr(_threads, "_quota", lambda quota=quota: quota)
+        choice = _threads._environment()
         assert (choice.count, choice.source) == expected

@@ -115,22 +115,24 @@ cdef int execute(Job* job, object num_threads) except -1:
     # Training, its backward, or statistics.
     cdef bint large = is_large(job, True)
     cdef int threads = enter_team(num_threads) if large else 1
-    cdef Py_ssize_t partial, constants
+    cdef Py_ssize_t partial, constants, rooms
     cdef char* work = NULL
     try:
         plan(job, not job.given, threads)
-        # double for the partial results, then the arrays' type for the constants
+        # double for the partial results and the rooms of the threads, then the arrays' type for the constants
         partial = 3 * (job.units if job.s == 1 else job.spans) * job.c * <Py_ssize_t> sizeof(double)
         if job.given:
             partial = 0
+        rooms = threads * <Py_ssize_t> sizeof(Room) if job.s == 1 and not job.given else 0
         constants = (FORWARD_COEFS if job.g.p == NULL else BACKWARD_COEFS) * job.coef_step
-        work = <char*> malloc(partial + constants * (8 if job.type == FLOAT64 else 4))
+        work = <char*> malloc(partial + rooms + constants * (8 if job.type == FLOAT64 else 4))
         if work == NULL:
             raise MemoryError("no memory for the workspace of a batch normalization")
         job.part1 = <double*> work
         job.part2 = job.part1 + partial // <Py_ssize_t> (3 * sizeof(double))
         job.part3 = job.part2 + partial // <Py_ssize_t> (3 * sizeof(double))
-        job.coef = work + partial
+        job.rooms = work + partial
+        job.coef = work + partial + rooms
         if large:
             run_team(job, threads)
         else:

@@ -76,6 +76,7 @@ cdef struct Job:
     double* part1
     double* part2
     double* part3
+    char* rooms             # of `rows`: a Room for each thread (rows_reduce.pxi)
     # how the work is cut (planes.pxi, rows.pxi)
     Py_ssize_t spans
     Py_ssize_t span_images
@@ -113,7 +114,9 @@ cdef inline void set_result(Job* job, Py_ssize_t c, const Moments* moments, doub
     else:
         job.mean[c] = moments.mean
         job.low[c] = moments.low
-        job.var[c] = moments.m2
+        job.var[c] = whole_sum(moments.m2, moments.rest)
+        if job.y.p == NULL and not finite(job.var[c]):
+            scale_channel(job, c, NULL)
 
 
 cdef struct Place:      # where the constants of a channel go: `rows` repeats the channels along a wide row
@@ -159,19 +162,51 @@ cdef void affine_coefs(
     set_coefs(place, coef, c, width, SHIFT, shift)
 
 
+cdef inline double left_of_rstd(double m2, double n, double var, double eps, double rstd) noexcept nogil:
+    # What the roundings of var = m2 / n and rstd = 1 / sqrt(var + eps) left over, by a step of Newton's iteration: in
+    # float64 a scale with four roundings of its own would leave too few of the four units of y.
+    cdef double total = var + eps, part = total - var
+    cdef double rest = (var - (total - part)) + (eps - part)
+    cdef double product = var * n
+    cdef double left
+    rest += ((m2 - product) - left_of_product(var, n, product)) / n
+    product = total * rstd
+    left = left_of_product(total, rstd, product)
+    part = product * rstd
+    left = 0.5 * rstd * (((1.0 - part) - left_of_product(product, rstd, part)) - (left + rest * rstd) * rstd)
+    return left if finite(left) else 0.0
+
+
+cdef inline double scaled_by(double gamma, double rstd, double left) noexcept nogil:
+    # gamma * (rstd + left), rounded once.
+    cdef double product = gamma * rstd
+    cdef double rest = left_of_product(gamma, rstd, product) + gamma * left
+    return product + rest if finite(rest) else product
+
+
 cdef void forward_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept nogil:
     # From mean and M2, which var holds until here, to the constants of y.
+    cdef double m2[TILE]
+    cdef double var[TILE]
     cdef double scale[TILE]
-    cdef double n = job.values
-    cdef double var
+    cdef double left[TILE]
+    cdef double n = job.values, eps = job.eps, bad = 0
     cdef int j
     for j in range(width):
-        var = job.var[c + j] / n
-        job.var[c + j] = var
-        scale[j] = 1.0 / sqrt(var + job.eps)
+        m2[j] = job.var[c + j]
     for j in range(width):
-        job.rstd[c + j] = scale[j]
-        scale[j] *= job.gamma[c + j]
+        var[j] = m2[j] / n
+        scale[j] = 1.0 / sqrt(var[j] + eps)
+        left[j] = left_of_rstd(m2[j], n, var[j], eps, scale[j]) if real is double else 0.0
+        bad += var[j] - var[j]      # NaN, once one is not finite
+    for j in range(width):
+        job.var[c + j] = var[j]
+        if bad != 0 and not finite(var[j]):
+            scale_channel(job, c + j, &scale[j])
+            left[j] = 0
+    for j in range(width):
+        job.rstd[c + j] = scale[j] + left[j]
+        scale[j] = scaled_by(job.gamma[c + j], scale[j], left[j]) if real is double else scale[j] * job.gamma[c + j]
     affine_coefs(place_of(job), coef, c, width, job.mean + c, job.low + c, scale, job.beta + c)
 
 

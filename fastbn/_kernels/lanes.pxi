@@ -27,6 +27,7 @@ cdef struct Moments:
     double mean
     double low          # what the rounding of the mean left over: at 1e6 standard deviations it tells parts apart
     double m2           # sum of squared distances from the mean
+    double rest         # what the roundings of m2 left over, while parts are merged
 
 cdef struct Block:      # where an array is: element (n, c, s) is p[n * step_n + c * step_c + s]
     char* p
@@ -50,20 +51,94 @@ cdef inline void add_to_mean(double* mean, double* low, double step) noexcept no
     mean[0] = total
 
 
+cdef inline void add_to_sum(double* total, double* rest, double term) noexcept nogil:
+    # A sum in two words: `rest` collects the roundings, exactly (Ogita, Rump and Oishi, 2005).
+    cdef double before = total[0]
+    cdef double part
+    total[0] = before + term
+    part = total[0] - before
+    rest[0] += (before - (total[0] - part)) + (term - part)
+
+
+cdef inline void add_to_long_sum(double* total, double* rest, double term) noexcept nogil:
+    # The same for sums that a single term rarely exceeds; where one does, it is a rounding of that term (Dekker).
+    cdef double before = total[0]
+    total[0] = before + term
+    rest[0] += term - (total[0] - before)
+
+
+cdef inline double whole_sum(double total, double rest) noexcept nogil:
+    # An infinite total has a rest that is NaN.
+    return total + rest if rest == rest else total
+
+
+cdef inline double left_of_product(double a, double b, double product) noexcept nogil:
+    # What the rounding of a * b left over (Veltkamp and Dekker, 1971); NaN where a factor is out of range.
+    cdef double a1 = 134217729.0 * a
+    cdef double b1 = 134217729.0 * b
+    cdef double a2, b2
+    a1 = a1 - (a1 - a)
+    b1 = b1 - (b1 - b)
+    a2 = a - a1
+    b2 = b - b1
+    return ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2
+
+
+cdef inline void distance(
+    double a, double a_low, double b, double b_low,     # two means
+    double* delta, double* rest,                        # OUT b - a in two words
+) noexcept nogil:
+    cdef double high = b - a
+    cdef double part = high - b
+    cdef double low = ((b - (high - part)) - (a + part)) + (b_low - a_low)
+    delta[0] = high + low
+    part = delta[0] - high
+    rest[0] = (high - (delta[0] - part)) + (low - part)
+
+
+cdef struct Pair:       # two parts that become one
+    double n                # values of both
+    double share            # of the second
+    double weight           # n_a n_b / n, of the squared distance of their means,
+    double rest             # and what its rounding left over
+
+
+cdef inline Pair pair_of(double a, double b) noexcept nogil:
+    cdef Pair out
+    cdef double product
+    out.n = a + b
+    out.share = b / out.n
+    out.weight = a * b / out.n
+    product = out.weight * out.n
+    out.rest = ((a * b - product) - left_of_product(out.weight, out.n, product)) / out.n
+    return out
+
+
+cdef inline void add_between(double* m2, double* rest, double delta, double delta_rest, Pair pair) noexcept nogil:
+    # The part of M2 between two parts may be nearly all of it: delta^2 * weight, without the roundings on the way.
+    cdef double square = delta * delta
+    cdef double term = square * pair.weight
+    cdef double left = left_of_product(delta, delta, square) + 2.0 * delta * delta_rest
+    left = left_of_product(square, pair.weight, term) + (left * pair.weight + square * pair.rest)
+    add_to_sum(m2, rest, term)
+    rest[0] += left if finite(left) else 0.0
+
+
 cdef inline void merge(Moments* a, Moments b) noexcept nogil:
     # Chan, Golub and LeVeque (1983): the one way in which two sets of statistics become one.
-    cdef double n = a.n + b.n
-    cdef double delta = (b.mean - a.mean) + (b.low - a.low)
-    cdef double weight
+    cdef Pair pair
+    cdef double delta, rest
     if b.n == 0:
         return
     if a.n == 0:
         a[0] = b
         return
-    weight = b.n / n
-    add_to_mean(&a.mean, &a.low, delta * weight + a.low)
-    a.m2 += b.m2 + delta * delta * (a.n * weight)
-    a.n = n
+    pair = pair_of(a.n, b.n)
+    distance(a.mean, a.low, b.mean, b.low, &delta, &rest)
+    add_to_mean(&a.mean, &a.low, delta * pair.share + a.low)
+    add_to_sum(&a.m2, &a.rest, b.m2)
+    add_between(&a.m2, &a.rest, delta, rest, pair)
+    a.n = pair.n
 
 
 cdef inline Moments moments_about(double pivot, double n, double e, double q) noexcept nogil:
@@ -74,14 +149,16 @@ cdef inline Moments moments_about(double pivot, double n, double e, double q) no
     out.mean = pivot
     add_to_mean(&out.mean, &out.low, e / n)
     out.m2 = 0.0 if m2 < 0.0 else m2    # NaN stays NaN
+    out.rest = 0
     return out
 
 
-cdef inline bint squares_held(double n, double e, double q) noexcept nogil:
-    # False where float sums overflowed, met a NaN, or are so small that squares were lost below the normal range
-    # (2**-126; the bound of 2**-100 an element leaves 26 bits); and where the pivot was so far off that the correction
-    # e^2 / n takes more than half of q, a bit. All zero is what a constant channel gives.
-    return (q >= n * 7.888609052210118e-31 and q < 1e300 and e * (e / n) <= 0.5 * q) or (q == 0.0 and e == 0.0)
+cdef inline bint squares_held(double n, double e, double q, lane kind) noexcept nogil:
+    # False where sums overflowed, met a NaN, or are so small that squares were lost below the normal range (of float
+    # 2**-126; the bound of 2**-100 an element leaves 26 bits; of double 2**-1022 and 2**-960); and where the pivot was
+    # so far off that the correction e^2 / n takes more than half of q, a bit. All zero is what a constant channel gives.
+    cdef double least_square = 7.888609052210118e-31 if lane is float else 1.0261342003245941e-289
+    return (q >= n * least_square and q < 1e300 and e * (e / n) <= 0.5 * q) or (q == 0.0 and e == 0.0)
 
 
 cdef inline bint products_held(double n, double s1, double s2) noexcept nogil:

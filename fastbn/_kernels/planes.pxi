@@ -177,6 +177,7 @@ cdef void planes_merge(Job* job, const real* kind, Py_ssize_t c) noexcept nogil:
     all.mean = 0
     all.low = 0
     all.m2 = 0
+    all.rest = 0
     sums[0] = 0
     sums[1] = 0
     for u in range(job.spans):
@@ -190,6 +191,7 @@ cdef void planes_merge(Job* job, const real* kind, Py_ssize_t c) noexcept nogil:
             part.mean = job.part1[c * job.spans + u]
             part.m2 = job.part2[c * job.spans + u]
             part.low = job.part3[c * job.spans + u]
+            part.rest = 0
             merge(&all, part)
     set_result(job, c, &all, sums)
     if job.y.p != NULL:

@@ -5,9 +5,10 @@
 #    before they are added to the lanes, and after FLUSH additions these go to double: no float sum is long.
 # c) What is left of a run goes through the same lanes under a condition that becomes a vector mask.
 # d) A run is asked for AHEAD of the sums, which otherwise wait for it.
-# e) Moments are taken about a pivot, the mean of a sample that is spread over the span. Any pivot will do of which
+# e) Moments are taken about a pivot, the mean of a sample that is spread over the span. Any pivot is taken of which
 #    squares_held() finds that it costs no more than a bit; otherwise, and where float lanes overflowed or underflowed,
 #    the span is summed again in double, at last about the mean that was found.
+# f) Double lanes are flushed to sums in two words: 4 rounding units of y leave no room for those of a long sum.
 
 cdef enum:
     FLUSH = 6           # additions to a lane
@@ -64,10 +65,13 @@ cdef inline double sum_lanes(const lane* s) noexcept nogil:
 
 cdef inline void flush(
     lane* s,                                                                    # IN  (LANES,), OUT zero
-    double* t,                                                                  # OUT (1,), added to
+    double* t, double* rest,                                                    # OUT (1,), added to
 ) noexcept nogil:
     cdef int j
-    t[0] += sum_lanes(s)
+    if lane is float:
+        t[0] += sum_lanes(s)
+    else:
+        add_to_long_sum(t, rest, sum_lanes(s))
     for j in range(LANES):
         s[j] = 0
 
@@ -182,6 +186,8 @@ cdef inline void add_span(
     cdef lane s2[LANES]
     cdef double t1 = 0
     cdef double t2 = 0
+    cdef double rest1 = 0
+    cdef double rest2 = 0
     cdef Py_ssize_t size = size_of(type), bytes = s.length * size, i, x_step, g_step
     cdef const char* x_first = s.x
     cdef const char* g_first = s.g
@@ -203,8 +209,8 @@ cdef inline void add_span(
             i += 4 * LANES
             held += 1
             if held >= FLUSH:
-                flush(s1, &t1)
-                flush(s2, &t2)
+                flush(s1, &t1, &rest1)
+                flush(s2, &t2, &rest2)
                 held = 0
         rest = <int> (s.length - i)
         if rest > 3 * LANES:
@@ -217,14 +223,16 @@ cdef inline void add_span(
             add_pieces(type, &s, i, 1, rest, m, scale, shift, gate, s1, s2)
         held += 1
         if held >= FLUSH:
-            flush(s1, &t1)
-            flush(s2, &t2)
+            flush(s1, &t1, &rest1)
+            flush(s2, &t2, &rest2)
             held = 0
         s.x += s.x_step * size
         s.g += s.g_step * size
         s.bits += s.bits_step
-    out[0] = t1 + sum_lanes(s1)
-    out[1] = t2 + sum_lanes(s2)
+    flush(s1, &t1, &rest1)
+    flush(s2, &t2, &rest2)
+    out[0] = whole_sum(t1, rest1)
+    out[1] = whole_sum(t2, rest2)
 
 
 cdef inline Py_ssize_t place(Py_ssize_t k, Py_ssize_t n) noexcept nogil:
@@ -304,7 +312,7 @@ cdef void span_moments(
         e = sums[2 * c]
         q = sums[2 * c + 1]
         out[c] = moments_about(<double> pivot[c], n, e, q)
-        if not squares_held(n, e, q):
+        if not squares_held(n, e, q, of):
             if lane is float:
                 span_moments(channel_of(s, c), out + c, kind, <double> 0)
             elif finite(out[c].mean):

@@ -17,6 +17,7 @@ cdef enum:
     LEAST_ROWS = 32
     WIDE = 4096             # bytes of a row above which four rows share the constants that they are transformed with
     PIVOT_ROWS = 16         # most rows that a pivot is the mean of
+    MOST_NARROW = 512       # channels of which a slab holds two rows
 
 
 cdef Py_ssize_t repeats_of(Py_ssize_t r, Py_ssize_t c) noexcept nogil:
@@ -84,7 +85,7 @@ cdef inline Strip strip_of(Job* job, Py_ssize_t u) noexcept nogil:
     return out
 
 
-cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit) noexcept nogil:
+cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit, int thread) noexcept nogil:
     cdef Py_ssize_t slab = unit % job.slabs
     cdef Strip strip = strip_of(job, unit // job.slabs)
     cdef Py_ssize_t first = slab * job.slab         # of the columns
@@ -94,9 +95,10 @@ cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit) noexcept nogi
     cdef double* out1 = job.part1 + unit // job.slabs * job.c + first
     cdef double* out2 = job.part2 + unit // job.slabs * job.c + first
     cdef double* out3 = job.part3 + unit // job.slabs * job.c + first
-    cdef double e[ROOM]
-    cdef double q[ROOM]
-    cdef real pivot[ROOM]
+    cdef Room* room = <Room*> job.rooms + thread
+    cdef double* e = room.e
+    cdef double* q = room.q
+    cdef real* pivot = <real*> room.pivot
     cdef const real* m = pivot
     cdef Columns u
     cdef Moments moments
@@ -135,6 +137,8 @@ cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit) noexcept nogi
         reduce_columns(&u, m, coef + SCALE * job.coef_step, coef + SHIFT * job.coef_step, e, q, <double> 0)
     fold(e, u.width, job.c, strip.repeats)
     fold(q, u.width, job.c, strip.repeats)
+    if u.gate == MOMENTS:
+        center_columns(&u, least(u.width, job.c), strip.repeats, job.whole, pivot, e, q, room.far, kind)
     for c in range(least(u.width, job.c)):
         if u.gate == MOMENTS:
             moments = moments_about(<double> pivot[c], n, e[c], q[c])
@@ -148,10 +152,17 @@ cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit) noexcept nogi
 
 cdef inline void fold(double* sums, Py_ssize_t width, Py_ssize_t c, Py_ssize_t repeats) noexcept nogil:
     # Adds the repeats of a wide row to its first C columns.
+    cdef double rest[MOST_NARROW]
     cdef Py_ssize_t k, j
+    if repeats == 1:
+        return
+    for j in range(c):
+        rest[j] = 0
     for k in range(1, repeats):
         for j in range(c):
-            sums[j] += sums[k * c + j]
+            add_to_sum(sums + j, rest + j, sums[k * c + j])
+    for j in range(c):
+        sums[j] = whole_sum(sums[j], rest[j])
 
 
 cdef void merge_channels(Job* job, real* coef, Py_ssize_t c0, Py_ssize_t stop) noexcept nogil:
@@ -159,7 +170,10 @@ cdef void merge_channels(Job* job, real* coef, Py_ssize_t c0, Py_ssize_t stop) n
     cdef double[TILE] t1
     cdef double[TILE] t2
     cdef double[TILE] t3
-    cdef double n, before, weight, delta
+    cdef double[TILE] rest1
+    cdef double[TILE] rest2
+    cdef double n, before, delta, rest
+    cdef Pair pair
     cdef const double* p1
     cdef const double* p2
     cdef const double* p3
@@ -174,7 +188,7 @@ cdef void merge_channels(Job* job, real* coef, Py_ssize_t c0, Py_ssize_t stop) n
         for u in range(job.units):
             strip = strip_of(job, u)
             n = <double> strip.rows * <double> strip.repeats
-            weight = n / (before + n)
+            pair = pair_of(before, n)
             p1 = job.part1 + u * job.c + c
             p2 = job.part2 + u * job.c + c
             p3 = job.part3 + u * job.c + c
@@ -183,23 +197,27 @@ cdef void merge_channels(Job* job, real* coef, Py_ssize_t c0, Py_ssize_t stop) n
                     t1[j] = p1[j]
                     t2[j] = p2[j]
                     t3[j] = p3[j] if job.g.p == NULL else 0
+                    rest1[j] = 0
+                    rest2[j] = 0
             elif job.g.p != NULL:
                 for j in range(width):
-                    t1[j] += p1[j]
-                    t2[j] += p2[j]
+                    add_to_sum(&t1[j], &rest1[j], p1[j])
+                    add_to_sum(&t2[j], &rest2[j], p2[j])
             else:
                 for j in range(width):
-                    delta = (p1[j] - t1[j]) + (p3[j] - t3[j])
-                    add_to_mean(&t1[j], &t3[j], delta * weight + t3[j])
-                    t2[j] += p2[j] + delta * delta * (before * weight)
+                    distance(t1[j], t3[j], p1[j], p3[j], &delta, &rest)
+                    add_to_mean(&t1[j], &t3[j], delta * pair.share + t3[j])
+                    add_to_sum(&t2[j], &rest2[j], p2[j])
+                    add_between(&t2[j], &rest2[j], delta, rest, pair)
             before += n
         for j in range(width):
             moments.n = before
             moments.mean = t1[j]
             moments.low = t3[j]
             moments.m2 = t2[j]
-            sums[0] = t1[j]
-            sums[1] = t2[j]
+            moments.rest = rest2[j]
+            sums[0] = whole_sum(t1[j], rest1[j])
+            sums[1] = whole_sum(t2[j], rest2[j])
             set_result(job, c + j, &moments, sums)
         c += TILE
     if job.y.p != NULL:
@@ -290,11 +308,11 @@ cdef void rows_transform(Job* job, const real* kind, Py_ssize_t unit) noexcept n
     transform_strip(job, kind, unit // job.slabs, first, first + job.slab)
 
 
-cdef void rows_slab(Job* job, const real* kind, Py_ssize_t slab) noexcept nogil:
+cdef void rows_slab(Job* job, const real* kind, Py_ssize_t slab, int thread) noexcept nogil:
     cdef Py_ssize_t first = slab * job.slab
     cdef Py_ssize_t u = 0
     while u < job.units and not stopped(job):
-        rows_reduce(job, kind, u * job.slabs + slab)
+        rows_reduce(job, kind, u * job.slabs + slab, thread)
         u += 1
     merge_channels(job, <real*> job.coef, least(first, job.c), least(first + job.slab, job.c))
     if job.y.p == NULL:

@@ -2,11 +2,12 @@
 #
 # a) The same two sums as in planes_reduce.pxi. Four rows are taken at once, each read from end to end, and added to
 #    each other before they are added to the running sums: a quarter of the rounding, a quarter of the traffic to the
-#    sums, which are in the first-level cache. After FLUSH_ROWS rows the sums go to double.
+#    sums, which are in the first-level cache. After FLUSH_ROWS rows the sums go to double; those of double to two words.
 # b) The pivot of a column is the mean of a sample of rows, and judged as in planes_reduce.pxi.
-# c) Columns whose float sums overflowed or underflowed, or whose pivot was far off, are summed again in double, and no
-#    others: the bits of a column do not depend on its neighbours.
-# d) Sums, pivots and constants are local arrays, so that the compiler sees that x is none of them.
+# c) Columns whose float sums overflowed or underflowed, or whose pivot was far off, are summed again in double, at last
+#    about the mean that was found, and no others: the bits of a column do not depend on its neighbours.
+# d) Sums, pivots and constants are local arrays, so that the compiler sees that x is none of them. A thread
+#    has less than 48 KiB on its stack, since some have no more than 64; the rest is in its room of the workspace.
 # e) Rows are asked for AHEAD_ROWS before they are reduced: loads between which running sums are read and written wait
 #    for these, and the next ones do not begin early enough to hide the way to memory. Four rows ahead are asked for in
 #    the order in which they lie, one after the other, while four are reduced side by side.
@@ -16,6 +17,14 @@ cdef enum:
     # The room of a local array: side by side, no two begin at the same place in a page, where a store to one would hold
     # up a load from the other.
     ROOM = SLAB + 80
+    DOUBLES = 512           # columns whose sums are double and that are summed side by side
+    ROOM_OF_DOUBLES = DOUBLES + 80
+
+cdef struct Room:           # of a thread, for the reduction of a unit
+    double e[ROOM]
+    double q[ROOM]
+    double pivot[ROOM]      # of the arrays' type
+    char far[ROOM]
 
 cdef struct Columns:        # a unit: `rows` rows of `width` <= SLAB columns
     Py_ssize_t rows
@@ -33,7 +42,9 @@ cdef struct Columns:        # a unit: `rows` rows of `width` <= SLAB columns
 
 
 cdef inline bint columns_held(Columns* u, double s1, double s2) noexcept nogil:
-    return squares_held(<double> u.rows, s1, s2) if u.gate == MOMENTS else products_held(<double> u.rows, s1, s2)
+    if u.gate == MOMENTS:
+        return squares_held(<double> u.rows, s1, s2, <float> 0)
+    return products_held(<double> u.rows, s1, s2)
 
 
 cdef inline Py_ssize_t row_at(const Py_ssize_t* index, Py_ssize_t i) noexcept nogil:
@@ -196,20 +207,49 @@ cdef inline void sum_columns_of(
     double* out1, double* out2,                                                 # OUT (width,), of columns from `first`
     lane kind,
 ) noexcept nogil:
-    cdef lane s1[ROOM]
-    cdef lane s2[ROOM]
-    cdef real m[ROOM]
-    cdef real scale[ROOM]
-    cdef real shift[ROOM]
+    cdef float room1[ROOM]
+    cdef float room2[ROOM]
+    cdef double double_room1[ROOM_OF_DOUBLES]
+    cdef double double_room2[ROOM_OF_DOUBLES]
+    cdef double rest1[ROOM_OF_DOUBLES]
+    cdef double rest2[ROOM_OF_DOUBLES]
+    cdef float room_m[ROOM]
+    cdef float room_scale[ROOM]
+    cdef float room_shift[ROOM]
+    cdef double double_room_m[ROOM_OF_DOUBLES]
+    cdef double double_room_scale[ROOM_OF_DOUBLES]
+    cdef double double_room_shift[ROOM_OF_DOUBLES]
+    cdef lane* s1
+    cdef lane* s2
+    cdef real* m
+    cdef real* scale
+    cdef real* shift
     cdef Py_ssize_t i = 0, w, stop, size = size_of(type), x_step = u.x_step * size, g_step = u.g_step * size
     cdef const char* x = u.x + first * size
     cdef const char* g = u.g + first * size
     cdef const uint16_t* bits = u.bits + first // LANES
     cdef const Py_ssize_t* index = u.index
+    if lane is float:
+        s1 = room1
+        s2 = room2
+    else:
+        s1 = double_room1
+        s2 = double_room2
+    if real is float:
+        m = room_m
+        scale = room_scale
+        shift = room_shift
+    else:
+        m = double_room_m
+        scale = double_room_scale
+        shift = double_room_shift
     for w in range(width):
         m[w] = m_in[first + w]
         out1[w] = 0
         out2[w] = 0
+        if lane is double:
+            rest1[w] = 0
+            rest2[w] = 0
     if u.gate == REPLAY:
         for w in range(width):
             scale[w] = scale_in[first + w]
@@ -230,9 +270,17 @@ cdef inline void sum_columns_of(
             add_block(type, g, g_step, x, x_step, index, bits, u.bits_step, i, stop, u.rows, width, m, m, m, BITS,
                       s1, s2)
         for w in range(width):
-            out1[w] += s1[w]
-            out2[w] += s2[w]
+            if lane is float:
+                out1[w] += s1[w]
+                out2[w] += s2[w]
+            else:
+                add_to_long_sum(out1 + w, rest1 + w, s1[w])
+                add_to_long_sum(out2 + w, rest2 + w, s2[w])
         i = stop
+    if lane is double:
+        for w in range(width):
+            out1[w] = whole_sum(out1[w], rest1[w])
+            out2[w] = whole_sum(out2[w], rest2[w])
 
 
 cdef void sum_float16(
@@ -249,11 +297,12 @@ cdef void sum_bfloat16(
     sum_columns_of(BFLOAT16, u, m, scale, shift, first, width, out1, out2, kind)
 
 
-cdef void sum_columns(
+cdef void sum_some_columns(
     Columns* u, const real* m, const real* scale, const real* shift, Py_ssize_t first, Py_ssize_t width,
     double* out1, double* out2,                                                 # OUT (width,), of columns from `first`
     lane kind,
 ) noexcept nogil:
+    # As many as there is room for.
     if real is float:
         if u.type == FLOAT16:
             sum_float16(u, m, scale, shift, first, width, out1, out2, kind)
@@ -263,6 +312,17 @@ cdef void sum_columns(
             sum_columns_of(FLOAT32, u, m, scale, shift, first, width, out1, out2, kind)
     else:
         sum_columns_of(FLOAT64, u, m, scale, shift, first, width, out1, out2, kind)
+
+
+cdef void sum_columns(
+    Columns* u, const real* m, const real* scale, const real* shift, Py_ssize_t first, Py_ssize_t width,
+    double* out1, double* out2,                                                 # OUT (width,), of columns from `first`
+    lane kind,
+) noexcept nogil:
+    cdef Py_ssize_t w = 0, most = SLAB if lane is float else DOUBLES
+    while w < width:
+        sum_some_columns(u, m, scale, shift, first + w, least(most, width - w), out1 + w, out2 + w, kind)
+        w += most
 
 
 cdef void reduce_columns(
@@ -288,3 +348,39 @@ cdef void reduce_columns(
                         out1[w + k] = t1[k]
                         out2[w + k] = t2[k]
             w += TILE
+
+
+cdef void center_columns(
+    Columns* u, Py_ssize_t channels, Py_ssize_t repeats, bint whole,
+    real* pivot, double* e, double* q,                                          # IN, OUT (channels,) and their repeats
+    char* far,                                                                  # OUT (channels,), which they are
+    const real* kind,
+) noexcept nogil:
+    # Sums the channels whose pivot was too far off again in double, about the mean that was found.
+    cdef double t1[TILE]
+    cdef double t2[TILE]
+    cdef double n = <double> u.rows * <double> repeats, mean
+    cdef Py_ssize_t c, k, w = 0, width
+    cdef bint some = False, here
+    for c in range(channels):
+        mean = pivot[c] + e[c] / n
+        far[c] = not squares_held(n, e[c], q[c], <double> 0) and finite(mean)
+        if far[c]:
+            some = True
+            e[c] = 0
+            q[c] = 0
+            for k in range(repeats):
+                pivot[k * channels + c] = pivot_of(whole, mean, kind)
+    while some and w < u.width:
+        width = least(TILE, u.width - w)
+        here = False
+        for k in range(width):
+            here = here or far[(w + k) % channels]
+        if here:
+            sum_columns(u, pivot, pivot, pivot, w, width, t1, t2, <double> 0)
+            for k in range(width):
+                c = (w + k) % channels
+                if far[c]:
+                    e[c] += t1[k]
+                    q[c] += t2[k]
+        w += TILE
