@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # Below this, rstd of a constant channel would overflow float32.
 LEAST_EPS = float(np.finfo(np.float32).tiny)
@@ -102,8 +105,8 @@ def check_activation(activation: object, inference: bool = True) -> tuple[int, f
     return ACTIVATIONS[name], slope
 
 
-def listed(channels: list[int], most: int = 8) -> str:
-    """Return channel numbers as text, the first few of many.
+def listed(items: Sequence[object], most: int = 8) -> str:
+    """Return channel numbers, or names, as text: the first few of many.
 
     Examples
     --------
@@ -111,5 +114,5 @@ def listed(channels: list[int], most: int = 8) -> str:
     >>> listed([0, 2, 5], most=2)
     '0, 2 and 1 more'
     """
-    text = ", ".join(map(str, channels[:most]))
-    return text if len(channels) <= most else f"{text} and {len(channels) - most} more"
+    text = ", ".join(map(str, items[:most]))
+    return text if len(items) <= most else f"{text} and {len(items) - most} more"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastbn._writing import replace as write_file
-from fastbn.statistics_command import inputs, resume
+from fastbn.statistics_command import inputs, limits, resume
 from fastbn.statistics_command.counting import Settings, State, count
 from fastbn.statistics_command.errors import CommandError, InputError, require
 from fastbn.statistics_command.inputs import FINGERPRINT_BYTES
@@ -54,6 +54,9 @@ def configure(
         help="write the same as JSON, for programs; - for standard output, which has nothing else then")
     command.add_argument("--plot", type=picture_path, metavar="OUT", help="draw the channels: .png, .pdf or .svg")
     command.add_argument("--threads", type=threads, metavar="N", help="how many threads may be used")
+    command.add_argument(
+        "--max-memory", type=limits.size, default=limits.MOST_MEMORY, metavar="SIZE",
+        help="how much memory the statistics of the channels, an image or a Zarr chunk may take (default: 512M)")
     command.add_argument(
         "--on-error", choices=("skip", "stop"), default="stop",
         help="what to do about an input that cannot be read, none of which is counted (default: stop)")
@@ -102,7 +105,8 @@ class Run:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
-        self.settings = Settings(arguments.axis, tuple(dict.fromkeys(arguments.members)), arguments.threads)
+        self.settings = Settings(arguments.axis, tuple(dict.fromkeys(arguments.members)), arguments.threads,
+                                 arguments.max_memory)
         self.state = State()
         self.fingerprints = bytearray()         # of inputs finished, and of the one that has begun
         self.source: Input | None = None        # the one that has begun
@@ -158,8 +162,6 @@ class Run:
         self.source = source
         self.fingerprints[index * FINGERPRINT_BYTES:] = source.fingerprint
         try:
-            if source.problem:
-                raise InputError(source.path, source.problem)
             for state, stored in count(source, self.state, self.settings):
                 self.state = state
                 progress.advance(stored)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastbn.statistics_command.limits import MOST_MEMORY
 from fastbn.statistics_command.tally import Tally, merged
 
 if TYPE_CHECKING:
@@ -27,11 +28,14 @@ class Settings:
     members : tuple of str
         Which arrays of npz archives; all if empty.
     threads : int or None
+    max_memory : int
+        Bytes that channels, an image or a chunk may take.
     """
 
     axis: int = -1
     members: tuple[str, ...] = ()
     threads: int | None = None
+    max_memory: int = MOST_MEMORY
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def count(source: Input, state: State, settings: Settings) -> Iterator[tuple[Sta
         If the input cannot be read to its end, or its arrays do not fit those before.
     """
     known = state.partial or Partial()
-    with source.open(settings.axis, settings.members) as parts:
+    with source.open(settings) as parts:
         for number, part in enumerate(parts):
             if number < known.part:
                 yield state, part.stored

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, NamedTuple
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MOST_CHARACTERS = 600       # of a reason, which may quote what is in a file
+
+
+def printable(text: str) -> str:
+    r"""Return a text whose control characters, and bytes of file names that are not UTF-8, are escaped.
+
+    Examples
+    --------
+    >>> from fastbn.statistics_command.errors import printable
+    >>> printable("a\x1b[2J\nb.npy")
+    'a\\x1b[2J\\nb.npy'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class InputError(ValueError):
     """An input that cannot be counted: the message begins with its path. ``--on-error`` decides what follows."""
 
     def __init__(self, path: str, reason: object) -> None:
+        line = printable(" ".join(str(reason).split())) or type(reason).__name__    # whatever a library says
         self.path = path
-        self.reason = " ".join(str(reason).split()) or type(reason).__name__     # one line, whatever a library says
-        super().__init__(f"{path}: {self.reason}")
+        self.reason = line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]}..."
+        super().__init__(f"{printable(path)}: {self.reason}")
 
 
 class Place(NamedTuple):
@@ -28,6 +47,26 @@ class Place(NamedTuple):
 
 class CommandError(Exception):
     """What ends the command, whatever ``--on-error`` says."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turn whatever goes wrong while an input is read into an InputError that names it.
+
+    The readers say what is wrong where they know. The files, and the libraries that decode them, can fail in more ways
+    than they know of.
+    """
+    try:
+        yield
+    except (CommandError, InputError):
+        raise
+    except MemoryError as error:
+        raise InputError(path, "there is not enough memory to read it") from error
+    except Exception as error:
+        raise InputError(path, f"cannot be read: {type(error).__name__}: {error}") from error
 
 
 def require(module: str, package: str, extra: str, what: str) -> Any:

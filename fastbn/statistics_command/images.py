@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from fastbn.statistics_command.counting import Settings
+
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MODES = ("L", "LA", "RGB", "RGBA")      # whose values are uint8 and stand for themselves
 PALETTE = "P"                           # whose values stand for colours
 
 
 @contextmanager
-def open_file(path: str, size: int) -> Iterator[Iterator[Part]]:
+def open_file(path: str, size: int, settings: Settings) -> Iterator[Iterator[Part]]:
     """Decode an image, which is one block: as many rows as it has pixels, its channels last."""
     pixels = decode(path)
     pixels = pixels.reshape(pixels.shape[0] * pixels.shape[1], -1)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from fastbn.statistics_command import images, npy, npz, zarr_array
+from fastbn.statistics_command import images, npy, npz, zarr_array, zarr_metadata
+from fastbn.statistics_command.errors import InputError, reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
+    from fastbn.statistics_command.counting import Settings
     from fastbn.statistics_command.part import Part
 
 STANDARD_INPUT = "-"
@@ -52,16 +54,27 @@ class Input:
         text = f"{path}\0{self.kind}\0{self.size}\0{self.mtime}\0{self.problem}"
         return blake2b(os.fsencode(text), digest_size=FINGERPRINT_BYTES).digest()
 
-    def open(self, axis: int, members: tuple[str, ...]) -> AbstractContextManager[Iterator[Part]]:
-        """Return a context in which the arrays of this input can be read, one after the other."""
-        openers: dict[str, Callable[[str, int], AbstractContextManager[Iterator[Part]]]] = {
-            "npy": partial(npy.open_file, axis=axis),
-            "npz": partial(npz.open_file, axis=axis, names=members),
+    @contextmanager
+    def open(self, settings: Settings) -> Iterator[Iterator[Part]]:
+        """Open this input; its arrays come one after the other.
+
+        Raises
+        ------
+        InputError
+            Whatever goes wrong, here or while the context lasts.
+        """
+        openers: dict[str, Callable[[str, int, Settings], AbstractContextManager[Iterator[Part]]]] = {
+            "npy": npy.open_file,
+            "npz": npz.open_file,
             "image": images.open_file,
-            "zarr": partial(zarr_array.open_folder, axis=axis),
-            STREAM: partial(npy.open_standard_input, axis=axis),
+            "zarr": zarr_array.open_folder,
+            STREAM: npy.open_standard_input,
         }
-        return openers[self.kind](self.path, self.size)
+        with reading(self.path):
+            if self.problem:
+                raise InputError(self.path, self.problem)
+            with openers[self.kind](self.path, self.size, settings) as parts:
+                yield parts
 
 
 def find(paths: Iterable[str]) -> Iterator[Input]:
@@ -71,7 +84,7 @@ def find(paths: Iterable[str]) -> Iterator[Input]:
             yield Input(path, STREAM)
         elif not os.path.isdir(path):
             yield from_file(path)
-        elif zarr_array.is_zarr(path):
+        elif zarr_metadata.is_zarr(path):
             yield from_zarr(path)
         else:
             empty = True
@@ -99,36 +112,40 @@ def from_file(path: str) -> Input:
 
 def in_folder(folder: str) -> Iterator[Input]:
     """Yield the images in a folder and in those below it; hidden ones are left out, and links to folders."""
-    try:
-        with os.scandir(folder) as found:
-            entries = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
-    except OSError as error:
-        yield Input(folder, "folder", problem=str(error.strerror))
-        return
-    for name, is_folder in entries:
-        path = os.path.join(folder, name)
-        if name.startswith("."):
-            continue
-        if is_folder:
-            yield from in_folder(path)
-        elif name.lower().endswith(images.SUFFIXES):
+    waiting = [(folder, True)]      # those before them come first; no recursion, which deep folders would exhaust
+    while waiting:
+        path, is_folder = waiting.pop()
+        if not is_folder:
             yield from_file(path)
+            continue
+        try:
+            with os.scandir(path) as found:
+                entries = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
+        except OSError as error:
+            yield Input(path, "folder", problem=str(error.strerror))
+            continue
+        waiting += [(os.path.join(path, name), below) for name, below in reversed(entries)
+                    if not name.startswith(".") and (below or name.lower().endswith(images.SUFFIXES))]
 
 
 def from_zarr(path: str) -> Input:
     """Return a Zarr array as an input: the sum of its files' sizes, and the time of the newest."""
     size, newest = 0, 0
-    folders = [path]
+    folders, seen = [path], set()
     try:
         while folders:
             with os.scandir(folders.pop()) as entries:
                 for entry in entries:
                     status = entry.stat()
                     newest = max(newest, status.st_mtime_ns)
-                    if entry.is_dir():
+                    place = status.st_dev, status.st_ino
+                    if stat.S_ISDIR(status.st_mode) and place not in seen:      # links can lead in a circle
+                        seen.add(place)
                         folders.append(entry.path)
-                    else:
+                    elif stat.S_ISREG(status.st_mode):
                         size += status.st_size
+                    elif not stat.S_ISDIR(status.st_mode):      # a pipe or a device as a chunk would never end
+                        return Input(path, "zarr", problem=f"holds {entry.name!r}, which is no regular file")
     except OSError as error:
         return Input(path, "zarr", problem=str(error.strerror))
     return Input(path, "zarr", size, newest)

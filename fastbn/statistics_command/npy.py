@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 
 from fastbn.statistics_command.errors import Place
+from fastbn.statistics_command.files import open_regular
 from fastbn.statistics_command.grid import Grid
 from fastbn.statistics_command.part import Part, check
 
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from fastbn.statistics_command.counting import Settings
+
 READ_ERRORS = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+MOST_HEADER_BYTES = 1 << 16     # more than NumPy's parser takes
 
 
 class Stream(Protocol):
@@ -40,29 +44,31 @@ class Stream(Protocol):
 
 
 @contextmanager
-def open_file(path: str, size: int, axis: int) -> Iterator[Iterator[Part]]:
+def open_file(path: str, size: int, settings: Settings) -> Iterator[Iterator[Part]]:
     """Open a file that has that many bytes."""
     with open_binary(path) as file:
-        yield iter([part(file, Place(path), axis, size, size)])
+        yield iter([part(file, Place(path), settings, size, size)])
 
 
 @contextmanager
-def open_standard_input(path: str, _: int, axis: int) -> Iterator[Iterator[Part]]:
+def open_standard_input(path: str, _: int, settings: Settings) -> Iterator[Iterator[Part]]:
     """Take what comes from standard input."""
+    if sys.stdin is None:
+        raise Place(path).error("is closed; expected the bytes of an .npy file")
     if sys.stdin.isatty():
         raise Place(path).error("is a terminal; expected the bytes of an .npy file")
-    yield iter([part(cast(Stream, sys.stdin.buffer), Place(path), axis)])
+    yield iter([part(cast(Stream, sys.stdin.buffer), Place(path), settings)])
 
 
 def open_binary(path: str) -> io.FileIO:
-    """Open a file whose reads go straight to where they are asked for."""
+    """Open a regular file."""
     try:
-        return open(path, "rb", buffering=0)
+        return open_regular(path)
     except OSError as error:
         raise Place(path).error(error.strerror) from None
 
 
-def part(stream: Stream, place: Place, axis: int, size: int | None = None,
+def part(stream: Stream, place: Place, settings: Settings, size: int | None = None,
          stored: int | None = None) -> Part:
     """Read the header of an array.
 
@@ -70,8 +76,7 @@ def part(stream: Stream, place: Place, axis: int, size: int | None = None,
     ----------
     stream : binary stream
     place : Place
-    axis : int
-        The channel axis.
+    settings : Settings
     size : int, optional
         Bytes that the stream has, header included, where that is known.
     stored : int, optional
@@ -83,7 +88,7 @@ def part(stream: Stream, place: Place, axis: int, size: int | None = None,
         If it is no header, or no array that can be counted, or the stream has not as many bytes as it says.
     """
     shape, fortran, dtype, begin = header(stream, place)
-    axis = check(place, shape, dtype, axis)
+    axis = check(place, shape, dtype, settings)
     # The order of axes says nothing about statistics: in the order of the file all arrays are C-ordered.
     if fortran:
         shape, axis = shape[::-1], len(shape) - 1 - axis
@@ -126,7 +131,10 @@ def header(stream: Stream, place: Place) -> tuple[tuple[int, ...], bool, np.dtyp
 
 
 class Counted:
-    """A stream whose bytes are counted; that of a member cannot tell where it is before it was read once."""
+    """A stream whose bytes are counted, up to those of the longest header.
+
+    That of a member cannot tell where it is before it was read once, and a header may claim to have 4 GB.
+    """
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -134,6 +142,8 @@ class Counted:
 
     def read(self, size: int = -1, /) -> bytes:
         """Read up to that many bytes."""
+        if not 0 <= size <= MOST_HEADER_BYTES:
+            raise ValueError(f"a header of {size} bytes; expected up to {MOST_HEADER_BYTES}")
         data = self._stream.read(size) or b""
         self.bytes += len(data)
         return data

@@ -7,41 +7,49 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
+from fastbn._checks import listed
+from fastbn.checkpoints.header import shortened
 from fastbn.statistics_command import npy
 from fastbn.statistics_command.errors import Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fastbn.statistics_command.counting import Settings
     from fastbn.statistics_command.part import Part
 
 ENCRYPTED = 0x1
 
 
 @contextmanager
-def open_file(path: str, _: int, axis: int, names: tuple[str, ...]) -> Iterator[Iterator[Part]]:
-    """Open an archive, for the arrays of these names, or all of them."""
+def open_file(path: str, _: int, settings: Settings) -> Iterator[Iterator[Part]]:
+    """Open an archive, for the arrays that the settings name, or all of them."""
     with npy.open_binary(path) as file:
         try:
             archive = zipfile.ZipFile(file)
-        except (*npy.READ_ERRORS, NotImplementedError, ValueError) as error:
+        except Exception as error:  # zipfile checks little of what a directory says
             raise Place(path).error(f"is no npz archive that can be read: {error}") from None
         with archive:
-            yield map(partial(part, archive, path, axis), members(archive, path, names))
+            yield map(partial(part, archive, path, settings), members(archive, path, settings.members))
 
 
 def members(archive: zipfile.ZipFile, path: str, names: tuple[str, ...]) -> list[zipfile.ZipInfo]:
     """Return the members to be read, in the order in which they were asked for, or else in that of the archive."""
-    known = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+    known: dict[str, zipfile.ZipInfo] = {}
+    for member in archive.infolist():
+        name = member.filename.removesuffix(".npy")
+        if name in known:
+            raise Place(path).error(f"has the member {shortened(name)} twice")
+        known[name] = member
     if not known:
         raise Place(path).error("has no arrays")
     missing = [name for name in names if name not in known]
     if missing:
-        raise Place(path).error(f"has no member {missing[0]!r}; there are {', '.join(map(repr, known))}")
+        raise Place(path).error(f"has no member {missing[0]!r}; there are {listed([*map(shortened, known)])}")
     return [known[name] for name in names or known]
 
 
-def part(archive: zipfile.ZipFile, path: str, axis: int, member: zipfile.ZipInfo) -> Part:
+def part(archive: zipfile.ZipFile, path: str, settings: Settings, member: zipfile.ZipInfo) -> Part:
     """Open one array."""
     place = Place(path, member.filename.removesuffix(".npy"))
     if member.flag_bits & ENCRYPTED:
@@ -51,6 +59,6 @@ def part(archive: zipfile.ZipFile, path: str, axis: int, member: zipfile.ZipInfo
         raise place.error(f"has compression method {member.compress_type}; expected stored or deflated")
     try:
         stream = archive.open(member)
-    except npy.READ_ERRORS as error:
+    except Exception as error:  # of flags, names and offsets that zipfile does not know or cannot decode
         raise place.error(f"is damaged: {error}") from None
-    return npy.part(cast(npy.Stream, stream), place, axis, member.file_size, member.compress_size)
+    return npy.part(cast(npy.Stream, stream), place, settings, member.file_size, member.compress_size)

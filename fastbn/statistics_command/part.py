@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastbn._layout import axis_of
+from fastbn.statistics_command import limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
+    from fastbn.statistics_command.counting import Settings
     from fastbn.statistics_command.errors import Place
     from fastbn.statistics_command.grid import Grid
 
@@ -50,13 +53,13 @@ class Part:
         return self.grid.shape[self.grid.axis]
 
 
-def check(place: Place, shape: tuple[int, ...], dtype: np.dtype[Any], axis: int) -> int:
+def check(place: Place, shape: tuple[int, ...], dtype: np.dtype[Any], settings: Settings) -> int:
     """Return the channel axis, not negative, of an array that can be counted.
 
     Raises
     ------
     InputError
-        If its dtype is another, its shape has no such axis, or it has no values.
+        If its dtype is another, its shape has no such axis, it has no values, or more channels than memory allows.
     """
     if dtype.hasobject:
         raise place.error("holds Python objects, which are never loaded")
@@ -66,7 +69,16 @@ def check(place: Place, shape: tuple[int, ...], dtype: np.dtype[Any], axis: int)
         raise place.error(f"has shape {shape}; expected two or more dimensions")
     if 0 in shape:
         raise place.error(f"has shape {shape}, no values")
+    if math.prod(shape) * dtype.itemsize > limits.MOST_ARRAY_BYTES:
+        raise place.error(f"has shape {shape}, more values than any file can have")
     try:
-        return axis_of(axis, len(shape))
+        axis = axis_of(settings.axis, len(shape))
     except ValueError:
-        raise place.error(f"has shape {shape}, which has no axis {axis}; see --axis") from None
+        raise place.error(f"has shape {shape}, which has no axis {settings.axis}; see --axis") from None
+    needed = shape[axis] * limits.CHANNEL_BYTES
+    if needed > settings.max_memory:
+        raise place.error(
+            f"has shape {shape}; statistics of {shape[axis]} channels on axis {settings.axis} take about "
+            f"{limits.shown(needed)} of memory, expected up to {limits.shown(settings.max_memory)}; see --axis and "
+            "--max-memory")
+    return axis

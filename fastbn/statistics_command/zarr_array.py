@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastbn._checks import listed
+from fastbn.statistics_command import limits, zarr_metadata
 from fastbn.statistics_command.errors import Place, require
 from fastbn.statistics_command.grid import Grid
 from fastbn.statistics_command.part import Part, check
@@ -17,35 +19,57 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-ARRAY, GROUP = ".zarray", ".zgroup"     # of the second version of the format
-NODE = "zarr.json"                      # of the third, of arrays and groups
+    from fastbn.statistics_command.counting import Settings
 
-
-def is_zarr(folder: str) -> bool:
-    """Return whether a folder is a Zarr array or group."""
-    return any((Path(folder) / name).exists() for name in (ARRAY, GROUP, NODE))
+# Chunks that are not there count, so that a small folder can claim an array that takes years to read. How much it may
+# claim, in chunks of at least the size whose reading takes as long as finding out that a chunk is not there:
+LEAST_CHUNK_BYTES = 1 << 16
+MOST_EXPANSION = 10_000     # times its files; or
+MOST_MEMORIES = 128         # times --max-memory
 
 
 @contextmanager
-def open_folder(path: str, size: int, axis: int) -> Iterator[Iterator[Part]]:
-    """Open an array whose chunks take that many bytes."""
+def open_folder(path: str, size: int, settings: Settings) -> Iterator[Iterator[Part]]:
+    """Open an array whose files have that many bytes."""
     place = Place(path)
     zarr = require("zarr", "zarr", "zarr", "Reading Zarr arrays")
     try:
-        node = zarr.open(path, mode="r")
-    except Exception as error:  # of the many layers of Zarr
+        version = zarr_metadata.array_version(path)
+        array = None if version is None else open_array(zarr, path, version)
+        names = zarr_metadata.arrays_in(path) if array is None else []
+    except Exception as error:  # of metadata, and of the many layers of Zarr
         raise place.error(f"is no Zarr array that can be read: {error}") from None
-    if not isinstance(node, zarr.Array):
-        names = ", ".join(sorted(name for name, _ in node.arrays()))
-        raise place.error(f"is a Zarr group; name one of its arrays ({names}) as {path}/NAME")
-    yield iter([part(node, place, size, axis)])
+    if array is None:
+        raise place.error(f"is a Zarr group; name one of its arrays ({listed(names)}) as {path}/NAME")
+    yield iter([part(array, place, size, settings)])
 
 
-def part(array: Any, place: Place, size: int, axis: int) -> Part:
+def open_array(zarr: Any, path: str, version: int) -> Any:
+    """Open an array by the metadata that were checked.
+
+    From a name, Zarr would choose the store (a URL, or N5 by its suffix), and from a folder the version.
+    """
+    if not zarr.__version__.startswith("2."):
+        return zarr.open_array(zarr.storage.LocalStore(path, read_only=True), mode="r", zarr_format=version)
+    if version != 2:
+        raise ValueError(f"version {version} of the format needs zarr 3; this is zarr {zarr.__version__}")
+    return zarr.open_array(zarr.DirectoryStore(path), mode="r", zarr_version=version)
+
+
+def part(array: Any, place: Place, size: int, settings: Settings) -> Part:
     """Check an array."""
-    shape, dtype = tuple(array.shape), np.dtype(array.dtype)
-    axis = check(place, shape, dtype, axis)
-    grid = Grid.cut(shape, axis, dtype.itemsize, tuple(array.chunks))
+    shape, dtype, chunks = tuple(array.shape), np.dtype(array.dtype), tuple(array.chunks)
+    axis = check(place, shape, dtype, settings)
+    chunk = math.prod(chunks) * dtype.itemsize
+    if chunk > settings.max_memory:
+        raise place.error(f"has chunks {chunks} of {limits.shown(chunk)}; expected up to "
+                          f"{limits.shown(settings.max_memory)}; see --max-memory")
+    claimed = max(chunk, LEAST_CHUNK_BYTES) * math.prod(
+        -(-length // step) for length, step in zip(shape, chunks, strict=True))
+    if claimed > max(MOST_EXPANSION * size, MOST_MEMORIES * settings.max_memory):
+        raise place.error(f"has shape {shape} in chunks {chunks}, far more than its files of {limits.shown(size)} can "
+                          f"hold: most chunks are not there; see --max-memory")
+    grid = Grid.cut(shape, axis, dtype.itemsize, chunks)
 
     def blocks(start: int) -> Iterator[NDArray[Any]]:
         for index in range(start, len(grid)):
