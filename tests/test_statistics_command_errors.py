@@ -1,9 +1,11 @@
 """python -m fastbn stats on inputs that cannot be counted: each is named in one line, and none is counted by half."""
 
 import io
+import json
 import os
 import re
 import struct
+import sys
 import zipfile
 
 import numpy as np
@@ -53,9 +55,24 @@ def encrypted():
     return bytes(data)
 
 
+def flagged(flag, name=b"x"):
+    """A member whose central directory has a flag; or, for names in UTF-8, whose local header has that name."""
+    data = bytearray(npz({"x": npy(GOOD)}))
+    local, central = data.index(b"PK\3\4"), data.index(b"PK\1\2")
+    at = local + 6 if name != b"x" else central + 8
+    data[at:at + 2] = flag.to_bytes(2, "little")
+    data[local + 30:local + 31] = name
+    return bytes(data)
+
+
+def claiming(shape):
+    """An archive of less than a kilobyte whose member claims to have a shape."""
+    return npz({"x": npy_with_header(HEADER % shape) + bytes(4000)}, compression=zipfile.ZIP_DEFLATED)
+
+
+HEADER = "{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }\n"
 X = npy(GOOD)
 STORED, DEFLATED = npz({"x": X}), npz({"x": X}, compression=zipfile.ZIP_DEFLATED)
-HEADER = "{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }\n"
 CHANNELS = "has 4 channels; those before have 3"
 
 MALFORMED = {
@@ -101,6 +118,18 @@ MALFORMED = {
     "second member.npz": (npz({"x": X, "y": npy(np.arange(4))}), "member 'y' has dtype int64; expected uint8"),
     "second member's channels.npz": (npz({"x": X, "y": npy(np.zeros((5, 4)))}), f"member 'y' {CHANNELS}"),
     "no array.npz": (npz({"x": b"text"}), "member 'x' has no npy header that can be read: EOF: reading magic string"),
+    "patched data.npz": (flagged(0x20), "member 'x' is damaged: compressed patched data (flag bit 5)"),
+    "strong encryption.npz": (flagged(0x40), "member 'x' is damaged: strong encryption (flag bit 6)"),
+    "name.npz": (flagged(0x800, b"\xff"), "member 'x' is damaged: 'utf-8' codec can't decode byte 0xff"),
+    "member twice.npz": (npz({"x": X, "y": X}).replace(b"y.npy", b"x.npy"), "has the member 'x' twice"),
+    "claims channels.npz": (claiming("1, 400000000"), "member 'x' has shape (1, 400000000); statistics of 400000000 "
+                            "channels on axis -1 take about 381 GiB of memory, expected up to 512 MiB; see --axis and "
+                            "--max-memory"),
+    "claims values.npz": (claiming("400000000, 1"), "member 'x' ends after "),
+    "claims more than any file.npy": (npy_with_header(HEADER % f"{10**18}, {10**18}"), f"has shape ({10**18}, {10**18})"
+                                      ", more values than any file can have"),
+    "long header of version 2.npy": (X[:6] + b"\2\0\xff\xff\xff\xff" + bytes(1000),
+                                     "has no npy header that can be read: a header of 4294967295 bytes; expected up"),
     "text.csv": (b"1,2,3", "is neither .npy nor .npz, nor an image by its name, nor a folder"),
     "no suffix": (X, "is neither .npy nor .npz, nor an image by its name, nor a folder"),
 }
@@ -239,3 +268,126 @@ def test_no_output_over_an_input(option, tmp_path, capsys):
     assert main(["stats", str(path), option, str(path)]) == 1
     assert "is an input; the output wants another place" in capsys.readouterr().err
     assert path.read_bytes() == before
+
+
+def test_many_members_are_not_all_named(tmp_path, capsys):
+    np.savez(tmp_path / "x.npz", **{f"a{number:03}": GOOD for number in range(100)}, **{"n" * 200: GOOD})
+    assert main(["stats", str(tmp_path / "x.npz"), "--member", "zz"]) == 1
+    names = ", ".join(f"'a{number:03}'" for number in range(8))
+    assert capsys.readouterr() == ("", f"{tmp_path / 'x.npz'}: has no member 'zz'; there are {names} and 93 more\n")
+
+
+STANDARD_INPUT = {
+    "both axes": (f"{10**18}, {10**18}", f"has shape ({10**18}, {10**18}), more values than any file can have"),
+    "beyond 63 bits": (f"2, {2**63}", f"has shape (2, {2**63}), more values than any file can have"),
+    "channels": (f"1, {10**10}", f"has shape (1, {10**10}); statistics of {10**10} channels on axis -1 take about"),
+    "rows": (f"{10**10}, 1", "ends in the middle of its array"),
+}
+
+
+@pytest.mark.parametrize("name", STANDARD_INPUT)
+def test_what_standard_input_claims(name, monkeypatch, capsys):
+    shape, reason = STANDARD_INPUT[name]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(npy_with_header(HEADER % shape) + bytes(100))))
+    assert main(["stats", "-"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"-: {reason}")
+    assert err.count("\n") == 1
+
+
+def test_standard_input_that_is_closed(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["stats", "-"]) == 1
+    assert capsys.readouterr() == ("", "-: is closed; expected the bytes of an .npy file\n")
+
+
+def test_more_channels_than_memory_allows(tmp_path, capsys):
+    path, x = tmp_path / "x.npy", normal(2, 3000)
+    np.save(path, x)
+    assert main(["stats", str(path), "--max-memory", "2M"]) == 1
+    assert capsys.readouterr() == (
+        "", f"{path}: has shape (2, 3000); statistics of 3000 channels on axis -1 take about 2.93 MiB of memory, "
+        "expected up to 2 MiB; see --axis and --max-memory\n")
+    expect(stats(tmp_path, path, "--max-memory", "3M"), [x])
+    expect(stats(tmp_path, path, "--max-memory", "2M", "--axis", "0"), [x], 0)
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1.5G", "2X", "1e9", "9" * 20])
+def test_sizes_that_are_none(text, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ending:
+        main(["stats", "x.npy", f"--max-memory={text}"])
+    assert ending.value.code == 2
+    assert f"argument --max-memory: expected a size such as 512M or 2G, got {text!r}" in capsys.readouterr().err
+
+
+FAILURES = {
+    "memory": (MemoryError("Unable to allocate 2 TiB"), "there is not enough memory to read it"),
+    "recursion": (RecursionError("too deep"), "cannot be read: RecursionError: too deep"),
+    "another": (AttributeError("of a\nlibrary\x1b[2J"), r"cannot be read: AttributeError: of a library\x1b[2J"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+@pytest.mark.parametrize("place", ["npy.header", "npy.fill"])
+def test_whatever_else_a_reader_raises(place, name, tmp_path, monkeypatch, capsys):
+    error, reason = FAILURES[name]
+    good, bad = tmp_path / "good.npz", tmp_path / "bad.npy"
+    np.save(bad, GOOD)
+    np.savez(good, x=GOOD, y=GOOD)
+    function = f"fastbn.statistics_command.{place}"
+    module, _, attribute = function.rpartition(".")
+    original = getattr(__import__(module, fromlist=[attribute]), attribute)
+
+    def failing(stream, *others):
+        if getattr(stream, "name", 0) is not None and isinstance(stream, io.FileIO):   # of the .npy alone
+            raise error
+        return original(stream, *others)
+
+    monkeypatch.setattr(function, failing)
+    assert main(["stats", str(good), str(bad)]) == 1
+    assert capsys.readouterr() == ("", f"{bad}: {reason}\n")
+    found = stats(tmp_path, bad, good, "--on-error", "skip")
+    expect(found, [GOOD, GOOD])
+    assert found["skipped"] == [{"path": str(bad), "reason": reason}]
+
+
+def test_control_characters_of_names_are_escaped(tmp_path, capsys):
+    bad = tmp_path / "a\x1b[2J\nb\u202e.npy"
+    bad.write_bytes(b"x")
+    assert main(["stats", str(bad)]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"{tmp_path}" + r"/a\x1b[2J\nb\u202e.npy: has no npy header that can be read: ")
+    assert err.count("\n") == 1
+    assert "\x1b" not in err
+
+
+@pytest.fixture
+def deep(tmp_path):
+    """A folder within which folders lie so deep that the path is longer than the system allows."""
+    depth, before = 2500, os.getcwd()
+    os.chdir(tmp_path)
+    for _ in range(depth):
+        os.mkdir("d")
+        os.chdir("d")
+    yield tmp_path / "d"
+    for _ in range(depth):      # shutil.rmtree would recurse
+        os.chdir("..")
+        os.rmdir("d")
+    os.chdir(before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder in use cannot be removed")
+def test_deep_folders(deep, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    np.save(tmp_path / "good.npy", GOOD)
+    arguments = ["stats", str(deep), str(tmp_path / "good.npy"), "--json", str(out)]
+    assert main(arguments) == 1
+    printed, errors = capsys.readouterr()
+    assert printed == ""
+    assert errors.startswith(f"{deep}/d/d")
+    assert errors.endswith("/d: File name too long\n")
+    assert main([*arguments, "--on-error", "skip"]) == 0
+    found = json.loads(out.read_text())
+    expect(found, [GOOD])
+    assert [entry["reason"] for entry in found["skipped"]] == ["File name too long"]

@@ -13,7 +13,7 @@ import pytest
 
 from fastbn.__main__ import main
 from fastbn.statistics_command import command, counting, inputs
-from fastbn.statistics_command.resume import digest
+from fastbn.statistics_command.resume import FORMAT, digest
 from tests.process import settings
 from tests.statistics_files import normal, same, stats
 
@@ -343,8 +343,12 @@ def changed(*keys, value):
 NO_FILE, DAMAGED = "is no file that this version of python -m fastbn stats wrote", "is damaged: "
 BAD = {
     "empty": (lambda content: "", NO_FILE),
-    "cut short": (lambda content: json.dumps(content)[:-1], NO_FILE),
+    "cut short": (lambda content: json.dumps(content)[:-1], DAMAGED),
     "nested": (lambda content: "[" * 100_000, NO_FILE),
+    "nested within": (lambda content: f'{{"format": "{FORMAT}", "skipped": ' + "[" * 987 + "]" * 987 + "}", DAMAGED),
+    "nested deeper": (lambda content: f'{{"format": "{FORMAT}", "skipped": ' + "[" * 100_000, DAMAGED),
+    "another number of channels": (lambda content: changed("total", "stats", value={
+        name: values[:2] for name, values in content["total"]["stats"].items()})(content), DAMAGED),
     "a list": (lambda content: "[]", NO_FILE),
     "another version": (changed("format", value="fastbn stats, interrupted; version 1"), NO_FILE),
     "finished": (changed("finished", value=-1), DAMAGED),
@@ -384,6 +388,22 @@ def test_a_block_that_is_not_there(left, files, capsys):
     left.write_text(changed("partial", "block", value=1000)(json.loads(left.read_text())))
     assert main(["stats", *map(str, files), "--resume", str(left)]) == 1
     assert capsys.readouterr().err == f"{files[2]}: is not cut as it was when the run was interrupted\n"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_no_regular_file(make, files, tmp_path, capsys):
+    make(tmp_path / "x.resume")
+    assert resume(tmp_path / "x.resume", files) == 1
+    assert capsys.readouterr() == ("", f"{tmp_path / 'x.resume'}: is no regular file\n")
+
+
+def test_a_file_that_is_larger_than_memory_allows(left, files, capsys):
+    size = left.stat().st_size
+    assert main(["stats", *map(str, files), "--resume", str(left), "--max-memory", str(size - 1)]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"{left}: has ")
+    assert err.endswith("; see --max-memory\n")
+    assert main(["stats", *map(str, files), "--resume", str(left), "--max-memory", str(max(size, 3072))]) == 0
 
 
 def test_no_file(files, tmp_path, capsys):

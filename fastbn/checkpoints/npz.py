@@ -45,7 +45,8 @@ _ZIP64_LOCATOR_MAGIC = b"PK\6\7"
 _ZIP64_LOCATOR_BYTES = 20
 _ENCRYPTED = 0x1
 # What zipfile raises for archives that are not as they should be; RuntimeError includes NotImplementedError.
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OverflowError, RuntimeError)
+_ZIP_ERRORS = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, OverflowError, RuntimeError, UnicodeDecodeError)
 
 
 class Npz(Archive):

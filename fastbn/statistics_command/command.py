@@ -16,6 +16,7 @@ from fastbn.statistics_command.counting import Settings, State, count
 from fastbn.statistics_command.errors import CommandError, InputError, require
 from fastbn.statistics_command.inputs import FINGERPRINT_BYTES
 from fastbn.statistics_command.interrupts import Interrupted, interrupting_once
+from fastbn.statistics_command.majority import majority
 from fastbn.statistics_command.progress import Progress
 from fastbn.statistics_command.report import report, text
 
@@ -129,6 +130,8 @@ class Run:
             self.state, fingerprints = resume.load(self.arguments.resume, self.settings)
             self.fingerprints[:] = fingerprints
         total, done = self.survey()
+        if self.arguments.on_error == "skip" and self.state.so_far is None:
+            self.settings = replace(self.settings, expected=majority(inputs.find(self.arguments.paths), self.settings))
         with Progress(total, done) as progress:
             for index, source in enumerate(inputs.find(self.arguments.paths)):
                 if index >= self.state.finished:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fastbn.statistics_command.inputs import Input
-    from fastbn.statistics_command.part import Part
+    from fastbn.statistics_command.part import Kind
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,15 @@ class Settings:
     threads : int or None
     max_memory : int
         Bytes that channels, an image or a chunk may take.
+    expected : Kind or None
+        What the first input must be; that of most, if they were asked.
     """
 
     axis: int = -1
     members: tuple[str, ...] = ()
     threads: int | None = None
     max_memory: int = MOST_MEMORY
+    expected: Kind | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,11 @@ def count(source: Input, state: State, settings: Settings) -> Iterator[tuple[Sta
             if number < known.part:
                 yield state, part.stored
                 continue
-            compare(part, known.tally or state.total)
+            before = known.tally or state.total
+            if before is not None:
+                before.kind.check(part.place, part.kind, "those before")
+            elif settings.expected is not None:
+                settings.expected.check(part.place, part.kind, "most inputs")
             if known.block > len(part.grid):
                 raise part.place.error("is not cut as it was when the run was interrupted")
             if known.block:
@@ -117,21 +124,9 @@ def count(source: Input, state: State, settings: Settings) -> Iterator[tuple[Sta
             axis = part.grid.axis
             for index, block in enumerate(part.blocks(known.block), known.block):
                 first = part.grid.slices(index)[axis].start
-                tally = Tally.of(block, axis, first, part.channels, settings.threads)
+                tally = Tally.of(block, axis, first, part.kind.channels, settings.threads)
                 known = Partial(number, index + 1, merged(known.tally, tally))
                 yield replace(state, partial=known), part.stored / len(part.grid)
             known = Partial(number + 1, 0, known.tally)
     yield State(state.finished + 1, merged(state.total, known.tally), skipped=state.skipped), 0
 
-
-def compare(part: Part, known: Tally | None) -> None:
-    """Raise an error if an array does not fit those before."""
-    if known is None:
-        return
-    channels = len(known.stats.mean)
-    if part.channels != channels:
-        raise part.place.error(f"has {part.channels} channels; those before have {channels}")
-    if part.uint8 != known.uint8:     # 0 to 255 beside, most likely, 0 to 1
-        kinds = ("values of uint8", "values of another dtype")
-        ours, theirs = kinds if part.uint8 else kinds[::-1]
-        raise part.place.error(f"has {ours}; those before have {theirs}")

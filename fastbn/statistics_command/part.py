@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,29 @@ if TYPE_CHECKING:
     from fastbn.statistics_command.grid import Grid
 
 DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "float16", "float32", "float64")
+
+
+class Kind(NamedTuple):
+    """What all that is counted must have in common.
+
+    Attributes
+    ----------
+    channels : int
+    uint8 : bool
+        Whether the values are of uint8. Beside them, those of another dtype are most likely 0 to 1.
+    """
+
+    channels: int
+    uint8: bool
+
+    def check(self, place: Place, kind: Kind, whose: str) -> None:
+        """Raise an error if another kind is not this one, which is that of "those before", for example."""
+        if kind.channels != self.channels:
+            plural = "" if kind.channels == 1 else "s"
+            raise place.error(f"has {kind.channels} channel{plural}; {whose} have {self.channels}")
+        if kind.uint8 != self.uint8:
+            ours, theirs = ("values of uint8", "values of another dtype")[::1 if kind.uint8 else -1]
+            raise place.error(f"has {ours}; {whose} have {theirs}")
 
 
 @dataclass(frozen=True)
@@ -48,9 +71,9 @@ class Part:
     blocks: Callable[[int], Iterator[NDArray[Any]]]
 
     @property
-    def channels(self) -> int:
-        """How many there are."""
-        return self.grid.shape[self.grid.axis]
+    def kind(self) -> Kind:
+        """Number of channels, and whether the values are of uint8."""
+        return Kind(self.grid.shape[self.grid.axis], self.uint8)
 
 
 def check(place: Place, shape: tuple[int, ...], dtype: np.dtype[Any], settings: Settings) -> int:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-from fastbn.statistics_command import grid
+from fastbn.statistics_command import grid, limits
 from fastbn.statistics_command.counting import Partial, Settings, State
 from fastbn.statistics_command.errors import CommandError
+from fastbn.statistics_command.files import open_regular
 from fastbn.statistics_command.inputs import FINGERPRINT_BYTES
 from fastbn.statistics_command.tally import Tally
 from fastbn.stats import ChannelStats
 
 FORMAT = "fastbn stats, interrupted; version 2"
+BEGINNING = json.dumps({"format": FORMAT})[:-1].encode()
 NAME = "fastbn-stats{}.resume"
 
 
@@ -66,28 +69,45 @@ def load(path: Path, settings: Settings) -> tuple[State, bytes]:
     CommandError
         If the file cannot be read, is of another kind, or comes from a run with other settings.
     """
+    ours = comparable(settings)
     try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CommandError(f"{path}: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CommandError(f"{path}: is no file that this version of python -m fastbn stats wrote when interrupted")
-    given = content.pop("digest", None)
-    try:
-        ours = comparable(settings)
+        content = json.loads(read(path, settings.max_memory))
+        if not isinstance(content, dict):
+            raise ValueError("no JSON object")
+        given = content.pop("digest", None)
         theirs = {name: content["settings"][name] for name in ours}
         state = decoded(content)
         if given != digest(content):
             raise ValueError("its checksum is another")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except OSError as error:
+        raise CommandError(f"{path}: {error.strerror}") from None
+    except MemoryError:
+        raise CommandError(f"{path}: there is not enough memory to read it") from None
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         reason = f"there is no {error}" if isinstance(error, KeyError) else error
         raise CommandError(f"{path}: is damaged: {reason}") from None
     for name, value in ours.items():
         if theirs[name] != value:
             raise CommandError(f"{path}: was written with the {name} {theirs[name]}; now it is {value}")
     return state
+
+
+def read(path: Path, most: int) -> bytes:
+    """Return the bytes of a regular file that has no more than so many and begins as `encode` begins one.
+
+    Raises
+    ------
+    CommandError
+        If it is another.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if file.read(len(BEGINNING)) != BEGINNING:
+            raise CommandError(f"{path}: is no file that this version of python -m fastbn stats wrote when interrupted")
+        if size > most:
+            raise CommandError(
+                f"{path}: has {limits.shown(size)}; expected up to {limits.shown(most)}; see --max-memory")
+        return BEGINNING + file.read(size)
 
 
 def comparable(settings: Settings) -> dict[str, Any]:
@@ -124,7 +144,11 @@ def decoded(content: dict[str, Any]) -> tuple[State, bytes]:
     partial = content["partial"]
     if partial is not None:
         partial = Partial(natural(partial["part"]), natural(partial["block"]), tally_of(partial["tally"]))
-    state = State(natural(content["finished"]), tally_of(content["total"]), partial,
+    total = tally_of(content["total"])
+    known = [tally.kind for tally in (total, partial and partial.tally) if tally is not None]
+    if len(set(known)) > 1:
+        raise ValueError("a part whose channels or dtype are not those of the total")
+    state = State(natural(content["finished"]), total, partial,
                   tuple((str(path), str(reason)) for path, reason in content["skipped"]))
     fingerprints = bytes.fromhex(content["fingerprints"])
     if len(fingerprints) != FINGERPRINT_BYTES * (state.finished + (partial is not None)):

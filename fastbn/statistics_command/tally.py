@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastbn.statistics_command.part import Kind
 from fastbn.stats import ChannelStats
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ class Tally:
 
     stats: ChannelStats
     uint8: bool
+
+    @property
+    def kind(self) -> Kind:
+        """Number of channels, and whether the values are of uint8."""
+        return Kind(len(self.stats.mean), self.uint8)
 
     @classmethod
     def of(cls, block: NDArray[Any], axis: int, first: int, channels: int, threads: int | None = None) -> Tally:

@@ -87,7 +87,7 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), n
 PNG, JPEG = encoded(NOISE), encoded(NOISE, "jpeg")
 UNREADABLE = "is no image that can be read: "
 WRONG = {
-    "gray.png": (encoded(NOISE.convert("L")), "has 1 channels; those before have 3"),
+    "gray.png": (encoded(NOISE.convert("L")), "has 1 channel; those before have 3"),
     "alpha.png": (encoded(NOISE.convert("RGBA")), "has 4 channels; those before have 3"),
     "one bit.png": (encoded(NOISE.convert("1")), "has mode 1; expected L, LA, RGB, RGBA, P; convert it first"),
     "sixteen bits.png": (encoded(Image.fromarray(np.full((4, 4), 999, np.uint16))), "has mode I;16; expected L, LA"),

@@ -1,4 +1,4 @@
-"""python -m fastbn stats on Zarr folders that are hostile or wrong: refused by their metadata, before Zarr reads them."""
+"""python -m fastbn stats on Zarr folders that are hostile or wrong: refused before Zarr reads their metadata."""
 
 import json
 import os
@@ -153,7 +153,7 @@ WRONG = {
                  "take about 954 GiB of memory, expected up to 512 MiB; see --axis and --max-memory"),
     "a chunk": (version_2(shape=[10**9, 3], chunks=[10**9, 3]),
                 "has chunks (1000000000, 3) of 11.2 GiB; expected up to 512 MiB; see --max-memory"),
-    "no files": (version_2(shape=[10**12, 3]), "has shape (1000000000000, 3) in chunks (4, 3), far more than its files "),
+    "no files": (version_2(shape=[10**12, 3]), "has shape (1000000000000, 3) in chunks (4, 3), far more "),
     "no files, version 3": (version_3(shape=[10**12, 3]), "has shape (1000000000000, 3) in chunks (4, 3), far more "),
 }
 
@@ -173,8 +173,8 @@ def test_wrong_metadata(name, tmp_path, capsys):
 
 @pytest.mark.parametrize(("content", "reason"), [
     (b"{" + b" " * (1 << 20) + b"}", ".zarray has more than 1048576 bytes"),
-    (b"[1]", ".zarray is no JSON object"), (b'{"a":', ".zarray is no JSON: "), (b"\xff\xfe{\0}\0", ".zarray is no JSON: "),
-    (b"[" * 100_000, ".zarray is no JSON: "),
+    (b"[1]", ".zarray is no JSON object"), (b'{"a":', ".zarray is no JSON: "),
+    (b"\xff\xfe{\0}\0", ".zarray is no JSON: "), (b"[" * 100_000, ".zarray is no JSON: "),
 ], ids=["large", "list", "open", "UTF-16", "deep"])
 def test_files_that_are_no_metadata(content, reason, tmp_path, capsys):
     path = planted(tmp_path / "x.zarr", version_2())

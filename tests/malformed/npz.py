@@ -144,6 +144,11 @@ def bad_archives():
         ("local extra length", 28, b"\xff\xff"),
     ):
         yield name, patched(good, LOCAL, offset, value, occurrence=1), "'bias' is damaged"
+    utf8 = b"\0\x08"        # the flag of names in UTF-8
+    central = patched(patched(good, CENTRAL, 8, utf8), CENTRAL, 46, b"\xff")
+    yield "central name that is not UTF-8", central, "directory is damaged: 'utf-8' codec can't decode byte 0xff"
+    local = patched(patched(good, LOCAL, 6, utf8, occurrence=1), LOCAL, 30, b"\xff", occurrence=1)
+    yield "local name that is not UTF-8", local, "'bias' is damaged: 'utf-8' codec can't decode byte 0xff"
     deflated = npz(method=zipfile.ZIP_DEFLATED)
     start = deflated.index(b"weight.npy") + len(b"weight.npy")
     for name, value in (("damaged", b"\xff" * 8), ("zeros", b"\0" * 30), ("ends early", b"\3\0")):
