@@ -56,6 +56,9 @@ def configure(
     command.add_argument("--plot", type=picture_path, metavar="OUT", help="draw the channels: .png, .pdf or .svg")
     command.add_argument("--threads", type=threads, metavar="N", help="how many threads may be used")
     command.add_argument(
+        "--convert", choices=("RGB", "L", "none"), default="none",
+        help="the mode to which all images are converted (default: none, which counts the values that they have)")
+    command.add_argument(
         "--max-memory", type=limits.size, default=limits.MOST_MEMORY, metavar="SIZE",
         help="how much memory the statistics of the channels, an image or a Zarr chunk may take (default: 512M)")
     command.add_argument(
@@ -107,7 +110,7 @@ class Run:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         self.settings = Settings(arguments.axis, tuple(dict.fromkeys(arguments.members)), arguments.threads,
-                                 arguments.max_memory)
+                                 arguments.convert, arguments.max_memory)
         self.state = State()
         self.fingerprints = bytearray()         # of inputs finished, and of the one that has begun
         self.source: Input | None = None        # the one that has begun

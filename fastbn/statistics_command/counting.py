@@ -28,6 +28,8 @@ class Settings:
     members : tuple of str
         Which arrays of npz archives; all if empty.
     threads : int or None
+    convert : str
+        The mode to which images are converted: "RGB", "L" or "none".
     max_memory : int
         Bytes that channels, an image or a chunk may take.
     expected : Kind or None
@@ -37,6 +39,7 @@ class Settings:
     axis: int = -1
     members: tuple[str, ...] = ()
     threads: int | None = None
+    convert: str = "none"
     max_memory: int = MOST_MEMORY
     expected: Kind | None = None
 

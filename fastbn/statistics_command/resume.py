@@ -16,7 +16,7 @@ from fastbn.statistics_command.inputs import FINGERPRINT_BYTES
 from fastbn.statistics_command.tally import Tally
 from fastbn.stats import ChannelStats
 
-FORMAT = "fastbn stats, interrupted; version 2"
+FORMAT = "fastbn stats, interrupted; version 3"
 BEGINNING = json.dumps({"format": FORMAT})[:-1].encode()
 NAME = "fastbn-stats{}.resume"
 
@@ -112,7 +112,8 @@ def read(path: Path, most: int) -> bytes:
 
 def comparable(settings: Settings) -> dict[str, Any]:
     """Return what must not have changed: all but the threads."""
-    return {"axis": settings.axis, "members": list(settings.members), "bytes of a block": grid.BLOCK_BYTES}
+    return {"axis": settings.axis, "members": list(settings.members), "convert": settings.convert,
+            "bytes of a block": grid.BLOCK_BYTES}
 
 
 def encoded(tally: Tally | None) -> dict[str, Any] | None:

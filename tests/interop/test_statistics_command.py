@@ -89,9 +89,10 @@ UNREADABLE = "is no image that can be read: "
 WRONG = {
     "gray.png": (encoded(NOISE.convert("L")), "has 1 channel; those before have 3"),
     "alpha.png": (encoded(NOISE.convert("RGBA")), "has 4 channels; those before have 3"),
-    "one bit.png": (encoded(NOISE.convert("1")), "has mode 1; expected L, LA, RGB, RGBA, P; convert it first"),
-    "sixteen bits.png": (encoded(Image.fromarray(np.full((4, 4), 999, np.uint16))), "has mode I;16; expected L, LA"),
-    "cmyk.jpg": (encoded(NOISE.convert("CMYK"), "jpeg"), "has mode CMYK; expected L, LA, RGB, RGBA, P"),
+    "one bit.png": (encoded(NOISE.convert("1")), "has 1 channel; those before have 3"),
+    "sixteen bits.png": (encoded(Image.fromarray(np.full((4, 4), 999, np.uint16))), "has 1 channel; those before"),
+    "cmyk.jpg": (encoded(NOISE.convert("CMYK"), "jpeg"),
+                 "has mode CMYK; expected L, LA, RGB, RGBA, P, 1, I;16, I or F; see --convert"),
     "truncated.png": (PNG[:-2000], f"{UNREADABLE}image file is truncated"),
     "truncated.jpg": (JPEG[:-500], f"{UNREADABLE}image file is truncated"),
     "cut in the header.png": (PNG[:20], UNREADABLE),
