@@ -56,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
                        shapes=shapes)
     except (CheckError, ConvertError) as error:
         return refuse(str(error))
+    except UnicodeDecodeError as error:     # protobuf, onnx and ONNX Runtime decode names each where they need them
+        return refuse(f"{arguments.model} has a name that is not UTF-8: {error.reason}")
     except MemoryError:
         return refuse("there is not enough memory for the model")
     if arguments.json:

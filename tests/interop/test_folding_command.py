@@ -299,3 +299,15 @@ def test_models_of_training_are_refused(tmp_path):
     done = fold(saved(model, tmp_path / "model.onnx"), tmp_path / "folded.onnx")
     assert done.returncode == 1
     assert done.stderr.endswith("describes training, which uses parameters that a fold changes\n")
+
+
+@pytest.mark.parametrize("name", [b"\x04Conv", b"BatchNormalization", b"\n\x01h", b"\n\x01x"],
+                         ids=["operator", "batch norm", "tensor", "input"])
+def test_names_that_are_not_utf8(name, tmp_path, capsys):
+    data = graph(FOLDABLE).SerializeToString()
+    assert name in data
+    (tmp_path / "model.onnx").write_bytes(data.replace(name, name[:-1] + b"\xff"))
+    assert main(["fold", str(tmp_path / "model.onnx"), str(tmp_path / "folded.onnx")]) == 1
+    assert capsys.readouterr() == (
+        "", f"nothing was written: {tmp_path / 'model.onnx'} has a name that is not UTF-8: invalid start byte\n")
+    assert only(tmp_path, "model.onnx")
