@@ -16,20 +16,19 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"),
 PROGRAM = """
 import re, sys
 from fastbn.__main__ import main
-code = main(["stats", {path!r}, "--json", {out!r}, "--axis", "{axis}"])
+code = main(["stats", {path!r}, "--json", {out!r}, "--axis", "{axis}", "--max-memory", "{limit}"])
 print(code, re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 """
 MOST = 256 << 20
 GB = 1 << 30
 
 
-def peak(path, tmp_path, axis=-1):
-    """Return the JSON and the peak in bytes."""
+def peak(path, tmp_path, axis=-1, limit="512M"):
+    """Return the JSON, None if the run failed, and the peak in bytes."""
     out = tmp_path / "out.json"
-    code, size = output(PROGRAM.format(path=str(path), out=str(out), axis=axis),
+    code, size = output(PROGRAM.format(path=str(path), out=str(out), axis=axis, limit=limit),
                         OMP_NUM_THREADS="1").splitlines()[-1].split()
-    assert code == "0"
-    return json.loads(out.read_text()), int(size) * 1024
+    return json.loads(out.read_text()) if code == "0" else None, int(size) * 1024
 
 
 def header(file, shape, fortran=False):
@@ -73,3 +72,31 @@ def test_npz(tmp_path):
     assert (found["count"], found["min"], found["max"]) == ([32 << 20] * 4, [0] * 4, [31] * 4)
     np.testing.assert_allclose(found["mean"], [15.5] * 4, rtol=1e-12)
     np.testing.assert_allclose(found["std"], [np.sqrt((32 ** 2 - 1) / 12)] * 4, rtol=1e-12)
+
+
+def nothing(tmp_path):
+    """The peak of a run that counts almost nothing."""
+    np.save(tmp_path / "nothing.npy", np.zeros((2, 2), np.float32))
+    return peak(tmp_path / "nothing.npy", tmp_path)[1]
+
+
+def test_channels_that_are_refused(tmp_path):
+    """Of a file that has all the bytes it claims, along what is hardly a channel axis."""
+    path, shape = tmp_path / "x.npy", (1, 2 * 10**8)
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        file.truncate(file.tell() + shape[1])
+    found, memory = peak(path, tmp_path)
+    assert found is None
+    assert memory < nothing(tmp_path) + (8 << 20)
+    assert peak(path, tmp_path, axis=0)[0]["count"] == [2 * 10**8]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float64"])
+def test_channels_take_what_the_limit_takes_them_for(dtype, tmp_path):
+    channels = 200_000
+    np.save(tmp_path / "x.npy", np.ones((2, channels), dtype))
+    found, memory = peak(tmp_path / "x.npy", tmp_path, limit=f"{channels}K")
+    assert found["channels"] == channels
+    assert memory - nothing(tmp_path) < channels * 1024 * 1.25
+    assert peak(tmp_path / "x.npy", tmp_path, limit=f"{channels - 1}K")[0] is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ MODES = "L, LA, RGB, RGBA, P, 1, I;16, I or F"
 CONVERSIONS = {"none": None, "RGB": "RGB", "L": "L"}    # --convert: the mode that all images are brought to
 CONVERTIBLE = (BILEVEL, PALETTE, "PA", *CHANNELS, "CMYK", "YCbCr", *SIXTEEN)
 PIXEL_BYTES = {BILEVEL: 1, PALETTE: 1, "L": 1, **dict.fromkeys(SIXTEEN, 2)}     # of Pillow's memory; else 4
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())      # else what it logs is printed beside our one line
 
 
 @contextmanager

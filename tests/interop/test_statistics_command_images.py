@@ -14,6 +14,7 @@ from PIL import EpsImagePlugin, Image
 
 from fastbn.__main__ import main
 from fastbn.statistics_command import grid, images
+from tests.process import run
 from tests.statistics_files import expect, stats
 from tests.test_statistics_command_memory import peak
 
@@ -225,6 +226,17 @@ def test_formats_by_their_content(form, tmp_path):
     with Image.open(path) as image:
         values = np.asarray(image.convert("RGB"))
     expect(stats(tmp_path, path, "--convert", "RGB"), [values.reshape(-1, 3)])
+
+
+def test_what_pillow_logs_is_not_printed(tmp_path):
+    path = tmp_path / "x.tiff"
+    data = encoded(Image.fromarray(RGB), "tiff")
+    entry = struct.pack("<HHIHH", 277, 3, 1, 3, 0)      # samples per pixel
+    assert data.count(entry) == 1
+    path.write_bytes(data.replace(entry, struct.pack("<HHIHH", 277, 3, 1, 999, 0)))
+    done = run("-m", "fastbn", "stats", str(path))      # pytest has handlers of its own
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"{path}: is no image that can be read: cannot identify image file {str(path)!r}\n"
 
 
 def test_pixels_that_memory_does_not_allow(tmp_path, capsys):
