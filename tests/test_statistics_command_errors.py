@@ -277,6 +277,18 @@ def test_many_members_are_not_all_named(tmp_path, capsys):
     assert capsys.readouterr() == ("", f"{tmp_path / 'x.npz'}: has no member 'zz'; there are {names} and 93 more\n")
 
 
+def test_a_directory_that_is_only_claimed(tmp_path, capsys):
+    path, size = tmp_path / "x.npz", 3 << 30
+    with open(path, "wb") as file:
+        file.truncate(size)     # a hole, which takes no room on the disk
+        file.seek(size)
+        file.write(struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, size, 0, 0))
+    assert main(["stats", str(path)]) == 1
+    assert capsys.readouterr() == (
+        "", f"{path}: is no npz archive that can be read: a directory of 3 GiB; expected up to 32 MiB; see "
+        "--max-memory\n")
+
+
 STANDARD_INPUT = {
     "both axes": (f"{10**18}, {10**18}", f"has shape ({10**18}, {10**18}), more values than any file can have"),
     "beyond 63 bits": (f"2, {2**63}", f"has shape (2, {2**63}), more values than any file can have"),
@@ -311,6 +323,14 @@ def test_more_channels_than_memory_allows(tmp_path, capsys):
         "expected up to 2 MiB; see --axis and --max-memory\n")
     expect(stats(tmp_path, path, "--max-memory", "3M"), [x])
     expect(stats(tmp_path, path, "--max-memory", "2M", "--axis", "0"), [x], 0)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_little_memory_is_enough_for_archives(save, tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "BLOCK_BYTES", 4 << 20)
+    x = np.ones((3_000_000, 2), np.float32)
+    save(tmp_path / "x.npz", x=x)
+    assert stats(tmp_path, tmp_path / "x.npz", "--max-memory", "2K")["count"] == [3_000_000] * 2
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1.5G", "2X", "1e9", "9" * 20])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, cast
 
 from fastbn._checks import listed
 from fastbn.checkpoints.header import shortened
-from fastbn.statistics_command import npy
+from fastbn.statistics_command import limits, npy
 from fastbn.statistics_command.errors import Place
+from fastbn.statistics_command.grid import BLOCK_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,14 +21,32 @@ if TYPE_CHECKING:
     from fastbn.statistics_command.part import Part
 
 ENCRYPTED = 0x1
+DIRECTORY_EXPANSION = 16    # how much larger what zipfile makes of a directory is, by order of magnitude
+
+
+class Bounded:
+    """A file of which only so much is read at once: zipfile reads a directory of the size that the file claims."""
+
+    def __init__(self, file: io.FileIO, most: int) -> None:
+        self._most = most
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+        self._read = file.read
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read up to that many bytes, or to the end."""
+        if size > self._most:
+            raise ValueError(f"a directory of {limits.shown(size)}; expected up to {limits.shown(self._most)}; see "
+                             "--max-memory")
+        return self._read(size)
 
 
 @contextmanager
 def open_file(path: str, _: int, settings: Settings) -> Iterator[Iterator[Part]]:
     """Open an archive, for the arrays that the settings name, or all of them."""
     with npy.open_binary(path) as file:
+        most = max(BLOCK_BYTES, settings.max_memory // DIRECTORY_EXPANSION)
         try:
-            archive = zipfile.ZipFile(file)
+            archive = zipfile.ZipFile(cast(IO[bytes], Bounded(file, most)))
         except Exception as error:  # zipfile checks little of what a directory says
             raise Place(path).error(f"is no npz archive that can be read: {error}") from None
         with archive:

@@ -24,7 +24,7 @@ CODECS = ("blosc", "bytes", "bz2", "crc32c", "delta", "gzip", "lz4", "lzma", "sh
 SHARDING = "sharding_indexed"           # a codec that has codecs
 NUMCODECS = "numcodecs."                # how names of the second version begin in the third
 NUMBERS = re.compile(r"[<>|][biufc][0-9]{1,2}|bool|(u?int|float|complex)[0-9]{1,3}")
-MOST_BYTES = 1 << 20                    # of metadata
+MOST_BYTES = 1 << 24                    # of metadata, which may have attributes and those of a whole group
 
 
 def is_zarr(folder: str) -> bool:

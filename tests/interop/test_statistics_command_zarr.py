@@ -172,7 +172,7 @@ def test_wrong_metadata(name, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("content", "reason"), [
-    (b"{" + b" " * (1 << 20) + b"}", ".zarray has more than 1048576 bytes"),
+    (b"{" + b" " * (1 << 24) + b"}", ".zarray has more than 16777216 bytes"),
     (b"[1]", ".zarray is no JSON object"), (b'{"a":', ".zarray is no JSON: "),
     (b"\xff\xfe{\0}\0", ".zarray is no JSON: "), (b"[" * 100_000, ".zarray is no JSON: "),
 ], ids=["large", "list", "open", "UTF-16", "deep"])
