@@ -390,7 +390,8 @@ def test_a_block_that_is_not_there(left, files, capsys):
     assert capsys.readouterr().err == f"{files[2]}: is not cut as it was when the run was interrupted\n"
 
 
-@pytest.mark.parametrize("make", [lambda path: os.mkfifo(path), lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+@pytest.mark.parametrize("make", [lambda path: os.mkfifo(path), lambda path: path.symlink_to("/dev/zero")],
+                         ids=["pipe", "device"])
 def test_no_regular_file(make, files, tmp_path, capsys):
     make(tmp_path / "x.resume")
     assert resume(tmp_path / "x.resume", files) == 1

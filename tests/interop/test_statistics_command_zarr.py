@@ -197,7 +197,8 @@ def test_a_limit_that_is_raised(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
-@pytest.mark.parametrize("make", [lambda path: os.mkfifo(path), lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+@pytest.mark.parametrize("make", [lambda path: os.mkfifo(path), lambda path: path.symlink_to("/dev/zero")],
+                         ids=["pipe", "device"])
 def test_chunks_that_never_end(make, tmp_path, capsys):
     path = planted(tmp_path / "x.zarr", version_2())
     (path / "0.0").unlink()
