@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 # Below this, rstd of a constant channel would overflow float32.
 LEAST_EPS = float(np.finfo(np.float32).tiny)
@@ -106,7 +104,7 @@ def check_activation(activation: object, inference: bool = True) -> tuple[int, f
 
 
 def listed(items: Sequence[object], most: int = 8) -> str:
-    """Return channel numbers, or names, as text: the first few of many.
+    """Return channel numbers or names as text, the first few of many.
 
     Examples
     --------
@@ -116,3 +114,27 @@ def listed(items: Sequence[object], most: int = 8) -> str:
     """
     text = ", ".join(map(str, items[:most]))
     return text if len(items) <= most else f"{text} and {len(items) - most} more"
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun.
+
+    Examples
+    --------
+    >>> from fastbn._checks import counted
+    >>> counted(1, "channel"), counted(3, "batch", "batches")
+    ('1 channel', '3 batches')
+    """
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def channels(numbers: Sequence[int]) -> str:
+    """Return some channels as text.
+
+    Examples
+    --------
+    >>> from fastbn._checks import channels
+    >>> channels([3]), channels(range(2000))
+    ('channel 3', 'channels 0, 1, 2, 3, 4, 5, 6, 7 and 1992 more')
+    """
+    return f"channel{'' if len(numbers) == 1 else 's'} {listed(numbers)}"

@@ -12,6 +12,7 @@ import numpy as np
 
 cimport numpy as cnp
 
+from fastbn._checks import counted
 from fastbn._tensors import SUPPORTED, as_array, as_constant, is_tensor, to_tensor
 
 include "_kernels/sizes.pxi"
@@ -120,8 +121,8 @@ cpdef int channel_axis(cnp.ndarray a, object axis, object channels, str name) ex
         raise ValueError(f"{name} has shape {(<object> a).shape}; expected two or more dimensions")
     k = axis_of(axis, cnp.PyArray_NDIM(a))
     if channels is not None and cnp.PyArray_DIMS(a)[k] != <Py_ssize_t> channels:
-        raise ValueError(f"{name} has shape {(<object> a).shape}, which is {(<object> a).shape[k]} channels along axis "
-                         f"{axis}; expected {channels}")
+        raise ValueError(f"{name} has shape {(<object> a).shape}, which is "
+                         f"{counted((<object> a).shape[k], 'channel')} along axis {axis}; expected {channels}")
     return k
 
 
@@ -197,6 +198,22 @@ cdef void find_order(View v, cnp.ndarray a, int axis):
     v.outer = len(outer)
 
 
+cdef bint settle(View v, cnp.ndarray a, int axis):
+    # Walk an array in the order of its memory; False where the kernels cannot.
+    v.outer = axis
+    if cnp.PyArray_IS_C_CONTIGUOUS(a) and walk(v, a, axis):
+        return True
+    find_order(v, a, axis)
+    return walk(v, a, axis)
+
+
+def is_walkable(cnp.ndarray a, int axis):
+    """Whether statistics of an array, whose channel axis is not negative, need no copy of it."""
+    cdef View v = View.__new__(View)
+    v.broadcast = True
+    return settle(v, a, axis)
+
+
 cdef cnp.ndarray arranged(View v, cnp.ndarray a, bint empty):
     # A contiguous array in the order of v: a copy of a, or an empty one of its shape and type.
     dtype = a.dtype.newbyteorder("=")
@@ -237,18 +254,13 @@ cpdef View view(x, axis, channels=None, str name="x", arrangement=None, bint sta
     v.tensor = not cnp.PyArray_CheckExact(x) and is_tensor(x)
     v.source = a
     v.broadcast = statistics
-    v.outer = k
     if arrangement is not None:
         v.outer, v.order = arrangement
         if not walk(v, a, k):
             walk(v, arranged(v, a, False), k)
         return v
-    if cnp.PyArray_IS_C_CONTIGUOUS(a) and walk(v, a, k):
-        return v
-    find_order(v, a, k)
-    if walk(v, a, k):
-        return v
-    walk(v, arranged(v, a, False), k)
+    if not settle(v, a, k):
+        walk(v, arranged(v, a, False), k)
     return v
 
 

@@ -71,9 +71,10 @@ def counted(
         If an argument does not fit.
     """
     check_padding(padding)
-    shape = view.array.shape
-    chosen = selection(shape[:view.axis] + shape[view.axis + 1:], None, mask, lengths)
+    chosen = selection(view.array.shape, view.axis, None, mask, lengths)
     assert chosen is not None
+    if chosen.ndim == view.array.ndim:
+        raise ValueError("mask differs by channel, which a layer does not take")
     return np.array(chosen)     # the caller's mask may change before the backward
 
 

@@ -49,6 +49,21 @@ class Moments:
         a, b = self.arrays(), other.arrays()
         return a.keys() == b.keys() and all(np.array_equal(a[name], b[name], equal_nan=True) for name in a)
 
+    def moved(self, origin: NDArray[Any]) -> Moments:
+        """Return those of the values plus `origin`, (C,), integers of 64 bits, which take two float64; no extrema."""
+        high, low = (origin >> 32).astype(np.float64) * 2.0**32, (origin & 0xFFFFFFFF).astype(np.float64)
+        centre, rest = two_sum(high, low)
+        mean, left = two_sum(centre, self.mean)
+        mean, mean_low = two_sum(mean, left + rest + self.mean_low)
+        return Moments(self.count, mean, mean_low, self.m2)
+
+    def repeated(self, times: int, channels: int) -> Moments:
+        """Return those of as many copies of all values; a single channel stands for `channels` that are alike."""
+        alike = {name: np.broadcast_to(vector, channels).copy() for name, vector in self.arrays().items()}
+        alike["count"] *= times
+        alike["m2"] *= times
+        return Moments(**alike)
+
     def merged(self, other: Moments) -> Moments:
         """Return those of both, after Chan, Golub and LeVeque (1983)."""
         first, second = self.count == 0, other.count == 0
@@ -58,9 +73,13 @@ class Moments:
             with np.errstate(all="ignore"):     # an infinity leaves NaN in its channel, without a warning
                 count = self.count + other.count
                 weight = other.count / count
-                delta = (other.mean - self.mean) + (other.mean_low - self.mean_low)
+                delta = distance(self, other)
                 mean, mean_low = two_sum(self.mean, delta * weight + self.mean_low)
-                m2 = self.m2 + other.m2 + delta * delta * (self.count * weight)
+                m2 = self.m2 + other.m2 + delta * (self.count * weight) * delta
+                far = np.isinf(delta) & np.isfinite(self.mean) & np.isfinite(other.mean)
+                if far.any():       # the means are further apart than the largest float64, but what lies between is not
+                    mean[far] = (self.mean * (1 - weight) + other.mean * weight)[far]
+                    mean_low[far] = 0.0
             out = Moments(count, mean, mean_low, m2)
             for channels, there in ((second, self), (first, other)):
                 if channels.any():
@@ -88,16 +107,21 @@ class Moments:
         left = count > 0
         with np.errstate(all="ignore"):
             ratio = np.divide(part.count, count, out=np.zeros_like(count), where=left)
-            delta = (self.mean - part.mean) + (self.mean_low - part.mean_low)       # from the part to the whole
+            delta = distance(part, self)
             mean, mean_low = two_sum(self.mean, delta * ratio + self.mean_low)
-            m2 = self.m2 - part.m2 - delta * delta * (self.count * ratio)
-            if (left & (m2 < -1e-6 * (self.m2 + part.m2 + delta * delta * part.count))).any():
+            m2 = self.m2 - part.m2 - delta * (self.count * ratio) * delta
+            if (left & (m2 < -1e-6 * (self.m2 + part.m2 + delta * part.count * delta))).any():
                 raise ValueError("the part spreads further than the whole; it is no part of it")
         m2 = np.where(m2 < 0, 0.0, m2)      # by rounding; NaN stays
         return Moments(count, *(np.where(left, vector, 0.0) for vector in (mean, mean_low, m2)))
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Moments))
+
+
+def distance(first: Moments, second: Moments) -> NDArray[np.float64]:
+    """Return how far the mean of the second lies above that of the first, both words."""
+    return (second.mean - first.mean) + (second.mean_low - first.mean_low)
 
 
 def two_sum(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,7 +1,7 @@
 """The statistics of an array, or of those of its values that count: by mask, length, weight, or being a number.
 
-What the kernels can walk they walk. What is selected is gathered block by block; weighted and NaN-ridden blocks are
-worked out by NumPy, in float64, in two passes.
+What the kernels can walk they walk. What is selected is gathered block by block; weighted and NaN-ridden blocks, and
+masks that differ by channel, are worked out by NumPy, in float64, in two passes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from fastbn import _layout
 from fastbn._dispatch import kernels
 from fastbn._extrema import extrema as find_extrema
+from fastbn._extrema import reduced
 from fastbn._moments import Moments, two_sum
 
 if TYPE_CHECKING:
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 
 NanPolicy: TypeAlias = Literal["propagate", "raise", "omit"]
 NAN_POLICIES = ("propagate", "raise", "omit")
-# What becomes of integers that have no kernel of their own: floating-point numbers that hold them all.
+# What becomes of integers that have no kernel of their own: floating-point numbers that hold them all, or, of 64 bits,
+# their distance from an integer that is subtracted first.
 INTEGERS = {np.dtype(np.int8): np.float32, np.dtype(np.int16): np.float32, np.dtype(np.uint16): np.float32,
-            np.dtype(np.int32): np.float64}
+            np.dtype(np.int32): np.float64, np.dtype(np.uint32): np.float64, np.dtype(np.int64): np.float64,
+            np.dtype(np.uint64): np.float64}
 BLOCK_VALUES = 1 << 18      # of a block that is gathered or converted
 SUM_ROWS = 1024             # most rows of a sum in one go: the roundings of longer ones would show
 
@@ -45,50 +48,46 @@ def moments(
         raise ValueError(f"nan_policy must be one of {', '.join(map(repr, NAN_POLICIES))}, got {nan_policy!r}")
     array = _layout.as_plain(x, "x")
     check_dtype(array)
+    if array.dtype == np.bool_:
+        array = array.view(np.uint8)
     from_axis = _layout.channel_axis(array, axis, channels, "x")
-    chosen = selection(array.shape[:from_axis] + array.shape[from_axis + 1:], sample_weight, mask, lengths)
-    whole = array.dtype.kind in "iu"
-    out = Moments.none(channels, extrema)
+    chosen = selection(array.shape, from_axis, sample_weight, mask, lengths)
     if chosen is None:
-        for block in blocks(array, from_axis):
-            out = out.merged(plain_moments(block, from_axis, channels, nan_policy, num_threads, extrema, whole))
-        return out
-    for rows, weights in gathered(array, from_axis, chosen):
-        if weights is None:
-            out = out.merged(plain_moments(rows, 1, channels, nan_policy, num_threads, extrema, whole))
-        else:
-            out = out.merged(weighted_moments(rows.astype(np.float64), weights[:, None], nan_policy, extrema))
+        base, times = folded(array, from_axis)
+        out = Moments.none(base.shape[from_axis], extrema)
+        for block in blocks(base, from_axis):
+            out = out.merged(part_moments(block, None, from_axis, nan_policy, num_threads, extrema))
+        return out if base is array else out.repeated(times, channels)
+    out = Moments.none(channels, extrema)
+    for rows, weights in gathered(np.moveaxis(array, from_axis, -1), chosen):
+        out = out.merged(part_moments(rows, weights, 1, nan_policy, num_threads, extrema))
     return out
 
 
 def check_dtype(array: NDArray[Any]) -> None:
     """Raise an error for what has no statistics."""
-    if array.dtype.newbyteorder("=") not in INTEGERS and array.dtype != np.uint8 and array.dtype.name not in (
-            "float32", "float64", "float16", "bfloat16"):
-        raise TypeError(f"x has dtype {array.dtype}; expected {_layout.SUPPORTED}, uint8, int8, int16, uint16 or "
-                        "int32; see astype")
+    if array.dtype.newbyteorder("=") not in INTEGERS and array.dtype.name not in (
+            "float32", "float64", "float16", "bfloat16", "uint8", "bool"):
+        raise TypeError(f"x has dtype {array.dtype}; expected {_layout.SUPPORTED}, integers of up to 64 bits or bool; "
+                        "see astype")
 
 
 def selection(
-    shape: tuple[int, ...], sample_weight: ArrayLike | None, mask: ArrayLike | None, lengths: ArrayLike | None,
+    shape: tuple[int, ...], axis: int, sample_weight: ArrayLike | None, mask: ArrayLike | None,
+    lengths: ArrayLike | None,
 ) -> NDArray[Any] | None:
-    """Return which positions count, of x's shape without the channel axis: bool, or float64 weights; None for all.
+    """Return which values of an array of that shape count: bool, or float64 weights; None for all.
+
+    The result has the shape without the channel axis, or, where channels differ, the channels as its last axis.
 
     Raises
     ------
     TypeError, ValueError
         If an argument does not fit.
     """
-    valid: NDArray[Any] | None = None
-    if mask is not None:
-        given = np.asarray(mask)
-        if given.dtype != np.bool_:
-            raise TypeError(f"mask has dtype {given.dtype}; expected bool")
-        try:
-            valid = np.broadcast_to(given, shape)
-        except ValueError:
-            raise ValueError(f"mask has shape {given.shape}, which does not broadcast against {shape}, the shape of x "
-                             "without its channel axis") from None
+    channels, shape = shape[axis], shape[:axis] + shape[axis + 1:]
+    valid: NDArray[Any] | None = None if mask is None else check_mask(mask, shape, axis, channels)
+    by_channel = valid is not None and valid.ndim > len(shape)
     if lengths is not None:
         if len(shape) < 2:
             raise ValueError("lengths need an axis of steps beside that of samples; x has none")
@@ -98,7 +97,7 @@ def selection(
                              f"{steps.max()}")
         within = np.arange(shape[1]) < steps[:, None]
         within = np.broadcast_to(within.reshape(within.shape + (1,) * (len(shape) - 2)), shape)
-        valid = within if valid is None else valid & within
+        valid = within if valid is None else valid & (within[..., None] if by_channel else within)
     if sample_weight is None:
         return valid
     weight = check_samples(sample_weight, "sample_weight", shape[0], "fiu", "numbers").astype(np.float64)
@@ -108,7 +107,24 @@ def selection(
         if not np.isfinite(weight.sum() * max(1, math.prod(shape[1:]))):
             raise ValueError("sample_weight has a sum that is not finite")
     weights = np.broadcast_to(weight.reshape(weight.shape + (1,) * (len(shape) - 1)), shape)
-    return weights if valid is None else weights * valid
+    return weights if valid is None else valid * (weights[..., None] if by_channel else weights)
+
+
+def check_mask(mask: ArrayLike, shape: tuple[int, ...], axis: int, channels: int) -> NDArray[np.bool_]:
+    """Return a mask of `shape`, that of x without its channel axis, or, where channels differ, of (*shape, C)."""
+    given = np.asarray(mask)
+    if given.dtype != np.bool_:
+        raise TypeError(f"mask has dtype {given.dtype}; expected bool")
+    full = (*shape[:axis], channels, *shape[axis:])
+    try:
+        if given.ndim != len(full):
+            return np.broadcast_to(given, shape)
+        by_channel = np.moveaxis(np.broadcast_to(given, full), axis, -1)
+    except ValueError:
+        raise ValueError(f"mask has shape {given.shape}, which does not broadcast against {shape}, the shape of x "
+                         f"without its channel axis, nor with as many axes against {full}, that of x") from None
+    first = by_channel[..., :1]
+    return first[..., 0] if channels == 1 or (by_channel == first).all() else by_channel
 
 
 def check_samples(values: ArrayLike, name: str, samples: int, kinds: str, expected: str) -> NDArray[Any]:
@@ -121,40 +137,111 @@ def check_samples(values: ArrayLike, name: str, samples: int, kinds: str, expect
     return vector
 
 
+def folded(array: NDArray[Any], axis: int) -> tuple[NDArray[Any], int]:
+    """Return an array without what it repeats by strides of zero, and how often each value is there.
+
+    An array that the kernels can walk is returned as it is.
+    """
+    if array.dtype.newbyteorder("=") not in INTEGERS and _layout.is_walkable(array, axis):
+        return array, 1
+    again = [size > 1 and step == 0 for size, step in zip(array.shape, array.strides, strict=True)]
+    if not any(again):
+        return array, 1
+    times = math.prod(size for k, size in enumerate(array.shape) if again[k] and k != axis)
+    return array[tuple(slice(0, 1) if repeats else slice(None) for repeats in again)], times
+
+
 def blocks(array: NDArray[Any], axis: int) -> Iterator[NDArray[Any]]:
-    """Yield an array that the kernels know as it is, and another one converted, part by part."""
-    kind = INTEGERS.get(array.dtype.newbyteorder("="))
-    if kind is None:
+    """Yield an array that the kernels know as it is, and another one in parts, to be converted."""
+    if array.dtype.newbyteorder("=") not in INTEGERS:
         yield array
         return
     # Along the longest axis that is not the channels'.
     along = max((k for k in range(array.ndim) if k != axis), key=lambda k: array.shape[k])
     step = max(1, BLOCK_VALUES * array.shape[along] // max(1, array.size))
     for first in range(0, array.shape[along], step):
-        part = array[(slice(None),) * along + (slice(first, first + step),)]
-        yield part.astype(kind, order="K")
+        yield array[(slice(None),) * along + (slice(first, first + step),)]
 
 
 def gathered(
-    array: NDArray[Any], axis: int, chosen: NDArray[Any],
+    last: NDArray[Any], chosen: NDArray[Any],
 ) -> Iterator[tuple[NDArray[Any], NDArray[np.float64] | None]]:
-    """Yield the rows that count, (rows, C), with their weights if there are any, block by block."""
-    last = np.moveaxis(array, axis, -1)
-    kind = INTEGERS.get(array.dtype.newbyteorder("="), array.dtype)
-    width = max(1, array.size // max(1, len(last)))
-    step = max(1, BLOCK_VALUES // width)
+    """Yield the rows that count of an array whose channels lie last, (rows, C), with their weights if there are any.
+
+    The weights are (rows, 1), or (rows, C) where channels differ.
+    """
+    width = last.size // max(1, len(last))
+    if width > BLOCK_VALUES and last.ndim > 2:
+        for part, here in zip(last, chosen, strict=True):
+            yield from gathered(part, here)
+        return
+    step = max(1, BLOCK_VALUES // max(1, width))
     for first in range(0, len(last), step):
-        here = chosen[first:first + step]
-        counted = here if here.dtype == np.bool_ else here > 0
-        rows = last[first:first + step][counted].astype(kind, copy=False)
-        yield rows, None if here.dtype == np.bool_ else here[counted]
+        part, here = last[first:first + step], chosen[first:first + step]
+        if here.ndim == last.ndim:
+            some = here.any(axis=-1)
+            yield part[some], here[some].astype(np.float64)
+        elif here.dtype == np.bool_:
+            yield part[here], None
+        else:
+            yield part[here > 0], here[here > 0][:, None]
+
+
+def part_moments(
+    block: NDArray[Any], weights: NDArray[np.float64] | None, axis: int, nan_policy: NanPolicy,
+    num_threads: int | None, extrema: bool,
+) -> Moments:
+    """Return the moments of a block of any dtype; of rows, (rows, C), if there are weights."""
+    floats, origin = converted(block, axis)
+    if weights is None:
+        found = plain_moments(floats, axis, nan_policy, num_threads, extrema, block.dtype.kind in "iu")
+    else:
+        found = weighted_moments(floats.astype(np.float64), weights, nan_policy, extrema)
+    if origin is None:
+        return found
+    found = found.moved(origin)
+    if extrema:
+        found.min, found.max = integer_extrema(block, weights, axis)
+    return found
+
+
+def integer_extrema(
+    block: NDArray[Any], weights: NDArray[np.float64] | None, axis: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the least and the largest integer of each channel, rounded once; of rows, of those with a weight."""
+    if weights is None or weights.shape[1] == 1:
+        return find_extrema(block, axis)
+    info, absent = np.iinfo(block.dtype), weights == 0
+    low, high = np.where(absent, info.max, block).min(axis=0), np.where(absent, info.min, block).max(axis=0)
+    none = absent.all(axis=0)
+    return np.where(none, np.inf, low), np.where(none, -np.inf, high)
+
+
+def converted(block: NDArray[Any], axis: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Return a block in a dtype that the kernels know, and what was subtracted from each channel, (C,), if anything.
+
+    Integers of 64 bits become their distances from the middle of their range, which are exact up to 2**53, and beyond
+    that rounded by no more than the 2**-53 that any float64 of their size is.
+    """
+    native = block.dtype.newbyteorder("=")
+    kind = INTEGERS.get(native)
+    if kind is None:
+        return block, None
+    if native.itemsize < 8 or not block.size:
+        return block.astype(kind, order="K"), None
+    block = block.astype(native, copy=False)
+    # Without a sign, differences wrap around at 2**64, and the right ones come out.
+    low, high = (reduced(block, axis, ufunc).astype(native).view(np.uint64) for ufunc in (np.minimum, np.maximum))
+    middle = low + (high - low) // 2 + (high - low) % 2
+    distances = block.view(np.uint64) - middle.reshape([-1 if k == axis else 1 for k in range(block.ndim)])
+    return distances.view(np.int64).astype(kind), middle.view(native)
 
 
 def plain_moments(
-    block: NDArray[Any], axis: int, channels: int, nan_policy: NanPolicy, num_threads: int | None, extrema: bool,
-    whole: bool,
+    block: NDArray[Any], axis: int, nan_policy: NanPolicy, num_threads: int | None, extrema: bool, whole: bool,
 ) -> Moments:
     """Return the moments of all values of an array, `whole` if integers, by the kernels unless NaN are left out."""
+    channels = block.shape[axis]
     view = _layout.view(block, axis, channels, statistics=True)
     if not view.size:
         return Moments.none(channels, extrema)
@@ -163,7 +250,8 @@ def plain_moments(
                           else kernels.statistics(view, whole, num_threads))
     if nan_policy != "propagate" and np.isnan(mean).any():
         out = Moments.none(channels, extrema)
-        for rows, _ in gathered(block, axis, np.ones(block.shape[:axis] + block.shape[axis + 1:], np.bool_)):
+        last = np.moveaxis(block, axis, -1)
+        for rows, _ in gathered(last, np.broadcast_to(np.True_, last.shape[:-1])):
             out = out.merged(weighted_moments(rows.astype(np.float64), np.ones((len(rows), 1)), nan_policy, extrema))
         return out
     out = Moments(np.full(channels, float(n * s)), mean, mean_low, m2)
@@ -175,7 +263,7 @@ def plain_moments(
 def weighted_moments(
     rows: NDArray[np.float64], weights: NDArray[np.float64], nan_policy: NanPolicy, extrema: bool,
 ) -> Moments:
-    """Return the moments of (rows, C) float64 values with weights of (rows, 1), in two passes.
+    """Return the moments of (rows, C) float64 values with weights of (rows, 1) or (rows, C), in two passes.
 
     With d = x - sum(w x) / sum(w): mean = that + sum(w d) / sum(w), M2 = sum(w d^2) - sum(w d)^2 / sum(w).
     """
@@ -184,6 +272,7 @@ def weighted_moments(
     for first in range(0, len(rows), SUM_ROWS):
         x = rows[first:first + SUM_ROWS]
         w = np.broadcast_to(weights[first:first + SUM_ROWS], x.shape)
+        x = np.where(w > 0, x, 0.0)     # a NaN that does not count is none
         missing = np.isnan(x)
         if missing.any():
             if nan_policy == "raise":
@@ -195,16 +284,18 @@ def weighted_moments(
         count = w.sum(axis=0)
         some = count > 0
         with np.errstate(all="ignore"):     # an infinity leaves NaN in its channel
-            pivot = np.divide((w * x).sum(axis=0), count, out=np.zeros(channels), where=some)
+            # Shares, because the sum of w x may be beyond float64; no further than the values, for those of constants.
+            pivot = (np.divide(w, count, out=np.zeros(x.shape), where=some) * x).sum(axis=0)
+            low, high = np.where(w > 0, x, np.inf).min(axis=0), np.where(w > 0, x, -np.inf).max(axis=0)
+            pivot = np.where(some, np.clip(pivot, low, high), 0.0)
             d = x - pivot
             e = (w * d).sum(axis=0)
             step = np.divide(e, count, out=np.zeros(channels), where=some)
-            m2 = (w * d * d).sum(axis=0) - e * step
+            squares = (w * d * d).sum(axis=0)
+            m2 = np.where(np.isinf(squares), squares, squares - e * step)
             mean, mean_low = two_sum(pivot, step)
         part = Moments(count, mean, mean_low, np.where(m2 < 0, 0.0, m2))
         if extrema:
-            counted = w > 0
-            part.min = np.where(counted, x, np.inf).min(axis=0)
-            part.max = np.where(counted, x, -np.inf).max(axis=0)
+            part.min, part.max = low, high
         out = out.merged(part)
     return out

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn import _selection
-from fastbn._checks import check_flag, check_integer
+from fastbn._checks import check_flag, check_integer, counted
 from fastbn._moments import Moments, check_parts
 from fastbn._threads import check as check_threads
 from fastbn._writing import replace
@@ -46,7 +46,7 @@ class ChannelStats:
     count : ndarray of float64, shape (C,)
         Values per channel, or the sum of their weights.
     mean : ndarray of float64, shape (C,)
-        Zero while the count is.
+        NaN in a channel without values, as NumPy's; so is `var`.
     m2 : ndarray of float64, shape (C,)
         Sum of squared distances from the mean.
     min, max : ndarray of float64, shape (C,), or None
@@ -82,8 +82,8 @@ class ChannelStats:
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """Mean of each channel, (C,)."""
-        return np.array(self._moments.mean)
+        """Mean of each channel, (C,), NaN where there are no values."""
+        return np.where(self._moments.count > 0, self._moments.mean, np.nan)
 
     @property
     def m2(self) -> NDArray[np.float64]:
@@ -121,12 +121,15 @@ class ChannelStats:
         Parameters
         ----------
         x : array_like, two or more dimensions
-            Of float32, float64, float16, bfloat16, uint8, int8, int16, uint16 or int32. The sums of integers of up to
-            16 bits are exact.
+            Of float32, float64, float16, bfloat16, bool, or integers of up to 64 bits. The sums of bool and of
+            integers of up to 16 bits are exact. Integers of 64 bits may be beyond 2**53: the mean then has two words
+            (`to_arrays`), its distance from the values is exact to 2**-53, and only `mean`, `min` and `max` themselves
+            are rounded to float64. Memory that `x` repeats, by strides of zero, is not copied.
         sample_weight : array_like of numbers, shape (N,), optional
             How often each sample counts, N being the length of the first axis that is not the channels'; zero or more.
         mask : array_like of bool, optional
-            Which values count; of any shape that broadcasts against that of `x` without its channel axis.
+            Which values count; of any shape that broadcasts against that of `x` without its channel axis, or, where
+            that differs by channel, with as many axes as `x` and against all of them.
         lengths : array_like of int, shape (N,), optional
             How many steps of each sample count, along the second axis that is not the channels'; the others are
             padding.
@@ -151,6 +154,9 @@ class ChannelStats:
         >>> padded = np.array([[[1.0], [3.0]], [[5.0], [0.0]]])         # (N, T, C)
         >>> ChannelStats(1, axis=-1).update(padded, lengths=[2, 1]).mean
         array([3.])
+        >>> by_channel = np.array([[True, False], [True, True]])
+        >>> ChannelStats(2).update([[1.0, 9.0], [3.0, 7.0]], mask=by_channel).mean
+        array([2., 7.])
         """
         if num_threads is not None:
             check_threads(num_threads)
@@ -213,7 +219,8 @@ class ChannelStats:
 
     def _check_channels(self, other: ChannelStats) -> None:
         if len(other._moments.mean) != len(self._moments.mean):
-            raise ValueError(f"other has {len(other._moments.mean)} channels; expected {len(self._moments.mean)}")
+            raise ValueError(f"other has {counted(len(other._moments.mean), 'channel')}; expected "
+                             f"{len(self._moments.mean)}")
 
     def copy(self) -> ChannelStats:
         """Return another one of the same values."""
@@ -235,21 +242,17 @@ class ChannelStats:
         Returns
         -------
         ndarray of float64, shape (C,)
-            NaN in a channel that has no more than `ddof` values where others have.
+            NaN in a channel that has no more than `ddof` values.
 
         Raises
         ------
-        ValueError
-            If no channel has more than `ddof` values.
+        TypeError, ValueError
+            If `ddof` is no integer, or negative.
         """
         ddof = check_integer(ddof, "ddof", 0)
         count, m2 = self._moments.count, self._moments.m2
-        enough = count > ddof
-        if not enough.any():
-            raise ValueError(f"the variance with ddof={ddof} needs more than {ddof} values per channel, got "
-                             f"{float(count.max()):g}")
         out = np.full(len(m2), np.nan)
-        np.divide(m2, count - ddof, out=out, where=enough)
+        np.divide(m2, count - ddof, out=out, where=count > ddof)
         return out
 
     def std(self, ddof: int = 0) -> NDArray[np.float64]:
@@ -260,7 +263,8 @@ class ChannelStats:
         """Return copies of all numbers: count, mean, mean_low, m2 and, if they are kept, min and max, each (C,).
 
         mean_low is the second word of the mean, what its rounding left over; without it merges lose digits where the
-        mean is many standard deviations.
+        mean is many standard deviations. In a channel without values all of them are 0, the neutral element of merging,
+        but min and max, which are Inf and -Inf.
         """
         return self._moments.copied().arrays()
 

@@ -78,11 +78,26 @@ def test_empty_update_and_merge(empty, layout, dtype):
     stats = ChannelStats(3, axis=axis_of(layout))
     stats.update(array(empty, layout, dtype))
     assert (stats.count == 0).all()
-    np.testing.assert_array_equal(stats.mean, np.zeros(3))
+    same_bits(stats.mean, np.full(3, np.nan))
+    same_bits(stats.var(), np.full(3, np.nan))
     x = array(CASES[4], layout, dtype)
     stats.update(x).update(array(empty, layout, dtype)).merge(ChannelStats(3))
     check(stats, x, axis_of(layout))
     check(ChannelStats(3).merge(stats), x, axis_of(layout))
+
+
+def test_too_few_values_are_nan():
+    # Of mean, variance and deviation alike, and without a warning; channels that have values have numbers.
+    stats = ChannelStats(2, extrema=True).update(np.array([[1.0, np.nan], [3.0, np.nan]]), nan_policy="omit")
+    for got, want in ((stats.mean, 2), (stats.var(), 1), (stats.var(1), 2), (stats.std(), 1)):
+        np.testing.assert_array_equal(got, [want, np.nan])
+    np.testing.assert_array_equal(stats.var(2), [np.nan, np.nan])
+    np.testing.assert_array_equal(stats.m2, [2, 0])
+    assert (stats.min.tolist(), stats.max.tolist()) == ([1, np.inf], [3, -np.inf])
+    # What merges and is stored has zeros there, as in files that were saved before.
+    assert stats.to_arrays()["mean"].tolist() == [2, 0]
+    assert ChannelStats.from_arrays(**stats.to_arrays()) == stats
+    assert stats.update(np.array([[5.0, 7.0]])).mean.tolist() == [3, 7]
 
 
 def test_sum_changes_neither_side():
@@ -142,7 +157,9 @@ def test_pickle_and_repr():
 
 BAD_UPDATES = {
     "channels": (np.zeros((4, 5), np.float32), {}, ValueError, "x has shape .*5 channels.*expected 3"),
-    "integers": (np.zeros((4, 3), np.int64), {}, TypeError, "x has dtype int64; expected float32, float64"),
+    "complex": (np.zeros((4, 3), complex), {}, TypeError, "x has dtype complex128; expected float32, float64.* bool"),
+    "one channel": (np.zeros((4, 1)), {}, ValueError, r"which is 1 channel along axis 1; expected 3"),
+    "dates": (np.zeros((4, 3), "datetime64[s]"), {}, TypeError, r"x has dtype datetime64\[s\]; expected float32"),
     "one dimension": (np.zeros(3), {}, ValueError, "x has shape .*two or more dimensions"),
     "no array": ("x", {}, TypeError, "x has dtype"),
     "threads 0": (np.zeros((4, 3)), {"num_threads": 0}, ValueError, "num_threads must be between 1"),
@@ -166,8 +183,9 @@ def test_bad_updates_change_nothing(name):
     (lambda s: s.merge(ChannelStats(4)), ValueError, "other has 4 channels; expected 3"),
     (lambda s: s + ChannelStats(4), ValueError, "other has 4 channels; expected 3"),
     (lambda s: s + 1, TypeError, "unsupported operand"),
-    (lambda s: s.var(), ValueError, "ddof=0 needs more than 0 values per channel, got 0"),
-    (lambda s: s.update(np.ones((1, 3))).std(1), ValueError, "ddof=1 needs more than 1 values per channel, got 1"),
+    (lambda s: s.merge(ChannelStats(1)), ValueError, "other has 1 channel; expected 3"),
+    (lambda s: s.var(-1), ValueError, "ddof must be at least 0, got -1"),
+    (lambda s: s.var(0.5), TypeError, "ddof must be an integer, got 0.5"),
     (lambda s: ChannelStats(0), ValueError, "num_channels must be at least 1"),
     (lambda s: ChannelStats(2.0), TypeError, "num_channels must be an integer"),
     (lambda s: ChannelStats(True), TypeError, "num_channels must be an integer"),

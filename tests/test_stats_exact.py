@@ -145,11 +145,77 @@ def test_without_a_part():
     np.testing.assert_allclose(rest.m2, alone.m2, rtol=1e-12)
     nothing = both - both
     np.testing.assert_array_equal(nothing.count, 0.0)
-    np.testing.assert_array_equal(nothing.mean, 0.0)
+    np.testing.assert_array_equal(nothing.mean, np.nan)
     np.testing.assert_array_equal(nothing.m2, 0.0)
     weighted = [ChannelStats(3).update(part, sample_weight=rng.random(len(part)) + 0.1) for part in (a, b)]
     left = (weighted[0] + weighted[1]) - weighted[1] - weighted[0]
     np.testing.assert_array_equal(left.count, 0.0)
-    np.testing.assert_array_equal(left.mean, 0.0)
+    np.testing.assert_array_equal(left.mean, np.nan)
     with pytest.raises(ValueError, match="the part has 700 values per channel, and the whole 400"):
         alone - both
+
+
+WIDE = {
+    "near 0": (np.int64, -50, 50), "above 2**53": (np.int64, 2**53, 2**53 + 1000),
+    "nanoseconds": (np.int64, 1_700_000_000_000_000_000, 1_700_000_000_000_001_000),
+    "all of int64": (np.int64, -(2**63), 2**63 - 1), "the end of int64": (np.int64, 2**63 - 9, 2**63 - 1),
+    "the start of int64": (np.int64, -(2**63), -(2**63) + 8), "all of uint64": (np.uint64, 0, 2**64 - 1),
+    "the end of uint64": (np.uint64, 2**64 - 5, 2**64 - 1), "all of uint32": (np.uint32, 0, 2**32 - 1),
+    "bool": (np.bool_, 0, 1),
+}
+
+
+@pytest.mark.parametrize("how", ["all", "masked", "weighted", "masked by channel"])
+@pytest.mark.parametrize("name", WIDE)
+def test_wide_integers(name, how, layout):
+    # Against integers of any size: mean in two words, M2 to a relative 1e-12.
+    dtype, low, high = WIDE[name]
+    rng = np.random.default_rng(8)
+    kind = np.uint8 if dtype == np.bool_ else dtype
+    x = rng.integers(low, high, (300, 5, 3), kind, endpoint=True).astype(dtype)
+    x[:2, :, 0] = np.array([[low], [high]], dtype)     # both ends
+    x = x[..., ::-1]
+    weights, mask = rng.integers(0, 3, 300), rng.random((300, 5)) < 0.5
+    by_channel = rng.random(x.shape) < 0.5
+    times = {"all": np.int64(1), "masked": mask[..., None].astype(int), "weighted": weights[:, None, None],
+             "masked by channel": by_channel.astype(int)}[how]
+    times = np.broadcast_to(times, x.shape)
+    given, axis = (x, -1) if layout == "rows" else (np.ascontiguousarray(np.moveaxis(x, -1, 1)), 1)
+    options = {"all": {}, "masked": {"mask": mask}, "weighted": {"sample_weight": weights},
+               "masked by channel": {"mask": by_channel if axis == -1 else np.moveaxis(by_channel, -1, 1)}}[how]
+    stats = ChannelStats(3, axis=axis, extrema=True)
+    stats.update(given[:130], **{k: v[:130] for k, v in options.items()})
+    stats.update(given[130:].astype(given.dtype.newbyteorder()), **{k: v[130:] for k, v in options.items()})
+    mean_low = stats.to_arrays()["mean_low"]
+    for c in range(3):
+        values = [int(v) for v, k in zip(x[..., c].ravel(), times[..., c].ravel(), strict=True) for _ in range(k)]
+        mean = Fraction(sum(values), len(values))
+        m2 = sum((v - mean) ** 2 for v in values)
+        assert stats.count[c] == len(values)
+        deviation = Fraction(float(m2 / len(values)) ** 0.5)
+        assert abs(Fraction(float(stats.mean[c])) + Fraction(float(mean_low[c])) - mean) <= Fraction(1e-12) * deviation
+        assert abs(Fraction(float(stats.m2[c])) - m2) <= Fraction(1e-12) * m2
+        assert (stats.min[c], stats.max[c]) == (float(min(values)), float(max(values)))
+
+
+def test_a_mean_that_reaches_beyond_float64():
+    # Two means that are further apart than the largest float64; the mean of both is not.
+    a, b = (ChannelStats.from_arrays([3.0], [v], [0.0]) for v in (-1.5e308, 1.5e308))
+    assert (a + b).mean.tolist() == [0]
+    assert (a + b).var().tolist() == [np.inf]
+    assert (a + b + b).mean == pytest.approx([0.5e308], rel=1e-15)
+    # Products that a float64 holds are not lost on the way, with small weights either.
+    near, far = (ChannelStats(1).update(np.full((2, 1), v), sample_weight=[1e-300, 1e-300]) for v in (0.0, 1e160))
+    assert (near + far).m2 == pytest.approx([1e20], rel=1e-14)
+    assert ((near + far) - far).m2.tolist() == [0]
+
+
+def test_weights_of_huge_values():
+    stats = ChannelStats(1).update(np.full((3000, 1), 1.7e308), sample_weight=np.full(3000, 2.0))
+    assert (stats.mean.tolist(), stats.var().tolist()) == ([1.7e308], [0.0])
+    constant = np.full((3000, 1), 0.1)
+    stats = ChannelStats(1).update(constant, sample_weight=np.random.default_rng(0).random(3000))
+    assert (stats.mean.tolist(), stats.m2.tolist()) == ([0.1], [0.0])
+    spread = ChannelStats(1).update(np.array([[1e200], [-1e200], [5e199]]), sample_weight=[1.0, 1.0, 2.0])
+    assert spread.mean == pytest.approx([2.5e199], rel=1e-15)
+    assert spread.var().tolist() == [np.inf]

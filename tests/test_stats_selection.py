@@ -1,5 +1,7 @@
 """What of an array counts for ChannelStats: masks, lengths, weights, NaN; and extrema."""
 
+import tracemalloc
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -39,6 +41,91 @@ def test_mask(shape, dtype, layout):
     some = np.zeros((shape[0], *[1] * (len(shape) - 2)), bool)
     some[::2] = True
     check(ChannelStats(shape[-1], axis=axis_of(layout)).update(x, mask=some), rows[::2].reshape(-1, shape[-1]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
+def test_mask_by_channel(shape, dtype, layout):
+    x = data(shape, layout, dtype)
+    axis = axis_of(layout)
+    mask = np.random.default_rng(1).random(x.shape) < 0.6
+    np.moveaxis(mask, axis, -1)[..., 1] = False
+    last, counted = (np.moveaxis(a, axis, -1).reshape(-1, shape[-1]) for a in (x, mask))
+    if dtype in DTYPES[:4]:     # what does not count may be anything
+        x[~mask] = np.nan
+    stats = ChannelStats(shape[-1], axis=axis, extrema=True).update(x, mask=mask, nan_policy="raise")
+    for c in range(shape[-1]):
+        rows = last[counted[:, c], c].astype(float)
+        if c != 1:
+            one = ChannelStats.from_arrays(*(getattr(stats, name)[c:c + 1] for name in ("count", "mean", "m2")))
+            check(one, rows[:, None])
+            assert (stats.min[c], stats.max[c]) == (rows.min(), rows.max())
+    assert (stats.count[1], stats.m2[1], stats.min[1], stats.max[1]) == (0, 0, np.inf, -np.inf)
+    assert np.isnan(stats.mean[1])
+
+
+def test_masks_by_channel_join_the_rest(layout):
+    # Samples by weight, steps by length, and of these by channel what a mask says; NaN are left out on top.
+    x = data((4, 6, 3), layout, np.float64)
+    axis = axis_of(layout)
+    rng = np.random.default_rng(1)
+    mask, weight, lengths = rng.random(x.shape) < 0.6, np.array([0.5, 0, 2, 1]), np.array([6, 2, 4, 0])
+    last, counted = np.moveaxis(x, axis, -1), np.moveaxis(mask, axis, -1)
+    last[2, 1] = np.nan
+    every = counted * (np.arange(6) < lengths[:, None])[..., None] * weight[:, None, None] * ~np.isnan(last)
+    stats = ChannelStats(3, axis=axis).update(x, mask=mask, sample_weight=weight, lengths=lengths, nan_policy="omit")
+    np.testing.assert_allclose(stats.count, every.sum(axis=(0, 1)), rtol=1e-15)
+    mean = (every * np.nan_to_num(last)).sum(axis=(0, 1)) / stats.count
+    np.testing.assert_allclose(stats.mean, mean, rtol=1e-14)
+    np.testing.assert_allclose(stats.m2, (every * (np.nan_to_num(last) - mean) ** 2).sum(axis=(0, 1)), rtol=1e-12)
+
+
+def test_a_mask_of_as_many_axes_that_is_the_same_in_all_channels(layout):
+    x = data((40, 6, 3), layout, np.float64)
+    axis = axis_of(layout)
+    mask = np.random.default_rng(1).random((40, 6)) < 0.6
+    want = ChannelStats(3, axis=axis).update(x, mask=mask)
+    thin = np.expand_dims(mask, axis)
+    for same in (thin, np.broadcast_to(thin, x.shape), np.array(np.broadcast_to(thin, x.shape))):
+        assert ChannelStats(3, axis=axis).update(x, mask=same) == want
+    some = np.zeros((1, 1, 3) if axis == -1 else (1, 3, 1), bool)
+    some.reshape(-1)[1] = True
+    np.testing.assert_array_equal(ChannelStats(3, axis=axis).update(x, mask=some).count, [0, 240, 0])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.bool_, np.int16, np.int64, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("repeated", ["all", "samples", "channels", "samples and steps", "channels and steps"])
+def test_repeated_memory_is_not_copied(repeated, dtype, layout):
+    values = data((1, 30, 20, 3), "rows", np.int16).astype(dtype)
+    cut = [slice(0, 1) if name in repeated or repeated == "all" else slice(None)
+           for name in ("samples", "steps", "-", "channels")]
+    x = np.broadcast_to(values[tuple(cut)], (3000, 30, 20, 3))
+    if layout == "planes":
+        x = np.moveaxis(x, -1, 1)
+    tracemalloc.start()
+    stats = ChannelStats(3, axis=axis_of(layout), extrema=True).update(x, nan_policy="omit")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20, f"{peak} bytes, of {x.nbytes} that the view seems to have"
+    rows = np.broadcast_to(values[tuple(cut)], (1, 30, 20, 3)).reshape(-1, 3).astype(np.float64)
+    np.testing.assert_array_equal(stats.count, 3000 * 600)
+    np.testing.assert_allclose(stats.mean, rows.mean(axis=0), rtol=1e-14)
+    np.testing.assert_allclose(stats.m2, 3000 * 600 * rows.var(axis=0), rtol=1e-12)
+    np.testing.assert_array_equal(stats.min, rows.min(axis=0))
+
+
+@pytest.mark.parametrize("mask", ["positions", "by channel"])
+def test_one_large_sample_is_gathered_in_parts(mask):
+    x = np.random.default_rng(0).normal(5, 1, (1, 4000, 300, 3)).astype(np.float32)
+    chosen = np.random.default_rng(1).random(x.shape if mask == "by channel" else x.shape[:-1]) < 0.5
+    tracemalloc.start()
+    stats = ChannelStats(3, axis=-1).update(x, mask=chosen)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < x.nbytes, f"{peak} bytes, of {x.nbytes} in x"
+    every = np.broadcast_to(chosen if mask == "by channel" else chosen[..., None], x.shape)
+    for c in range(3):
+        assert stats.var()[c] == pytest.approx(x[..., c][every[..., c]].astype(np.float64).var(), rel=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(4, 6, 3), (3, 5, 4, 3), (200, 50, 7)], ids=lambda s: "x".join(map(str, s)))
@@ -191,6 +278,9 @@ def test_bad_files(tmp_path):
 BAD = {
     "mask dtype": ({"mask": np.ones((4, 6))}, TypeError, "mask has dtype float64; expected bool"),
     "mask shape": ({"mask": np.ones((4, 5), bool)}, ValueError, r"mask has shape \(4, 5\), which does not broadcast"),
+    "mask by channel": ({"mask": np.ones((4, 6, 2), bool)}, ValueError,
+                        r"shape \(4, 6, 2\), which does not broadcast against \(4, 6\), the shape of x without its "
+                        r"channel axis, nor with as many axes against \(4, .*\), that of x"),
     "lengths dtype": ({"lengths": [1.0] * 4}, TypeError, "lengths has dtype float64; expected integers"),
     "lengths shape": ({"lengths": [1, 2]}, ValueError, r"lengths has shape \(2,\); expected \(4,\)"),
     "lengths range": ({"lengths": [1, 2, 7, 0]}, ValueError, "lengths must be between 0 and 6"),
@@ -240,5 +330,5 @@ def test_a_file_that_lost_its_extrema(tmp_path):
 
 def test_no_values_have_no_mean():
     stats = ChannelStats.from_arrays([0, 2], [1.0, 1.0], [5.0, 5.0])
-    np.testing.assert_array_equal(stats.mean, [0, 1])
+    np.testing.assert_array_equal(stats.mean, [np.nan, 1])
     np.testing.assert_array_equal(stats.m2, [0, 5])
