@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from fastbn import _layout
+from fastbn._checks import check_choice
 from fastbn._dispatch import kernels
 from fastbn._extrema import extrema as find_extrema
 from fastbn._extrema import reduced
@@ -44,8 +45,7 @@ def moments(
     TypeError, ValueError
         If they do not fit.
     """
-    if nan_policy not in NAN_POLICIES:
-        raise ValueError(f"nan_policy must be one of {', '.join(map(repr, NAN_POLICIES))}, got {nan_policy!r}")
+    check_choice(nan_policy, "nan_policy", NAN_POLICIES)
     array = _layout.as_plain(x, "x")
     check_dtype(array)
     if array.dtype == np.bool_:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn import _layout
+from fastbn._checks import check_choice
+from fastbn._selection import NAN_POLICIES
 from fastbn.stats import ChannelStats
 
 if TYPE_CHECKING:
@@ -17,11 +19,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from fastbn._selection import NanPolicy
+
 # How many statistics a task merges: fewer tasks than with pairs, and still a part of the work for every worker.
 FAN_IN = 8
 
 
-def channel_stats(x: Any, axis: int = 1) -> Any:
+def channel_stats(x: Any, axis: int = 1, *, nan_policy: NanPolicy = "propagate") -> Any:
     """Return the statistics of each channel of a Dask array, to be computed.
 
     Each chunk gives (count, mean, M2) in one task with one thread; tasks merge up to eight of them, level by level,
@@ -36,6 +40,8 @@ def channel_stats(x: Any, axis: int = 1) -> Any:
         channel's.
     axis : int
         The channel axis.
+    nan_policy : {"propagate", "raise", "omit"}
+        What a NaN does: makes its channel NaN, is an error of ``compute()``, or does not count in its channel.
 
     Returns
     -------
@@ -50,8 +56,8 @@ def channel_stats(x: Any, axis: int = 1) -> Any:
         If `x` is no Dask array of plain NumPy chunks (masked ones are refused: their masks would be ignored), or of
         another dtype.
     ValueError
-        If `axis` is out of range, there are no channels, or their number is not known; from ``compute()``, if a chunk
-        has another number of channels than Dask was told.
+        If `axis` is out of range, there are no channels, their number is not known, or `nan_policy` is none; from
+        ``compute()``, if a chunk has another number of channels than Dask was told, or a NaN where that is an error.
 
     Examples
     --------
@@ -61,6 +67,8 @@ def channel_stats(x: Any, axis: int = 1) -> Any:
     >>> stats = channel_stats(x).compute()
     >>> stats.mean, stats.var()
     (array([ 9.5, 11.5, 13.5]), array([45.25, 45.25, 45.25]))
+    >>> channel_stats(da.where(x > 20, np.nan, x), nan_policy="omit").compute().count
+    array([8., 7., 6.])
     """
     da, delayed = _dask()
     if not isinstance(x, da.Array):
@@ -69,6 +77,7 @@ def channel_stats(x: Any, axis: int = 1) -> Any:
     if x.ndim < 2:
         raise ValueError(f"x has shape {x.shape}; expected two or more dimensions")
     axis = _layout.axis_of(axis, x.ndim)
+    check_choice(nan_policy, "nan_policy", NAN_POLICIES)
     sizes = x.chunks[axis]
     if any(size != size for size in sizes):     # NaN is what Dask does not know
         raise ValueError(
@@ -78,9 +87,10 @@ def channel_stats(x: Any, axis: int = 1) -> Any:
     blocks = np.moveaxis(x.to_delayed(), axis, 0)
     part, merge, join = delayed(_part, pure=True), delayed(_merge, pure=True), delayed(_join, pure=True)
     by_channels = []
-    for size, row in zip(sizes, blocks, strict=True):
+    starts = np.cumsum([0, *sizes[:-1]]).tolist()
+    for first, size, row in zip(starts, sizes, blocks, strict=True):
         if size:
-            level = [part(block, axis, size) for block in row.ravel()]
+            level = [part(block, axis, first, size, nan_policy) for block in row.ravel()]
             while len(level) > 1:
                 level = [merge(level[k : k + FAN_IN]) for k in range(0, len(level), FAN_IN)]
             by_channels += level
@@ -106,9 +116,12 @@ def _check_chunks(x: Any) -> None:
     ChannelStats(1, axis=-1).update(np.empty((0, 1), x.dtype))     # names the dtypes that there are
 
 
-def _part(block: NDArray[Any], axis: int, channels: int) -> ChannelStats:
+def _part(block: NDArray[Any], axis: int, first: int, channels: int, nan_policy: NanPolicy) -> ChannelStats:
     # Dask's own threads are busy with other chunks. A chunk that is not as announced is refused by update().
-    return ChannelStats(channels, axis=axis).update(block, num_threads=1)
+    try:
+        return ChannelStats(channels, axis=axis).update(block, nan_policy=nan_policy, num_threads=1)
+    except ValueError as error:
+        raise ValueError(f"{error} (in a chunk whose channel 0 is that of number {first})") from None
 
 
 def _merge(parts: Sequence[ChannelStats]) -> ChannelStats:

@@ -86,6 +86,40 @@ def test_bytes_and_halves():
     check(channel_stats(da.from_array(x, (7, 3, 8, 6))).compute(scheduler="sync"), x, 1)
 
 
+@pytest.mark.parametrize("chunks", CHUNKS)
+def test_nan(chunks):
+    x = values()
+    x[np.random.default_rng(6).random(SHAPE) < 0.1] = np.nan
+    x[:, 3] = np.nan
+    x[:, 4] = 7
+    lazy = da.from_array(x, CHUNKS[chunks])
+    omitted = channel_stats(lazy, nan_policy="omit").compute(scheduler="threads")
+    same_bits(omitted.count, (~np.isnan(x)).sum(axis=(0, 2, 3)).astype(float))
+    assert np.isnan([omitted.mean[3], omitted.var()[3]]).all()
+    for c in (0, 1, 2, 4):
+        kept = x[:, c][~np.isnan(x[:, c])].astype(np.longdouble)
+        np.testing.assert_allclose(omitted.mean[c], float(kept.mean()), rtol=1e-14)
+        np.testing.assert_allclose(omitted.var()[c], float(kept.var()), rtol=1e-12)
+    spread = channel_stats(lazy).compute(scheduler="threads")
+    assert np.isnan(spread.mean).tolist() == [True] * 4 + [False]
+    refused = channel_stats(lazy, nan_policy="raise")
+    with pytest.raises(ValueError, match=r"NaN, the first in channel .; nan_policy is 'raise' \(in a chunk whose cha"):
+        refused.compute(scheduler="threads")
+    clean = channel_stats(lazy[:, 4:], nan_policy="raise").compute(scheduler="threads")
+    assert (clean.mean.tolist(), clean.var().tolist()) == ([7], [0])
+
+
+def test_a_policy_that_there_is_not():
+    with pytest.raises(ValueError, match="nan_policy must be one of 'propagate', 'raise', 'omit', got 'drop'"):
+        channel_stats(da.ones((4, 3)), nan_policy="drop")
+
+
+def test_wide_integers():
+    x = np.random.default_rng(0).integers(-5, 5, SHAPE) + 2**60
+    stats = channel_stats(da.from_array(x, (7, 3, 8, 6))).compute(scheduler="sync")
+    np.testing.assert_allclose(stats.var(), (x - 2**60).var(axis=(0, 2, 3)), rtol=1e-12)
+
+
 def unknown_channels():
     x = da.ones((4, 6), chunks=2)
     return x[:, x[0] > 0]
