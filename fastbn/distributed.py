@@ -121,7 +121,7 @@ def _part(block: NDArray[Any], axis: int, first: int, channels: int, nan_policy:
     try:
         return ChannelStats(channels, axis=axis).update(block, nan_policy=nan_policy, num_threads=1)
     except ValueError as error:
-        raise ValueError(f"{error} (in a chunk whose channel 0 is that of number {first})") from None
+        raise ValueError(f"{error} (in a chunk that starts at channel {first})") from None
 
 
 def _merge(parts: Sequence[ChannelStats]) -> ChannelStats:

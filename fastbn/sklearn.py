@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 try:
+    from scipy.sparse import issparse  # type: ignore[import-untyped]
     from sklearn.base import (  # type: ignore[import-untyped]
         BaseEstimator,
         OneToOneFeatureMixin,
@@ -22,9 +24,11 @@ except ImportError as error:
     raise ImportError(
         f"fastbn.sklearn needs scikit-learn 1.6 or newer: pip install 'fastbn[sklearn]' ({error})") from None
 
-from fastbn import _layout
-from fastbn._checks import check_flag, check_integer
-from fastbn.affine import ChannelAffine
+from fastbn import _layout, _sparse
+from fastbn._checks import channels, check_choice, check_flag, check_integer, counted
+from fastbn._dispatch import kernels
+from fastbn._extrema import reduced
+from fastbn._scaled import Scaled, power_of_two
 from fastbn.stats import ChannelStats
 
 if TYPE_CHECKING:
@@ -32,40 +36,52 @@ if TYPE_CHECKING:
     from sklearn.utils import Tags  # type: ignore[import-untyped]
 
 DTYPES = (np.float64, np.float32, np.float16)      # kept; others become the first
+# Between 1 / LIMIT and LIMIT the constants of a transform are ordinary numbers of the type that it is computed in.
+LIMITS = {np.dtype(np.float16): 2.0**100, np.dtype(np.float32): 2.0**100, np.dtype(np.float64): 2.0**1000}
 
 
 class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Bring every channel to mean 0 and standard deviation 1: y = (x - mean_) / scale_.
 
-    On (samples, features) it does what `sklearn.preprocessing.StandardScaler` does, from statistics that are right to
-    a relative 1e-12 where the mean is within 1e4 standard deviations of zero; and it takes images, sequences and
-    volumes, whose other axes are samples too. Mean and variance are those of `ChannelStats`, so `partial_fit` on parts
-    gives what `fit` on all gives.
+    On (samples, features) it does what `sklearn.preprocessing.StandardScaler` does, on sparse matrices too, from
+    statistics that are right to a relative 1e-12 where the mean is within 1e4 standard deviations of zero; and it takes
+    images, sequences and volumes, whose other axes are samples too. Mean and variance are those of `ChannelStats`, so
+    `partial_fit` on parts gives what `fit` on all gives. Values may be of any size that float64 has.
 
     Parameters
     ----------
+    copy : bool
+        Whether `transform` and `inverse_transform` leave X as it is. With False they write over X where it is an array
+        of a dtype that they keep.
     with_mean : bool
-        Whether to subtract the mean.
+        Whether to subtract the mean. Must be False for sparse matrices, which would be none afterwards.
     with_std : bool
         Whether to divide by the standard deviation.
     axis : int
         The channel axis: 1 for (N, C) and NCHW, -1 for NHWC. Not 0, along which the samples lie.
+    nan_policy : {"omit", "raise"}
+        What a NaN does: "omit" learns from the other values of its channel, and leaves it NaN in a transform, as
+        StandardScaler does; "raise" makes it an error.
 
     Attributes
     ----------
-    mean_ : ndarray of float64, shape (C,)
+    mean_, mean_low_ : ndarray of float64, shape (C,)
+        The mean, NaN in a channel without values, and its second word: what the rounding of the mean left over.
     var_ : ndarray of float64, shape (C,)
-        The biased variance.
+        The biased variance; Inf, or 0, where it is beyond the range of float64.
     scale_ : ndarray of float64, shape (C,)
-        What `transform` divides by: the square root of var_, but 1 for a constant channel, or without `with_std`.
+        What `transform` divides by: the standard deviation, but 1 for a constant channel, or without `with_std`.
     stats_ : ChannelStats
-        What mean_ and var_ were made of.
+        The statistics that these were made of: those of ``X / 2**exponent_``.
+    exponent_ : ndarray of int, shape (C,)
+        Zero, but in channels of values so large or small that their squares are not within the range of float64.
     n_features_in_ : int
         The number of channels.
     feature_names_in_ : ndarray of str
         Only if X had names for them.
-    n_samples_seen_ : int or float
-        The number of samples, or the sum of their weights.
+    n_samples_seen_ : int or float, or ndarray, shape (C,)
+        The number of samples, or the sum of their weights. Where NaN were left out and the channels differ, that of
+        each channel: values over positions of a sample.
 
     Examples
     --------
@@ -79,18 +95,32 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
     True
     """
 
-    def __init__(self, *, with_mean: bool = True, with_std: bool = True, axis: int = 1) -> None:
+    mean_: NDArray[np.float64]
+    mean_low_: NDArray[np.float64]
+    var_: NDArray[np.float64]
+    scale_: NDArray[np.float64]
+    stats_: ChannelStats
+    exponent_: NDArray[np.int64]
+    n_samples_seen_: Any
+
+    def __init__(
+        self, *, copy: bool = True, with_mean: bool = True, with_std: bool = True, axis: int = 1,
+        nan_policy: str = "omit",
+    ) -> None:
+        self.copy = copy
         self.with_mean = with_mean
         self.with_std = with_std
         self.axis = axis
+        self.nan_policy = nan_policy
 
     def fit(self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None) -> ChannelScaler:  # noqa: N803
         """Learn mean and variance of each channel of `X`, and forget what was learned before.
 
         Parameters
         ----------
-        X : array_like, shape (N, C) or of more dimensions
-            Of finite numbers. float64, float32 and float16 are taken as they are, others converted to float64.
+        X : array_like, shape (N, C) or of more dimensions, or a CSR or CSC array or matrix
+            Of finite numbers, and NaN where `nan_policy` is "omit". float64, float32 and float16 are taken as they are,
+            others converted to float64. What a sparse matrix does not store is zero, and counts.
         y : None
             Ignored.
         sample_weight : array_like, shape (N,), optional
@@ -106,9 +136,7 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         TypeError, ValueError
             If `X` or a parameter is not what it must be.
         """
-        array = self._checked(X, reset=True)
-        stats = ChannelStats(array.shape[self.axis], axis=self.axis)
-        return self._learned(stats, 0, array, sample_weight)
+        return self._learn(self._checked(X, reset=True), sample_weight, further=False)
 
     def partial_fit(
         self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None,  # noqa: N803
@@ -136,20 +164,21 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         """
         if not hasattr(self, "stats_"):
             return self.fit(X, sample_weight=sample_weight)
-        array = self._checked(X, reset=False)
-        return self._learned(self.stats_.copy(), self.n_samples_seen_, array, sample_weight)
+        return self._learn(self._checked(X, reset=False), sample_weight, further=True)
 
-    def transform(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
+    def transform(self, X: ArrayLike, copy: bool | None = None) -> Any:  # noqa: N803
         """Return (X - mean_) / scale_.
 
         Parameters
         ----------
-        X : array_like
+        X : array_like, or a CSR or CSC array or matrix
             With as many channels as those learned from, and any number of dimensions from two on.
+        copy : bool, optional
+            As in the class, for this call.
 
         Returns
         -------
-        ndarray, shape and dtype of X
+        ndarray or sparse matrix, shape, format and dtype of X
             float64 if X is neither float32 nor float16.
 
         Raises
@@ -159,38 +188,55 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         TypeError, ValueError
             As in `fit`.
         """
-        check_is_fitted(self)
-        zero = np.zeros_like(self.mean_)
-        transform = ChannelAffine(self.mean_ if self.with_mean else zero, 1 / self.scale_, zero, axis=self.axis)
-        return transform(self._checked(X, reset=False))
+        return self._transformed(X, copy, inverse=False)
 
-    def inverse_transform(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
+    def inverse_transform(self, X: ArrayLike, copy: bool | None = None) -> Any:  # noqa: N803
         """Return X * scale_ + mean_, which undoes `transform`.
 
         Parameters
         ----------
-        X : array_like
+        X : array_like, or a CSR or CSC array or matrix
+            As in `transform`.
+        copy : bool, optional
             As in `transform`.
 
         Returns
         -------
-        ndarray, shape and dtype of X
+        ndarray or sparse matrix, shape, format and dtype of X
 
         Raises
         ------
         NotFittedError, TypeError, ValueError
             As in `transform`.
         """
-        check_is_fitted(self)
-        zero = np.zeros_like(self.mean_)
-        transform = ChannelAffine(zero, self.scale_, self.mean_ if self.with_mean else zero, axis=self.axis)
-        return transform(self._checked(X, reset=False))
+        return self._transformed(X, copy, inverse=True)
 
-    def _checked(self, X: ArrayLike, reset: bool) -> NDArray[Any]:  # noqa: N803
-        check_flag(self.with_mean, "with_mean")
-        check_flag(self.with_std, "with_std")
+    def _transformed(self, X: ArrayLike, copy: bool | None, inverse: bool) -> Any:  # noqa: N803
+        check_is_fitted(self)
+        copies = check_flag(self.copy if copy is None else copy, "copy")
+        array = self._checked(X, reset=False)
+        if issparse(array):
+            scale = self.scale_[_sparse.column_of(array)]
+            data = array.data.astype(np.float64)
+            with np.errstate(over="ignore", under="ignore"):
+                return _sparse.with_data(array, data * scale if inverse else data / scale, copies)
+        none = np.zeros_like(self.mean_)
+        mean, low = (self.mean_, self.mean_low_) if self.with_mean else (none, none)
+        out = None if copies or not array.flags.writeable else array
+        return affine(array, _layout.axis_of(self.axis, array.ndim), mean, low, self.scale_, inverse, out)
+
+    def _checked(self, X: ArrayLike, reset: bool) -> Any:  # noqa: N803
+        for name in ("copy", "with_mean", "with_std"):
+            check_flag(getattr(self, name), name)
         check_integer(self.axis, "axis")
-        array: NDArray[Any] = check_array(X, dtype=DTYPES, allow_nd=True, estimator=self, input_name="X")
+        check_choice(self.nan_policy, "nan_policy", ("omit", "raise"))
+        sparse = issparse(X)
+        if sparse and self.with_mean:
+            raise ValueError("Cannot center sparse matrices, whose zeros would become other numbers: pass "
+                             "`with_mean=False` instead")
+        array: Any = check_array(
+            X, accept_sparse=("csr", "csc"), dtype=DTYPES[:2] if sparse else DTYPES, allow_nd=True, estimator=self,
+            ensure_all_finite=True if self.nan_policy == "raise" else "allow-nan", input_name="X")
         axis = _layout.axis_of(self.axis, array.ndim)
         if axis == 0:
             raise ValueError(
@@ -201,28 +247,108 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         if reset:
             self.n_features_in_ = array.shape[axis]
         elif array.shape[axis] != self.n_features_in_:
-            raise ValueError(f"X has shape {array.shape}, which is {array.shape[axis]} channels along axis "
+            raise ValueError(f"X has shape {array.shape}, which is {counted(array.shape[axis], 'channel')} along axis "
                              f"{self.axis}; expected {self.n_features_in_}")
         return array
 
-    def _learned(
-        self, stats: ChannelStats, seen: float, array: NDArray[Any], sample_weight: ArrayLike | None,
-    ) -> ChannelScaler:
+    def _learn(self, array: Any, sample_weight: ArrayLike | None, further: bool) -> ChannelScaler:
         # What can fail comes first. Lists and single numbers become arrays here.
+        weights = None
         if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, array, dtype=np.float64)
-            if not np.any(sample_weight):
+            weights = _check_sample_weight(sample_weight, array, dtype=np.float64)
+            if not np.any(weights):
                 raise ValueError("sample_weight has only zero weights; expected a positive one")
-        variance = stats.update(array, sample_weight=sample_weight).var()
-        self.stats_ = stats
-        self.n_samples_seen_ = seen + (len(array) if sample_weight is None else float(np.sum(sample_weight)))
-        self.mean_ = stats.mean.copy()
-        self.var_ = variance
-        # A constant channel has a variance of exactly zero, whatever its value.
-        self.scale_ = np.where((self.var_ > 0) & self.with_std, np.sqrt(self.var_), 1.0)
+        part = self._statistics(array, weights)
+        seen = samples_seen(part.stats.count, array, weights)
+        if further:
+            part = Scaled(self.stats_, self.exponent_) + part
+            seen = alike(self.n_samples_seen_ + seen)
+        self.stats_, self.exponent_, self.n_samples_seen_ = part.stats, part.exponent, seen
+        self.mean_, self.mean_low_ = part.mean()
+        self.var_ = part.var()
+        # A constant channel has a sum of squares of exactly zero, whatever its value.
+        std = np.maximum(part.std(), np.finfo(np.float64).smallest_subnormal)
+        self.scale_ = np.where((part.stats.m2 == 0) & (part.stats.count > 0), 1.0, std)
+        if not self.with_std:
+            self.scale_ = np.ones_like(std)
+        rough = np.flatnonzero(self.scale_ < np.finfo(np.float64).tiny)
+        if rough.size:
+            warnings.warn(f"{channels(rough.tolist())} of X: the standard deviation is below the least normal float64, "
+                          "and results have few digits", RuntimeWarning, stacklevel=3)
         return self
+
+    def _statistics(self, array: Any, weights: NDArray[np.float64] | None) -> Scaled:
+        # Of an array or sparse matrix whose values and dtype have been checked.
+        axis = _layout.axis_of(self.axis, array.ndim)
+
+        def read(exponent: NDArray[np.int64] | None) -> ChannelStats:
+            if issparse(array):
+                x = array if exponent is None else _sparse.with_data(
+                    array, power_of_two(array.data, -exponent[_sparse.column_of(array)]), copy=True)
+                return ChannelStats.from_arrays(**_sparse.moments(x, weights).arrays(), axis=self.axis)
+            x = array if exponent is None else power_of_two(array, -along(exponent, axis, array.ndim))
+            return ChannelStats(array.shape[axis], axis=self.axis).update(
+                x, sample_weight=weights, nan_policy="propagate" if self.nan_policy == "raise" else "omit")
+
+        def size() -> NDArray[np.float64]:
+            if issparse(array):
+                return _sparse.sizes(array)
+            x = array if weights is None else array[weights > 0]
+            low, high = reduced(x, axis, np.fmin), reduced(x, axis, np.fmax)
+            largest: NDArray[np.float64] = np.maximum(np.abs(low), np.abs(high))
+            return largest
+
+        if array.dtype != np.float64:       # whose squares a float64 holds
+            return Scaled(read(None), np.zeros(array.shape[axis], np.int64))
+        return Scaled.of(read, size)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.nan_policy == "omit"
+        tags.input_tags.sparse = not self.with_mean
         tags.transformer_tags.preserves_dtype = ["float64", "float32", "float16"]
         return tags
+
+
+def samples_seen(count: NDArray[np.float64], array: Any, weights: NDArray[np.float64] | None) -> Any:
+    """Return how many samples were counted, or their weight: one number, or, where channels differ, one for each."""
+    total = array.shape[0] if weights is None else float(np.sum(weights))
+    positions = 1 if issparse(array) else array[:1].size // len(count)
+    seen = count / max(1, positions)
+    if (np.abs(seen - total) <= 1e-12 * total).all():       # sums of weights have roundings
+        return total
+    return alike(seen.astype(np.int64) if weights is None and positions == 1 else seen)
+
+
+def alike(seen: Any) -> Any:
+    """Return the one number that all channels have, or what they have."""
+    return seen if np.ndim(seen) == 0 or (seen != seen[0]).any() else seen[0]
+
+
+def along(vector: NDArray[Any], axis: int, ndim: int) -> NDArray[Any]:
+    """Return a channel vector, shaped to broadcast against an array."""
+    return vector.reshape([-1 if k == axis else 1 for k in range(ndim)])
+
+
+def affine(
+    array: NDArray[Any], axis: int, mean: NDArray[np.float64], low: NDArray[np.float64], scale: NDArray[np.float64],
+    inverse: bool, out: NDArray[Any] | None,
+) -> NDArray[Any]:
+    """Return (array - mean) / scale, or its inverse, with a mean of two words; in `out` if that is the array."""
+    limit = LIMITS[array.dtype.newbyteorder("=")]
+    far = (scale < 1 / limit) | (scale > limit)
+    if array.dtype != np.float64 and (far.any() or (np.abs(mean) > limit).any()):
+        wide = affine(array.astype(np.float64), axis, mean, low, scale, inverse, None)
+        with np.errstate(over="ignore", under="ignore"):
+            return wide.astype(array.dtype)
+    exponent = np.where(far, np.frexp(scale)[1], 0)
+    mean, low, scale = (power_of_two(vector, -exponent) for vector in (mean, low, scale))
+    none = np.zeros_like(mean)
+    if inverse:     # (y + low / scale) * scale + mean
+        constants = kernels.Constants(len(mean), -low / scale, None, scale, mean, 0.0)
+    else:
+        constants = kernels.Constants(len(mean), mean, None, 1 / scale, none, 0.0, low)
+    spread = along(exponent, axis, array.ndim)
+    x = power_of_two(array, -spread) if far.any() and not inverse else array
+    y: NDArray[Any] = kernels.inference(x, axis, constants, None, out if x is array else None, 0, 0.0, None)
+    return power_of_two(y, spread) if far.any() and inverse else y

@@ -144,7 +144,8 @@ def test_in_a_pipeline():
     restored = pickle.loads(pickle.dumps(pipeline))
     same_bits(restored.predict_proba(x), pipeline.predict_proba(x))
     scaler = ChannelScaler(axis=-1, with_mean=False)
-    assert clone(scaler).get_params() == {"axis": -1, "with_mean": False, "with_std": True}
+    assert clone(scaler).get_params() == {
+        "axis": -1, "copy": True, "nan_policy": "omit", "with_mean": False, "with_std": True}
 
 
 def test_names_of_columns():
@@ -170,7 +171,10 @@ def nan():
 
 
 @pytest.mark.parametrize(("options", "x", "error", "message"), [
-    ({}, nan(), ValueError, "Input X contains NaN"),
+    ({"nan_policy": "raise"}, nan(), ValueError, "Input X contains NaN"),
+    ({"nan_policy": "propagate"}, nan(), ValueError, "nan_policy must be one of 'omit', 'raise', got 'propagate'"),
+    ({"copy": None}, nan(), TypeError, "copy must be True or False, got None"),
+    ({}, np.array([[1.0], [np.inf]]), ValueError, "Input X contains infinity"),
     ({}, np.zeros((0, 3)), ValueError, "0 sample"),
     ({"axis": 0}, data((4, 3)), ValueError, r"axis is 0, along which the samples of X with shape \(4, 3\) lie"),
     ({"axis": -2}, data((4, 3)), ValueError, "axis is -2, along which the samples"),
