@@ -1,12 +1,14 @@
 """ChannelScaler: scikit-learn's own checks, higher ranks, and data on which StandardScaler loses digits."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
 
 sklearn = pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install 'fastbn[sklearn]'")
 
+import scipy.sparse  # noqa: E402
 from sklearn.base import clone  # noqa: E402
 from sklearn.exceptions import NotFittedError  # noqa: E402
 from sklearn.linear_model import LogisticRegression  # noqa: E402
@@ -21,7 +23,8 @@ from tests.compare import close, same_bits  # noqa: E402
 
 
 # None of these is expected to fail. check_array_api_input skips itself unless SCIPY_ARRAY_API is set.
-@parametrize_with_checks([ChannelScaler(), ChannelScaler(with_mean=False), ChannelScaler(with_std=False, axis=-1)])
+@parametrize_with_checks([ChannelScaler(), ChannelScaler(with_mean=False), ChannelScaler(with_std=False, axis=-1),
+                          ChannelScaler(nan_policy="raise")])
 def test_checks_of_sklearn(estimator, check):
     check(estimator)
 
@@ -201,3 +204,212 @@ def test_other_numbers_of_channels_change_nothing():
             call(x[..., :2])
     same_bits(scaler.mean_, before)
     assert scaler.n_samples_seen_ == 4
+
+
+# What numbers of a size become: right ones, though squares, sums or 1 / scale_ are beyond the dtype.
+SIZES = {
+    "float32 subnormal": (np.float32([[1e-40], [3e-40]]), [-1, 1]),
+    "float32 small": (np.float32([[1e-36], [3e-36], [5e-36]]), [-1.5**0.5, 0, 1.5**0.5]),
+    "float32 least": (np.float32([[1e-45], [3e-45], [4e-45]]), None),
+    "float32 largest": (np.float32([[3e38], [-3e38]]), [1, -1]),
+    "float16 least": (np.float16([[6e-8], [1.8e-7]]), [-1, 1]),
+    "float16 largest": (np.float16([[65504], [-65504]]), [1, -1]),
+    "float64 1e301": (np.array([[1e301], [3e301]]), [-1, 1]),
+    "float64 largest": (np.array([[1.7e308], [-1.7e308], [1.7e308], [-1.7e308]]), [1, -1, 1, -1]),
+    "float64 1e154": (np.array([[-1e154], [0], [1e154]]), [-1.5**0.5, 0, 1.5**0.5]),
+    "float64 1e-200": (np.array([[1e-200], [3e-200]]), [-1, 1]),
+    "float64 one rounding apart": (np.array([[1e-150], [np.nextafter(1e-150, 1)]]), [-1, 1]),
+    "zeros and 1e-300": (np.array([[0], [1e-300]]), [-1, 1]),
+}
+
+
+@pytest.mark.parametrize("how", ["fit", "partial_fit", "weighted"])
+@pytest.mark.parametrize("name", SIZES)
+def test_any_size(name, how):
+    x, right = SIZES[name]
+    if right is None:
+        wide = x.astype(np.longdouble)
+        right = ((wide - wide.mean()) / wide.std()).ravel().astype(float)
+    scaler = ChannelScaler()
+    ordinary = np.hstack([x, np.arange(len(x))[:, None]]).astype(x.dtype)       # beside another channel
+    if how == "partial_fit":
+        for row in ordinary[::-1]:
+            scaler.partial_fit(row[None])
+        y = scaler.transform(ordinary)[:, 0]
+    else:
+        y = scaler.fit(ordinary, sample_weight=np.full(len(x), 0.5) if how == "weighted" else None).transform(ordinary)
+        y = y[:, 0]
+    assert y.dtype == ordinary.dtype
+    np.testing.assert_allclose(y, right, rtol=0, atol=4 * np.finfo(x.dtype).eps * np.abs(right).max())
+    assert scaler.scale_[1] == pytest.approx(np.arange(len(x)).std(), rel=1e-12)
+    if how == "fit":
+        back = scaler.inverse_transform(scaler.transform(ordinary))[:, :1]
+        np.testing.assert_allclose(back, x, rtol=8 * np.finfo(x.dtype).eps, atol=float(np.abs(x).max()) * 2.0**-52)
+        if x.dtype != np.float16:
+            sparse = ChannelScaler(with_mean=False)
+            scaled = sparse.fit_transform(scipy.sparse.csc_array(ordinary))
+            np.testing.assert_allclose(sparse.scale_, scaler.scale_, rtol=1e-12)
+            np.testing.assert_allclose(scaled.toarray(), ordinary / scaler.scale_, rtol=4 * np.finfo(x.dtype).eps)
+            np.testing.assert_allclose(
+                sparse.inverse_transform(scaled).toarray(), ordinary, rtol=4 * np.finfo(x.dtype).eps)
+
+
+def test_parts_of_different_sizes():
+    parts = [np.array([[1e-200], [2e-200]]), np.zeros((2, 1)), np.array([[1.0], [3.0]]), np.array([[-1e200], [2e200]])]
+    for order in (parts, parts[::-1]):
+        scaler = ChannelScaler()
+        for part in order:
+            scaler.partial_fit(part)
+        every = np.concatenate(parts).astype(np.longdouble)
+        np.testing.assert_allclose(scaler.scale_, float(every.std()), rtol=1e-12)
+        np.testing.assert_allclose(scaler.mean_, float(every.mean()), rtol=1e-12)
+        assert scaler.n_samples_seen_ == 8
+
+
+def test_a_deviation_that_float64_hardly_has():
+    with pytest.warns(RuntimeWarning, match="channel 1 of X: the standard deviation is below the least normal float64"):
+        scaler = ChannelScaler().fit(np.array([[1.0, 1e-310], [2.0, 3e-310]]))
+    assert scaler.scale_[1] == 1e-310
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ChannelScaler().fit(np.array([[1.0, 1e-310], [2.0, 1e-310]]))       # constant: scale_ is 1
+
+
+def test_the_second_word_of_the_mean():
+    x = np.array([[0.1 + 0.2], [0.3]] * 50)
+    scaler = ChannelScaler().fit(x)
+    parts = ChannelScaler().partial_fit(x[:31]).partial_fit(x[31:])
+    for same in (scaler, pickle.loads(pickle.dumps(scaler)), parts):
+        np.testing.assert_allclose(same.transform(x).ravel(), [1, -1] * 50, rtol=1e-12)
+        same_bits(same.inverse_transform(same.transform(x)), x)
+    assert scaler.mean_low_[0] != 0
+    assert scaler.stats_.to_arrays()["mean_low"].tolist() == scaler.mean_low_.tolist()
+
+
+@pytest.mark.parametrize("ratio", [1e4, 1e8, 1e12], ids="{:g}".format)
+def test_the_mean_costs_no_digits(ratio):
+    x = np.random.default_rng(0).standard_normal((20_000, 3)) + ratio
+    distances = (x - np.round(ratio)).astype(np.longdouble)      # exact, and of the size of the deviation
+    mean, var = oracle.moments(distances, 1)
+    scaler = ChannelScaler().fit(x)
+    assert np.abs(scaler.transform(x) - (distances - mean) / np.sqrt(var)).max() < 4e-15
+    same_bits(scaler.inverse_transform(scaler.transform(x)), x)
+
+
+@pytest.mark.parametrize("shape", [(40, 3), (40, 3, 5), (40, 3, 2, 4)], ids=str)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_nan_are_left_out_and_kept(shape, dtype):
+    x = data(shape, dtype)
+    missing = np.random.default_rng(1).random(shape) < 0.2
+    missing[:, 2] = False
+    x[missing] = np.nan
+    scaler = ChannelScaler().fit(x)
+    parts = ChannelScaler().partial_fit(x[:13]).partial_fit(x[13:])
+    counts = np.moveaxis(~missing, 1, 0).reshape(3, -1).sum(axis=1)
+    for c in range(3):
+        values = x[:, c][~missing[:, c]].astype(np.longdouble)
+        for one in (scaler, parts):
+            assert one.mean_[c] == pytest.approx(float(values.mean()), rel=1e-12)
+            assert one.var_[c] == pytest.approx(float(values.var()), rel=1e-12)
+    y = scaler.transform(x)
+    np.testing.assert_array_equal(np.isnan(y), missing)
+    np.testing.assert_array_equal(np.isnan(scaler.inverse_transform(y)), missing)
+    np.testing.assert_allclose(scaler.n_samples_seen_, counts / np.prod(shape[2:]))
+    np.testing.assert_allclose(parts.n_samples_seen_, scaler.n_samples_seen_)
+    assert scaler.fit(x[:, 2:]).n_samples_seen_ == 40
+    if len(shape) == 2:
+        theirs = StandardScaler().fit(x.astype(np.float64))
+        wide = x.astype(np.float64)
+        ours = ChannelScaler().fit(x)
+        np.testing.assert_array_equal(ours.n_samples_seen_, theirs.n_samples_seen_)
+        np.testing.assert_allclose(ours.transform(wide), theirs.transform(wide), rtol=1e-7)
+
+
+def test_a_channel_of_nan_alone():
+    x = np.array([[1.0, np.nan], [3.0, np.nan]])
+    ours = ChannelScaler().fit(x)
+    with np.errstate(invalid="ignore"):
+        theirs = StandardScaler().fit(x)
+    for name in ("mean_", "var_", "scale_", "n_samples_seen_"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+    np.testing.assert_array_equal(ours.transform(x), [[-1, np.nan], [1, np.nan]])
+    ours.partial_fit(np.array([[5.0, 7.0], [7.0, 9.0]]))
+    np.testing.assert_array_equal(ours.mean_, [4, 8])
+    np.testing.assert_array_equal(ours.n_samples_seen_, [4, 2])
+
+
+FORMATS = [scipy.sparse.csr_array, scipy.sparse.csc_array, scipy.sparse.csr_matrix, scipy.sparse.csc_matrix]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32])
+@pytest.mark.parametrize("make", FORMATS, ids=lambda f: f.__name__)
+def test_sparse(make, dtype, weighted):
+    rng = np.random.default_rng(3)
+    stored = rng.random((3000, 7)) < [0, 1, 0.5, 0.1, 0.01, 1, 0.9]
+    x = ((rng.standard_normal((3000, 7)) * 9 + 1e3) * stored).astype(dtype)
+    x[:, 5] = 4
+    weights = rng.random(3000) if weighted else None
+    sparse = make(x)
+    before = sparse.copy()
+    scaler = ChannelScaler(with_mean=False)
+    y = scaler.fit(sparse, sample_weight=weights).transform(sparse)
+    dense = ChannelScaler(with_mean=False).fit(x, sample_weight=weights)
+    parts = ChannelScaler(with_mean=False)
+    for part in (slice(0, 1000), slice(1000, 1001), slice(1001, None)):
+        parts.partial_fit(make(x[part]), sample_weight=None if weights is None else weights[part])
+    for one in (scaler, parts):
+        np.testing.assert_allclose(one.mean_, dense.mean_, rtol=1e-12)
+        np.testing.assert_allclose(one.var_, dense.var_, rtol=1e-11)
+        np.testing.assert_allclose(one.n_samples_seen_, dense.n_samples_seen_)
+        assert one.scale_[[0, 5]].tolist() == [1, 1]
+    assert type(y) is make
+    assert y.dtype == (np.float64 if dtype == np.int32 else dtype)
+    assert y.nnz == sparse.nnz
+    np.testing.assert_allclose(y.toarray(), dense.transform(x), rtol=1e-6)
+    np.testing.assert_allclose(scaler.inverse_transform(y).toarray(), x, rtol=1e-6)
+    assert (sparse != before).nnz == 0
+
+
+def test_sparse_positions_that_are_stored_twice_or_as_nan():
+    twice = scipy.sparse.csr_array((np.array([1.0, 2.0, 5.0]), np.array([0, 0, 1]), np.array([0, 2, 3, 3])), (3, 2))
+    scaler = ChannelScaler(with_mean=False).fit(twice)
+    assert scaler.mean_ == pytest.approx([1, 5 / 3], rel=1e-15)
+    assert scaler.var_ == pytest.approx([2, 50 / 9], rel=1e-15)
+    missing = scipy.sparse.csc_array(np.array([[np.nan, 1.0], [2.0, 0.0], [4.0, 0.0], [0.0, 1.0]]))
+    scaler.fit(missing)
+    assert scaler.mean_.tolist() == [2, 0.5]
+    assert scaler.n_samples_seen_.tolist() == [3, 4]
+    assert np.isnan(scaler.transform(missing).toarray()).sum() == 1
+    with pytest.raises(ValueError, match="contains NaN"):
+        ChannelScaler(with_mean=False, nan_policy="raise").fit(missing)
+
+
+@pytest.mark.parametrize("call", ["fit", "partial_fit", "transform", "inverse_transform"])
+def test_sparse_matrices_keep_their_zeros(call):
+    x = scipy.sparse.csr_array(np.eye(3))
+    scaler = ChannelScaler() if "fit" in call else ChannelScaler().fit(np.eye(3))
+    with pytest.raises(ValueError, match=r"Cannot center sparse matrices.*with_mean=False"):
+        getattr(scaler, call)(x)
+    assert hasattr(scaler, "mean_") == ("fit" not in call)
+
+
+@pytest.mark.parametrize("make", [np.array, *FORMATS], ids=lambda f: f.__name__)
+def test_copy(make):
+    given = np.arange(12.0).reshape(4, 3)
+    scaler = ChannelScaler(with_mean=False).fit(given)
+    x = make(given)
+    want = scaler.transform(x)
+    assert want is not x
+    plain = np.asarray if make is np.array else make.toarray
+    for own, options in ((True, {"copy": False}), (False, {})):
+        x = make(given)
+        y = scaler.set_params(copy=own).transform(x, **options)
+        np.testing.assert_array_equal(plain(y), plain(want))
+        np.testing.assert_array_equal(plain(x), plain(want))
+    back = scaler.inverse_transform(x)
+    np.testing.assert_allclose(plain(back), given, rtol=1e-15)
+    read_only = given.copy()
+    read_only.flags.writeable = False
+    scaler.transform(read_only)     # into a new array
+    np.testing.assert_array_equal(read_only, given)
