@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastbn._checks import listed
+from fastbn._checks import channels
 from fastbn._state import check_exact, check_initial_weight
 from fastbn.stats import ChannelStats
 
@@ -34,13 +34,15 @@ class Batch(NamedTuple):
     Attributes
     ----------
     size : int
-        Values per channel.
+        Values per channel; the most of any, where channels differ.
     mean, var : ndarray of float64, shape (C,)
         var is biased.
     mean_low : ndarray of float64, shape (C,), or None
         The second word of the mean.
     stats : ChannelStats or None
         The same in double lanes, where that is known.
+    counts : ndarray of float64, shape (C,), or None
+        Values of each channel, where channels differ; none of them is 1, and a channel of 0 has mean and var 0.
     """
 
     size: int
@@ -48,28 +50,41 @@ class Batch(NamedTuple):
     var: NDArray[np.float64]
     mean_low: NDArray[np.float64] | None = None
     stats: ChannelStats | None = None
+    counts: NDArray[np.float64] | None = None
 
     @classmethod
-    def from_saved(cls, saved: Saved) -> Batch:
+    def from_saved(cls, saved: Saved, counts: NDArray[np.float64] | None = None) -> Batch:
         """Return what a forward found out on its way."""
-        return cls(saved.count, saved.mean, saved.var, saved.mean_low)
+        size = saved.count if counts is None else int(counts.max())
+        return cls(size, saved.mean, saved.var, saved.mean_low, counts=counts)
 
     @classmethod
     def from_stats(cls, stats: ChannelStats) -> Batch:
         """Return statistics that were read apart from a forward."""
-        count, arrays = values_per_channel(stats), stats.to_arrays()
-        var = stats.var() if count else np.zeros(len(arrays["mean"]))
-        return cls(count, arrays["mean"], var, arrays["mean_low"], stats)
+        arrays = stats.to_arrays()
+        counts = arrays["count"]
+        var = np.divide(arrays["m2"], counts, out=np.zeros(len(counts)), where=counts > 0)
+        counts_differ = counts if (counts != counts[0]).any() else None
+        return cls(values_per_channel(stats), arrays["mean"], var, arrays["mean_low"], stats, counts_differ)
 
     def to_stats(self, axis: int) -> ChannelStats:
         """Return them as they merge."""
         if self.stats is not None:
             return self.stats
-        return ChannelStats.from_arrays(self.size, self.mean, self.var * self.size, self.mean_low, axis=axis)
+        counts = self.size if self.counts is None else self.counts
+        return ChannelStats.from_arrays(counts, self.mean, self.var * counts, self.mean_low, axis=axis)
 
     def running_var(self, unbiased: bool) -> NDArray[np.float64]:
         """Return the variance that running averages follow."""
-        return self.var * (self.size / (self.size - 1)) if unbiased else self.var
+        if not unbiased:
+            return self.var
+        if self.counts is None:
+            return self.var * (self.size / (self.size - 1))
+        return self.var * (self.counts / np.maximum(self.counts - 1, 1))
+
+    def over(self, running: NDArray[Any], new: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return new averages, and in channels without values the running ones."""
+        return new if self.counts is None else np.where(self.counts > 0, new, running)
 
 
 @dataclass(slots=True)
@@ -90,14 +105,16 @@ class Weights:
     squares: float = 0.0
     squares_by_count: float = 0.0
 
-    def add(self, factor: float, count: int) -> None:
+    def add(self, factor: float, batch: Batch) -> None:
         """Count in a batch of that weight; those before lose in proportion."""
         kept = 1.0 - factor
         if kept == 0:       # whatever was before, known or not
             self.squares = self.squares_by_count = 0.0
         self.initial *= kept
         self.squares = kept * kept * self.squares + factor * factor
-        self.squares_by_count = kept * kept * self.squares_by_count + factor * factor / count
+        self.squares_by_count = kept * kept * self.squares_by_count + factor * factor / batch.size
+        if batch.counts is not None:    # channels differ, and no number is that of all
+            self.squares = self.squares_by_count = np.nan
 
     @classmethod
     def after(cls, batches: int, momentum: float | None) -> Weights:
@@ -120,7 +137,15 @@ class Moving:
     def read(
         self, layer: BatchNorm, x: ArrayLike, overwrites: bool, chosen: NDArray[np.bool_] | None = None,
     ) -> Batch | None:
-        """Look at a batch, or what counts of it, before it is normalized, where it could be too late afterwards."""
+        """Look at a batch, or what counts of it, before it is normalized, where it could be too late afterwards.
+
+        Raises
+        ------
+        ValueError
+            For NaN under the policy "raise", or for a channel without values where averages need all.
+        """
+        if chosen is not None and chosen.ndim == np.ndim(x):
+            refuse_empty(layer, chosen)
         if overwrites and layer.nan_policy == "raise":
             is_usable(layer, Batch.from_stats(read(layer, x, chosen)))
         return None
@@ -144,9 +169,10 @@ class Moving:
         with np.errstate(over="ignore", invalid="ignore"):  # Inf beyond the dtype, as documented
             layer.running_mean[...], layer.running_var[...] = (
                 np.multiply(running, 1.0 - factor, dtype=np.float64) + factor * new
-                for running, new in ((layer.running_mean, batch.mean),
-                                     (layer.running_var, batch.running_var(layer.unbiased))))
-        self.weights.add(factor, batch.size)
+                for running, new in ((layer.running_mean, batch.over(layer.running_mean, batch.mean)),
+                                     (layer.running_var, batch.over(
+                                         layer.running_var, batch.running_var(layer.unbiased)))))
+        self.weights.add(factor, batch)
 
     def take(self, stats: ChannelStats, weights: Weights) -> None:
         """Take over what was gathered elsewhere and has been put into the running averages."""
@@ -174,9 +200,12 @@ class Exact(Moving):
         assert layer.running_mean is not None
         assert layer.running_var is not None
         with np.errstate(over="ignore", invalid="ignore"):
-            layer.running_mean[...], layer.running_var[...] = stats.mean, stats.var(ddof=int(layer.unbiased))
+            whole = Batch.from_stats(stats)
+            layer.running_mean[...], layer.running_var[...] = (
+                whole.over(layer.running_mean, stats.mean),
+                whole.over(layer.running_var, stats.var(ddof=int(layer.unbiased))))
         self.stats = stats
-        self.weights.add(batch.size / values_per_channel(stats), batch.size)
+        self.weights.add(batch.size / values_per_channel(stats), batch)
 
     def take(self, stats: ChannelStats, weights: Weights) -> None:
         """Go on from what was gathered."""
@@ -192,7 +221,8 @@ class Exact(Moving):
         """Return what goes on from a state, or, where that has none of the entries, begins anew."""
         count, mean, low, m2 = check_exact(state, layer.num_features)
         stats = ChannelStats.from_arrays(count, mean, m2, low, axis=layer.axis)
-        weights = Weights(0.0, np.nan, 1 / count) if count else loaded_weights(None, state, vectors, tracked)
+        each = 1 / count[0] if count.all() and (count == count[0]).all() else np.nan
+        weights = Weights(0.0, np.nan, each) if count.any() else loaded_weights(None, state, vectors, tracked)
         return Exact(weights, stats=stats)
 
 
@@ -223,7 +253,7 @@ class Gathering(Moving):
         self.batches += counts(layer, batch)
         if batch.size:
             self.stats.merge(batch.to_stats(layer.axis))
-            self.weights.add(batch.size / values_per_channel(self.stats), batch.size)
+            self.weights.add(batch.size / values_per_channel(self.stats), batch)
 
 
 def counts(layer: BatchNorm, batch: Batch) -> bool:
@@ -232,13 +262,26 @@ def counts(layer: BatchNorm, batch: Batch) -> bool:
 
 
 def values_per_channel(stats: ChannelStats) -> int:
-    """Return the count, which is the same in all channels here."""
-    return int(stats.count[0])
+    """Return the count; the most of any, where channels differ."""
+    return int(stats.count.max())
 
 
 def read(layer: BatchNorm, x: ArrayLike, chosen: NDArray[np.bool_] | None = None) -> ChannelStats:
-    """Return the statistics of a batch, or of the positions of it that count."""
+    """Return the statistics of a batch, or of those of its positions or values that count."""
+    if chosen is not None and chosen.ndim == np.ndim(x):
+        chosen = np.moveaxis(chosen, -1, layer.axis)
     return ChannelStats(layer.num_features, axis=layer.axis).update(x, mask=chosen, num_threads=layer.num_threads)
+
+
+def refuse_empty(layer: BatchNorm, chosen: NDArray[np.bool_]) -> None:
+    """Raise an error for a channel without values where every batch has a weight in all channels."""
+    if layer.running_mean is None or not (layer.debias or layer.averaging == "cumulative"):
+        return
+    empty = np.flatnonzero(~chosen.any(axis=tuple(range(chosen.ndim - 1))))
+    if empty.size:
+        wrong = "debias=True" if layer.debias else "averaging='cumulative'"
+        raise ValueError(f"mask leaves no values in {channels(empty.tolist())}; with {wrong} a batch has the same "
+                         "weight in all channels, and needs values in each")
 
 
 def is_usable(layer: BatchNorm, batch: Batch) -> bool:
@@ -258,7 +301,7 @@ def is_usable(layer: BatchNorm, batch: Batch) -> bool:
     if good.all():
         return True
     wrong = np.flatnonzero(~good)
-    message = f"x has a mean or variance that is not finite in {layer.dtype} in channels {listed(wrong.tolist())}"
+    message = f"x has a mean or variance that is not finite in {layer.dtype} in {channels(wrong.tolist())}"
     if layer.nan_policy == "raise":
         raise ValueError(f"{message}; expected finite ones under nan_policy='raise'")
     if not layer._warned:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn import _averaging, _layout
-from fastbn._checks import listed
+from fastbn._checks import channels, counted
 from fastbn._tensors import as_constant
 
 if TYPE_CHECKING:
@@ -95,13 +95,12 @@ class Report:
         return not (self.dead | self.nan | self.negative | self.saturated).any()
 
     def __repr__(self) -> str:
-        lines = [f"{_counted(len(self.mean), 'channel')}, {_counted(self.num_batches_tracked, 'batch', 'batches')}, "
+        lines = [f"{counted(len(self.mean), 'channel')}, {counted(self.num_batches_tracked, 'batch', 'batches')}, "
                  f"{self._worth()}"]
         for name, found in (("dead", self.dead), ("NaN", self.nan), ("negative variance", self.negative),
                             ("saturated", self.saturated)):
-            channels = np.flatnonzero(found).tolist()
-            plural = "s" if len(channels) > 1 else ""
-            text = f"{len(channels)} (channel{plural} {listed(channels)})" if channels else "none"
+            wrong = np.flatnonzero(found).tolist()
+            text = f"{len(wrong)} ({channels(wrong)})" if wrong else "none"
             lines.append(f"{name}: {text}")
         if self.drift is not None:
             known = np.where(np.isnan(self.drift), -np.inf, self.drift)
@@ -192,6 +191,7 @@ def divergence(
 def _drift(
     layer: BatchNorm, x: ArrayLike, mean: NDArray[Any], var: NDArray[Any]
 ) -> tuple[ChannelStats, NDArray[np.float64]]:
+    _layout.view(x, layer.axis, layer.num_features)     # refuses what statistics take alone
     live = _averaging.read(layer, x)
     count = _averaging.values_per_channel(live)
     if count < 2:
@@ -202,7 +202,3 @@ def _drift(
 
 def _effective(known: float, squares: float) -> float:
     return known * known / squares if squares else 0.0
-
-
-def _counted(count: int, one: str, many: str | None = None) -> str:
-    return f"{count} {one if count == 1 else many or one + 's'}"

@@ -1,7 +1,8 @@
 """Batch normalization over some positions: those that a mask or the lengths of padded sequences leave.
 
 Where channels lie last and fill vectors, the kernels walk the rows that count and never read the others. Elsewhere the
-values that count are gathered into rows, and go through the same kernels, to the same bits.
+values that count are gathered into rows, and go through the same kernels, to the same bits. Masks that differ by
+channel take another way, _masked_channels.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from fastbn import _layout, functional
+from fastbn import _layout, _masked_channels, functional
 from fastbn._checks import check_activation
 from fastbn._selection import selection
 from fastbn._tensors import to_tensor
@@ -34,7 +35,7 @@ class Masked:
     Attributes
     ----------
     chosen : ndarray of bool
-        Which positions counted, of x's shape without the channel axis.
+        Which positions counted, of x's shape without the channel axis; or which values, with that axis as the last one.
     axis : int
         The channel axis, not negative.
     padding : {"zero", "keep"}
@@ -53,6 +54,13 @@ class Masked:
     rows: NDArray[Any] | None
     residual: bool
 
+    @property
+    def counts(self) -> NDArray[np.float64] | None:
+        """How many values counted in each channel, where channels differ."""
+        by_channel = self.saved is not None and self.saved.shape is not None and (
+            self.chosen.ndim == len(self.saved.shape) and self.rows is None)
+        return _masked_channels.counts_of(self.chosen) if by_channel else None
+
 
 def check_padding(padding: object) -> None:
     """Raise an error for what cannot become of positions that do not count."""
@@ -63,7 +71,7 @@ def check_padding(padding: object) -> None:
 def counted(
     view: _layout.View, mask: ArrayLike | None, lengths: ArrayLike | None, padding: object,
 ) -> NDArray[np.bool_]:
-    """Return which positions count, after a check of what becomes of the others.
+    """Return which positions count, or which values if channels differ, after a check of what becomes of the others.
 
     Raises
     ------
@@ -73,8 +81,6 @@ def counted(
     check_padding(padding)
     chosen = selection(view.array.shape, view.axis, None, mask, lengths)
     assert chosen is not None
-    if chosen.ndim == view.array.ndim:
-        raise ValueError("mask differs by channel, which a layer does not take")
     return np.array(chosen)     # the caller's mask may change before the backward
 
 
@@ -119,6 +125,13 @@ def forward(
     TypeError, ValueError
         As `fastbn.functional.batch_norm_training`; also if a single position counts.
     """
+    if chosen.ndim == view.array.ndim:
+        check_activation(activation, inference=False)
+        target, like = places(view, residual, out)
+        values, found = _masked_channels.forward(
+            view, chosen, gamma, beta, eps, None if like is None else like.array, activation, num_threads)
+        y = _masked_channels.placed(target, values, chosen, view.array, padding == "zero", out, view.tensor)
+        return y, Masked(chosen, view.axis, padding, found, None, residual is not None)
     index = np.flatnonzero(chosen)
     if len(index) == 1:
         raise ValueError("a single position of x counts, one value per channel, so there is no variance to learn from")
@@ -149,6 +162,16 @@ def evaluate(
 ) -> tuple[Any, Masked]:
     """Transform the positions that count by given statistics; returns and raises as `forward`."""
     target, like = places(view, residual, out)
+    if chosen.ndim == view.array.ndim:
+        added = None if like is None else like.array
+        values = functional.batch_norm_inference(
+            view.array, mean, var, gamma, beta, axis=view.axis, eps=eps, residual=added, activation=activation,
+            num_threads=num_threads)
+        given = functional.inference_saved(
+            view.array, mean, var, gamma, beta, axis=view.axis, eps=eps, relu=activation == "relu", residual=added,
+            num_threads=num_threads)
+        y = _masked_channels.placed(target, values, chosen, view.array, padding == "zero", out, view.tensor)
+        return y, Masked(chosen, view.axis, padding, given, None, residual is not None)
     rows, other = gather(view.array, view.axis, chosen), None if like is None else gather(like.array, view.axis, chosen)
     y_rows = functional.batch_norm_inference(
         rows, mean, var, gamma, beta, eps=eps, residual=other, activation=activation, num_threads=num_threads)
@@ -180,6 +203,11 @@ def backward(
         zeros = np.zeros(view.shape[1])
         nothing = [zeros_of(view)] if masked.residual else []
         return finished(target, gradient.array, chosen, axis, padding, out), zeros, zeros, *nothing
+    if chosen.ndim == view.array.ndim:
+        values, dgamma, dbeta, *others = _masked_channels.backward(
+            gradient.array, view.array, saved, chosen, axis, gamma, num_threads)
+        dx = _masked_channels.placed(target, values, chosen, gradient.array, padding == "zero", out, view.tensor)
+        return (dx, dgamma, dbeta, *(to_tensor(array) if view.tensor else array for array in others))
     if masked.rows is None:
         direct = out is not None and target.array is out
         dx, dgamma, dbeta, *dresidual = functional.gradients(

@@ -58,8 +58,15 @@ def moments(
         for block in blocks(base, from_axis):
             out = out.merged(part_moments(block, None, from_axis, nan_policy, num_threads, extrema))
         return out if base is array else out.repeated(times, channels)
-    out = Moments.none(channels, extrema)
-    for rows, weights in gathered(np.moveaxis(array, from_axis, -1), chosen):
+    return chosen_moments(array, from_axis, chosen, nan_policy, num_threads, extrema)
+
+
+def chosen_moments(
+    array: NDArray[Any], axis: int, chosen: NDArray[Any], nan_policy: NanPolicy, num_threads: int | None, extrema: bool,
+) -> Moments:
+    """Return the moments of the values that a `selection` leaves."""
+    out = Moments.none(array.shape[axis], extrema)
+    for rows, weights in gathered(np.moveaxis(array, axis, -1), chosen):
         out = out.merged(part_moments(rows, weights, 1, nan_policy, num_threads, extrema))
     return out
 

@@ -75,19 +75,20 @@ def check_tracked(value: object) -> int:
 
 def check_exact(
     state: Mapping[str, Any], channels: int
-) -> tuple[int, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Return values per channel, mean in two words and M2 of a state that may have them; zeros if it has not."""
     absent = [name for name in EXACT if name not in state]
     if len(absent) == len(EXACT):
-        return 0, np.zeros(channels), np.zeros(channels), np.zeros(channels)
+        return np.zeros(channels), np.zeros(channels), np.zeros(channels), np.zeros(channels)
     if absent:
         raise ValueError(f"state misses {', '.join(absent)}; expected all of {', '.join(EXACT)}, or none")
     count, mean, low, m2 = (check_vector(name, state[name], channels, np.dtype(np.float64)) for name in EXACT)
-    if (count != count[0]).any() or count[0] < 0 or count[0] != int(count[0]):
-        raise ValueError(f"exact_count must be one whole number, not negative, in all channels, got {count}")
+    wrong = np.flatnonzero((count < 0) | (count != np.floor(count)))
+    if wrong.size:
+        raise ValueError(f"exact_count must be whole numbers, not negative; channel {wrong[0]} has {count[wrong[0]]:g}")
     if (m2 < 0).any():
         raise ValueError(f"exact_m2 has negative values, down to {m2.min()}")
-    return int(count[0]), mean, low, m2
+    return count, mean, low, m2
 
 
 def check_initial_weight(state: Mapping[str, Any]) -> float | None:

@@ -218,8 +218,9 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
             Where y goes. With ``out=x`` (in place) there is nothing left for a backward.
         mask : array_like of bool, optional
             Which positions count, for the statistics, the running averages and the gradients; of any shape that
-            broadcasts against that of `x` without its channel axis. If none does, the statistics are left out, with a
-            warning.
+            broadcasts against that of `x` without its channel axis. Or which values, where channels differ: with as
+            many axes as `x`, against all of them. If none counts, the statistics are left out, with a warning; a
+            channel of which none counts keeps its running averages.
         lengths : array_like of int, shape (N,), optional
             How many steps of each padded sequence count, along the second axis that is not the channels'.
         padding : {"zero", "keep"}
@@ -237,7 +238,7 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
             For another dtype, or arguments of the wrong type.
         ValueError
             For shapes that do not fit, an `out` that overlaps an input without being it, or, in training mode, one
-            value per channel.
+            value per channel, or in a channel by the mask.
         """
         if padding != "zero":
             _masked.check_padding(padding)
@@ -308,7 +309,8 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
                 y, masked = _masked.forward(
                     view, chosen, padding, self.gamma, self.beta, self.eps, residual, activation, out, self.num_threads)
             if self.training and masked.saved is not None:
-                self._averages.follow(self, _averaging.Batch.from_saved(masked.saved) if read is None else read)
+                self._averages.follow(
+                    self, _averaging.Batch.from_saved(masked.saved, masked.counts) if read is None else read)
         else:
             mean, var = self._evaluation_statistics()
             with self._forgetting():

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastbn import _layout
 from fastbn._averaging import Gathering, values_per_channel
-from fastbn._checks import check_flag, listed
+from fastbn._checks import channels, check_flag
 from fastbn.batchnorm import BatchNorm
 from fastbn.stats import ChannelStats
 
@@ -144,13 +144,16 @@ def _averages(name: str, layer: BatchNorm, gathering: Gathering) -> dict[str, ND
     if not values_per_channel(stats):
         seen = "only values that it skips" if gathering.skipped else "no values in training mode"
         raise ValueError(f"{name} saw {seen}; expected forward to run batches through it")
+    empty = np.flatnonzero(stats.count == 0)
+    if empty.size:
+        raise ValueError(f"{name} saw no values in {channels(empty.tolist())}, by its masks; expected some in each")
     with np.errstate(over="ignore", invalid="ignore"):  # seen below
         vectors = {"running_mean": stats.mean.astype(layer.dtype),
                    "running_var": stats.var(ddof=int(layer.unbiased)).astype(layer.dtype)}
     wrong = np.flatnonzero(~(np.isfinite(vectors["running_mean"]) & np.isfinite(vectors["running_var"])))
     if wrong.size:
-        raise ValueError(f"{name} has a mean or variance that is not finite in {layer.dtype} in channels "
-                         f"{listed(wrong.tolist())}")
+        raise ValueError(f"{name} has a mean or variance that is not finite in {layer.dtype} in "
+                         f"{channels(wrong.tolist())}")
     return vectors
 
 

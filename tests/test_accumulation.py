@@ -187,11 +187,11 @@ def test_policies_for_nan():
     xs[2][1, 4] = np.nan
     bn = layer(nan_policy="raise")
     before = snapshot(bn)
-    with pytest.raises(ValueError, match="not finite in float32 in channels 4"):
+    with pytest.raises(ValueError, match="not finite in float32 in channel 4"):
         bn.accumulate(xs)
     assert_same(bn, before)
     bn = layer(nan_policy="skip_update")
-    with pytest.warns(RuntimeWarning, match="channels 4"):
+    with pytest.warns(RuntimeWarning, match="channel 4"):
         whole = bn.accumulate(xs)
     assert_same(bn, before)
     assert np.isnan(whole(xs[0])[:, 4]).all()

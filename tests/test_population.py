@@ -214,7 +214,7 @@ BAD = {
     "evaluated": (lambda bn: (bn, drifting(), lambda x: bn.eval()(x)), ValueError, r"bn_layers\[0\] saw no values"),
     "one value": (lambda bn: (bn, [x[:1] for x in drifting()], bn), ValueError, "one value per channel"),
     "NaN": (lambda bn: (bn, [with_nan(x) for x in drifting()], bn), ValueError,
-            r"bn_layers\[0\] has a mean or variance that is not finite in float32 in channels 2$"),
+            r"bn_layers\[0\] has a mean or variance that is not finite in float32 in channel 2$"),
     "overflow": (lambda bn: (bn, drifting(std=1e25), bn), ValueError, "not finite in float32 in channels 0, 1, 2"),
 }
 
@@ -268,11 +268,11 @@ def test_policies_for_nan():
     batches = drifting()
     bad = [*batches[:2], with_nan(batches[2]), *batches[3:]]
     refusing = BatchNorm(3, dtype=np.float64, nan_policy="raise")
-    with pytest.raises(ValueError, match="not finite in float64 in channels 2; expected finite"):
+    with pytest.raises(ValueError, match="not finite in float64 in channel 2; expected finite"):
         population_statistics(refusing, bad, refusing)
     np.testing.assert_array_equal(refusing.running_var, 1)
     skipping = BatchNorm(3, dtype=np.float64, nan_policy="skip_update")
-    with pytest.warns(RuntimeWarning, match="channels 2; the running averages do not follow"):
+    with pytest.warns(RuntimeWarning, match="channel 2; the running averages do not follow"):
         population_statistics(skipping, bad, skipping)
     assert skipping.num_batches_tracked == 4
     good = exact.population([*batches[:2], *batches[3:]], ddof=1)[1]
