@@ -195,7 +195,7 @@ def _drift(
     live = _averaging.read(layer, x)
     count = _averaging.values_per_channel(live)
     if count < 2:
-        raise ValueError(f"x has {count} values per channel, which say nothing of a variance; expected two or more")
+        raise ValueError(f"x has {counted(count, 'value')} per channel; expected two or more, which have a variance")
     live_var = live.var(ddof=int(layer.unbiased))
     return live, divergence(live.mean, live_var + layer.eps, mean, var + layer.eps)
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastbn._checks import listed
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -102,8 +104,9 @@ class Moments:
         near = np.abs(self.count - part.count) <= 2.0**-49 * self.count
         count = np.where(near, 0.0, self.count - part.count)
         if (count < 0).any():
-            raise ValueError(f"the part has {float(part.count.max()):g} values per channel, and the whole "
-                             f"{float(self.count.max()):g}")
+            wrong = int(np.argmax(count < 0))
+            raise ValueError(f"the part has more values in channel {wrong} than the whole: "
+                             f"{float(part.count[wrong]):g}, of {float(self.count[wrong]):g}")
         left = count > 0
         with np.errstate(all="ignore"):
             ratio = np.divide(part.count, count, out=np.zeros_like(count), where=left)
@@ -143,7 +146,7 @@ def check_parts(arrays: Mapping[str, Any]) -> Moments:
     """
     unknown = sorted(set(arrays) - set(FIELDS))
     if unknown:
-        raise TypeError(f"there is no {', '.join(unknown)}; expected {', '.join(FIELDS)}")
+        raise TypeError(f"there is no {listed(unknown)}; expected {', '.join(FIELDS)}")
     found: dict[str, NDArray[np.float64]] = {}
     for name, value in arrays.items():
         if value is None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastbn._checks import listed
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -39,8 +41,8 @@ def check_state(
     missing = sorted(names.keys() - state.keys())
     unknown = sorted(map(str, state.keys() - names.keys() - {*EXTRA, "num_batches_tracked"}))
     if missing or unknown:
-        wrong = [f"misses {', '.join(missing)}"] if missing else []
-        wrong += [f"has also {', '.join(unknown)}"] if unknown else []
+        wrong = [f"misses {listed(missing)}"] if missing else []
+        wrong += [f"has also {listed(unknown)}"] if unknown else []
         raise ValueError(f"state {' and '.join(wrong)}; expected {', '.join(names)}")
     vectors = {attribute: check_vector(name, state[name], channels, dtype) for name, attribute in names.items()}
     return vectors, check_tracked(state.get("num_batches_tracked", 0))

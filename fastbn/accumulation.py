@@ -8,7 +8,7 @@ import numpy as np
 
 from fastbn import functional
 from fastbn._averaging import Batch
-from fastbn._checks import check_activation
+from fastbn._checks import check_activation, counted
 from fastbn._dispatch import kernels
 from fastbn._layout import as_plain, as_target, same_memory, view
 from fastbn.stats import ChannelStats
@@ -58,7 +58,8 @@ class WholeBatch:
             self.stats.update(x, num_threads=layer.num_threads)
         batch = Batch.from_stats(self.stats)
         if batch.size < 2:
-            raise ValueError(f"micro_batches have {batch.size} values per channel in all; expected two or more")
+            raise ValueError(f"micro_batches have {counted(batch.size, 'value')} per channel in all; expected two or "
+                             "more")
         self._layer = layer
         self._count = batch.size
         self._mean, self._var, self._low = batch.mean, batch.var, batch.mean_low
@@ -137,11 +138,12 @@ class WholeBatch:
         gradients = list(dys)
         seen = sum(as_plain(x, "x").size for x, _, _ in self._parts) // len(self._mean)
         if seen != self._count:
-            raise ValueError(f"the forwards had {seen} values per channel in all; expected the {self._count} of all "
-                             "micro-batches, each once; call accumulate again")
+            raise ValueError(f"the forwards had {counted(seen, 'value')} per channel in all; expected the {self._count} "
+                             "of all micro-batches, each once; call accumulate again")
         for name, given in (("dys", gradients), ("out", out)):
             if given is not None and len(given) != len(self._parts):
-                raise ValueError(f"{name} has {len(given)} arrays; expected {len(self._parts)}, one for each forward")
+                raise ValueError(f"{name} has {counted(len(given), 'array')}; expected {len(self._parts)}, one for each "
+                                 "forward")
         self._refuse_overlap(gradients, out)
         layer = self._layer
         each = list(zip(gradients, (x for x, _, _ in self._parts), self._saved(), strict=True))

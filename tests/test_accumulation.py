@@ -163,7 +163,7 @@ def test_evaluation_has_no_statistics_to_make():
 
 @pytest.mark.parametrize(("micro_batches", "error", "message"), [
     ([], ValueError, "micro_batches have 0 values per channel in all; expected two or more"),
-    ([np.ones((1, 6), np.float32)], ValueError, "micro_batches have 1 values per channel"),
+    ([np.ones((1, 6), np.float32)], ValueError, "micro_batches have 1 value per channel"),
     ([np.ones((4, 6), np.float32), np.ones((4, 5), np.float32)], ValueError, "5 channels along axis 1; expected 6"),
     ([np.ones((4, 6), int)], TypeError, "x has dtype int64"),
 ])
@@ -209,7 +209,7 @@ def test_a_backward_needs_every_forward():
         whole(x)
     with pytest.raises(ValueError, match="dys has 3 arrays; expected 4, one for each forward"):
         whole.backward(dys[:3])
-    with pytest.raises(ValueError, match="out has 1 arrays; expected 4"):
+    with pytest.raises(ValueError, match="out has 1 array; expected 4"):
         whole.backward(dys, out=dys[:1])
     with pytest.raises(ValueError, match="dy has shape"):
         whole.backward(dys[::-1])

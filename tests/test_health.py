@@ -218,7 +218,7 @@ def test_drift_of_constant_and_spoiled_channels():
 
 
 @pytest.mark.parametrize(("x", "error", "message"), [
-    (np.ones((1, 3)), ValueError, "x has 1 values per channel"),
+    (np.ones((1, 3)), ValueError, "x has 1 value per channel"),
     (np.ones((0, 3)), ValueError, "x has 0 values per channel"),
     (np.ones((4, 2)), ValueError, "2 channels along axis 1; expected 3"),
     (np.ones((4, 3), int), TypeError, "x has dtype int64"),

@@ -38,7 +38,7 @@ def channels_of(a, axis):
 
 
 def reference(x, residual, dy, mask, gamma, beta, relu, mean=None, var=None, eps=1e-5):
-    """Return y, dx, the size of what adds up to y, dgamma, dbeta, mean, var of one channel, in NumPy's longest float."""
+    """Return y, dx, the size of what y adds up, dgamma, dbeta, mean, var of one channel, in NumPy's longest float."""
     residual = np.zeros(x.shape) if residual is None else residual
     x, dy, z = (np.asarray(a, np.longdouble)[mask] for a in (x, dy, residual))
     frozen = mean is not None
