@@ -138,12 +138,12 @@ class WholeBatch:
         gradients = list(dys)
         seen = sum(as_plain(x, "x").size for x, _, _ in self._parts) // len(self._mean)
         if seen != self._count:
-            raise ValueError(f"the forwards had {counted(seen, 'value')} per channel in all; expected the {self._count} "
-                             "of all micro-batches, each once; call accumulate again")
+            raise ValueError(f"the forwards had {counted(seen, 'value')} per channel in all; expected the "
+                             f"{self._count} of all micro-batches, each once; call accumulate again")
         for name, given in (("dys", gradients), ("out", out)):
             if given is not None and len(given) != len(self._parts):
-                raise ValueError(f"{name} has {counted(len(given), 'array')}; expected {len(self._parts)}, one for each "
-                                 "forward")
+                raise ValueError(f"{name} has {counted(len(given), 'array')}; expected {len(self._parts)}, one for "
+                                 "each forward")
         self._refuse_overlap(gradients, out)
         layer = self._layer
         each = list(zip(gradients, (x for x, _, _ in self._parts), self._saved(), strict=True))
