@@ -158,7 +158,7 @@ def test_images():
     (torch.ones(4, 3, requires_grad=True), TypeError, r"x requires a gradient.*expected x.detach\(\)"),
     (torch.ones(4, 3, device="meta"), TypeError, "x is a tensor on the device meta; expected one on the CPU"),
     (torch.ones(4, 3).to_sparse(), TypeError, "x is a torch.sparse_coo tensor; expected a strided one"),
-    (torch.ones(4, 3, dtype=torch.int64), TypeError, "x has dtype int64; expected float32"),
+    (torch.ones(4, 3, dtype=torch.complex64), TypeError, "x has dtype complex64; expected float32"),
     (torch.ones(4, 5), ValueError, r"x has shape \(4, 5\), which is 5 channels"),
 ])
 def test_refused(x, error, message):
