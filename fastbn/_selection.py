@@ -277,9 +277,10 @@ def weighted_moments(
     channels = rows.shape[1]
     out = Moments.none(channels, extrema)
     for first in range(0, len(rows), SUM_ROWS):
-        x = rows[first:first + SUM_ROWS]
-        w = np.broadcast_to(weights[first:first + SUM_ROWS], x.shape)
-        x = np.where(w > 0, x, 0.0)     # a NaN that does not count is none
+        x, w = rows[first:first + SUM_ROWS], weights[first:first + SUM_ROWS]
+        if not (w > 0).all():
+            w = np.broadcast_to(w, x.shape)
+            x = np.where(w > 0, x, 0.0)     # a NaN that does not count is none
         missing = np.isnan(x)
         if missing.any():
             if nan_policy == "raise":
@@ -288,12 +289,14 @@ def weighted_moments(
             if nan_policy == "omit":
                 w = np.where(missing, 0.0, w)
                 x = np.where(missing, 0.0, x)
-        count = w.sum(axis=0)
+        total = w.sum(axis=0)
+        count = np.array(np.broadcast_to(total, channels))
         some = count > 0
+        low, high = (x.min(axis=0), x.max(axis=0)) if (w > 0).all() else (
+            np.where(w > 0, x, np.inf).min(axis=0), np.where(w > 0, x, -np.inf).max(axis=0))
         with np.errstate(all="ignore"):     # an infinity leaves NaN in its channel
             # Shares, because the sum of w x may be beyond float64; no further than the values, for those of constants.
-            pivot = (np.divide(w, count, out=np.zeros(x.shape), where=some) * x).sum(axis=0)
-            low, high = np.where(w > 0, x, np.inf).min(axis=0), np.where(w > 0, x, -np.inf).max(axis=0)
+            pivot = (np.divide(w, total, out=np.zeros(w.shape), where=total > 0) * x).sum(axis=0)
             pivot = np.where(some, np.clip(pivot, low, high), 0.0)
             d = x - pivot
             e = (w * d).sum(axis=0)
