@@ -7,7 +7,6 @@ ChannelScaler takes NumPy's arrays and SciPy's sparse ones.
 import importlib.util
 import inspect
 import re
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,6 +15,7 @@ sklearn = pytest.importorskip("sklearn", reason="scikit-learn is not installed: 
 from sklearn import preprocessing  # noqa: E402
 
 from fastbn.sklearn import ChannelScaler  # noqa: E402
+from tests.interop.parameters import with_lists  # noqa: E402
 
 MEASURED = "1.9."       # the version whose expected failures are these, all of them
 EXPECTED = {
@@ -43,15 +43,6 @@ def suite():
 
 def chosen(name, test):
     return name.startswith("test_") and "array_api" not in name and "StandardScaler" in inspect.getsource(test)
-
-
-def with_lists(test):
-    """Return a test whose parameters are lists where they were iterators, which pytest will not take."""
-    test.pytestmark = [
-        getattr(pytest.mark, mark.name)(
-            *(list(arg) if isinstance(arg, Iterator) else arg for arg in mark.args), **mark.kwargs).mark
-        for mark in getattr(test, "pytestmark", [])]
-    return test
 
 
 TESTS = {name: with_lists(test) for name, test in vars(suite()).items() if chosen(name, test)}
