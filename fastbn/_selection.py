@@ -130,8 +130,8 @@ def check_mask(mask: ArrayLike, shape: tuple[int, ...], axis: int, channels: int
     except ValueError:
         raise ValueError(f"mask has shape {given.shape}, which does not broadcast against {shape}, the shape of x "
                          f"without its channel axis, nor with as many axes against {full}, that of x") from None
-    first = by_channel[..., :1]
-    return first[..., 0] if channels == 1 or (by_channel == first).all() else by_channel
+    base = once(by_channel)
+    return by_channel[..., 0] if (base == base[..., :1]).all() else by_channel
 
 
 def check_samples(values: ArrayLike, name: str, samples: int, kinds: str, expected: str) -> NDArray[Any]:
@@ -151,11 +151,15 @@ def folded(array: NDArray[Any], axis: int) -> tuple[NDArray[Any], int]:
     """
     if array.dtype.newbyteorder("=") not in INTEGERS and _layout.is_walkable(array, axis):
         return array, 1
-    again = [size > 1 and step == 0 for size, step in zip(array.shape, array.strides, strict=True)]
-    if not any(again):
+    base = once(array)
+    if base.shape == array.shape:
         return array, 1
-    times = math.prod(size for k, size in enumerate(array.shape) if again[k] and k != axis)
-    return array[tuple(slice(0, 1) if repeats else slice(None) for repeats in again)], times
+    return base, math.prod(n // m for k, (n, m) in enumerate(zip(array.shape, base.shape, strict=True)) if k != axis)
+
+
+def once(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array without its repetitions: of length 1 along axes whose stride is zero."""
+    return array[tuple(slice(0, 1) if step == 0 else slice(None) for step in array.strides)] if array.size else array
 
 
 def blocks(array: NDArray[Any], axis: int) -> Iterator[NDArray[Any]]:

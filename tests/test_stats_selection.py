@@ -114,6 +114,18 @@ def test_repeated_memory_is_not_copied(repeated, dtype, layout):
     np.testing.assert_array_equal(stats.min, rows.min(axis=0))
 
 
+def test_a_mask_that_repeats_memory_is_not_copied():
+    x = np.broadcast_to(np.arange(3, dtype=np.uint8), (64, 1600, 200, 3))
+    mask = np.broadcast_to(np.arange(1600)[:, None, None] < 5, x.shape)
+    tracemalloc.start()
+    stats = ChannelStats(3, axis=-1).update(x, mask=mask)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20, f"{peak} bytes, of {mask.nbytes} that the mask seems to have"
+    np.testing.assert_array_equal(stats.count, 64 * 5 * 200)
+    np.testing.assert_array_equal(stats.mean, [0, 1, 2])
+
+
 @pytest.mark.parametrize("mask", ["positions", "by channel"])
 def test_one_large_sample_is_gathered_in_parts(mask):
     x = np.random.default_rng(0).normal(5, 1, (1, 4000, 300, 3)).astype(np.float32)
@@ -300,6 +312,12 @@ def test_bad_choices_change_nothing(name, layout):
     with pytest.raises(error, match=message):
         stats.update(data((4, 6, 3), layout), **options)
     assert stats == before
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.bool_, np.int16, np.int64, np.uint64, np.float32])
+@pytest.mark.parametrize("shape", [(0, 3), (4, 3, 0), (0, 3, 0)])
+def test_nothing_of_any_dtype(shape, dtype):
+    assert ChannelStats(3).update(np.empty(shape, dtype)) == ChannelStats(3)
 
 
 def test_lengths_need_steps():
