@@ -98,7 +98,8 @@ class Weights:
     squares : float
         Sum of the squared weights of the batches; NaN where they are not known.
     squares_by_count : float
-        Sum of squared weight / values per channel; NaN where the sizes of the batches are not known.
+        Sum of squared weight / values per channel; NaN where the sizes of the batches are not known. Both sums are NaN
+        after a batch whose channels differ in size.
     """
 
     initial: float = 1.0
