@@ -1,42 +1,65 @@
-"""Build of the compiled part: one table of ISA levels, one Extension per level, and a probe for OpenMP.
+"""Build of the compiled part: one table of ISA levels, one Extension per level, and a compiler asked what it takes.
 
 Environment: FASTBN_REQUIRE_OPENMP=1 makes a missing OpenMP an error; FASTBN_NO_OPENMP=1 builds without it;
 FASTBN_LEVELS=v3 builds that ISA level alone, or several with commas between them.
 """
 
+import atexit
+import hashlib
+import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
-# Level: the flags beyond the common ones. gcc knows these levels from version 11, clang from 12.
+# Level: the flags that it needs, and those that it has where the compiler takes them. gcc knows these levels from
+# version 11, clang from 12.
 X86_64 = {
-    "v2": ["-march=x86-64-v2"],
-    "v3": ["-march=x86-64-v3"],
-    "v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+    "v2": (["-march=x86-64-v2"], []),
+    "v3": (["-march=x86-64-v3"], []),
+    "v4": (["-march=x86-64-v4"], ["-mprefer-vector-width=512"]),
 }
-ELSEWHERE = {"base": []}
+ELSEWHERE = {"base": ([], [])}
 
 # -ffast-math and its parts are never used: they change results, and at link they turn subnormals off for the process.
 # Without contraction every level rounds alike, which is what makes the bits the same.
-# gcc unrolls loops of up to 16 steps, of LANES among them, before it looks for vectors, and then finds few; clang
-# warns that it ignores the parameter.
-COMMON = ["-O3", "-fno-tree-loop-distribute-patterns", "--param=max-completely-peel-times=8", "-ffp-contract=off",
-          "-fno-math-errno", "-fno-trapping-math"]
+REQUIRED = ["-O3", "-ffp-contract=off"]
+# These change speed alone, and only gcc knows all of them.
+# gcc unrolls loops of up to 16 steps, of LANES among them, before it looks for vectors, and then finds few.
+WANTED = ["-fno-tree-loop-distribute-patterns", "--param=max-completely-peel-times=8", "-fno-math-errno",
+          "-fno-trapping-math",
+          "-Wno-unused-function",       # not every combination of fused types is called
+          "-Wno-psabi"]                 # what passes long vectors is inlined, and has no ABI
 # Python passes -g, which makes compiling take half as long again; CFLAGS=-g brings it back.
 DEBUG = [] if any(flag.startswith("-g") for flag in os.environ.get("CFLAGS", "").split()) else ["-g0"]
+# 32-bit x86 otherwise computes in the registers of the x87, which are wider than double.
+SSE = ["-msse2", "-mfpmath=sse"]
+MSVC = ["/O2", "/fp:precise"]
+# Kernel bodies take literals that select what they do; only inlining lets the compiler see them.
+FORCED_INLINE = "__inline__ __attribute__((always_inline))"
 # Modules compiled at once where nobody says how many: there are no more large ones, and every compiler takes memory.
 MOST_COMPILERS = 4
-# Not every combination of fused types is called.
-QUIET = ["-Wno-unused-function"]
-MSVC = ["/O2", "/fp:precise"]
+
+EMPTY = "int main(void) { return 0; }\n"
+
+INLINE_PROBE = f"static {FORCED_INLINE} int zero(void) {{ return 0; }}\nint main(void) {{ return zero(); }}\n"
+
+# Bits are the same on all machines where float and double are neither computed wider than they are nor reassociated.
+ARITHMETIC_PROBE = """
+#include <float.h>
+#if FLT_EVAL_METHOD != 0 || defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error
+#endif
+""" + EMPTY
 
 OPENMP_PROBE = """
 #include <omp.h>
@@ -58,47 +81,79 @@ DIRECTIVES = {
     "initializedcheck": False,
 }
 
+# What the compilers read from the environment, beside their command lines.
+ENVIRONMENT = ("CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH", "MACOSX_DEPLOYMENT_TARGET", "SDKROOT")
 
-class BuildKernels(build_ext):
-    """Decides the flags once the compiler is known, and builds modules side by side."""
 
-    def finalize_options(self):
-        """Build as many modules at once as there are CPUs, unless ``--parallel`` says how many."""
-        super().finalize_options()
-        if self.parallel is None:
-            self.parallel = min(os.cpu_count() or 1, MOST_COMPILERS)
+class Compiler:
+    """What a compiler takes, found out by compiling small programs.
 
-    def build_extensions(self):
-        """Set the flags of every module, and build them."""
-        gnu = self.compiler.compiler_type != "msvc"
-        common = [*COMMON, *DEBUG] if gnu else MSVC
-        quiet = QUIET if gnu else []
-        openmp_compile, openmp_link = self.openmp()
-        for extension in self.extensions:
-            level = extension.name.rpartition("._")[2]
-            if extension.name.startswith("fastbn._kernels._"):
-                if gnu:
-                    # Kernel bodies take literals that select what they do; only inlining lets the compiler see them.
-                    extension.define_macros = [*extension.define_macros,
-                                               ("CYTHON_INLINE", "__inline__ __attribute__((always_inline))")]
-                isa = {**X86_64, **ELSEWHERE}[level] if gnu else []
-                extension.extra_compile_args = [*common, *quiet, *openmp_compile, *isa]
-                extension.extra_link_args = list(openmp_link)
-            else:
-                extension.extra_compile_args = [common[0], *(DEBUG if gnu else [])]
-            if extension.name in ("fastbn._kernels.fork", "fastbn._kernels.runtime"):
-                extension.extra_compile_args += openmp_compile
-                extension.extra_link_args = [*openmp_link, *(["-ldl"] if sys.platform == "linux" else [])]
-            if extension.name == "fastbn._kernels.cpu":
-                flags = " ".join([*common, *openmp_compile])
-                extension.define_macros = [*extension.define_macros, ("FASTBN_FLAGS", f'"{flags}"')]
-        super().build_extensions()
+    Raises
+    ------
+    SystemExit
+        If it does not work at all.
+    """
 
-    def run(self):
-        """Build, and remove the levels that an earlier build left: they would be chosen before those that are new."""
-        super().run()
-        for level in {*X86_64, *ELSEWHERE} - set(levels()):
-            Path(self.get_ext_fullpath(f"fastbn._kernels._{level}")).unlink(missing_ok=True)
+    def __init__(self, compiler):
+        self.compiler = compiler
+        self.gnu = compiler.compiler_type != "msvc"
+        if self.gnu:
+            works, self.usual_warnings = self.compile([], EMPTY)
+            if not works:
+                raise SystemExit(f"the C compiler does not work: {self}: {self.usual_warnings}")
+
+    def compile(self, flags, source):
+        """Return whether a program compiles with these flags, and what the compiler says."""
+        with tempfile.TemporaryDirectory() as folder:
+            command = [*self.compiler.compiler_so, *flags, "-x", "c", "-c", "-", "-o", str(Path(folder, "probe.o"))]
+            try:
+                done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
+            except OSError as error:
+                return False, str(error)
+            return done.returncode == 0, done.stderr
+
+    def takes(self, flags, source=EMPTY):
+        """Return whether a program compiles with these flags, and without a warning that they bring."""
+        return self.compile(flags, source) == (True, self.usual_warnings)
+
+    def required(self, flags):
+        """Return the flags.
+
+        Raises
+        ------
+        SystemExit
+            If the compiler does not take one of them.
+        """
+        for flag in flags:
+            if self.gnu and not self.takes([flag]):
+                raise SystemExit(f"fastbn needs gcc 11 or clang 12, or newer: {self} does not take {flag}")
+        return flags
+
+    def wanted(self, flags):
+        """Return those of the flags that the compiler takes."""
+        return [flag for flag in flags if self.gnu and self.takes([flag])]
+
+    def inline(self):
+        """Return the macro that forces inlining, if the compiler takes it."""
+        return [("CYTHON_INLINE", FORCED_INLINE)] if self.gnu and self.takes([], INLINE_PROBE) else []
+
+    def base(self):
+        """Return the flags of all modules, with which float and double are computed as such.
+
+        Raises
+        ------
+        SystemExit
+            If there are none.
+        """
+        if not self.gnu:
+            return MSVC
+        flags = [*self.required(REQUIRED), *DEBUG]
+        for candidate in (flags, [*flags, *SSE]):
+            if self.takes(candidate, ARITHMETIC_PROBE):
+                return candidate
+        raise SystemExit(
+            f"fastbn needs arithmetic that is not wider than float and double, and no part of -ffast-math; {self} "
+            f"has other arithmetic, with {' '.join(SSE)} too. Look at CFLAGS, or build for a CPU with SSE2")
 
     def openmp(self):
         """Return the flags for OpenMP, proven by compiling, linking and running; none where that fails."""
@@ -107,7 +162,7 @@ class BuildKernels(build_ext):
             if required:
                 raise SystemExit("FASTBN_NO_OPENMP=1 and FASTBN_REQUIRE_OPENMP=1 contradict each other")
             return [], []
-        if self.compiler.compiler_type == "msvc":
+        if not self.gnu:
             candidates = [(["/openmp"], [])]
         elif sys.platform == "darwin":
             candidates = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
@@ -115,7 +170,7 @@ class BuildKernels(build_ext):
             candidates = [(["-fopenmp"], ["-fopenmp"])]
         reasons = []
         for compile_flags, link_flags in candidates:
-            reason = self.probe(compile_flags, link_flags)
+            reason = self.why_not(compile_flags, link_flags)
             if reason is None:
                 return compile_flags, link_flags
             reasons.append(f"{' '.join(compile_flags)}: {reason}")
@@ -125,8 +180,8 @@ class BuildKernels(build_ext):
         print(f"fastbn: {message}; building for one thread", file=sys.stderr)
         return [], []
 
-    def probe(self, compile_flags, link_flags):
-        """Return None if a program builds and runs with these flags, else why not."""
+    def why_not(self, compile_flags, link_flags):
+        """Return None if a program with OpenMP builds and runs with these flags, else why not."""
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "probe.c")
             source.write_text(OPENMP_PROBE)
@@ -138,6 +193,96 @@ class BuildKernels(build_ext):
             except Exception as error:  # distutils raises a different class for every compiler and step
                 return f"{type(error).__name__}: {error}"
         return None
+
+    def identity(self):
+        """Return the command lines and the version of the compiler."""
+        if not self.gnu:
+            return [self.compiler.compiler_type]
+        version = subprocess.run([*self.compiler.compiler_so, "--version"], capture_output=True, text=True, check=True)
+        return [self.compiler.compiler_so, self.compiler.linker_so, version.stdout]
+
+    def __str__(self):
+        return " ".join(self.compiler.compiler_so)
+
+
+class BuildKernels(build_ext):
+    """Decides the flags once the compiler is known, and builds modules side by side."""
+
+    def finalize_options(self):
+        """Build as many modules at once as there are CPUs, unless ``--parallel`` says how many."""
+        super().finalize_options()
+        if self.parallel is None:
+            self.parallel = min(os.cpu_count() or 1, MOST_COMPILERS)
+
+    def build_extensions(self):
+        """Set the flags of every module, translate what is in Cython, and build."""
+        compiler = Compiler(self.compiler)
+        base = compiler.base()
+        common = [*base, *compiler.wanted(WANTED)]
+        inline = compiler.inline()
+        openmp_compile, openmp_link = compiler.openmp()
+        for extension in self.extensions:
+            level = extension.name.rpartition("._")[2]
+            if extension.name.startswith("fastbn._kernels._"):
+                extension.define_macros = [*extension.define_macros, *inline]
+                needed, wanted = {**X86_64, **ELSEWHERE}[level]
+                extension.extra_compile_args = [*common, *openmp_compile, *compiler.required(needed),
+                                                *compiler.wanted(wanted)]
+                extension.extra_link_args = list(openmp_link)
+            else:
+                extension.extra_compile_args = list(base)
+            if extension.name in ("fastbn._kernels.fork", "fastbn._kernels.runtime"):
+                extension.extra_compile_args += openmp_compile
+                extension.extra_link_args = [*openmp_link, *(["-ldl"] if sys.platform == "linux" else [])]
+            if extension.name == "fastbn._kernels.cpu":
+                flags = " ".join([*common, *openmp_compile])
+                extension.define_macros = [*extension.define_macros, ("FASTBN_FLAGS", f'"{flags}"')]
+        self.translate({"compiler": compiler.identity(), "flags": [common, inline, openmp_compile, openmp_link]})
+        super().build_extensions()
+
+    def translate(self, how):
+        """Write the C of every module, and have all modules built again if the last build was made in another way."""
+        from Cython import __version__
+        from Cython.Build import cythonize
+
+        how |= {"python": sys.version, "numpy": np.__version__, "cython": __version__,
+                "setup": hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),
+                "environment": {name: os.environ.get(name) for name in ENVIRONMENT}}
+        text = json.dumps(how, indent=1)
+        abi = sysconfig.get_config_var("EXT_SUFFIX").split(".")[1]
+        folder = Path(self.get_finalized_command("build").build_base, f"cython.{abi}")
+        stamp = folder / "stamp.json"
+        changed = not stamp.exists() or stamp.read_text() != text
+        if changed:
+            stamp.unlink(missing_ok=True)       # it is new when all of the C is, not before
+        translated = {module.name: module.sources for module in cythonize(
+            self.extensions, build_dir=str(folder), compiler_directives=DIRECTIVES, force=changed or None)}
+        if changed:
+            stamp.write_text(text)
+        for extension in self.extensions:
+            extension.sources = translated[extension.name]
+            extension.depends = [*extension.depends, str(stamp)]    # what is older than the stamp is built again
+
+    def run(self):
+        """Build, and remove the modules that are not of this build: other levels would be chosen before its own."""
+        super().run()
+        made = {Path(self.get_ext_fullpath(extension.name)) for extension in self.extensions}
+        suffix = sysconfig.get_config_var("EXT_SUFFIX")
+        for module in Path(self.get_ext_fullpath("fastbn.any")).parent.rglob(f"*{suffix}"):
+            if module not in made:
+                module.unlink()
+
+
+class CopyPython(build_py):
+    """Copies what is not compiled, into a folder without the files of an earlier build that are gone by now."""
+
+    def run(self):
+        """Remove what is not compiled, then copy."""
+        suffix = sysconfig.get_config_var("EXT_SUFFIX")
+        for old in Path(self.build_lib, "fastbn").rglob("*"):
+            if old.is_file() and not old.name.endswith(suffix):
+                old.unlink()
+        super().run()
 
 
 def extension(name):
@@ -158,20 +303,28 @@ def levels():
     SystemExit
         If FASTBN_LEVELS names one that there is not for this kind of machine.
     """
-    known = X86_64 if platform.machine() in ("x86_64", "AMD64") and os.name != "nt" else ELSEWHERE
+    # A 32-bit Python may run on a 64-bit system.
+    here = platform.machine() in ("x86_64", "AMD64") and sys.maxsize > 2**32 and os.name != "nt"
+    known = X86_64 if here else ELSEWHERE
     wanted = os.environ.get("FASTBN_LEVELS", "").replace(",", " ").split() or list(known)
     if not set(wanted) <= set(known):
         raise SystemExit(f"FASTBN_LEVELS={' '.join(wanted)!r}; expected some of {', '.join(known)}")
     return [level for level in reversed(known) if level in wanted]
 
 
+def options():
+    """Return where commands write if the checkout is read-only: a temporary folder, not beside the sources."""
+    if os.access(".", os.W_OK):
+        return {}
+    scratch = tempfile.mkdtemp(prefix="fastbn-build-")
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    return {"build": {"build_base": scratch}, "egg_info": {"egg_base": scratch}}
+
+
 setup(
-    ext_modules=cythonize(
-        # Those that take longest come first, so that the short ones fill the time of the last.
-        [extension(name) for name in (*(f"_kernels._{level}" for level in levels()),
-                                      "_layout", "_kernels.cpu", "_kernels.fork", "_kernels.runtime")],
-        compiler_directives=DIRECTIVES,
-        nthreads=0,
-    ),
-    cmdclass={"build_ext": BuildKernels},
+    # Those that take longest come first, so that the short ones fill the time of the last.
+    ext_modules=[extension(name) for name in (*(f"_kernels._{level}" for level in levels()),
+                                              "_layout", "_kernels.cpu", "_kernels.fork", "_kernels.runtime")],
+    cmdclass={"build_ext": BuildKernels, "build_py": CopyPython},
+    options=options(),
 )

@@ -1,23 +1,27 @@
-"""How setup.py builds: modules side by side, as many at once as there are CPUs, unless the user says how many."""
+"""How setup.py builds: what it asks of the compiler, when it builds again, and where it writes."""
 
 import importlib.util
+import json
+import platform
+import shutil
+import sys
+import sysconfig
 
 import pytest
 
-from tests.process import ROOT, output
+from tests.process import ROOT, output, run
 
 pytestmark = [
     pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="there is no source tree"),
     pytest.mark.skipif(importlib.util.find_spec("setuptools") is None, reason="setuptools is not installed"),
 ]
+needs_compiler = pytest.mark.skipif(sys.platform == "win32" or shutil.which("cc") is None, reason="there is no cc")
+needs_x86_64 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86-64 has an x87 and SSE2")
 
-# What setup.py makes of the command line, without Cython and without building.
+# What setup.py makes of the command line, without building.
 PROGRAM = """
-import os, runpy, sys, types
+import os, runpy
 import setuptools
-cython = types.ModuleType("Cython.Build")
-cython.cythonize = lambda modules, **options: modules
-sys.modules |= {{"Cython": types.ModuleType("Cython"), "Cython.Build": cython}}
 os.cpu_count = lambda: {cpus}
 arguments = {{}}
 setuptools.setup = arguments.update
@@ -45,3 +49,187 @@ def test_how_many_at_once(cpus, arguments, expected):
     assert int(parallel) == expected
     # The large ones first.
     assert names[-4:] == ["fastbn._layout", "fastbn._kernels.cpu", "fastbn._kernels.fork", "fastbn._kernels.runtime"]
+
+
+def test_a_32_bit_python_on_a_64_bit_system_has_no_levels_of_x86_64():
+    program = "import sys; sys.maxsize = 2**31 - 1\n" + PROGRAM.format(cpus=1, arguments=["build_ext"])
+    assert output(program).split()[1] == "fastbn._kernels._base"
+
+
+# A compiler whose command line is given, as setup.py sees it.
+ASK = """
+import json, runpy, types
+import setuptools
+setuptools.setup = lambda **_: None
+building = runpy.run_path("setup.py")
+compiler = building["Compiler"](types.SimpleNamespace(compiler_type="unix", compiler_so={command}))
+print(json.dumps({question}))
+"""
+
+
+def ask(question, *command):
+    return json.loads(output(ASK.format(command=list(command), question=question)))
+
+
+def refusal(question, *command):
+    done = run("-c", ASK.format(command=list(command), question=question))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip()
+
+
+@pytest.fixture
+def fussy(tmp_path):
+    """A compiler that does not know one flag, warns of another, and always has something to say."""
+    script = tmp_path / "fussy"
+    script.write_text("""#!/bin/sh
+echo "fussy: one is not amused" >&2
+for flag; do
+    case $flag in
+        -fno-tree-loop-distribute-patterns) echo "unknown argument: $flag" >&2; exit 1;;
+        --param=*) echo "argument unused: $flag" >&2;;
+    esac
+done
+""")
+    script.chmod(0o755)
+    return str(script)
+
+
+@needs_compiler
+def test_only_the_flags_that_the_compiler_takes_are_used(fussy):
+    wanted = ask('compiler.wanted(building["WANTED"])', fussy)
+    assert wanted == ["-fno-math-errno", "-fno-trapping-math", "-Wno-unused-function", "-Wno-psabi"]
+    assert ask('compiler.wanted(["-fno-math-errno", "-fno-such-flag"])', "cc") == ["-fno-math-errno"]
+
+
+@needs_compiler
+def test_a_flag_that_the_bits_depend_on_is_required(fussy):
+    assert ask('compiler.required(building["REQUIRED"])', "cc") == ["-O3", "-ffp-contract=off"]
+    question = 'compiler.required(["-O3", "-fno-tree-loop-distribute-patterns"])'
+    assert refusal(question, fussy) == (
+        f"fastbn needs gcc 11 or clang 12, or newer: {fussy} does not take -fno-tree-loop-distribute-patterns")
+
+
+@needs_compiler
+def test_inlining_is_forced_where_the_compiler_can(tmp_path):
+    assert ask("compiler.inline()", "cc") == [["CYTHON_INLINE", "__inline__ __attribute__((always_inline))"]]
+    script = tmp_path / "without_attributes"
+    script.write_text("#!/bin/sh\n! grep -q __attribute__\n")
+    script.chmod(0o755)
+    assert ask("compiler.inline()", str(script)) == []
+
+
+@needs_compiler
+def test_arithmetic_is_that_of_float_and_double():
+    base = ask("compiler.base()", "cc")
+    assert base[:2] == ["-O3", "-ffp-contract=off"]
+    assert "-mfpmath=sse" not in base
+    assert refusal("compiler.base()", "cc", "-ffast-math").startswith(
+        "fastbn needs arithmetic that is not wider than float and double, and no part of -ffast-math; cc -ffast-math ")
+
+
+@needs_compiler
+@needs_x86_64
+def test_the_x87_is_not_used():
+    # As gcc for 32-bit x86 does without being told.
+    if run("-c", ASK.format(command=["cc", "-mfpmath=387"], question="0")).returncode:
+        pytest.skip("this compiler has no -mfpmath=387")
+    assert ask("compiler.base()", "cc", "-mfpmath=387")[-2:] == ["-msse2", "-mfpmath=sse"]
+
+
+def test_without_a_compiler_the_error_says_so():
+    if sys.platform == "win32":
+        pytest.skip("Windows has another compiler")
+    message = refusal("0", "/nowhere/cc", "-O2")
+    assert message.startswith("the C compiler does not work: /nowhere/cc -O2: ")
+    assert "No such file" in message
+
+
+# setup.py, for two small modules alone, in a checkout that may be read-only.
+BUILD = """
+import os, runpy, sys
+import setuptools
+os.chdir({checkout!r})
+if {read_only}:
+    os.access = lambda path, mode, **_: not mode & os.W_OK      # as on a read-only file system
+setup = setuptools.setup
+
+def small(**arguments):
+    arguments["ext_modules"] = [module for module in arguments["ext_modules"] if module.name in {modules}]
+    setup(name="fastbn", packages=["fastbn", "fastbn._kernels"], **arguments)
+
+setuptools.setup = small
+sys.argv = ["setup.py", *{commands}]
+runpy.run_path("setup.py", run_name="__main__")
+"""
+SMALL = ("fastbn._kernels.cpu", "fastbn._kernels.fork")
+FLAGS = """
+import sys
+sys.path.insert(0, {folder!r})
+from fastbn._kernels import cpu, fork
+print(cpu.compiler(), cpu.flags(), fork.state, sep="|")
+"""
+SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    if importlib.util.find_spec("Cython") is None:
+        pytest.skip("Cython is not installed")
+    kernels = tmp_path / "checkout" / "fastbn" / "_kernels"
+    kernels.mkdir(parents=True)
+    shutil.copy(ROOT / "setup.py", tmp_path / "checkout")
+    for name in ("cpu.pyx", "fork.pyx", "__init__.py"):
+        shutil.copy(ROOT / "fastbn" / "_kernels" / name, kernels)
+    (kernels.parent / "__init__.py").touch()
+    return tmp_path / "checkout"
+
+
+def build(checkout, *commands, read_only=False, **env):
+    """Build, and return the folder of what was built, and when each module was."""
+    out = checkout.parent / "out"
+    output(BUILD.format(checkout=str(checkout), read_only=read_only, modules=SMALL,
+                        commands=["build", "--build-lib", str(out), *commands]), **env)
+    return out, {name: (out / f"{name.replace('.', '/')}{SUFFIX}").stat().st_mtime_ns for name in SMALL}
+
+
+@needs_compiler
+def test_all_is_built_again_when_the_way_of_building_changes(checkout):
+    out, alone = build(checkout, FASTBN_NO_OPENMP="1")
+    _, flags, guard = output(FLAGS.format(folder=str(out))).split("|")
+    assert "-fopenmp" not in flags
+    assert guard == "not needed: the runtime is not GNU libgomp"
+    # Nothing changed: nothing is built.
+    assert build(checkout, FASTBN_NO_OPENMP="1")[1] == alone
+    _, teams = build(checkout)
+    assert all(teams[name] > alone[name] for name in SMALL)
+    compiler, flags, guard = output(FLAGS.format(folder=str(out))).split("|")
+    if sys.platform == "linux" and compiler.startswith("gcc"):
+        assert ("-fopenmp" in flags, guard) == (True, "on")
+    _, flagged = build(checkout, CFLAGS="-DSOMETHING")
+    assert all(flagged[name] > teams[name] for name in SMALL)
+    # A build in place, made in another way in between, makes the modules of the first folder outdated.
+    build(checkout, "build_ext", "--inplace", FASTBN_NO_OPENMP="1")
+    _, back = build(checkout, CFLAGS="-DSOMETHING")
+    assert all(back[name] > flagged[name] for name in SMALL)
+
+
+@needs_compiler
+def test_files_of_an_earlier_build_are_removed(checkout):
+    out, _ = build(checkout)
+    names = (f"_kernels/_v9{SUFFIX}", f"gone{SUFFIX}", "gone.py", "_kernels/gone.py")
+    stale = [out / "fastbn" / name for name in names]
+    for path in stale:
+        path.touch()
+    build(checkout)
+    assert not [path for path in stale if path.exists()]
+    assert (out / "fastbn" / "_kernels" / "__init__.py").exists()
+
+
+@needs_compiler
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_build_writes_nothing_beside_the_sources(checkout, read_only):
+    before = sorted(checkout.rglob("*"))
+    build(checkout, "egg_info", read_only=read_only)
+    new = {path.relative_to(checkout).parts[0] for path in set(checkout.rglob("*")) - set(before)}
+    assert new == (set() if read_only else {"build", "fastbn.egg-info"})
