@@ -1,0 +1,11 @@
+"""The kernels of all ISA levels: `fastbn._dispatch` imports one of them by its name."""
+
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+KERNELS = Path(__file__).parents[1] / "_kernels"
+
+hiddenimports = sorted({
+    f"fastbn._kernels.{file.name.removesuffix(suffix)}"
+    for suffix in EXTENSION_SUFFIXES for file in KERNELS.glob(f"*{suffix}") if "." not in file.name.removesuffix(suffix)
+})
