@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -312,6 +313,19 @@ def levels():
     return [level for level in reversed(known) if level in wanted]
 
 
+def long_description():
+    """Return the README with links and pictures that a package index can show too."""
+    [home] = re.findall(r'^Repository = "(.+)"$', Path("pyproject.toml").read_text(), re.MULTILINE)
+
+    def absolute(link):
+        text, target = link.groups()
+        if not Path(target).exists():
+            return link[0]
+        return f"{text}({home}/{'raw' if text.startswith('!') else 'blob'}/main/{target})"
+
+    return re.sub(r"(!?\[[^]]*\])\(([\w./-]+)\)", absolute, Path("README.md").read_text(encoding="utf-8"))
+
+
 def options():
     """Return where commands write if the checkout is read-only: a temporary folder, not beside the sources."""
     if os.access(".", os.W_OK):
@@ -322,6 +336,8 @@ def options():
 
 
 setup(
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
     # Those that take longest come first, so that the short ones fill the time of the last.
     ext_modules=[extension(name) for name in (*(f"_kernels._{level}" for level in levels()),
                                               "_layout", "_kernels.cpu", "_kernels.fork", "_kernels.runtime")],

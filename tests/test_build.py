@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import platform
+import re
 import shutil
 import sys
 import sysconfig
@@ -54,6 +55,29 @@ def test_how_many_at_once(cpus, arguments, expected):
 def test_a_32_bit_python_on_a_64_bit_system_has_no_levels_of_x86_64():
     program = "import sys; sys.maxsize = 2**31 - 1\n" + PROGRAM.format(cpus=1, arguments=["build_ext"])
     assert output(program).split()[1] == "fastbn._kernels._base"
+
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def test_the_description_of_the_package_has_no_relative_links():
+    program = """
+import runpy
+import setuptools
+setuptools.setup = lambda **arguments: print(arguments["long_description"])
+runpy.run_path("setup.py")
+"""
+    readme, description = (ROOT / "README.md").read_text(), output(program)
+    links = [link for link in LINK.findall(re.sub("```.*?```", "", readme, flags=re.DOTALL)) if ":" not in link]
+    assert len(links) > 10
+    home = "https://github.com/fastbn/fastbn"
+    assert f"![Speed beside PyTorch]({home}/raw/main/docs/benchmarks.png)" in description
+    for link in links:
+        assert (ROOT / link).exists()
+        assert f"]({link})" not in description
+        assert f"({home}/raw/main/{link})" in description or f"({home}/blob/main/{link})" in description
+    # Nothing but links changed.
+    assert re.sub(f"{home}/(raw|blob)/main/", "", description) == readme.strip()
 
 
 # A compiler whose command line is given, as setup.py sees it.
@@ -156,7 +180,7 @@ setup = setuptools.setup
 
 def small(**arguments):
     arguments["ext_modules"] = [module for module in arguments["ext_modules"] if module.name in {modules}]
-    setup(name="fastbn", packages=["fastbn", "fastbn._kernels"], **arguments)
+    setup(**arguments)
 
 setuptools.setup = small
 sys.argv = ["setup.py", *{commands}]
@@ -165,8 +189,8 @@ runpy.run_path("setup.py", run_name="__main__")
 SMALL = ("fastbn._kernels.cpu", "fastbn._kernels.fork")
 FLAGS = """
 import sys
-sys.path.insert(0, {folder!r})
-from fastbn._kernels import cpu, fork
+sys.path.insert(0, {folder!r} + "/fastbn/_kernels")     # without the package, which needs all of its modules
+import cpu, fork
 print(cpu.compiler(), cpu.flags(), fork.state, sep="|")
 """
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
@@ -176,13 +200,11 @@ SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 def checkout(tmp_path):
     if importlib.util.find_spec("Cython") is None:
         pytest.skip("Cython is not installed")
-    kernels = tmp_path / "checkout" / "fastbn" / "_kernels"
-    kernels.mkdir(parents=True)
-    shutil.copy(ROOT / "setup.py", tmp_path / "checkout")
-    for name in ("cpu.pyx", "fork.pyx", "__init__.py"):
-        shutil.copy(ROOT / "fastbn" / "_kernels" / name, kernels)
-    (kernels.parent / "__init__.py").touch()
-    return tmp_path / "checkout"
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT / "fastbn", checkout / "fastbn", ignore=shutil.ignore_patterns("*.so", "*.c", "__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, checkout)
+    return checkout
 
 
 def build(checkout, *commands, read_only=False, **env):
