@@ -154,11 +154,13 @@ def test_arithmetic_is_that_of_float_and_double():
 
 @needs_compiler
 @needs_x86_64
-def test_the_x87_is_not_used():
-    # As gcc for 32-bit x86 does without being told.
-    if run("-c", ASK.format(command=["cc", "-mfpmath=387"], question="0")).returncode:
-        pytest.skip("this compiler has no -mfpmath=387")
-    assert ask("compiler.base()", "cc", "-mfpmath=387")[-2:] == ["-msse2", "-mfpmath=sse"]
+@pytest.mark.parametrize("flag", ["-m32", "-mfpmath=387"])
+def test_the_x87_is_not_used(flag):
+    if run("-c", ASK.format(command=["cc", flag], question="0")).returncode:
+        pytest.skip(f"this compiler has no {flag}")
+    x87 = ask('not compiler.takes([], building["ARITHMETIC_PROBE"])', "cc", flag)
+    assert x87 or flag == "-m32"        # some compilers for 32 bits use SSE without being told
+    assert (ask("compiler.base()", "cc", flag)[-2:] == ["-msse2", "-mfpmath=sse"]) == x87
 
 
 def test_without_a_compiler_the_error_says_so():
