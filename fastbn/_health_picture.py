@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,11 @@ try:
 except ModuleNotFoundError:
     raise ImportError("plot needs matplotlib, which is not installed: pip install 'fastbn[population]'") from None
 
+from fastbn._writing import replace_picture
+
 if TYPE_CHECKING:
+    import os
+
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
@@ -53,7 +56,7 @@ def draw(report: Report, path: str | os.PathLike[str]) -> None:
     panels[-1].set_xlabel("Channel", color=INK)
     panels[-1].set_xlim(-0.6, len(channels) - 0.4)
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.savefig(os.fspath(path))
+    replace_picture(path, figure)
 
 
 def _draw_statistics(panel: Axes, report: Report, channels: NDArray[Any]) -> None:

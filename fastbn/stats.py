@@ -11,6 +11,7 @@ import numpy as np
 from fastbn import _selection
 from fastbn._checks import check_flag, check_integer, counted
 from fastbn._moments import Moments, check_parts
+from fastbn._reading import open_regular
 from fastbn._threads import check as check_threads
 from fastbn._writing import replace
 
@@ -353,7 +354,7 @@ class ChannelStats:
         """
         from fastbn.checkpoints.npz import Npz
 
-        with open(os.fspath(path), "rb") as file:
+        with open_regular(path) as file:
             try:
                 archive = Npz(file)
                 arrays = {name: archive.read(name) for name in archive.names}

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from fastbn._reading import open_regular
 from fastbn._state import check_exact, check_initial_weight
 from fastbn._writing import replace
 from fastbn.checkpoints import npz, safetensors
@@ -49,7 +50,7 @@ def read(
     """
     check_prefix(prefix)
     suffix = suffix_of(path)
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         try:
             return read_file(file, suffix, prefix, convention)
         except (TypeError, ValueError) as error:

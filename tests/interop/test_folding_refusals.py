@@ -143,3 +143,30 @@ def test_not_enough_memory(refused, monkeypatch):
 def test_a_model_that_can_be_folded_is(folder):
     assert main(["fold", "model.onnx", "folded.onnx", "--input-shape", "x=2,3,8,8"]) == 0
     assert sorted(os.listdir(folder)) == ["folded.onnx", "model.onnx"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes and links are a matter of POSIX")
+def test_a_link_by_a_name_that_could_be_foreseen_is_not_followed(folder):
+    (folder / "victim").write_bytes(b"precious")
+    (folder / f".folded.onnx.{os.getpid()}").symlink_to("victim")
+    assert main(["fold", "model.onnx", "folded.onnx"]) == 0
+    assert (folder / "victim").read_bytes() == b"precious"
+    assert not (folder / "folded.onnx").is_symlink()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes and links are a matter of POSIX")
+def test_force_keeps_mode_and_link(folder):
+    (folder / "private.onnx").write_bytes(b"old")
+    (folder / "private.onnx").chmod(0o600)
+    (folder / "link.onnx").symlink_to("private.onnx")
+    assert main(["fold", "model.onnx", "link.onnx", "--force"]) == 0
+    assert (folder / "link.onnx").is_symlink()
+    assert (folder / "private.onnx").stat().st_mode & 0o777 == 0o600
+    assert [node.op_type for node in onnx.load("private.onnx").graph.node] == ["Conv"]
+
+
+@pytest.mark.parametrize("length", [238, 255])
+def test_long_names(length, folder):
+    name = "n" * (length - 5) + ".onnx"
+    assert main(["fold", "model.onnx", name]) == 0
+    assert sorted(os.listdir(folder)) == sorted(["model.onnx", name])

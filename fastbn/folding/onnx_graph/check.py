@@ -77,7 +77,7 @@ class Reference:
     """
 
     def __init__(self, path: Path, shapes: Shapes) -> None:
-        session = load(path)
+        session = load(str(path), path.name)
         if not session.get_outputs():
             raise CheckError("the model has no outputs: there is nothing to compare")
         check_shapes(shapes, {i.name: i.shape for i in session.get_inputs()})
@@ -87,12 +87,13 @@ class Reference:
         if not any(np.isfinite(leaf).any() for leaf in leaves(self.outputs) if leaf.dtype.kind in NUMBERS):
             raise CheckError("no output of the model is a finite number on random inputs: there is nothing to compare")
 
-    def compare(self, path: Path, tolerance: float | None = None) -> Agreement:
-        """Run another model on the same inputs.
+    def compare(self, folded: bytes, tolerance: float | None = None) -> Agreement:
+        """Run the folded model on the same inputs.
 
         Parameters
         ----------
-        path : Path
+        folded : bytes
+            As they would be in a file.
         tolerance : float, optional
             How far an output may be off, as a fraction of its largest value: 1e-4, or 1e-2 in float16, if not given.
             Outputs that are not floating-point numbers must be equal.
@@ -106,7 +107,7 @@ class Reference:
         CheckError
             If an output differs by more.
         """
-        session = load(path)
+        session = load(folded, "the folded model")
         absolute = relative = 0.0
         for feed, expected in zip(self.inputs, self.outputs, strict=True):
             for name, old, new in zip(self.names, expected, run(session, feed), strict=True):
@@ -123,15 +124,15 @@ class Reference:
         return Agreement(absolute, relative, len(self.inputs), constant)
 
 
-def load(path: Path) -> Any:
-    """Return a session that runs a model as it is written: ONNX Runtime has folds of its own."""
+def load(model: str | bytes, name: str) -> Any:
+    """Return a session that runs a model, or one at a path, as it is written: ONNX Runtime has folds of its own."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a class of its own for each status, below no common one
-        raise CheckError(f"ONNX Runtime cannot load {path.name}: {in_one_line(error)}") from error
+        raise CheckError(f"ONNX Runtime cannot load {name}: {in_one_line(error)}") from error
 
 
 def run(session: Any, feed: dict[str, Any]) -> Values:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from fastbn._writing import replace
 from fastbn.folding.onnx_graph.check import Agreement, Reference, Shapes, in_one_line
 from fastbn.folding.onnx_graph.fold import Outcome, fold_batch_norms
 
@@ -56,7 +57,7 @@ def convert(
     source : Path
         With or without external data.
     target : Path
-        Written under another name first and then renamed, in one file.
+        Written as a whole or not at all, in one file; of a symbolic link, the file that it points to.
     force : bool
         Whether `target` may exist already; it may be `source`.
     tolerance : float, optional
@@ -84,16 +85,12 @@ def convert(
     reference = Reference(source, shapes or {})
     before = len(model.graph.node)
     outcomes = fold_batch_norms(model)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    folded = serialized(model)
+    agreement = reference.compare(folded, tolerance)
     try:
-        write(model, temporary)
-        agreement = reference.compare(temporary, tolerance)
-        temporary.replace(target)
+        replace(target, folded)
     except OSError as error:
         raise ConvertError(f"{target} cannot be written: {reason(error)}") from error
-    finally:
-        if os.path.exists(temporary):   # it has not been renamed
-            temporary.unlink()
     return Conversion(outcomes, before, len(model.graph.node), agreement)
 
 
@@ -121,15 +118,16 @@ def read(path: Path) -> ModelProto:
     return model
 
 
-def write(model: ModelProto, path: Path) -> None:
-    """Write a model, if it is valid."""
-    path.write_bytes(model.SerializeToString())
+def serialized(model: ModelProto) -> bytes:
+    """Return a model as the bytes of a file, if it is valid."""
+    data: bytes = model.SerializeToString()
     try:
-        onnx.checker.check_model(path)
+        onnx.checker.check_model(data)
     except onnx.checker.ValidationError as error:
         raise ConvertError(f"the folded model is not valid, so it was not written: {in_one_line(error)}") from error
+    return data
 
 
 def reason(error: OSError) -> str:
-    """Return why a file cannot be read or written, without its name, which may be a temporary one."""
+    """Return why a file cannot be read or written, without its name."""
     return error.strerror or in_one_line(error)
