@@ -109,9 +109,9 @@ class Checkpointed:
         ...     fastbn.BatchNorm.load(path)
         BatchNorm(3, axis=1, eps=0.001, momentum=0.1, affine=True, track_running_stats=True, dtype=float32)
         """
-        from fastbn import checkpoints
+        from fastbn.checkpoints.layers import load_layer
 
-        return checkpoints.load(
+        return load_layer(
             cls, path, prefix, convention, settings, count=count, keep_variance=keep_variance, fix_gamma=fix_gamma)
 
     def save(
@@ -122,22 +122,26 @@ class Checkpointed:
         convention: str | Convention = "fastbn",
         count: int | None = None,
         keep_variance: bool = False,
+        append: bool = False,
     ) -> None:
-        """Write the layer to a file of its own, with axis, eps, momentum, unbiased and the like as metadata.
+        """Write the layer to a file, with axis, eps, momentum, unbiased and the like as metadata.
 
         The file is written beside its place, flushed to the disk and renamed: a file that was there is replaced at
-        once, or, if anything fails, stays as it was.
+        once, or, if anything fails, stays as it was. `fastbn.checkpoints.save` writes several layers at once.
 
         Parameters
         ----------
         path : path-like
             Ends in .safetensors or .npz.
         prefix : str
-            Put before each name.
+            Put before each name, as "bn1.".
         convention : str or Convention
             As in `load`.
         count, keep_variance
             As in `fastbn.checkpoints.convert`; needed where the layer's `unbiased` is not the convention's.
+        append : bool
+            Keep what else is in the file, and replace this layer in it. Without it a file that holds anything else is
+            an error. The file is read into memory and written anew.
 
         Raises
         ------
@@ -146,7 +150,8 @@ class Checkpointed:
         TypeError
             If an argument is of the wrong type.
         ValueError
-            If a value is not finite, the layer has no state, or the convention cannot hold it.
+            If a value is not finite, the layer has no state, the convention cannot hold it, or the file that is there
+            is malformed, has other entries that would be lost, or names that the layer's could not be told from.
 
         Examples
         --------
@@ -159,9 +164,9 @@ class Checkpointed:
         ...     sorted(np.load(path))
         ['bn/beta', 'bn/gamma', 'bn/moving_mean', 'bn/moving_variance']
         """
-        from fastbn import checkpoints
+        from fastbn.checkpoints.layers import save_layer
 
-        checkpoints.save(self, path, prefix, convention, count=count, keep_variance=keep_variance)
+        save_layer(self, path, prefix, convention, append, count=count, keep_variance=keep_variance)
 
     @classmethod
     def from_torch(cls: type[Layer], module: Any) -> Layer:

@@ -1,6 +1,11 @@
 """Reading files: what is refused and at which cost, and what is read."""
 
+import io
 import json
+import os
+import pickle
+import socket
+import struct
 import time
 import tracemalloc
 import zipfile
@@ -8,8 +13,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from fastbn import BatchNorm
+from fastbn import BatchNorm, ChannelStats, checkpoints
 from fastbn.checkpoints import restore
+from fastbn.checkpoints.safetensors import MOST_HEADER_BYTES, Safetensors
 from tests import checkpoint_files as made
 from tests import fuzz_checkpoints
 from tests.compare import same_bits
@@ -84,6 +90,147 @@ def test_a_file_that_is_not_there(method, tmp_path):
     (tmp_path / "model.pt").write_bytes(made.safetensors())
     with pytest.raises(ValueError, match=r"path must end in .safetensors or .npz, got '.*model.pt'"):
         method(tmp_path / "model.pt")
+
+
+READERS = {
+    "load": BatchNorm.load,
+    "restore": lambda path: restore(BatchNorm(5), path),
+    "load of several": checkpoints.load,
+    "save": lambda path: BatchNorm(5).save(path, prefix="other.", append=True),
+    "statistics": ChannelStats.load,
+}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes and devices are a matter of POSIX")
+@pytest.mark.parametrize("reader", [name for name in READERS if name != "save"])     # which writes to a pipe
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket", "folder"])
+def test_only_regular_files_are_read(kind, reader, tmp_path):
+    path = tmp_path / "model.npz"
+    error, message = ValueError, f"is a {'named ' * (kind == 'pipe')}{kind}; expected a regular file"
+    if kind == "pipe":
+        os.mkfifo(path)     # which would block for ever: nobody writes to it
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+        error, message = OSError, "No such device or address"
+    else:
+        path.mkdir()
+        error, message = IsADirectoryError, r"Is a directory: .*model\.npz"
+    with pytest.raises(error, match=message) as caught:
+        READERS[reader](path)
+    assert str(path) in str(caught.value)
+    assert error is not ValueError or str(caught.value).startswith(f"{path}: ")
+
+
+class Marker:
+    """An object whose pickle makes a folder when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_nothing_in_a_file_is_executed(reader, tmp_path):
+    mark = tmp_path / "executed"
+    objects = np.array([Marker(mark)] * 5, dtype=object)
+    file = io.BytesIO()
+    np.lib.format.write_array(file, objects)
+    pickled = file.getvalue()
+    header = f"{{'descr': __import__('os').mkdir({str(mark)!r}), 'fortran_order': False, 'shape': (5,), }}"
+    evaluated = made.npy_of(header, bytes(20))
+    for payload in (pickled, evaluated, pickle.dumps(Marker(mark))):
+        before = "bn." if reader == "save" else ""
+        names = (*made.NAMES, "count", "mean", "m2", "axis", "extrema")
+        members = [(f"{before}{name}.npy", payload) for name in names]
+        path = tmp_path / "model.npz"
+        path.write_bytes(made.zipped(members))
+        if reader == "save":    # which keeps what it does not look into
+            READERS[reader](path)
+        else:
+            with pytest.raises(ValueError, match=r"model\.npz: "):
+                READERS[reader](path)
+        path.write_bytes(payload)
+        with pytest.raises(ValueError, match=r"model\.npz: the file does not begin as an npz archive"):
+            READERS[reader](path)
+        if reader != "statistics":
+            path = tmp_path / "model.safetensors"
+            path.write_bytes(payload)
+            with pytest.raises(ValueError, match=r"model\.safetensors: "):
+                READERS[reader](path)
+        assert not mark.exists()
+    pickle.loads(pickle.dumps(Marker(mark)))    # the payload does work
+    assert mark.exists()
+
+
+def test_a_header_that_is_too_long_is_not_read(tmp_path):
+    path = tmp_path / "model.safetensors"
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", MOST_HEADER_BYTES + 1) + b"{")
+        file.truncate(MOST_HEADER_BYTES * 2)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"header of 10000001 bytes .* headers of up to 10000000 are read"):
+            BatchNorm.load(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_entries_as_writers_have_them_are_read_at_once(tmp_path, monkeypatch):
+    # Member by member it takes twice as long; a header of 10 MB is half a second of work.
+    def slowly(scanner, name):
+        raise AssertionError(f"{name} is read member by member")
+
+    trained().save(tmp_path / "model.safetensors")
+    monkeypatch.setattr("fastbn.checkpoints.safetensors._members", slowly)
+    for text in ('{"weight":{"dtype":"F32","shape":[5],"data_offsets":[0,20]}}',
+                 '{"weight": {"dtype": "F32", "shape": [5, 1, 1], "data_offsets": [0, 20]} }  ',
+                 '{ "weight" :\n{"dtype"\t:"F64","shape":[ ] , "data_offsets":[ 0 , 8 ] }\r\n}'):
+        size = 8 if "F64" in text else 20
+        archive = Safetensors(io.BytesIO(made.framed(text, bytes(size))))
+        assert archive.names == ["weight"]
+        assert archive.shape("weight") == tuple(json.loads(text)["weight"]["shape"])
+    assert BatchNorm.load(tmp_path / "model.safetensors").num_batches_tracked == 2
+    with pytest.raises(AssertionError, match="weight is read member by member"):
+        Safetensors(io.BytesIO(made.framed('{"weight":{"shape":[5],"dtype":"F32","data_offsets":[0,20]}}', bytes(20))))
+
+
+WRONG = {
+    "exact averages, none in the file": (
+        {"weight", "bias"}, {"fastbn.averaging": "exact"}, {}, ValueError, "averaging"),
+    "debias, no averages": ({"weight", "bias"}, {"fastbn.debias": "True"}, {}, ValueError, "debias"),
+    "eps that does not fit": (set(made.NAMES), {"fastbn.eps": "1e-300"}, {}, ValueError, "eps must be"),
+    "momentum that does not fit": (set(made.NAMES), {"fastbn.momentum": "2.0"}, {}, ValueError, "momentum must be"),
+    "missing": ({"weight"}, {}, {}, ValueError, "state misses bias"),
+    "other variance": (set(made.NAMES), {}, {"unbiased": False}, ValueError, "count is needed"),
+    "a flag": (set(made.NAMES), {}, {"unbiased": "no"}, TypeError, "unbiased must be True or False"),
+    "a dtype": (set(made.NAMES), {}, {"dtype": np.int32}, TypeError, "dtype must be float32 or float64"),
+}
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+@pytest.mark.parametrize("name", WRONG)
+def test_every_error_begins_with_the_path(name, suffix, tmp_path):
+    names, metadata, settings, error, message = WRONG[name]
+    write = {".npz": made.npz, ".safetensors": made.safetensors}[suffix]
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(write({n: v for n, v in made.state().items() if n in names}, json.dumps(metadata)))
+    with pytest.raises(error, match=message) as caught:
+        BatchNorm.load(path, **settings)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_layer_that_does_not_fit_is_an_error_that_begins_with_the_path(tmp_path):
+    trained().save(tmp_path / "model.npz")
+    with pytest.raises(ValueError, match=r"has shape \(5,\); expected \(4,\)") as caught:
+        restore(BatchNorm(4), tmp_path / "model.npz")
+    assert str(caught.value).startswith(f"{tmp_path / 'model.npz'}: ")
 
 
 def test_many_tensors_take_little_memory(tmp_path):

@@ -1,12 +1,14 @@
 """Layers from and to other frameworks: their conventions, their objects, and files that are safe to load.
 
-`BatchNorm` has these as methods: ``BatchNorm.load``, ``save``, ``from_torch``, ``from_keras`` and ``from_onnx``.
+`BatchNorm` has these as methods: ``BatchNorm.load``, ``save``, ``from_torch``, ``from_keras`` and ``from_onnx``. `load`
+and `save` of this package are for files of several layers.
 """
 
 from fastbn.checkpoints.conventions import CONVENTIONS, Convention
 from fastbn.checkpoints.conversion import convert, convert_momentum
-from fastbn.checkpoints.layers import load, restore, save
+from fastbn.checkpoints.layers import restore
 from fastbn.checkpoints.objects import from_keras, from_onnx, from_torch
+from fastbn.checkpoints.several import load, save
 
 __all__ = [
     "CONVENTIONS",

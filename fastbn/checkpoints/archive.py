@@ -8,6 +8,8 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO
 from fastbn.checkpoints.header import shortened
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
 
@@ -44,6 +46,20 @@ class Archive(ABC):
     @abstractmethod
     def read(self, name: str) -> NDArray[Any]:
         """Return one array, in native byte order."""
+
+    @abstractmethod
+    def entry(self, name: str) -> Any:
+        """Return one array of any dtype as the file has it, for `dump`."""
+
+    @staticmethod
+    @abstractmethod
+    def encode(array: NDArray[Any]) -> Any:
+        """Return the entry of an array of float32, float64 or int64."""
+
+    @staticmethod
+    @abstractmethod
+    def dump(entries: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
+        """Return the bytes of a file with these entries, which depend on nothing else."""
 
 
 def read_exactly(file: IO[bytes], size: int, name: str) -> bytes:

@@ -2,66 +2,74 @@
 
 from __future__ import annotations
 
+import io
 import os
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from fastbn._reading import open_regular
 from fastbn._state import check_exact, check_initial_weight
 from fastbn._writing import replace
-from fastbn.checkpoints import npz, safetensors
 from fastbn.checkpoints.conventions import COUNTER, Convention
-from fastbn.checkpoints.conversion import check_prefix, check_shapes, check_state, match, without_prefix
+from fastbn.checkpoints.conversion import check_shapes, check_state, match, without_prefix
 from fastbn.checkpoints.npz import Npz
 from fastbn.checkpoints.safetensors import Safetensors
 from fastbn.checkpoints.settings import Settings, decode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
     from fastbn.checkpoints.archive import Archive
 
-READERS: dict[str, Callable[[BinaryIO], Archive]] = {".safetensors": Safetensors, ".npz": Npz}
-WRITERS: dict[str, Callable[[Mapping[str, NDArray[Any]], Mapping[str, str]], bytes]] = {
-    ".safetensors": safetensors.dump, ".npz": npz.dump}
+FORMATS: dict[str, type[Archive]] = {".safetensors": Safetensors, ".npz": Npz}
 
 
 def suffix_of(path: str | os.PathLike[str]) -> str:
     """Return the end of a file's name, which tells its format."""
     suffix = Path(path).suffix.lower()
-    if suffix not in READERS:
-        raise ValueError(f"path must end in {' or '.join(READERS)}, got {os.fspath(path)!r}")
+    if suffix not in FORMATS:
+        raise ValueError(f"path must end in {' or '.join(FORMATS)}, got {os.fspath(path)!r}")
     return suffix
 
 
-def read(
-    path: str | os.PathLike[str], prefix: str, convention: Convention
-) -> tuple[dict[str, NDArray[Any]], Settings]:
-    """Return the state of one layer, checked and without the prefix, and the settings that the file has of it.
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Let the messages of errors begin with what they are about."""
+    try:
+        yield
+    except TypeError as error:
+        raise TypeError(f"{where}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[Archive]:
+    """Open a file of arrays; whatever is wrong with it, and with what is made of it meanwhile, begins with the path.
 
     Raises
     ------
     OSError
         If the file cannot be read.
     ValueError
-        If it is not as its format has it, or has no such layer; the message begins with the path.
+        If it is not as its format has it.
     """
-    check_prefix(prefix)
-    suffix = suffix_of(path)
-    with open_regular(path) as file:
-        try:
-            return read_file(file, suffix, prefix, convention)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{os.fspath(path)}: {error}") from error
+    kind = FORMATS[suffix_of(path)]
+    with open_regular(path) as file, located(os.fspath(path)):
+        yield kind(file)
 
 
-def read_file(
-    file: BinaryIO, suffix: str, prefix: str, convention: Convention
-) -> tuple[dict[str, NDArray[Any]], Settings]:
-    """Do what `read` does, from an open file."""
-    archive = READERS[suffix](file)
+def read(archive: Archive, prefix: str, convention: Convention) -> tuple[dict[str, NDArray[Any]], Settings]:
+    """Return the state of one layer, checked and without the prefix, and the settings that the file has of it.
+
+    Raises
+    ------
+    ValueError
+        If there is no such layer, or one that is malformed.
+    """
     full = without_prefix({name: name for name in archive.names}, prefix)
     names = match(full, convention)
     # Vectors of one length, before any is read: what is not a batch normalization may be as large as the file.
@@ -74,19 +82,39 @@ def read_file(
         if archive.shape(full[name]) not in ((), channels):
             raise ValueError(f"{name} has shape {archive.shape(full[name])}; expected {channels} or ()")
     state = {name: archive.read(full[name]) for name in (*names.values(), *extra)}
-    check_state(state, convention)
-    if extra:
-        check_exact(state, channels[0])
-        check_initial_weight(state)
+    try:
+        check_state(state, convention)
+        if extra:
+            check_exact(state, channels[0])
+            check_initial_weight(state)
+    except TypeError as error:      # a dtype, which is a fault of the file and not of an argument
+        raise ValueError(str(error)) from error
     return state, decode(archive.metadata, prefix)
 
 
-def write(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
+def write(
+    path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str],
+    kept: Mapping[str, Any] | None = None,
+) -> None:
     """Put a file in place at once; if anything fails, what was there stays as it was.
+
+    Parameters
+    ----------
+    path : path-like
+    arrays : mapping of str to ndarray
+    metadata : mapping of str to str
+    kept : mapping of str to object, optional
+        Entries of an `Archive` of the same format, as it has them.
 
     Raises
     ------
     OSError
         If it cannot be written.
+    ValueError
+        If it would not be read again, because a name or the number of names is beyond what is read.
     """
-    replace(path, WRITERS[suffix_of(path)](arrays, metadata))
+    kind = FORMATS[suffix_of(path)]
+    with located(os.fspath(path)):
+        data = kind.dump({**(kept or {}), **{name: kind.encode(array) for name, array in arrays.items()}}, metadata)
+        kind(io.BytesIO(data))
+    replace(path, data)

@@ -11,10 +11,22 @@ if TYPE_CHECKING:
 
 MOST_DIMENSIONS = 32
 
-_SPACE = re.compile(r"[ \t\n\r]*")
-_LIST = re.compile(r"\[([0-9, \t\n\r]{0,2000})\]")
-_INTEGER = re.compile(r"0|[1-9][0-9]{0,18}")
+SPACE = r"[ \t\n\r]*"
+_INTEGER = f"(?:0|[1-9][0-9]{{0,18}}){SPACE}"
+INTEGERS = rf"\[{SPACE}((?:{_INTEGER}(?:,{SPACE}{_INTEGER}){{0,{MOST_DIMENSIONS - 1}}})?)\]"
+"""A list of integers as a pattern, with what is between the brackets as a group."""
+
+_SPACE = re.compile(SPACE)
+_STRING = re.compile(rf'{SPACE}"([^"\\\x00-\x1f]*)"')      # without escapes, as almost all are
+_LIST = re.compile(SPACE + INTEGERS)
+_LIST_OF_ANY = re.compile(r"\[([0-9, \t\n\r]{0,2000})\]")
+_NEXT = re.compile(rf"{SPACE}([,}}])")
 _decode = json.JSONDecoder().raw_decode
+
+
+def integers_of(text: str) -> tuple[int, ...]:
+    """Return the integers between the brackets of a list that `INTEGERS` has matched."""
+    return tuple(map(int, text.split(","))) if text else ()
 
 
 class Scanner:
@@ -45,12 +57,26 @@ class Scanner:
             seen.add(key)
             self._take(":")
             yield key
-            if self._accept("}"):
+            found = _NEXT.match(self._text, self._at)
+            if found is None:
+                self._skip()
+                raise self._unexpected(repr(","))
+            self._at = found.end()
+            if found[1] == "}":
                 return
-            self._take(",")
+
+    def match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        """Read what matches a pattern, if it comes next."""
+        found = pattern.match(self._text, self._at)
+        if found is not None:
+            self._at = found.end()
+        return found
 
     def string(self) -> str:
         """Read a string."""
+        found = self.match(_STRING)
+        if found is not None:
+            return found[1]
         self._skip()
         if not self._text.startswith('"', self._at):
             raise self._unexpected("a string")
@@ -63,15 +89,12 @@ class Scanner:
 
     def integers(self) -> tuple[int, ...]:
         """Read a list of integers from 0 to 10**19 - 1."""
+        found = self.match(_LIST)
+        if found is not None:
+            return integers_of(found[1])
         self._skip()
-        found = _LIST.match(self._text, self._at)
-        if found is None:
-            raise self._unexpected("a list of integers")
-        items = [item.strip(" \t\n\r") for item in found[1].split(",")] if found[1].strip(" \t\n\r") else []
-        if len(items) > MOST_DIMENSIONS or not all(map(_INTEGER.fullmatch, items)):
-            raise self._unexpected(f"a list of up to {MOST_DIMENSIONS} integers")
-        self._at = found.end()
-        return tuple(map(int, items))
+        a_list = _LIST_OF_ANY.match(self._text, self._at) is not None
+        raise self._unexpected(f"a list of up to {MOST_DIMENSIONS} integers" if a_list else "a list of integers")
 
     def end(self) -> None:
         """Read white space up to the end."""

@@ -11,6 +11,7 @@ from fastbn._checks import check_flag
 from fastbn.checkpoints import files
 from fastbn.checkpoints.conventions import CONVENTIONS, Convention, find
 from fastbn.checkpoints.conversion import Choices, check_prefix, convert, convert_momentum
+from fastbn.checkpoints.others import put
 from fastbn.checkpoints.settings import Settings, encode
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from fastbn._checkpointed import Checkpointable, Layer
+    from fastbn.checkpoints.archive import Archive
 
 FASTBN = CONVENTIONS["fastbn"]
 
@@ -36,15 +38,14 @@ def build(layer_type: type[Layer], state: Mapping[str, NDArray[Any]], **settings
 
 
 def read(
-    path: str | os.PathLike[str], prefix: str, convention: str | Convention
+    archive: Archive, prefix: str, source: Convention
 ) -> tuple[dict[str, NDArray[Any]], Convention, Settings]:
     """Return the state of a layer in a file, the convention that it is in, and the settings that are with it."""
-    source = find(convention)
-    state, stored = files.read(path, prefix, source)
+    state, stored = files.read(archive, prefix, source)
     return state, dataclasses.replace(source, unbiased=stored.get("unbiased", source.unbiased)), stored
 
 
-def load(
+def load_layer(
     layer_type: type[Layer],
     path: str | os.PathLike[str],
     prefix: str,
@@ -53,7 +54,18 @@ def load(
     **choices: Unpack[Choices],
 ) -> Layer:
     """Return a new layer from a file; `BatchNorm.load` documents it."""
-    state, source, stored = read(path, prefix, convention)
+    check_prefix(prefix)
+    source = find(convention)
+    with files.opened(path) as archive:
+        return layer_of(layer_type, archive, prefix, source, settings, **choices)
+
+
+def layer_of(
+    layer_type: type[Layer], archive: Archive, prefix: str, convention: Convention, settings: Settings,
+    **choices: Unpack[Choices],
+) -> Layer:
+    """Return a new layer from an open file."""
+    state, source, stored = read(archive, prefix, convention)
     defaults: Settings = {
         "axis": source.axis, "eps": source.eps, "unbiased": source.unbiased,
         "momentum": convert_momentum(source.momentum, source, FASTBN)}
@@ -104,24 +116,36 @@ def restore(
     >>> bn.gamma
     array([1., 1.], dtype=float32)
     """
-    state, source, _ = read(path, prefix, convention)
+    check_prefix(prefix)
+    found = find(convention)
     target = dataclasses.replace(FASTBN, unbiased=layer.unbiased)
-    layer.load_state_dict(convert(state, source, target, **choices))
+    with files.opened(path) as archive:
+        state, source, _ = read(archive, prefix, found)
+        layer.load_state_dict(convert(state, source, target, **choices))
 
 
-def save(
+def entries_of(
+    layer: Checkpointable, prefix: str, convention: Convention, **choices: Unpack[Choices]
+) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Return the arrays and the metadata of a layer in a file."""
+    source = dataclasses.replace(FASTBN, unbiased=layer.unbiased)
+    # Which of the variances fastbn averages is for the layer to say.
+    target = source if convention is FASTBN else convention
+    state = convert(layer.state_dict(), source, target, **choices)
+    unbiased = layer.unbiased if choices.get("keep_variance") else target.unbiased
+    return {prefix + name: array for name, array in state.items()}, encode(layer, unbiased, prefix)
+
+
+def save_layer(
     layer: Checkpointable,
     path: str | os.PathLike[str],
     prefix: str,
     convention: str | Convention,
+    append: bool,
     **choices: Unpack[Choices],
 ) -> None:
     """Write a layer to a file; `BatchNorm.save` documents it."""
     check_prefix(prefix)
-    source = dataclasses.replace(FASTBN, unbiased=layer.unbiased)
     target = find(convention)
-    if target is FASTBN:  # which of the variances it averages is for the layer to say
-        target = source
-    state = convert(layer.state_dict(), source, target, **choices)
-    unbiased = layer.unbiased if choices.get("keep_variance") else target.unbiased
-    files.write(path, {prefix + name: array for name, array in state.items()}, encode(layer, unbiased, prefix))
+    arrays, metadata = entries_of(layer, prefix, target, **choices)
+    put(path, arrays, metadata, [prefix], target, append)

@@ -14,7 +14,7 @@ import re
 import struct
 import zipfile
 import zlib
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,7 @@ MOST_EXPANSION = 32
 MOST_DIRECTORY_BYTES = 1 << 19
 MOST_MEMBERS = 4096
 MOST_NPY_HEADER_BYTES = 1024
+MOST_COMMENT_BYTES = 0xFFFF
 
 DTYPES = ("f8", "f4", "f2", "i8", "i4")
 # What numpy.save writes for arrays of a plain dtype, and what other writers copy. numpy.load evaluates the header as
@@ -47,6 +48,13 @@ _ENCRYPTED = 0x1
 # What zipfile raises for archives that are not as they should be; RuntimeError includes NotImplementedError.
 _ZIP_ERRORS = (
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, OverflowError, RuntimeError, UnicodeDecodeError)
+
+
+class Entry(NamedTuple):
+    """A member of an archive."""
+
+    data: bytes
+    compression: int = zipfile.ZIP_STORED
 
 
 class Npz(Archive):
@@ -76,6 +84,33 @@ class Npz(Archive):
             self._arrays[name] = _parse_npy(self._expand(name), name)
         return self._arrays[name]
 
+    def entry(self, name: str) -> Entry:
+        """Return one member of any dtype as the file has it."""
+        return Entry(self._expand(name), self._members[name].compress_type)
+
+    @staticmethod
+    def encode(array: NDArray[Any]) -> Entry:
+        """Return the member of an array."""
+        npy = io.BytesIO()
+        np.lib.format.write_array(npy, array, allow_pickle=False)
+        return Entry(npy.getvalue())
+
+    @staticmethod
+    def dump(entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> bytes:
+        """Return the bytes of an archive of these members."""
+        comment = json.dumps(dict(metadata)).encode() if metadata else b""
+        if len(comment) > MOST_COMMENT_BYTES:
+            raise ValueError(f"the settings of these layers take {len(comment)} bytes; an npz file has room for "
+                             f"{MOST_COMMENT_BYTES}; use safetensors")
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, entry in entries.items():
+                info = zipfile.ZipInfo(f"{name}.npy")   # which has no date of today
+                info.compress_type = entry.compression
+                archive.writestr(info, entry.data)
+            archive.comment = comment
+        return file.getvalue()
+
     def _expand(self, name: str) -> bytes:
         member = self._members[name]
         if member.flag_bits & _ENCRYPTED:
@@ -95,24 +130,12 @@ class Npz(Archive):
             raise ValueError(f"{shortened(name)} is damaged: {error}") from None
 
 
-def dump(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
-    """Return the bytes of an archive of these arrays, which depend on nothing else."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, array in arrays.items():
-            npy = io.BytesIO()
-            np.lib.format.write_array(npy, array, allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), npy.getvalue())  # a ZipInfo has no date of today
-        archive.comment = json.dumps(dict(metadata)).encode() if metadata else b""
-    return file.getvalue()
-
-
 def _check_directory(file: BinaryIO, size: int) -> None:
     # Before zipfile sees it, because zipfile builds an object for each entry that the directory has room for.
     file.seek(0)
     if file.read(4) not in (b"PK\3\4", _END_MAGIC[:4]):
         raise ValueError("the file does not begin as an npz archive")
-    start = max(0, size - _END.size - 0xFFFF - _ZIP64_LOCATOR_BYTES)
+    start = max(0, size - _END.size - MOST_COMMENT_BYTES - _ZIP64_LOCATOR_BYTES)
     file.seek(start)
     tail = file.read()
     at = tail.rfind(_END_MAGIC)

@@ -9,19 +9,21 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from fastbn.checkpoints.archive import Archive, read_exactly
-from fastbn.checkpoints.header import Scanner, shortened
+from fastbn.checkpoints.header import INTEGERS, SPACE, Scanner, integers_of, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-MOST_HEADER_BYTES = 100_000_000
+# Some 100,000 tensors, read in half a second; the format allows ten times as much.
+MOST_HEADER_BYTES = 10_000_000
 METADATA = "__metadata__"
 BITS = {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
@@ -31,6 +33,10 @@ BITS = {
     "C64": 64, "F64": 64, "I64": 64, "U64": 64,
 }
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
+# An entry in the usual order; others are read member by member.
+_ENTRY = re.compile(SPACE.join((
+    "", r"\{", '"dtype"', ":", '"([A-Z0-9_]{1,20})"', ",", '"shape"', ":", INTEGERS, ",", '"data_offsets"', ":",
+    INTEGERS, r"\}")))
 WRITTEN = {"float64": "F64", "float32": "F32", "int64": "I64"}
 
 
@@ -43,6 +49,14 @@ class Tensor(NamedTuple):
     end: int
 
 
+class Entry(NamedTuple):
+    """A tensor as it is in a file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
 class Safetensors(Archive):
     """A file of this format."""
 
@@ -51,8 +65,8 @@ class Safetensors(Archive):
         file.seek(0)
         length = int.from_bytes(file.read(8), "little")
         if size < 10 or length > min(size - 8, MOST_HEADER_BYTES):
-            raise ValueError(f"header of {length} bytes does not fit; the file has {size} bytes, and the format allows "
-                             f"{MOST_HEADER_BYTES}")
+            raise ValueError(f"header of {length} bytes does not fit; the file has {size} bytes, and headers of up to "
+                             f"{MOST_HEADER_BYTES} are read")
         header = file.read(length)
         if not header.startswith(b"{"):
             raise ValueError(f"header begins with {header[:1]!r}; expected {b'{'!r}")
@@ -72,31 +86,40 @@ class Safetensors(Archive):
 
     def read(self, name: str) -> NDArray[Any]:
         """Return one tensor; bfloat16 as float32, which holds all its values."""
-        dtype, shape, begin, end = self._tensors[name]
+        dtype = self._tensors[name].dtype
         if dtype not in DTYPES:
             raise ValueError(f"{shortened(name)} has dtype {dtype}; expected one of {', '.join(DTYPES)}")
-        self._file.seek(self._data + begin)
-        array = np.frombuffer(read_exactly(self._file, end - begin, name), DTYPES[dtype]).reshape(shape)
+        _, shape, data = self.entry(name)
+        array = np.frombuffer(data, DTYPES[dtype]).reshape(shape)
         if dtype == "BF16":  # the upper half of a float32
             return (array.astype(np.uint32) << 16).view(np.float32)
         return array.astype(array.dtype.newbyteorder("="))
 
+    def entry(self, name: str) -> Entry:
+        """Return one tensor of any dtype as the file has it."""
+        dtype, shape, begin, end = self._tensors[name]
+        self._file.seek(self._data + begin)
+        return Entry(dtype, shape, read_exactly(self._file, end - begin, name))
 
-def dump(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
-    """Return the bytes of a file with these tensors, of float32, float64 or int64."""
-    # Wide dtypes first and a header of a multiple of eight bytes, so that every tensor is aligned.
-    order = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
-    header: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
-    data = bytearray()
-    for name in order:
-        array = tensors[name]
-        begin = len(data)
-        data += array.astype(array.dtype.newbyteorder("<")).tobytes()
-        header[name] = {
-            "dtype": WRITTEN[array.dtype.name], "shape": list(array.shape), "data_offsets": [begin, len(data)]}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + bytes(data)
+    @staticmethod
+    def encode(array: NDArray[Any]) -> Entry:
+        """Return the entry of an array of float32, float64 or int64."""
+        return Entry(WRITTEN[array.dtype.name], array.shape, array.astype(array.dtype.newbyteorder("<")).tobytes())
+
+    @staticmethod
+    def dump(entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> bytes:
+        """Return the bytes of a file with these tensors."""
+        # Wide dtypes first and a header of a multiple of eight bytes, so that every tensor is aligned.
+        order = sorted(entries, key=lambda name: (-BITS[entries[name].dtype], name))
+        header: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
+        at = 0
+        for name in order:
+            dtype, shape, data = entries[name]
+            header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + len(data)]}
+            at += len(data)
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)
+        return b"".join((len(text).to_bytes(8, "little"), text, *(entries[name].data for name in order)))
 
 
 def _parse(text: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -113,6 +136,20 @@ def _parse(text: str) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _parse_tensor(scanner: Scanner, name: str) -> Tensor:
+    found = scanner.match(_ENTRY)
+    dtype, shape, offsets = _members(scanner, name) if found is None else (
+        found[1], integers_of(found[2]), integers_of(found[3]))
+    if dtype not in BITS:
+        raise ValueError(f"{shortened(name)} has dtype {shortened(dtype)}; expected one of {', '.join(BITS)}")
+    if len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise ValueError(f"{shortened(name)} has data_offsets {offsets}; expected (begin, end)")
+    begin, end = offsets
+    if math.prod(shape) * BITS[dtype] != (end - begin) * 8:
+        raise ValueError(f"{shortened(name)} has {end - begin} bytes, which are not shape {shape} of {dtype}")
+    return Tensor(dtype, shape, begin, end)
+
+
+def _members(scanner: Scanner, name: str) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
     dtype = shape = offsets = None
     for key in scanner.members():
         if key == "dtype":
@@ -125,14 +162,7 @@ def _parse_tensor(scanner: Scanner, name: str) -> Tensor:
             raise ValueError(f"{shortened(name)} has the key {shortened(key)}; expected dtype, shape, data_offsets")
     if dtype is None or shape is None or offsets is None:
         raise ValueError(f"{shortened(name)} must have dtype, shape and data_offsets")
-    if dtype not in BITS:
-        raise ValueError(f"{shortened(name)} has dtype {shortened(dtype)}; expected one of {', '.join(BITS)}")
-    if len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise ValueError(f"{shortened(name)} has data_offsets {offsets}; expected (begin, end)")
-    begin, end = offsets
-    if math.prod(shape) * BITS[dtype] != (end - begin) * 8:
-        raise ValueError(f"{shortened(name)} has {end - begin} bytes, which are not shape {shape} of {dtype}")
-    return Tensor(dtype, shape, begin, end)
+    return dtype, shape, offsets
 
 
 def _check_tiling(tensors: Mapping[str, Tensor], size: int) -> None:

@@ -9,7 +9,7 @@ from fastbn._checks import check_eps, check_momentum
 from fastbn.checkpoints.header import shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import DTypeLike
 
@@ -30,6 +30,7 @@ class Settings(TypedDict, total=False):
     nan_policy: str
 
 
+_ORIGIN = "fastbn."
 _NUMBER = r"[0-9]{1,20}(?:\.[0-9]{1,20})?(?:e[+-][0-9]{1,3})?"
 _PATTERNS = {
     "axis": re.compile(r"-?[0-9]{1,9}"),
@@ -83,5 +84,16 @@ def decode(metadata: Mapping[str, str], prefix: str) -> Settings:
     return settings
 
 
+def prefix_of(key: str) -> str | None:
+    """Return the prefix of the layer that a key of metadata belongs to, or None for one of another origin."""
+    name = next((name for name in _PATTERNS if key.startswith(_ORIGIN) and key.endswith(name)), None)
+    return None if name is None else key.removeprefix(_ORIGIN).removesuffix(name)
+
+
+def prefixes_of(metadata: Iterable[str]) -> set[str]:
+    """Return the prefixes of all layers that `encode` has written settings of."""
+    return {prefix for key in metadata if (prefix := prefix_of(key)) is not None}
+
+
 def _key(prefix: str, name: str) -> str:
-    return f"fastbn.{prefix}{name}"
+    return f"{_ORIGIN}{prefix}{name}"

@@ -137,6 +137,7 @@ BAD_LENGTHS = {
     "one more": (len(TEXT) + 1, "header has|header is not UTF-8"),
     "the whole file": (SIZE, "header has|header is not UTF-8"),
     "more than the file": (SIZE + 1, "does not fit"),
+    "more than is read": (10_000_001, "does not fit"),
     "more than the format allows": (100_000_001, "does not fit"),
     "2**31": (1 << 31, "does not fit"),
     "2**32 + length": ((1 << 32) + len(TEXT), "does not fit"),
