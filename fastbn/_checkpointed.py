@@ -175,7 +175,9 @@ class Checkpointed:
         Parameters
         ----------
         module : torch.nn.BatchNorm1d, BatchNorm2d, BatchNorm3d or SyncBatchNorm
-            On any device. Parameters of float16 and bfloat16 become float32.
+            On any device. Parameters of float16 and bfloat16 become float32. Of a SyncBatchNorm the layer has the
+            averages that all processes share; in training it takes the statistics of this process alone, unless it is
+            a `fastbn.SyncBatchNorm`. A subclass is converted if it computes what its base does.
 
         Returns
         -------
@@ -184,9 +186,10 @@ class Checkpointed:
         Raises
         ------
         TypeError
-            If it is something else.
+            If it is something else, or has a ``forward`` of its own, as timm's BatchNormAct2d has.
         ValueError
-            If it is lazy and has not seen a batch, or has values that `load_state_dict` refuses.
+            If it is lazy and has not seen a batch, has parametrizations or forward hooks, or values that
+            `load_state_dict` refuses.
         """
         from fastbn import checkpoints
 
@@ -202,7 +205,8 @@ class Checkpointed:
         Parameters
         ----------
         layer : keras.layers.BatchNormalization
-            Of any backend. A gamma or beta that it does without is 1 or 0, unless it does without both.
+            Of any backend, or of a subclass without a ``call`` of its own. A gamma or beta that it does without is 1 or
+            0, unless it does without both.
 
         Returns
         -------
@@ -211,7 +215,7 @@ class Checkpointed:
         Raises
         ------
         TypeError
-            If it is something else.
+            If it is something else, or has a ``call`` of its own.
         ValueError
             If it is not built, renormalizes, or has values that `load_state_dict` refuses.
         """

@@ -12,6 +12,7 @@ import numpy as np
 from fastbn.checkpoints.conventions import CONVENTIONS
 from fastbn.checkpoints.conversion import as_array, convert, convert_momentum
 from fastbn.checkpoints.layers import FASTBN, build
+from fastbn.checkpoints.overrides import check_methods, check_module
 from fastbn.checkpoints.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def from_torch(layer_type: type[Layer], module: Any) -> Layer:
         raise ValueError(f"module is a {type(module).__name__} without parameters; run a batch through it first")
     if torch is None or not isinstance(module, _types(torch, MODULES)):
         raise TypeError(f"module must be one of torch.nn.{', '.join(MODULES)}, got {type(module).__name__}")
+    check_module(module, _types(torch, MODULES))
     settings: Settings = {"eps": module.eps, "momentum": module.momentum}
     state = module.state_dict()
     if state:
@@ -46,6 +48,7 @@ def from_keras(layer_type: type[Layer], layer: Any) -> Layer:
     # Keras 2 has no ops.
     if keras is None or not hasattr(keras, "ops") or not isinstance(layer, keras.layers.BatchNormalization):
         raise TypeError(f"layer must be a keras.layers.BatchNormalization of Keras 3, got {type(layer).__name__}")
+    check_methods(layer, "layer", keras.layers.BatchNormalization, ("call", "__call__"))
     if not layer.built:
         raise ValueError("layer is not built, so it has no parameters; run a batch through it first")
     if getattr(layer, "renorm", False):

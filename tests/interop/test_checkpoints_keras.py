@@ -115,6 +115,26 @@ def test_a_frozen_layer_evaluates():
     assert BatchNorm.from_keras(theirs).training is False
 
 
+class Act(keras.layers.BatchNormalization):
+    def call(self, inputs, training=None, mask=None):
+        return keras.ops.relu(super().call(inputs, training=training, mask=mask))
+
+
+class Named(keras.layers.BatchNormalization):
+    """Computes what its base does."""
+
+
+def test_a_call_of_its_own_is_refused():
+    layer = Act()
+    layer.build((None, 5))
+    with pytest.raises(TypeError, match="layer of class Act has a call of its own, whose result may be another than "
+                                        "that of BatchNormalization"):
+        BatchNorm.from_keras(layer)
+    layer = Named()
+    layer.build((None, 5))
+    assert BatchNorm.from_keras(layer).num_features == 5
+
+
 BAD_LAYERS = {
     "not built": (lambda: keras.layers.BatchNormalization(), ValueError, "layer is not built"),
     "other layer": (lambda: keras.layers.LayerNormalization(), TypeError, "of Keras 3, got LayerNormalization"),

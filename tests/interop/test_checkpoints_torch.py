@@ -142,6 +142,78 @@ def test_lazy_modules():
     assert BatchNorm.from_torch(lazy).num_features == 3
 
 
+class Act(torch.nn.BatchNorm2d):
+    """As timm's BatchNormAct2d: the activation is a part of it."""
+
+    def forward(self, x):
+        return torch.relu(super().forward(x))
+
+
+class Called(torch.nn.BatchNorm1d):
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+
+class Synchronized(torch.nn.SyncBatchNorm):
+    def forward(self, x):
+        return x
+
+
+class Named(torch.nn.BatchNorm2d):
+    """Computes what its base does."""
+
+    def _check_input_dim(self, x):
+        pass
+
+
+@pytest.mark.parametrize(("kind", "method", "base"), [
+    (Act, "forward", "BatchNorm2d"), (Called, "__call__", "BatchNorm1d"), (Synchronized, "forward", "SyncBatchNorm"),
+    (type("Deeper", (Act,), {}), "forward", "BatchNorm2d")])
+def test_a_forward_of_its_own_is_refused(kind, method, base):
+    with pytest.raises(TypeError, match=f"module of class {kind.__name__} has a {method} of its own, whose result may "
+                                        f"be another than that of {base}; expected a plain {base}"):
+        BatchNorm.from_torch(kind(3))
+
+
+def test_a_forward_of_the_object_is_refused():
+    theirs = module("2d")
+    theirs.forward = torch.relu
+    with pytest.raises(TypeError, match="module of class BatchNorm2d has a forward of its own"):
+        BatchNorm.from_torch(theirs)
+
+
+def test_a_subclass_that_computes_the_same():
+    theirs = Named(5)
+    theirs.load_state_dict(module("2d").state_dict())
+    same_evaluation(BatchNorm.from_torch(theirs), theirs, batch("2d", "float32", 9))
+    theirs.extra = torch.nn.Parameter(torch.ones(5))
+    with pytest.raises(ValueError, match="state has also 'extra'"):
+        BatchNorm.from_torch(theirs)
+
+
+def test_hooks_are_refused():
+    theirs = module("2d")
+    expected = BatchNorm.from_torch(theirs)
+    handles = [theirs.register_forward_hook(lambda *_: None)]
+    with pytest.raises(ValueError, match="module has 1 forward hook, which may change its result; remove them first"):
+        BatchNorm.from_torch(theirs)
+    handles.append(theirs.register_forward_pre_hook(lambda *_: None))
+    with pytest.raises(ValueError, match="module has 2 forward hooks"):
+        BatchNorm.from_torch(theirs)
+    for handle in handles:
+        handle.remove()
+    same_bits(BatchNorm.from_torch(theirs).gamma, expected.gamma)
+
+
+def test_parametrizations_are_refused():
+    theirs = module("2d")
+    torch.nn.utils.parametrize.register_parametrization(theirs, "weight", torch.nn.Softplus())
+    with pytest.raises(ValueError, match="module has parametrizations of weight; remove them first"):
+        BatchNorm.from_torch(theirs)
+    torch.nn.utils.parametrize.remove_parametrizations(theirs, "weight")
+    same_bits(BatchNorm.from_torch(theirs).gamma, theirs.weight.detach().numpy())
+
+
 @pytest.mark.parametrize("value", [
     torch.nn.Linear(3, 3), torch.nn.InstanceNorm2d(3), torch.nn.GroupNorm(1, 3), torch.nn.BatchNorm2d,
     torch.nn.BatchNorm2d(3).state_dict(), torch.ones(3), None], ids=lambda value: type(value).__name__)
