@@ -9,6 +9,7 @@ import numpy as np
 from fastbn._checks import check_activation
 from fastbn._dispatch import kernels
 from fastbn._layout import as_plain, as_target, axis_of, channel_axis, check_writable
+from fastbn._rounding import rounded
 from fastbn._tensors import as_array, is_tensor, to_dtype, to_float, to_tensor
 
 if TYPE_CHECKING:
@@ -94,19 +95,6 @@ def table_of(affine: ChannelAffine, dtype: np.dtype[Any], activation: Activation
             tables.clear()
         tables[key] = np.ascontiguousarray(rounded(exact, key[0]))
     return tables[key]
-
-
-def rounded(values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return float64 values rounded to nearest, ties to even, once."""
-    with np.errstate(all="ignore"):     # Inf beyond the dtype, and 0 below it
-        if dtype.name != "bfloat16":
-            return values.astype(dtype)
-        # There is no direct way. Rounding to odd first (truncate, and set the last bit of what was not exact) keeps the
-        # second rounding from seeing a tie that is none.
-        near = values.astype(np.float32)
-    inner = np.where(np.abs(near.astype(np.float64)) > np.abs(values), np.nextafter(near, np.float32(0)), near)
-    odd = inner.view(np.uint32) | (inner.astype(np.float64) != values).astype(np.uint32)
-    return np.where(np.isfinite(near), odd.view(np.float32), near).astype(dtype)
 
 
 def moved(

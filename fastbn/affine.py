@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn import _images
-from fastbn._checks import check_activation, check_integer
+from fastbn._checks import check_activation, check_integer, listed
 from fastbn._dispatch import kernels
 from fastbn._layout import is_uint8
 from fastbn._tensors import as_constant, to_float
@@ -15,6 +15,8 @@ from fastbn._threads import check as check_threads
 from fastbn.functional import Saved, relu_coefficients
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
     from fastbn._checks import Activation
@@ -65,11 +67,10 @@ class ChannelAffine:
     ) -> None:
         vectors = {"mean": mean, "scale": scale, "shift": shift}
         for name, values in vectors.items():
-            vector = np.array(as_constant(values, name), np.float64)
+            vector = as_vector(values, name)
             if vector.ndim != 1 or vector.shape != np.shape(mean):
                 raise ValueError(f"{name} has shape {vector.shape}; expected (C,), the same for mean, scale and shift")
-            if not np.isfinite(vector).all():
-                raise ValueError(f"{name} has values that are not finite")
+            check_finite({name: vector})
             vector.flags.writeable = False
             object.__setattr__(self, name, vector)
         object.__setattr__(self, "axis", check_integer(axis, "axis"))
@@ -117,11 +118,16 @@ class ChannelAffine:
         >>> ChannelAffine.from_statistics([1.0], [3.0], [4.0], eps=1.0).scale
         array([2.])
         """
-        saved = Saved.from_statistics(mean, var, eps=eps)
-        for name, vector in (("gamma", gamma), ("beta", beta)):
-            if vector is not None and np.shape(vector) != saved.mean.shape:
-                raise ValueError(f"{name} has shape {np.shape(vector)}; expected that of mean, {saved.mean.shape}")
-        scale, shift = relu_coefficients(saved.rstd, gamma, beta)
+        given = {"mean": mean, "var": var, "gamma": gamma, "beta": beta}
+        vectors = {name: as_vector(values, name) for name, values in given.items() if values is not None}
+        check_finite(vectors)
+        saved = Saved.from_statistics(vectors["mean"], vectors["var"], eps=eps)
+        for name in ("gamma", "beta"):
+            if name in vectors and vectors[name].shape != saved.mean.shape:
+                raise ValueError(f"{name} has shape {vectors[name].shape}; expected that of mean, {saved.mean.shape}")
+        with np.errstate(over="ignore"):    # seen below
+            scale, shift = relu_coefficients(saved.rstd, vectors.get("gamma"), vectors.get("beta"))
+        check_finite({"gamma / sqrt(var + eps)": scale})
         return cls(saved.mean, scale, shift, axis=axis, num_threads=num_threads)
 
     @classmethod
@@ -293,6 +299,25 @@ class ChannelAffine:
                              f"{len(self.mean)} along that one")
         origin = _bind, (self, shape, kind.name, layout, activation)
         return kernels.Plan(np.empty(shape, kind), axis, self._constants, code, slope, self.num_threads, origin)
+
+
+def as_vector(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    """Return an argument as a new array of float64, or raise an error that names it."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be ignored; expected a plain array")
+    try:
+        return np.array(as_constant(values, name), np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be an array of numbers: {error}") from error
+
+
+def check_finite(vectors: Mapping[str, NDArray[np.float64]]) -> None:
+    """Raise an error for the first vector that has values that are not finite, under its name."""
+    for name, vector in vectors.items():
+        wrong = np.flatnonzero(~np.isfinite(vector)).tolist()
+        if wrong:
+            raise ValueError(f"{name} has values that are not finite, in channel{'s' * (len(wrong) > 1)} "
+                             f"{listed(wrong)}")
 
 
 def _rebuild(

@@ -24,7 +24,7 @@ from fastbn._layout import same_memory
 from fastbn._masked import Masked
 from fastbn._stateful import Stateful
 from fastbn._threads import check as check_threads
-from fastbn.affine import ChannelAffine
+from fastbn.affine import ChannelAffine, as_vector, check_finite
 from fastbn.functional import Saved
 
 if TYPE_CHECKING:
@@ -409,6 +409,8 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
             raise RuntimeError("a layer with track_running_stats=False has no statistics to freeze")
         functional.check_vectors(self.num_features, running_mean=self.running_mean, running_var=self.running_var,
                                  gamma=self.gamma, beta=self.beta)
+        given = {name: getattr(self, name) for name in ("running_mean", "running_var", "gamma", "beta")}
+        check_finite({name: as_vector(values, name) for name, values in given.items() if values is not None})
         saved = Saved.from_statistics(*self._evaluation_statistics(), eps=self.eps)
         scale, shift = functional.relu_coefficients(saved.rstd, self.gamma, self.beta)
         return ChannelAffine(saved.mean, scale, shift, axis=self.axis, num_threads=self.num_threads)

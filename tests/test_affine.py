@@ -126,6 +126,31 @@ def test_constructor_errors(arguments, options, error, message):
         ChannelAffine(*arguments, **options)
 
 
+@pytest.mark.parametrize(("vectors", "error", "message"), [
+    ({"var": [np.nan, 1]}, ValueError, "^var has values that are not finite, in channel 0$"),
+    ({"mean": [1, np.inf]}, ValueError, "^mean has values that are not finite, in channel 1$"),
+    ({"gamma": [np.nan, np.inf]}, ValueError, "^gamma has values that are not finite, in channels 0, 1$"),
+    ({"beta": [-np.inf, 0]}, ValueError, "^beta has values that are not finite, in channel 0$"),
+    ({"gamma": [1, 1e308], "var": [1, 0]}, ValueError, r"^gamma / sqrt\(var \+ eps\) has values .*, in channel 1$"),
+    ({"var": [-1, 1]}, ValueError, "^var has negative values, down to -1.0$"),
+    ({"mean": ["a", "b"]}, TypeError, "^mean must be an array of numbers: could not convert string"),
+    ({"var": [1j, 1]}, TypeError, "^var must be an array of numbers: "),
+    ({"gamma": np.ma.ones(2)}, TypeError, "^gamma is a masked array"),
+    ({"gamma": [1]}, ValueError, r"^gamma has shape \(1,\); expected that of mean, \(2,\)$"),
+])
+def test_errors_of_statistics_name_the_argument(vectors, error, message):
+    with pytest.raises(error, match=message):
+        ChannelAffine.from_statistics(**{"mean": [0, 0], "var": [1, 1]} | vectors)
+
+
+@pytest.mark.parametrize("name", ["running_mean", "running_var", "gamma", "beta"])
+def test_errors_of_frozen_name_the_vector(name):
+    bn = BatchNorm(3)
+    getattr(bn, name)[1] = np.nan
+    with pytest.raises(ValueError, match=f"^{name} has values that are not finite, in channel 1$"):
+        bn.frozen()
+
+
 @pytest.mark.parametrize(("x", "options", "error", "message"), [
     (np.zeros((4, 2)), {}, ValueError, "x has shape .*2 channels.*expected 3"),
     (np.zeros((4, 3), int), {}, TypeError, "x has dtype int64"),

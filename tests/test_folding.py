@@ -2,6 +2,7 @@
 
 from dataclasses import FrozenInstanceError
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -191,16 +192,33 @@ def test_without_gamma_and_beta():
     assert folded.bias.tolist() == [-0.5, -2.0]
 
 
-def test_float16():
-    weight, b = parameters((6, 5, 3), 6, np.float16, True)
+@pytest.mark.parametrize(("dtype", "rounding"), [(np.float16, 2.0**-11), (ml_dtypes.bfloat16, 2.0**-8)],
+                         ids=["float16", "bfloat16"])
+def test_halves(dtype, rounding):
+    weight, b = (array.astype(dtype) for array in parameters((6, 5, 3), 6, np.float32, True))
     folded = fastbn.fold_conv(weight, b, norm(6))
-    assert folded.weight.dtype == folded.bias.dtype == np.float16
-    assert 1e-5 < folded.certificate.relative < UNITS * unit(np.float16)
+    exact = fastbn.fold_conv(weight.astype(float), b.astype(float), norm(6))
+    assert folded.weight.dtype == folded.bias.dtype == dtype
+    assert rounding / 100 < folded.certificate.relative < UNITS * rounding
+    for got, value in ((folded.weight, exact.weight), (folded.bias, exact.bias)):
+        assert (np.abs(got.astype(float) - value) <= rounding * np.abs(value)).all()
+    mixed = fastbn.fold_conv(weight, b.astype(np.float32), norm(6))
+    np.testing.assert_array_equal(mixed.bias, folded.bias)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(("dtype", "bits"), [(np.float16, 10), (ml_dtypes.bfloat16, 7)], ids=["float16", "bfloat16"])
+def test_halves_are_rounded_once(dtype, bits):
+    # What lies just above a tie of the dtype in float64 is one in float32, and would go down from there.
+    last, little = 2.0**-bits, 2.0**-40
+    affine = ChannelAffine([0, 0, 0], [1 + last / 2 + little, 1 + last / 2, 1], [1 + last / 2 + little, 0, 0])
+    folded = fastbn.fold_linear(np.ones((3, 1), dtype), None, affine)
+    assert folded.weight[:, 0].tolist() == [1 + last, 1, 1]
+    assert folded.bias.tolist() == [1 + last, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
 def test_subnormal_parameters_are_zero(dtype):
-    tiny = float(np.finfo(dtype).tiny)
+    tiny = float(ml_dtypes.finfo(dtype).tiny)
     affine = ChannelAffine([0, 0], [1, 0.5], [tiny, tiny / 4])
     folded = fastbn.fold_linear(np.array([[tiny, -tiny], [tiny, 1]], dtype), None, affine)
     assert folded.weight.tolist() == [[tiny, -tiny], [0, 0.5]]

@@ -1,5 +1,6 @@
 """What folding refuses, and that the text says what was wrong."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -14,7 +15,7 @@ UNFIT = BatchNorm(4)
 UNFIT.running_mean[1] = np.nan
 
 BAD_CONV = {
-    "weight integer": ((W.astype(int), B, BN), {}, TypeError, "weight has dtype int64; expected a floating-point type"),
+    "weight integer": ((W.astype(int), B, BN), {}, TypeError, "weight has dtype int64; expected float32, float64, "),
     "weight masked": ((np.ma.array(W), B, BN), {}, TypeError, "weight is a masked array"),
     "weight NaN": ((W * np.nan, B, BN), {}, ValueError, "weight has values that are not finite"),
     "weight 1-d": ((W[0, 0], None, BN), {}, ValueError, r"weight has shape \(3,\); expected two or more axes"),
@@ -61,7 +62,7 @@ def test_bad_conv(name):
 
 @pytest.mark.skipif(np.finfo(np.longdouble).bits == 64, reason="longdouble is float64 here")
 def test_longdouble():
-    with pytest.raises(TypeError, match=r"weight has dtype .*; expected float16, float32 or float64"):
+    with pytest.raises(TypeError, match=r"weight has dtype .*; expected float32, float64, float16 or bfloat16"):
         fastbn.fold_conv(W.astype(np.longdouble), B, BN)
 
 
@@ -79,7 +80,8 @@ def test_bad_linear():
         fastbn.fold_before_linear(BN, W[0], None)
 
 
-@pytest.mark.parametrize(("dtype", "most"), [(np.float16, 6e4), (np.float32, 3e38), (np.float64, 1e308)])
+@pytest.mark.parametrize(("dtype", "most"), [
+    (np.float16, 6e4), (ml_dtypes.bfloat16, 3e38), (np.float32, 3e38), (np.float64, 1e308)])
 def test_overflow_is_refused(dtype, most):
     weight = np.full((3, 2, 1), 1, dtype)
     weight[1:] = most

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn._checks import check_flag, check_integer, listed
-from fastbn._tensors import as_constant
+from fastbn._rounding import rounded
+from fastbn._tensors import FLOATS, SUPPORTED, as_constant
 from fastbn.folding.errors import FoldingError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
-
-DTYPES = tuple(np.dtype(name) for name in ("float16", "float32", "float64"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +44,7 @@ class Layer:
 
         Parameters
         ----------
-        weight : array_like of float16, float32 or float64
+        weight : array_like of float32, float64, float16 or bfloat16
             (O, I / groups, *kernel), or (I, O / groups, *kernel) if transposed.
         bias : array_like, shape (O,), or None
         groups : int
@@ -61,8 +60,6 @@ class Layer:
             If they do not fit together, or have values that are not finite.
         """
         array = check_floats(weight, "weight")
-        if array.dtype.newbyteorder("=") not in DTYPES:
-            raise TypeError(f"weight has dtype {array.dtype}; expected float16, float32 or float64")
         if array.ndim < 2 or not array.size:
             raise ValueError(f"weight has shape {array.shape}; expected two or more axes, none of them empty")
         groups, transposed = check_integer(groups, "groups", 1), check_flag(transposed, "transposed")
@@ -112,15 +109,16 @@ class Layer:
         FoldingError
             If a value overflows; the text names the output channels.
         """
-        with np.errstate(all="ignore"):  # overflow is looked for below; underflow is flushed
-            weight, bias = self.weight.astype(self.dtype), self.bias.astype(self.dtype)
+        weight, bias = rounded(self.weight, self.dtype), rounded(self.bias, self.dtype)
         per_channel = weight.reshape(self.out_channels, math.prod(self.weight.shape[2:]))
         for name, finite in (("weight", np.isfinite(per_channel).all(axis=1)), ("bias", np.isfinite(bias))):
             if not finite.all():
                 channels = listed(np.flatnonzero(~finite).tolist())
                 raise FoldingError(f"the folded {name} overflows {self.dtype} in output channels {channels}")
+        # NumPy has no finfo of bfloat16, which has the exponents of float32.
+        tiny = np.finfo(np.float32 if self.dtype.name == "bfloat16" else self.dtype).tiny
         for array in (weight, bias):
-            array[np.abs(array) < np.finfo(self.dtype).tiny] = 0
+            array[np.abs(array) < tiny] = 0
         split = weight.swapaxes(1, 2) if self.transposed else weight
         return np.ascontiguousarray(split).reshape(-1, *split.shape[2:]), bias
 
@@ -130,8 +128,8 @@ def check_floats(values: ArrayLike, name: str) -> NDArray[Any]:
     if isinstance(values, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array; expected an array without a mask")
     array = np.asarray(as_constant(values, name))
-    if array.dtype.kind != "f":
-        raise TypeError(f"{name} has dtype {array.dtype}; expected a floating-point type")
+    if array.dtype.name not in FLOATS:
+        raise TypeError(f"{name} has dtype {array.dtype}; expected {SUPPORTED}")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} has values that are not finite")
     return array

@@ -43,10 +43,10 @@ def fold_conv(
 
     Parameters
     ----------
-    weight : array_like of float16, float32 or float64
+    weight : array_like of float32, float64, float16 or bfloat16
         In PyTorch's layout, with one to three spatial axes: (O, I / groups, *kernel), or, transposed,
         (I, O / groups, *kernel).
-    bias : array_like of a floating-point type, shape (O,), or None
+    bias : array_like of one of these, not necessarily the same, shape (O,), or None
     bn : BatchNorm or ChannelAffine
         With O channels. Of a layer, the running averages count, whatever its mode. Its axis does not matter.
     groups : int
@@ -88,7 +88,7 @@ def fold_linear(weight: ArrayLike, bias: ArrayLike | None, bn: BatchNorm | Chann
 
     Parameters
     ----------
-    weight : array_like of float16, float32 or float64, shape (O, I)
+    weight : array_like of float32, float64, float16 or bfloat16, shape (O, I)
     bias : array_like, shape (O,), or None
     bn : BatchNorm or ChannelAffine
         With O channels.

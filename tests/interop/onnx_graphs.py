@@ -23,6 +23,7 @@ def constants(dtype=np.float32):
         out |= {f"{name}{norm}": normal(channels) for name in ("s", "t", "m")}
         out[f"v{norm}"] = (rng.uniform(0.1, 4, channels)).astype(dtype)
     out["negative"] = -out["v"]
+    out["nan"] = np.array([1, 2, np.nan, 4], dtype)
     return out
 
 

@@ -157,3 +157,14 @@ def test_as_fuse_conv_bn_weights():
     folded = fastbn.fold_conv(*parameters(layer), ours)
     np.testing.assert_allclose(folded.weight, weight, rtol=1e-13)
     np.testing.assert_allclose(folded.bias, bias, rtol=1e-13, atol=1e-13)
+
+
+def test_tensors_of_bfloat16():
+    pytest.importorskip("ml_dtypes", reason="the bfloat16 extra is not installed: no ml_dtypes")
+    _, bn = norm(8, 2)
+    layer = torch.nn.Conv2d(3, 8, 3, dtype=torch.bfloat16)
+    folded = fastbn.fold_conv(layer.weight, layer.bias, bn)
+    assert folded.weight.dtype.name == folded.bias.dtype.name == "bfloat16"
+    exact = fastbn.fold_conv(layer.weight.detach().double(), layer.bias.detach().double(), bn)
+    expected = torch.from_numpy(exact.weight.copy()).to(torch.bfloat16).double().numpy()
+    np.testing.assert_array_equal(folded.weight.astype(float), expected)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbn.affine import ChannelAffine
+from fastbn.affine import ChannelAffine, check_finite
 from fastbn.folding._borders import all_taps_everywhere, check_conv_borders, check_transposed_borders
 from fastbn.folding._certificate import Probe
 from fastbn.folding._fold import constant_of
-from fastbn.folding._layer import DTYPES, Layer
+from fastbn.folding._layer import Layer
 from fastbn.folding.errors import FoldingError
 from fastbn.folding.onnx_graph.graph import attribute, is_operator
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from fastbn.folding._fold import Folded
     from fastbn.folding.onnx_graph.graph import Graph
 
+# ONNX Runtime, which compares the models, has no convolutions of bfloat16 on the CPU.
+DTYPES = tuple(np.dtype(name) for name in ("float16", "float32", "float64"))
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 MATRICES = ("Gemm", "MatMul")
 # All of these have the weight at input 1 and the bias at input 2, but for MatMul, which has none.
@@ -50,9 +52,10 @@ def read_batch_norm(graph: Graph, node: NodeProto) -> ChannelAffine:
                               for index, name in enumerate(("scale", "B", "mean", "var"), 1))
     if (var < 0).any():
         raise FoldingError(f"its variance has negative values, down to {var.min():.6g}")
-    with np.errstate(all="ignore"):  # ChannelAffine refuses what is not finite
+    with np.errstate(all="ignore"):  # what is not finite is refused
         scale = gamma / np.sqrt(var + attribute(node, "epsilon", 1e-5))
     try:
+        check_finite({"scale": gamma, "B": beta, "mean": mean, "var": var, "scale / sqrt(var + epsilon)": scale})
         return ChannelAffine(mean, scale, beta)
     except ValueError as error:
         raise FoldingError(f"its parameters do not normalize: {error}") from error
