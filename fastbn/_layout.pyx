@@ -76,7 +76,9 @@ cpdef cnp.ndarray as_plain(object x, str name):
     if cnp.PyArray_CheckExact(x):
         return <cnp.ndarray> x
     if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array, whose mask would be ignored; expected a plain array")
+        hint = "" if name != "x" else (
+            "; BatchNorm and ChannelStats take x.data with mask=~x.mask, the values that count")
+        raise TypeError(f"{name} is a masked array, whose mask would be ignored; expected a plain array{hint}")
     try:
         return np.asarray(as_array(x, name))
     except ValueError as error:
@@ -410,13 +412,15 @@ cdef int refuse_overlap(cnp.ndarray a, View other) except -1:
     return 0
 
 
-def is_uint8(x):
-    """Whether `x` is an array or tensor of uint8."""
+def is_image(x):
+    """Whether `x` is an array of uint8 or uint16, or a tensor, or an object that exports such memory."""
+    cdef int number
     if not cnp.PyArray_CheckExact(x):
-        if not isinstance(x, np.ndarray) and not is_tensor(x):
-            return False
         x = as_array(x, "x")
-    return cnp.PyArray_TYPE(<cnp.ndarray> x) == cnp.NPY_UBYTE
+        if not isinstance(x, np.ndarray):
+            return False
+    number = cnp.PyArray_TYPE(<cnp.ndarray> x)
+    return number == cnp.NPY_UBYTE or number == cnp.NPY_USHORT
 
 
 def same_memory(a, b):

@@ -1,4 +1,7 @@
-"""CPU tensors of PyTorch come in and go out as the memory that they are, without a copy."""
+"""CPU tensors of PyTorch come in and go out as the memory that they are, without a copy.
+
+So do objects of other libraries that export their memory by DLPack or the array interface.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from typing import Any
 import numpy as np
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
+# DLPack's numbers: memory of the CPU, pinned for CUDA or ROCm, and managed by CUDA.
+READABLE = (1, 3, 11, 13)
+DEVICES = {2: "CUDA", 4: "OpenCL", 7: "Vulkan", 8: "Metal", 10: "ROCm", 14: "oneAPI", 15: "WebGPU", 16: "Hexagon"}
 SUPPORTED = "float32, float64, float16 or bfloat16"
 
 
@@ -43,8 +49,50 @@ def to_array(x: Any, name: str) -> np.ndarray[Any, Any]:
 
 
 def as_array(x: Any, name: str) -> Any:
-    """Return a tensor's memory as an array, and anything else as it is."""
-    return to_array(x, name) if is_tensor(x) else x
+    """Return the memory of a tensor or of an object that exports it as an array, and anything else as it is.
+
+    Raises
+    ------
+    TypeError
+        As `to_array`, and if an object has no plain memory of the CPU.
+    ImportError
+        As `to_array`.
+    """
+    if is_tensor(x):
+        return to_array(x, name)
+    kind = type(x)
+    if isinstance(x, np.ndarray) or kind in (list, tuple):
+        return x
+    if hasattr(kind, "__dlpack__"):
+        check_device(x, name)
+    if any(hasattr(x, attribute) for attribute in ("__array_interface__", "__array_struct__")):
+        return np.asarray(x)
+    return from_dlpack(x, name) if hasattr(kind, "__dlpack__") and not hasattr(kind, "__array__") else x
+
+
+def check_device(x: Any, name: str) -> None:
+    """Raise an error unless an object that exports its memory by DLPack has memory that the CPU reads."""
+    if not hasattr(x, "__dlpack_device__"):
+        return
+    kind, number = x.__dlpack_device__()
+    if int(kind) not in READABLE:
+        raise TypeError(f"{name} is on the device {DEVICES.get(int(kind), f'of DLPack type {int(kind)}')} {number}; "
+                        "expected memory of the CPU")
+
+
+def from_dlpack(x: Any, name: str) -> np.ndarray[Any, Any]:
+    """Return the memory of an object that exports it by DLPack.
+
+    Raises
+    ------
+    TypeError
+        If NumPy has no such dtype, as bfloat16.
+    """
+    try:
+        array: np.ndarray[Any, Any] = np.from_dlpack(x)
+    except (AttributeError, BufferError, RuntimeError) as error:
+        raise TypeError(f"{name} of type {type(x).__name__} cannot be taken over by DLPack: {error}") from error
+    return array
 
 
 def as_constant(x: Any, name: str) -> Any:
