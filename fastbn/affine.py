@@ -9,7 +9,7 @@ import numpy as np
 from fastbn import _images
 from fastbn._checks import check_activation, check_integer, listed
 from fastbn._dispatch import kernels
-from fastbn._layout import is_uint8
+from fastbn._layout import is_image
 from fastbn._tensors import as_constant, to_float
 from fastbn._threads import check as check_threads
 from fastbn.functional import Saved, relu_coefficients
@@ -26,7 +26,8 @@ class ChannelAffine:
     """An immutable linear transform a channel: y = (x - mean) * scale + shift, with an activation if asked.
 
     Get one from a trained layer with ``bn.frozen()``, from statistics, or from the mean and standard deviation that
-    images are normalized with. It shares nothing with what it came from, and any number of threads may share it.
+    images are normalized with. It shares nothing with what it came from, and any number of threads may share it. Two
+    are equal, and have the same hash, if they have the same vectors, axis and num_threads.
 
     Parameters
     ----------
@@ -52,7 +53,7 @@ class ChannelAffine:
     array([[2., 1.]])
     """
 
-    __slots__ = ("_constants", "_tables", "axis", "mean", "num_threads", "scale", "shift")
+    __slots__ = ("_constants", "_integers", "_tables", "axis", "mean", "num_threads", "scale", "shift")
 
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
@@ -60,6 +61,7 @@ class ChannelAffine:
     axis: int
     num_threads: int | None
     _constants: kernels.Constants
+    _integers: dict[np.dtype[Any], ChannelAffine]       # in its place, for images of integers
     _tables: dict[tuple[np.dtype[Any], tuple[int, float]], NDArray[Any]]     # of uint8 images, made when asked for
 
     def __init__(
@@ -78,6 +80,7 @@ class ChannelAffine:
         object.__setattr__(
             self, "_constants", kernels.Constants(len(self.mean), self.mean, None, self.scale, self.shift, 0.0))
         object.__setattr__(self, "_tables", {})
+        object.__setattr__(self, "_integers", {})
 
     @classmethod
     def from_statistics(
@@ -135,7 +138,7 @@ class ChannelAffine:
         cls,
         mean: ArrayLike,
         std: ArrayLike,
-        scale: float = 1 / 255,
+        scale: float | None = None,
         *,
         axis: int = -1,
         num_threads: int | None = None,
@@ -146,14 +149,17 @@ class ChannelAffine:
         ----------
         mean, std : array_like, shape (C,)
             Of the scaled values; for ImageNet (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225).
-        scale : float
-            Brings x into the range that mean and std are of; 1 for those of values up to 255.
+        scale : float, optional
+            Brings x into the range that mean and std are of. If not given it follows the dtype of x, as in
+            torchvision: 1/255 for uint8, 1/65535 for uint16, 1 for floating-point images, whose values are in 0..1
+            already. 1 for mean and std of values up to 255.
         axis, num_threads
             As in the class, with channels last unless told otherwise, as decoders give them.
 
         Returns
         -------
         ChannelAffine
+            Its mean, scale and shift, and what `bind` and folds make of it, are those for floating-point x.
 
         Raises
         ------
@@ -167,15 +173,26 @@ class ChannelAffine:
         >>> normalize = ChannelAffine.from_mean_std([0.5], [0.25])
         >>> normalize(np.array([[[[0], [255]]]], np.uint8), out_axis=1)
         array([[[[-2.,  2.]]]], dtype=float32)
+        >>> normalize(np.array([[0.0], [1.0]], np.float32))
+        array([[-2.],
+               [ 2.]], dtype=float32)
         """
-        centre, width = np.array(mean, np.float64), np.array(std, np.float64)
+        centre, width = as_vector(mean, "mean"), as_vector(std, "std")
         if centre.ndim != 1 or centre.shape != width.shape:
             raise ValueError(f"mean and std have shapes {centre.shape} and {width.shape}; expected (C,) for both")
-        if not (width > 0).all():
-            raise ValueError(f"std must be positive, got {width.min()}")
-        if isinstance(scale, (bool, str)) or not np.isfinite(scale) or scale == 0:
-            raise ValueError(f"scale must be a finite number other than 0, got {scale!r}")
-        return cls(centre / scale, scale / width, np.zeros_like(centre), axis=axis, num_threads=num_threads)
+        if not ((width > 0) & (width < np.inf)).all():
+            raise ValueError(f"std must be positive and finite, got {width[~((width > 0) & (width < np.inf))][0]}")
+        if scale is not None and (isinstance(scale, (bool, str)) or not np.isfinite(scale) or scale == 0):
+            raise ValueError(f"scale must be a finite number other than 0, or None, got {scale!r}")
+
+        def scaled(factor: float) -> ChannelAffine:
+            return cls(centre / factor, factor / width, np.zeros_like(centre), axis=axis, num_threads=num_threads)
+
+        if scale is not None:
+            return scaled(scale)
+        own = scaled(1.0)
+        own._integers.update({kind: scaled(1 / np.iinfo(kind).max) for kind in _images.IMAGES})
+        return own
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a ChannelAffine is immutable; cannot set {name}")
@@ -184,7 +201,18 @@ class ChannelAffine:
         raise AttributeError(f"a ChannelAffine is immutable; cannot delete {name}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.mean, self.scale, self.shift, self.axis, self.num_threads)
+        return _rebuild, (self.mean, self.scale, self.shift, self.axis, self.num_threads, self._integers)
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, ChannelAffine) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[Any, ...]:
+        # By value, where -0.0 is 0.0.
+        vectors = ((vector + 0.0).tobytes() for vector in (self.mean, self.scale, self.shift))
+        return (*vectors, self.axis, self.num_threads, *(other._key() for other in self._integers.values()))
 
     def __repr__(self) -> str:
         return f"ChannelAffine({len(self.mean)}, axis={self.axis})"
@@ -204,10 +232,10 @@ class ChannelAffine:
 
         Parameters
         ----------
-        x : array_like of float32, float64, float16, bfloat16 or uint8
+        x : array_like of float32, float64, float16, bfloat16, uint8 or uint16
             With as many channels along the channel axis as this has.
         residual : array_like, shape and dtype of x, optional
-            Added before the activation. Not with uint8.
+            Added before the activation. Not with uint8 and uint16.
         activation : {None, "relu", "relu6", "leaky_relu", "hardswish", "sigmoid", "silu", "tanh"} or tuple
             Applied last. NaN passes through. ``("leaky_relu", slope)`` has another slope than 0.01.
         out : ndarray, optional
@@ -218,8 +246,8 @@ class ChannelAffine:
             The channel axis of y, if not that of x: ``axis=-1, out_axis=1`` turns NHWC into NCHW. One pass for uint8,
             two for others.
         dtype : dtype, optional
-            Of y, for uint8: float32 (the default), float64, float16 or bfloat16. Each value is that of the formula in
-            float64, rounded once. y of other arrays has the dtype of x.
+            Of y, for uint8 and uint16: float32 (the default), float64, float16 or bfloat16. Each value is that of the
+            formula in float64, rounded once. y of other arrays has the dtype of x.
 
         Returns
         -------
@@ -234,7 +262,7 @@ class ChannelAffine:
         code, slope = (0, 0.0) if activation is None else check_activation(activation)
         if axis is None:
             axis = self.axis
-        if out_axis is not None or dtype is not None or is_uint8(x):
+        if out_axis is not None or dtype is not None or is_image(x):
             y: NDArray[Any] = _images.convert(self, x, residual, activation, out, axis, out_axis, dtype)
             return y
         return kernels.inference(x, axis, self._constants, residual, out, code, slope, self.num_threads)
@@ -321,9 +349,12 @@ def check_finite(vectors: Mapping[str, NDArray[np.float64]]) -> None:
 
 
 def _rebuild(
-    mean: NDArray[Any], scale: NDArray[Any], shift: NDArray[Any], axis: int, num_threads: int | None
+    mean: NDArray[Any], scale: NDArray[Any], shift: NDArray[Any], axis: int, num_threads: int | None,
+    integers: Mapping[np.dtype[Any], ChannelAffine] | None = None,      # pickles of 0.1.0 have none
 ) -> ChannelAffine:
-    return ChannelAffine(mean, scale, shift, axis=axis, num_threads=num_threads)
+    affine = ChannelAffine(mean, scale, shift, axis=axis, num_threads=num_threads)
+    affine._integers.update(integers or {})
+    return affine
 
 
 def _bind(

@@ -109,6 +109,59 @@ def test_copies(duplicate):
     same_bits(a(x), b(x))
 
 
+EQUAL = {
+    "itself": lambda: ChannelAffine([0.5, 1.0], [1.0, 3.0], [2.0, 0.0]),
+    "other dtype": lambda: ChannelAffine(np.float32([0.5, 1]), [1, 3], (2, 0)),
+    "negative zero": lambda: ChannelAffine([0.5, 1.0], [1.0, 3.0], [2.0, -0.0]),
+    "copy": lambda: copy.copy(ChannelAffine([0.5, 1.0], [1.0, 3.0], [2.0, 0.0])),
+    "pickle": lambda: pickle.loads(pickle.dumps(ChannelAffine([0.5, 1.0], [1.0, 3.0], [2.0, 0.0]))),
+}
+DIFFERENT = {
+    "mean": lambda: ChannelAffine([0.5, np.nextafter(1, 2)], [1.0, 3.0], [2.0, 0.0]),
+    "scale": lambda: ChannelAffine([0.5, 1.0], [1.0, 4.0], [2.0, 0.0]),
+    "shift": lambda: ChannelAffine([0.5, 1.0], [1.0, 3.0], [2.0, 1.0]),
+    "swapped": lambda: ChannelAffine([1.0, 3.0], [0.5, 1.0], [2.0, 0.0]),
+    "channels": lambda: ChannelAffine([0.5], [1.0], [2.0]),
+    "axis": lambda: ChannelAffine([0.5, 1.0], [1.0, 3.0], [2.0, 0.0], axis=-1),
+    "threads": lambda: ChannelAffine([0.5, 1.0], [1.0, 3.0], [2.0, 0.0], num_threads=2),
+    "another type": lambda: (0.5, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_equal_values_are_equal_and_hash_alike(name):
+    a, b = ChannelAffine([0.5, 1.0], [1.0, 3.0], [2.0, 0.0]), EQUAL[name]()
+    assert a == b
+    assert hash(a) == hash(b)
+    assert {a: 1}[b] == 1
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_other_values_are_not_equal(name):
+    a, b = ChannelAffine([0.5, 1.0], [1.0, 3.0], [2.0, 0.0]), DIFFERENT[name]()
+    assert a != b
+    assert len({a, b}) == 2
+
+
+def test_a_call_does_not_change_what_is_equal():
+    a = ChannelAffine([0.5], [1.0], [2.0], axis=-1)
+    before = hash(a)
+    a(np.zeros((2, 2, 1), np.uint8))        # which keeps a table
+    assert a == ChannelAffine([0.5], [1.0], [2.0], axis=-1)
+    assert hash(a) == before
+
+
+def test_equality_of_what_images_are_normalized_with():
+    a, b = (ChannelAffine.from_mean_std([0.5], [0.25]) for _ in range(2))
+    assert a == b == pickle.loads(pickle.dumps(a)) == copy.deepcopy(a)
+    assert hash(a) == hash(pickle.loads(pickle.dumps(a)))
+    # Of floating-point images it is the same transform; of integers it is not.
+    assert a != ChannelAffine.from_mean_std([0.5], [0.25], 1)
+    x = np.array([[0], [255]], np.uint8)
+    same_bits(pickle.loads(pickle.dumps(a))(x), a(x))
+    same_bits(a(x), np.float32([[-2], [2]]))
+
+
 @pytest.mark.parametrize(("arguments", "options", "error", "message"), [
     (([0.0], [1.0, 2.0], [0.0]), {}, ValueError, r"scale has shape \(2,\); expected \(C,\)"),
     (([0.0], [1.0], 0.0), {}, ValueError, r"shift has shape \(\); expected \(C,\)"),

@@ -1,4 +1,4 @@
-"""ChannelAffine on uint8 images: exact, in any layout, and the refusals; and channel axes that move."""
+"""ChannelAffine on uint8 and uint16 images: exact, in any layout, and the refusals; and channel axes that move."""
 
 from fractions import Fraction
 
@@ -99,6 +99,89 @@ def test_views(name):
     same_bits(NORMALIZE(x, out_axis=1), np.ascontiguousarray(np.moveaxis(y, -1, 1)))
 
 
+def wide(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 1 << 16, shape, dtype=np.uint16)
+
+
+def test_the_default_scale_follows_the_dtype():
+    # White is (1 - mean) / std, black -mean / std and grey between, whatever the dtype.
+    for dtype, white in ((np.uint8, 255), (np.uint16, 65535), (np.float32, 1), (np.float64, 1), (np.float16, 1),
+                         (ml_dtypes.bfloat16, 1)):
+        x = np.array([[0, 0, 0], [white] * 3], dtype)
+        y = NORMALIZE(x).astype(float)
+        rtol = 1e-2 if np.dtype(dtype).itemsize == 2 and white == 1 else 1e-6
+        np.testing.assert_allclose(y, [-np.divide(MEAN, STD), np.divide(np.subtract(1, MEAN), STD)], rtol=rtol)
+    grey = NORMALIZE(np.full((1, 3), 0.525, np.float32))
+    np.testing.assert_allclose(grey[0], (0.525 - np.array(MEAN)) / STD, rtol=1e-5)
+
+
+def test_a_scale_that_is_given_is_that_of_all_dtypes():
+    normalize = ChannelAffine.from_mean_std([100.0], [50.0], 1)
+    for dtype in (np.uint8, np.uint16, np.float32, np.float64):
+        np.testing.assert_array_equal(normalize(np.array([[0], [200]], dtype)), [[-2], [2]])
+    same_bits(ChannelAffine.from_mean_std(MEAN, STD, 1 / 255)(images(4, 5, 3)), NORMALIZE(images(4, 5, 3)))
+    same_bits(ChannelAffine.from_mean_std(MEAN, STD, 1)(np.ones((4, 3))), NORMALIZE(np.ones((4, 3))))
+
+
+def test_the_vectors_are_those_of_floating_point_images():
+    np.testing.assert_array_equal(NORMALIZE.mean, MEAN)
+    np.testing.assert_array_equal(NORMALIZE.scale, 1 / np.array(STD))
+    x = np.random.default_rng(0).random((2, 4, 4, 3), np.float32)
+    out = np.empty_like(x)
+    same_bits(NORMALIZE.bind(x.shape, x.dtype, "NHWC")(x, out), NORMALIZE(x))
+
+
+@kinds
+def test_uint16_is_rounded_once(kind):
+    x = np.repeat(np.arange(1 << 16, dtype=np.uint16)[:, None], 3, axis=1)
+    y = NORMALIZE(x, dtype=kind)
+    assert y.dtype == kind
+    exact = (x / 65535 - np.array(MEAN)) / np.array(STD)
+    if kind is np.float64:
+        np.testing.assert_allclose(y, exact, rtol=0, atol=2e-15)
+        return
+    # No other number of the dtype is nearer, but for what the formula in float64 may be off.
+    double = y.astype(np.float64)
+    bits = np.ascontiguousarray(y).view(f"u{y.itemsize}")
+    one = np.array(1, bits.dtype)
+    for neighbour in (bits + one, bits - one):
+        other = neighbour.view(kind).astype(np.float64)
+        assert (np.abs(double - exact) <= np.abs(other - exact) + 4e-15).all()
+
+
+@pytest.mark.parametrize("swapped", [False, True], ids=["native", "swapped"])
+@pytest.mark.parametrize("shape", [(2, 5, 7, 3), (3, 3), (2, 191, 397, 3), (0, 4, 4, 3), (2, 0, 3)], ids=str)
+def test_layouts_of_uint16(shape, swapped):
+    x = wide(*shape)
+    expected = NORMALIZE(x.astype(float) / 65535).astype(np.float32)
+    x = x.astype(x.dtype.newbyteorder("S")) if swapped else x
+    np.testing.assert_allclose(NORMALIZE(x), expected, rtol=0, atol=1e-6)
+    y = NORMALIZE(x)
+    assert y.dtype == np.float32
+    for axis in range(len(shape)):
+        moved = np.ascontiguousarray(np.moveaxis(y, -1, axis))
+        same_bits(NORMALIZE(x, out_axis=axis), moved)
+        same_bits(NORMALIZE(np.moveaxis(x, -1, axis), axis=axis), moved)
+    out = np.zeros((*shape[:-1], 3), ">f4")
+    assert NORMALIZE(x, out=out) is out
+    same_bits(out.astype("<f4"), y)
+    same_bits(NORMALIZE(x, activation="relu"), np.maximum(y, np.float32(0)))
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_views_of_uint16(name):
+    x = VIEWS[name](wide(4, 29, 31, 3))
+    y = NORMALIZE(np.ascontiguousarray(x))
+    same_bits(NORMALIZE(x), y)
+    same_bits(NORMALIZE(x, out_axis=1), np.ascontiguousarray(np.moveaxis(y, -1, 1)))
+
+
+def test_integers_without_a_default_scale_are_their_values():
+    x = wide(5, 2)
+    affine = ChannelAffine([1.0, 2.0], [0.5, 4.0], [0.0, 1.0])
+    same_bits(affine(x), affine(x.astype(float)).astype(np.float32))
+
+
 def test_threads_change_nothing():
     x = images(8, 224, 225, 3)
     one = ChannelAffine.from_mean_std(MEAN, STD, num_threads=1)(x, out_axis=1)
@@ -131,12 +214,13 @@ def test_swapped_out():
 def test_activation():
     x = images(2, 9, 9, 3)
     same_bits(NORMALIZE(x, activation="relu"), np.maximum(NORMALIZE(x), np.float32(0)))
+    bytes_of = ChannelAffine.from_mean_std(MEAN, STD, 1 / 255)
     same_bits(NORMALIZE(x, activation="tanh"),
-              NORMALIZE(x.astype(np.float64), activation="tanh").astype(np.float32))
+              bytes_of(x.astype(np.float64), activation="tanh").astype(np.float32))
 
 
 def test_tables_are_made_once():
-    affine = ChannelAffine.from_mean_std(MEAN, STD)
+    affine = ChannelAffine.from_mean_std(MEAN, STD, 1 / 255)
     x = images(1, 2, 2, 3)
     affine(x)
     [table] = affine._tables.values()
@@ -152,7 +236,7 @@ def test_tables_are_made_once():
 
 
 def test_tables_are_not_kept_for_ever():
-    affine = ChannelAffine.from_mean_std(MEAN, STD)
+    affine = ChannelAffine.from_mean_std(MEAN, STD, 1 / 255)
     x = images(1, 2, 2, 3)
     for k in range(1, 100):
         y = affine(x, activation=("leaky_relu", 1 / k))
@@ -191,6 +275,11 @@ ZEROS = np.zeros((2, 4, 5, 3), np.float32)
     (X, {"out_axis": -5}, ValueError, "out_axis -5 is out of range for an array of 4 dimensions"),
     (X, {"out_axis": 1.0}, TypeError, "out_axis must be an integer, got 1.0"),
     (X, {"residual": ZEROS}, ValueError, "a residual cannot be added to a transform of uint8"),
+    (X.astype(np.uint16), {"residual": ZEROS}, ValueError, "a residual cannot be added to a transform of uint16"),
+    (X.astype(np.uint16), {"dtype": np.int32}, TypeError, "dtype is int32; expected float32, float64, float16 or"),
+    (X.astype(np.uint16), {"out": ZEROS[:1]}, ValueError, r"out has shape \(1, 4, 5, 3\); expected \(2, 4, 5, 3\)"),
+    (X.astype(np.uint16), {"out": X.astype(np.uint16)}, TypeError, "dtype is uint16; expected float32"),
+    (X.astype(np.uint32), {}, TypeError, "x has dtype uint32; expected float32"),
     (X, {"dtype": "float99"}, TypeError, "dtype is 'float99', which is no dtype"),
     (X, {"dtype": np.int32}, TypeError, "dtype is int32; expected float32, float64, float16 or bfloat16"),
     (X, {"out": ZEROS[:1]}, ValueError, r"out has shape \(1, 4, 5, 3\); expected \(2, 4, 5, 3\)"),
@@ -265,12 +354,15 @@ def test_in_place_is_refused():
 @pytest.mark.parametrize(("arguments", "error", "message"), [
     (([0.5], [0.5, 0.5]), ValueError, "mean and std have shapes"),
     ((0.5, 0.5), ValueError, "mean and std have shapes"),
-    (([0.5], [0.0]), ValueError, "std must be positive, got 0.0"),
-    (([0.5], [-1.0]), ValueError, "std must be positive, got -1.0"),
-    (([0.5], [np.nan]), ValueError, "std must be positive, got nan"),
-    (([0.5], [0.5], 0), ValueError, "scale must be a finite number other than 0, got 0"),
-    (([0.5], [0.5], np.inf), ValueError, "scale must be a finite number other than 0, got inf"),
-    (([0.5], [0.5], "1/255"), ValueError, "scale must be a finite number other than 0, got '1/255'"),
+    (([0.5], [0.0]), ValueError, "std must be positive and finite, got 0.0"),
+    (([0.5], [-1.0]), ValueError, "std must be positive and finite, got -1.0"),
+    (([0.5], [np.nan]), ValueError, "std must be positive and finite, got nan"),
+    (([0.5], [np.inf]), ValueError, "std must be positive and finite, got inf"),
+    ((["a"], [0.5]), TypeError, "mean must be an array of numbers"),
+    (([0.5], np.ma.ones(1)), TypeError, "std is a masked array"),
+    (([0.5], [0.5], 0), ValueError, "scale must be a finite number other than 0, or None, got 0"),
+    (([0.5], [0.5], np.inf), ValueError, "scale must be a finite number other than 0, or None, got inf"),
+    (([0.5], [0.5], "1/255"), ValueError, "scale must be a finite number other than 0, or None, got '1/255'"),
     (([np.inf], [0.5]), ValueError, "mean has values that are not finite"),
 ])
 def test_bad_mean_or_std(arguments, error, message):
