@@ -21,8 +21,9 @@ EXTRA = ("onnx", "onnxruntime")
 def configure(command: argparse.ArgumentParser, positive_float: Callable[[str], float]) -> None:
     """Give a parser the arguments of the command."""
     command.description = (
-        "Fold every BatchNormalization of an ONNX model that can be folded into the layer before or behind it, say "
-        "what became of each, and write the result if both models do the same in ONNX Runtime on random inputs.")
+        "Fold every BatchNormalization of an ONNX model that can be folded into the layer before or the layers behind "
+        "it, and constant factors and terms into the layer before them, say what became of each, and write the result "
+        "if both models do the same in ONNX Runtime on random inputs.")
     command.epilog = "Needs the extra: pip install 'fastbn[onnx]'"
     command.add_argument("model", type=Path, help="the ONNX model to read")
     command.add_argument("output", type=Path, help="where the folded model goes")
@@ -77,7 +78,8 @@ def report(done: Conversion, output: Path) -> dict[str, Any]:
     """Return what was done, ready for JSON."""
     return {
         "output": str(output),
-        "batch_norms": [asdict(outcome) for outcome in done.outcomes],
+        "batch_norms": [asdict(outcome) for outcome in done.outcomes if outcome.is_batch_norm],
+        "constants": [asdict(outcome) for outcome in done.outcomes if not outcome.is_batch_norm],
         "nodes": {"before": done.nodes_before, "after": done.nodes_after},
         "agreement": asdict(done.agreement),
     }
@@ -92,11 +94,14 @@ def describe(done: Conversion, output: Path) -> str:
         else:
             lines.append(f"{outcome.node}: folded into {outcome.target}, certificate "
                          f"{outcome.certificate.relative:.2g}")
-    folded = sum(outcome.target is not None for outcome in done.outcomes)
-    nothing = "" if folded else "nothing to fold: "
+    norms = [outcome for outcome in done.outcomes if outcome.is_batch_norm]
+    folded = sum(outcome.target is not None for outcome in norms)
+    constants = len(done.outcomes) - len(norms)
+    more = f" and {constants} operation{'s' * (constants > 1)} with constants" if constants else ""
+    nothing = "" if folded or constants else "nothing to fold: "
     agreement = done.agreement
     lines += [
-        f"{nothing}{folded} of {len(done.outcomes)} batch normalizations folded; {done.nodes_before} nodes before, "
+        f"{nothing}{folded} of {len(norms)} batch normalizations{more} folded; {done.nodes_before} nodes before, "
         f"{done.nodes_after} after",
         f"largest difference of the outputs on {agreement.inputs} random inputs: {agreement.absolute:.3g}, "
         f"{agreement.relative:.2g} of the largest value",

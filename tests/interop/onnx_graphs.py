@@ -19,10 +19,13 @@ def constants(dtype=np.float32):
            "wt1": normal(3, 4, 1, 1), "wg": normal(4, 2, 3, 3), "wtg": normal(4, 2, 2, 2), "w4": normal(2, 4, 1, 1),
            "matrix": normal(3, 4), "matrix_t": normal(4, 3), "matrix4": normal(4, 2), "row": normal(1, 4),
            "column": normal(4, 1, 1), "scalar": normal(), "many": normal(2, 4), "zero": 0 * normal(4)}
-    for norm, channels in (("", 4), ("3", 3), ("other", 4)):
+    for norm, channels in (("", 4), ("3", 3), ("other", 4), ("2", 2), ("16", 16)):
         out |= {f"{name}{norm}": normal(channels) for name in ("s", "t", "m")}
         out[f"v{norm}"] = (rng.uniform(0.1, 4, channels)).astype(dtype)
     out["negative"] = -out["v"]
+    # Drawn last, so that the others are what they were.
+    out |= {"other": normal(1, 4, 1, 1) + 2, "square": normal(4, 4), "grid": normal(2, 2), "x1": normal(3, 1, 1)[:1],
+            "zero4": 0 * normal(4, 1, 1), "infinity": np.full((4, 1, 1), np.inf, dtype)}
     out["nan"] = np.array([1, 2, np.nan, 4], dtype)
     return out
 

@@ -19,8 +19,8 @@ from tests.process import run  # noqa: E402
 
 BN = "BatchNormalization"
 ONNX_DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
-# Of onnx: batch norms folded, batch norms in all. In densenet a Mul, an Add and a ReLU follow each.
-LIGHT = {"shufflenet": (49, 49), "densenet121": (59, 121)}
+# Of onnx: batch norms folded, batch norms in all, constants folded. In densenet a Mul, an Add and a ReLU follow each.
+LIGHT = {"shufflenet": (49, 49, 0), "densenet121": (59, 121, 242)}
 FOLDABLE = f"h = Conv(x, w, b) y = {BN}(h, s, t, m, v)"
 
 
@@ -96,11 +96,13 @@ def test_models_of_onnx(name, tmp_path):
     target = tmp_path / "folded.onnx"
     done = fold(saved(model, tmp_path / "model.onnx"), target)
     assert done.returncode == 0, done.stderr
-    folded, total = LIGHT[name]
+    folded, total, constants = LIGHT[name]
     lines = done.stdout.splitlines()
-    assert sum(": folded into Conv 'n" in line for line in lines) == folded
+    assert sum(line.startswith(BN) and ": folded into Conv 'n" in line for line in lines) == folded
     assert sum(": left, because " in line for line in lines) == total - folded
-    assert f"{folded} of {total} batch normalizations folded; " in done.stdout
+    assert sum(line.startswith(("Mul ", "Add ")) and ": folded into " in line for line in lines) == constants
+    more = f" and {constants} operations with constants" if constants else ""
+    assert f"{folded} of {total} batch normalizations{more} folded; " in done.stdout
     assert operators(onnx.load(target)).count(BN) == total - folded
 
 
@@ -136,6 +138,20 @@ def test_what_it_prints(tmp_path):
     assert lines[4:] == [f"written: {tmp_path / 'folded.onnx'}"]
     same(onnx.load(tmp_path / "folded.onnx"), model,
          {"x": np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)})
+
+
+def test_constants_alone(tmp_path):
+    model = graph("h = Conv(x, w) a = Mul(h, column) y = Add(a, other)")
+    done = fold(saved(model, tmp_path / "model.onnx"), tmp_path / "folded.onnx")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.partition(", ")[0] for line in lines[:2]] == ["Mul 'a': folded into Conv 'h'",
+                                                              "Add 'y': folded into Conv 'h'"]
+    assert lines[2] == ("0 of 0 batch normalizations and 2 operations with constants folded; 3 nodes before, 1 after")
+    done = fold(tmp_path / "model.onnx", tmp_path / "other.onnx", "--json")
+    report = json.loads(done.stdout)
+    assert report["batch_norms"] == []
+    assert [constant["target"] for constant in report["constants"]] == ["Conv 'h'"] * 2
 
 
 @pytest.mark.parametrize(("body", "count"), [("y = Relu(x)", 0), (f"h = Relu(x) y = {BN}(h, s3, t3, m3, v3)", 1)])

@@ -65,6 +65,58 @@ FOLDS = {
     "constants behind nodes": (
         f"c = Identity(w) d = Transpose<perm=[0,1,3,2]>(c) o = Constant<value_floats=[1.0,2.0,3.0,4.0]>() "
         f"h = Conv(x, d) y = {BN}(h, o, t, m, o)", {}, ["Conv 'h'"], ["Conv"]),
+    # Other nodes on the way
+    "conv, mul and add": (f"h = Conv(x, w, b) k = Mul(h, column) a = Add(k, other) y = {BN}(a, s, t, m, v)", {},
+                          ["Conv 'h'"], ["Conv"]),
+    "conv, sub and div": (f"h = Conv(x, w) k = Sub(column, h) a = Div(k, other) y = {BN}(a, s, t, m, v)", {},
+                          ["Conv 'h'"], ["Conv"]),
+    "norm, mul, norm": (f"r = Relu(x) h = {BN}(r, s, t, m, v) a = Mul(h, column) "
+                        f"y = {BN}(a, sother, tother, mother, vother)", {"x": "[N, 4, 8, 8]"}, [None, f"{BN} 'h'"],
+                        ["Relu", BN]),
+    "matmul, identity": (f"h = MatMul(x, matrix) k = Identity(h) y = {BN}(k, s, t, m, v)", {"x": "[N, 3]"},
+                         ["MatMul 'h'"], ["Gemm", "Identity"]),
+    "matmul, dropout": (f"h = MatMul(x, matrix) a = Add(h, b) k = Dropout(a) y = {BN}(k, s, t, m, v)", {"x": "[N, 3]"},
+                        ["MatMul 'h'"], ["Gemm", "Dropout"]),
+    "dropout with a mode": (
+        f"h = Conv(x, w) o = Constant<value_float=0.0>() off = Cast<to=9>(o) k = Dropout(h, o, off) {NORM}".replace(
+            "(h, s,", "(k, s,"), {}, ["Conv 'h'"], ["Conv", "Constant", "Cast", "Dropout"]),
+    "dropout with a mask, opset 9": (
+        f"h = Conv(x, w) k, mask = Dropout<ratio=0.5>(h) y = {BN}(k, s, t, m, v)", {"opset": 9}, ["Conv 'h'"],
+        ["Conv", "Dropout"]),
+    "matmul, reshape": (
+        f"h = MatMul(x, matrix) r = Constant<value_ints=[0,4,1,1]>() k = Reshape(h, r) y = {BN}(k, s, t, m, v)",
+        {"x": "[N, 3]"}, ["MatMul 'h'"], ["Gemm", "Constant", "Reshape"]),
+    "gemm, unsqueeze": (
+        f"h = Gemm(x, matrix, b) r = Constant<value_ints=[2,3]>() k = Unsqueeze(h, r) y = {BN}(k, s, t, m, v)",
+        {"x": "[N, 3]"}, ["Gemm 'h'"], ["Gemm", "Constant", "Unsqueeze"]),
+    "gemm, reshape, mul": (
+        f"h = Gemm(x, matrix, b) r = Constant<value_ints=[0,4,1,1]>() k = Reshape(h, r) a = Mul(k, column) "
+        f"y = {BN}(a, s, t, m, v)", {"x": "[N, 3]"}, ["Gemm 'h'"], ["Gemm", "Constant", "Reshape"]),
+    "conv, squeeze": (
+        f"h = Conv(x, w1) r = Constant<value_ints=[3]>() k = Squeeze(h, r) y = {BN}(k, s, t, m, v)",
+        {"x": "[N, 3, 5, 1]"}, ["Conv 'h'"], ["Conv", "Constant", "Squeeze"]),
+    "conv, flatten": (f"h = Conv(x, w1) k = Flatten(h) y = {BN}(k, s, t, m, v)", {"x": "[N, 3, 1, 1]"}, ["Conv 'h'"],
+                      ["Conv", "Flatten"]),
+    "matmul of three axes, reshape": (
+        f"h = MatMul(x, matrix) r = Constant<value_ints=[-1,4]>() k = Reshape(h, r) y = {BN}(k, s, t, m, v)",
+        {"x": "[N, 5, 3]"}, ["MatMul 'h'"], ["MatMul", "Constant", "Reshape", "Add"]),
+    "matmul of three axes, bias, reshape": (
+        f"h = MatMul(x, matrix) a = Add(b, h) r = Constant<value_ints=[-1,4]>() k = Reshape(a, r) "
+        f"y = {BN}(k, s, t, m, v)", {"x": "[N, 5, 3]"}, ["MatMul 'h'"], ["MatMul", "Constant", "Reshape", "Add"]),
+    "matmul of three axes, transpose": (
+        f"h = MatMul(x, matrix) k = Transpose<perm=[0,2,1]>(h) y = {BN}(k, s, t, m, v)", {"x": "[N, 5, 3]"},
+        ["MatMul 'h'"], ["MatMul", "Transpose", "Add"]),
+    "conv in other order": (
+        f"h = Conv(x, w1) k = Transpose<perm=[0,1,3,2]>(h) y = {BN}(k, s, t, m, v)", {"x": "[N, 3, 4, 5]"},
+        ["Conv 'h'"], ["Conv", "Transpose"]),
+    # Several layers behind a batch norm
+    "before two convs": (f"{FIRST} i = Conv(h, w) j = Conv<strides=[2,2]>(h, w1) k = ReduceMax(j) y = Add(i, k)", {},
+                         ["Conv 'i', Conv 'j'"], ["Conv", "Conv", "ReduceMax", "Add"]),
+    "before two convs with one weight": (f"{FIRST} i = Conv(h, w, b) j = Conv(h, w) k = Relu(i) "
+                                         "y = Sub(k, j)",
+                                         {}, ["Conv 'i', Conv 'j'"], ["Conv", "Conv", "Relu", "Sub"]),
+    "before matmul and gemm": (f"{FIRST} i = MatMul(h, matrix) j = Gemm(h, matrix, b) k = Mul(i, j) y = Add(k, i)",
+                               {"x": "[N, 3]"}, ["MatMul 'i', Gemm 'j'"], ["Gemm", "Gemm", "Mul", "Add"]),
     "norm is the output": (f"h = Conv(x, w) {NORM} z = Relu(y)", {"outputs": "y z"}, ["Conv 'h'"],
                            ["Conv", "Relu"]),
     "double": (f"h = Gemm(x, matrix, b) {NORM}", {"dtype": "double", "x": "[N, 3]"}, ["Gemm 'h'"], ["Gemm"]),
@@ -124,8 +176,13 @@ LEFT = {
                            "^its input is not the output of a node; its output goes to Relu 'y'$"),
     "after relu": (f"h = Relu(x) y = {BN}(h, s3, t3, m3, v3)", {},
                    "^its input comes from Relu 'h'; its output is an output of the graph$"),
-    "used twice": (f"{FIRST} i = Conv(h, w) j = Conv(h, w) y = Add(i, j)", {},
-                   "; its output is used 2 times$"),
+    "one of two users is no layer": (f"{FIRST} i = Conv(h, w) j = Relu(h) k = ReduceMax(j) y = Add(i, k)", {},
+                                     "; its output goes to Relu 'j'$"),
+    "one of two users is padded": (f"{FIRST} i = Conv<pads=[1,1,1,1]>(h, w) j = Conv<pads=[1,1,1,1]>(h, w1) "
+                                   "k = Conv(h, w) l = ReduceMax(k) m0 = ReduceMax(j) n = Add(l, m0) y = Add(i, n)", {},
+                                   "pads with zeros after the batch norm"),
+    "as input and as weight": (f"h = {BN}(x, s, t, m, v) y = MatMul(h, h)", {"x": "[4, 4]"},
+                               "; its output goes to MatMul 'y'$"),
     "output in a subgraph": ("top = ReduceMax<keepdims=0>(x) " f"{FIRST} "
                              + IF.format("y", "Relu(h)"), {}, "; its output is used in a subgraph$"),
     "before padded conv": (f"{FIRST} y = Conv<pads=[0,1,0,0]>(h, w)", {},
@@ -144,7 +201,50 @@ LEFT = {
     "as a weight": (f"h = {BN}(x, s, t, m, v) y = MatMul(many, h)", {"x": "[4, 4]"},
                     "; its output goes to MatMul 'y'$"),
     "matmul of three axes": (f"h = MatMul(x, matrix) {NORM}", {"x": "[N, 4, 3]"},
-                             "^the input of MatMul 'h' is not known to have 2 axes; "),
+                             "^the channels of MatMul 'h' are on axis 2, and come as axis 1; "),
+    "matmul of an unknown number of axes": (
+        f"u = Identity(x) h = MatMul(u, matrix) {NORM}", {"x": "[]"}, "^the input of MatMul 'h' is not known to"),
+    # Reshapes, Dropout and Transpose on the way
+    "reshape that takes channels apart": (
+        f"h = Gemm(x, matrix, b) r = Constant<value_ints=[-1,2,2]>() k = Reshape(h, r) y = {BN}(k, s2, t2, m2, v2)",
+        {"x": "[N, 3]"}, "^its input comes from Reshape 'k', which takes the channels apart; "),
+    "reshape that joins channels": (
+        f"h = Conv(x, w1) k = Flatten(h) y = {BN}(k, s16, t16, m16, v16)", {"x": "[N, 3, 2, 2]"},
+        "^its input comes from Flatten 'k', which takes the channels apart; "),
+    "reshape that mixes the channels": (
+        f"h = MatMul(x, matrix) r = Constant<value_ints=[0,4,5]>() k = Reshape(h, r) y = {BN}(k, s, t, m, v)",
+        {"x": "[N, 5, 3]"}, "^its input comes from Reshape 'k', which takes the channels apart; "),
+    "reshape of an open length": (
+        f"h = MatMul(x, matrix) r = Constant<value_ints=[0,4,-1]>() k = Reshape(h, r) y = {BN}(k, s, t, m, v)",
+        {"x": "[N, T, 3]"}, "^the shapes before and after Reshape 'k' are not known; "),
+    "reshape of unknown shapes": (
+        f"h = Conv(x, w) r = Constant<value_ints=[0,4,-1]>() k = Reshape(h, r) y = {BN}(k, s, t, m, v)",
+        {"x": "[N, 3, H, W]"}, "^the shapes before and after Reshape 'k' are not known; "),
+    "transpose of the channels": (
+        f"h = Conv(x, w1) k = Transpose<perm=[0,2,1,3]>(h) y = {BN}(k, s, t, m, v)", {"x": "[N, 3, 4, 4]"},
+        "^the channels of Conv 'h' are on axis 1, and come as axis 2; "),
+    "dropout in training": (
+        f"h = Conv(x, w) o = Constant<value_float=0.5>() on = Cast<to=9>(o) k = Dropout(h, o, on) "
+        f"y = {BN}(k, s, t, m, v)",
+        {}, "^its input comes from Dropout 'k', which is in training mode or may be; "),
+    "dropout whose mode is computed": (
+        f"h = Conv(x, w) o = Constant<value_float=0.5>() top = ReduceMax<keepdims=0>(x) on = Greater(top, o) "
+        f"k = Dropout(h, o, on) y = {BN}(k, s, t, m, v)", {},
+        "^its input comes from Dropout 'k', which is in training mode or may be; "),
+    "value before a dropout used elsewhere": (
+        f"h = Conv(x, w) k = Dropout(h) i = {BN}(k, s, t, m, v) y = Add(h, i)", {},
+        "^the output of Conv 'h' before it is used 2 times; "),
+    "value behind an identity is an output": (
+        f"h = Conv(x, w) k = Identity(h) {NORM.replace('(h', '(k')}", {"outputs": "y k"},
+        "^the output of Identity 'k' before it is an output of the graph; "),
+    "divided by the layer": (f"h = Conv(x, w) k = Div(scalar, h) y = {BN}(k, s, t, m, v)", {},
+                             "^its input comes from Div 'k', which divides by it; "),
+    "divided by zero": (f"h = Conv(x, w) z = Sub(scalar, scalar) k = Div(h, zero4) y = {BN}(k, s, t, m, v)", {},
+                        "^its input comes from Div 'k', which divides by zero; "),
+    "product of two": (f"h = Conv(x, w) k = Conv(x, w) a = Mul(h, k) y = {BN}(a, s, t, m, v)", {},
+                       "^its input comes from Mul 'a', which does not multiply by a constant; "),
+    "factor by position": (f"h = Conv(x, w1) a = Mul(h, grid) y = {BN}(a, s, t, m, v)", {"x": "[N, 3, 2, 2]"},
+                           r"^the constant of Mul 'a' has shape \(2, 2\); expected one value for each of 4 channels"),
     "before matmul of three axes": (f"h = {BN}(x, s, t, m, v) y = MatMul(h, matrix4)", {"x": "[N, 4, 4]"},
                                     "; the input of MatMul 'y' is not known to have 2 axes$"),
     "matrix from the left": (f"h = MatMul(many, x) {NORM}", {"x": "[4, 4]"},
@@ -158,6 +258,61 @@ LEFT = {
     "add after relu": (f"h = Conv(x, w) k = Relu(h) a = Add(k, column) y = {BN}(a, s, t, m, v)", {},
                        "^its input comes from Relu 'k'; "),
 }
+
+
+# name: body, keywords, targets of the folds of batch norms, of arithmetic, operators left
+CONSTANTS = {
+    "mul and add behind conv": ("h = Conv(x, w) a = Mul(h, column) y = Add(a, other)", {}, [], ["Conv 'h'"] * 2,
+                                ["Conv"]),
+    "sub and div behind conv": ("h = Conv(x, w, b) a = Div(h, column) y = Sub(a, other)", {}, [], ["Conv 'h'"] * 2,
+                                ["Conv"]),
+    "sub from a constant": ("h = Conv(x, w, b) y = Sub(column, h)", {}, [], ["Conv 'h'"], ["Conv"]),
+    "scalar behind transposed": ("h = ConvTranspose<group=2>(x, wtg) y = Mul(scalar, h)", {"x": "[N, 4, 5, 5]"}, [],
+                                 ["ConvTranspose 'h'"], ["ConvTranspose"]),
+    "behind gemm": ("h = Gemm(x, matrix, b) y = Mul(h, b)", {"x": "[N, 3]"}, [], ["Gemm 'h'"], ["Gemm"]),
+    "behind a norm": (f"r = Relu(x) h = {BN}(r, s, t, m, v) a = Mul(h, column) y = Add(a, other)",
+                      {"x": "[N, 4, 8, 8]"}, [None], [f"{BN} 'h'"] * 2, ["Relu", BN]),
+    "behind a norm behind conv": (f"h = Conv(x, w) i = {BN}(h, s, t, m, v) a = Mul(i, column) y = Add(a, other)", {},
+                                  ["Conv 'h'"], ["Conv 'h'"] * 2, ["Conv"]),
+    "behind a norm before conv": (
+        f"h = {BN}(x, s, t, m, v) a = Mul(h, column) i = Add(other, a) y = Conv(i, w4)", {"x": "[N, 4, 8, 8]"},
+        ["Conv 'y'"], [f"{BN} 'h'"] * 2, ["Conv"]),
+    "through identity and dropout": ("h = Conv(x, w) i = Identity(h) d = Dropout(i) y = Mul(d, column)", {}, [],
+                                     ["Conv 'h'"], ["Conv", "Identity", "Dropout"]),
+    "by unsqueezed constants": (
+        "h = Conv(x, w) u = Constant<value_ints=[1,2]>() c = Unsqueeze(b, u) y = Mul(h, c)", {}, [], ["Conv 'h'"],
+        ["Conv"]),
+    # These are left.
+    "by position": ("h = Conv(x, w1) y = Mul(h, grid)", {"x": "[N, 3, 2, 2]"}, [], [], ["Conv", "Mul"]),
+    "along the last axis": ("h = Conv(x, w1) y = Add(h, b)", {"x": "[N, 3, 4, 4]"}, [], [], ["Conv", "Add"]),
+    "conv used elsewhere": ("h = Conv(x, w) a = Mul(h, column) y = Add(a, h)", {}, [], [], ["Conv", "Mul", "Add"]),
+    "conv is an output": ("h = Conv(x, w) y = Mul(h, column)", {"outputs": "y h"}, [], [], ["Conv", "Mul"]),
+    "of two values": ("h = Conv(x, w) k = Relu(x) r = ReduceMax(k) y = Mul(h, r)", {}, [], [],
+                      ["Conv", "Relu", "ReduceMax", "Mul"]),
+    "behind relu": ("h = Conv(x, w) k = Relu(h) y = Mul(k, column)", {}, [], [], ["Conv", "Relu", "Mul"]),
+    "power of a conv": ("h = Conv(x, w) y = Div(column, h)", {}, [], [], ["Conv", "Div"]),
+    "dropout in training": (
+        "h = Conv(x, w) o = Constant<value_float=0.0>() e = Constant<value_float=1.0>() on = Cast<to=9>(e) "
+        "d = Dropout(h, o, on) y = Mul(d, column)", {}, [], [],
+        ["Conv", "Constant", "Constant", "Cast", "Dropout", "Mul"]),
+    "default of an input": ("h = Conv(x, w) y = Mul(h, column)", {"defaults": ("column",)}, [], [], ["Conv", "Mul"]),
+    "not finite": ("h = Conv(x, w) r = ReduceMax(x) z = Mul(h, infinity) c = Min(z, r) y = Add(c, x1)", {}, [], [],
+                   ["Conv", "ReduceMax", "Mul", "Min", "Add"]),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_arithmetic_with_constants(name):
+    body, options, norms, targets, left = CONSTANTS[name]
+    model = graph(body, **options)
+    original = copy.deepcopy(model)
+    outcomes = fold_batch_norms(model)
+    assert [outcome.target for outcome in outcomes if outcome.is_batch_norm] == norms
+    assert [outcome.target for outcome in outcomes if not outcome.is_batch_norm] == targets
+    assert operators(model) == left
+    onnx.checker.check_model(model)
+    if name != "not finite":
+        same(model, original, feed(model))
 
 
 def feed(model, seed=1):

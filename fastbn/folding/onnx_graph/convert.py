@@ -33,7 +33,7 @@ class Conversion:
     Attributes
     ----------
     outcomes : list of Outcome
-        One for each BatchNormalization.
+        As `fold_batch_norms` returns them.
     nodes_before, nodes_after : int
         Nodes in the main graph.
     agreement : Agreement

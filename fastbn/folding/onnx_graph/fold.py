@@ -5,16 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from fastbn.affine import ChannelAffine
 from fastbn.folding._fold import fold_after, fold_before
 from fastbn.folding.errors import FoldingError
+from fastbn.folding.onnx_graph.chain import (
+    ARITHMETIC,
+    LAYERS,
+    RESHAPES,
+    UNCHANGED,
+    Link,
+    absorb,
+    factor_and_term,
+    input_of,
+    rank_of,
+    splice,
+    trace,
+)
 from fastbn.folding.onnx_graph.graph import Graph, is_operator, label, subgraphs
 from fastbn.folding.onnx_graph.layers import (
+    BATCH_NORM,
     CONVOLUTIONS,
+    FIRST_OPSET,
     MATRICES,
+    WEIGHT,
     check_borders,
     read_batch_norm,
-    read_channels,
-    read_constant,
     read_layer,
     write_layer,
 )
@@ -24,26 +41,23 @@ if TYPE_CHECKING:
 
     from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
 
-    from fastbn.affine import ChannelAffine
     from fastbn.folding._certificate import Certificate
-
-BATCH_NORM = "BatchNormalization"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one BatchNormalization.
+    """What became of one BatchNormalization, or of arithmetic with a constant that was folded.
 
     Attributes
     ----------
     node : str
         Its operator and name.
     target : str or None
-        The node that it was folded into.
+        The node that it was folded into, or the nodes, with commas between.
     reason : str or None
         Why it was left, if it was.
     certificate : Certificate or None
-        Of the fold.
+        Of the fold; of several, the one with the largest relative difference.
     """
 
     node: str
@@ -51,9 +65,14 @@ class Outcome:
     reason: str | None = None
     certificate: Certificate | None = None
 
+    @property
+    def is_batch_norm(self) -> bool:
+        """Whether this is about a BatchNormalization."""
+        return self.node.startswith(f"{BATCH_NORM} ")
+
 
 def fold_batch_norms(model: ModelProto) -> list[Outcome]:
-    """Fold the batch norms of a model into the layers before or behind them.
+    """Fold the batch norms of a model into the layers before or behind them, and constants behind layers.
 
     Parameters
     ----------
@@ -63,7 +82,8 @@ def fold_batch_norms(model: ModelProto) -> list[Outcome]:
     Returns
     -------
     list of Outcome
-        One for each BatchNormalization, in the order of the graph; those in subgraphs and functions last.
+        One for each BatchNormalization, in the order of the graph; then one for each Add, Sub, Mul or Div with a
+        constant that was folded on its own; then batch norms in subgraphs and functions.
 
     Examples
     --------
@@ -86,11 +106,12 @@ def fold_batch_norms(model: ModelProto) -> list[Outcome]:
     norms = [node for node in graph.nodes if is_operator(node, BATCH_NORM)]
     # All that can go back do so first: a batch norm behind another is then one with it when that one goes forward.
     outcomes = [attempt(fold_back, graph, node) for node in norms]
+    constants = [attempt(fold_constant, graph, node) for node in graph.remaining(*ARITHMETIC)]
     for index, node in enumerate(norms):
         if outcomes[index].reason:
             outcomes[index] = either(outcomes[index], attempt(fold_forward, graph, node))
     graph.finish()
-    return outcomes + left_inside(model)
+    return outcomes + [outcome for outcome in constants if outcome.target] + left_inside(model)
 
 
 def left_inside(model: ModelProto) -> list[Outcome]:
@@ -109,14 +130,16 @@ def norms_in(bodies: Iterable[GraphProto | FunctionProto]) -> Iterator[NodeProto
 
 
 def attempt(
-    fold: Callable[[Graph, NodeProto, ChannelAffine], tuple[NodeProto, Certificate]], graph: Graph, node: NodeProto,
+    fold: Callable[[Graph, NodeProto], list[tuple[NodeProto, Certificate]]], graph: Graph, node: NodeProto,
 ) -> Outcome:
-    """Return what became of a batch norm when it was to be folded one way."""
+    """Return what became of a node when it was to be folded one way."""
     try:
-        target, certificate = fold(graph, node, read_batch_norm(graph, node))
+        folds = fold(graph, node)
     except FoldingError as error:
         return Outcome(graph.label(node), reason=str(error))
-    return Outcome(graph.label(node), graph.label(target), certificate=certificate)
+    targets = ", ".join(graph.label(target) for target, _ in folds)
+    worst = max((certificate for _, certificate in folds), key=lambda certificate: certificate.relative)
+    return Outcome(graph.label(node), targets, certificate=worst)
 
 
 def either(back: Outcome, forward: Outcome) -> Outcome:
@@ -126,48 +149,58 @@ def either(back: Outcome, forward: Outcome) -> Outcome:
     return replace(forward, reason=f"{back.reason}; {forward.reason}")
 
 
-def fold_back(graph: Graph, norm: NodeProto, affine: ChannelAffine) -> tuple[NodeProto, Certificate]:
-    """Fold a batch norm into the layer before it, together with a constant that is added in between."""
-    add, node = None, source(graph, norm.input[0], "Add", BATCH_NORM, *CONVOLUTIONS, *MATRICES)
-    if is_operator(node, "Add"):
-        add = node
-        constants = [graph.constant(name) for name in add.input]
-        if (constants[0] is None) == (constants[1] is None):
-            raise FoldingError(f"its input comes from {graph.label(add)}, which does not add a constant")
-        index = 0 if constants[0] is None else 1
-        node = source(graph, add.input[index], *CONVOLUTIONS, *MATRICES)
-    layer = read_layer(graph, node)
-    if add is not None:
-        added = read_channels(read_constant(graph, add, 1 - index, "constant"), layer.out_channels,
-                              len(layer.kernel) + 2, f"the constant of {graph.label(add)}")
-        layer = replace(layer, bias=layer.bias + added)
+def fold_back(graph: Graph, norm: NodeProto) -> list[tuple[NodeProto, Certificate]]:
+    """Fold a batch norm into the layer before it, together with arithmetic with constants in between."""
+    affine = read_batch_norm(graph, norm)
+    chain = trace(graph, norm.input[0], 1, LAYERS, (*ARITHMETIC, *UNCHANGED, *RESHAPES, "Transpose"))
+    folded = fold_after(absorb(graph, chain, read_layer(graph, chain.node)), affine)
+    if is_operator(chain.node, "MatMul") and graph.rank(chain.node.input[0]) != 2:
+        # There is no Gemm of more axes: the batch norm stays as the Add of the bias.
+        graph.connect_constant(chain.node, WEIGHT, np.ascontiguousarray(folded.weight.T))
+        rest = (graph.rank(norm.input[0]) or 2) - 2
+        graph.turn_into_add(norm, folded.bias.reshape(-1, *(1,) * rest))
+    else:
+        write_layer(graph, chain.node, folded)
+        splice(graph, Link(norm, 0, 1))
+    for link in chain.arithmetic:
+        splice(graph, link)
+    return [(chain.node, folded.certificate)]
+
+
+def fold_constant(graph: Graph, node: NodeProto) -> list[tuple[NodeProto, Certificate]]:
+    """Fold arithmetic with a constant into the convolution or batch norm before it."""
+    if graph.opset < FIRST_OPSET:
+        raise FoldingError(f"the model has opset {graph.opset}; expected {FIRST_OPSET} or newer")
+    index = input_of(graph, node)
+    chain = trace(graph, node.input[index], 1, (BATCH_NORM, "Gemm", *CONVOLUTIONS), UNCHANGED)
+    layer = read_layer(graph, chain.node)
+    link = Link(node, index, 1)
+    scale, shift = factor_and_term(graph, link, layer.out_channels, rank_of(graph, chain.node, layer))
+    try:
+        affine = ChannelAffine(np.zeros_like(scale), scale, shift)
+    except ValueError as error:
+        raise FoldingError(f"the constant of {graph.label(node)} is not finite: {error}") from error
     folded = fold_after(layer, affine)
-    write_layer(graph, node, folded)
-    graph.bypass(node, norm)
-    if add is not None:
-        graph.remove(add)
-    return node, folded.certificate
+    write_layer(graph, chain.node, folded)
+    splice(graph, link)
+    return [(chain.node, folded.certificate)]
 
 
-def fold_forward(graph: Graph, norm: NodeProto, affine: ChannelAffine) -> tuple[NodeProto, Certificate]:
-    """Fold a batch norm into the layer behind it."""
-    node = graph.require_private(norm.output[0], "its output")
-    if not is_operator(node, *CONVOLUTIONS, *MATRICES) or node.input[0] != norm.output[0]:
-        raise FoldingError(f"its output goes to {graph.label(node)}")
-    layer = read_layer(graph, node)
-    folded = fold_before(layer, affine, check_borders(graph, node, layer, affine))
-    write_layer(graph, node, folded)
-    graph.connect(node, 0, norm.input[0])
+def fold_forward(graph: Graph, norm: NodeProto) -> list[tuple[NodeProto, Certificate]]:
+    """Fold a batch norm into the layers behind it: into all that take its output, or into none."""
+    affine = read_batch_norm(graph, norm)
+    name = norm.output[0]
+    nodes = graph.takers(name, "its output")
+    if not nodes:
+        raise FoldingError("its output is used 0 times")
+    folds = []
+    for node in nodes:
+        if not is_operator(node, *CONVOLUTIONS, *MATRICES) or node.input[0] != name or name in node.input[1:]:
+            raise FoldingError(f"its output goes to {graph.label(node)}")
+        layer = read_layer(graph, node)
+        folds.append((node, fold_before(layer, affine, check_borders(graph, node, layer, affine))))
+    for node, folded in folds:
+        write_layer(graph, node, folded)
+        graph.connect(node, 0, norm.input[0])
     graph.remove(norm)
-    return node, folded.certificate
-
-
-def source(graph: Graph, name: str, *operators: str) -> NodeProto:
-    """Return the node that makes a value, if it is one of some operators and nothing else takes the value."""
-    if name not in graph.producers:
-        raise FoldingError("its input is not the output of a node")
-    node = graph.producers[name]
-    if not is_operator(node, *operators):
-        raise FoldingError(f"its input comes from {graph.label(node)}")
-    graph.require_private(name, f"the output of {graph.label(node)} before it")
-    return node
+    return [(node, folded.certificate) for node, folded in folds]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
 # What exporters put between an initializer and its use.
-CONSTANT_OPERATORS = ("Constant", "ConstantOfShape", "Identity", "Transpose")
+CONSTANT_OPERATORS = (
+    "Constant", "ConstantOfShape", "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Cast")
+# Of what is around these a fold must know the shapes.
+SHAPED_OPERATORS = (
+    "MatMul", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Add", "Sub", "Mul", "Div")
+# Larger initializers are no shapes, and inference does not need their values.
+MOST_SHAPE_VALUES = 64
 # From this version on an initializer that is also an input of the graph is a default, which a caller may override;
 # before it, every initializer had to be one.
 FIRST_IR_WITH_DEFAULTS = 4
@@ -80,7 +87,7 @@ class Graph:
         self._names |= {name for graph in inner for node in graph.node for name in node.output}
         self._removed: set[int] = set()
         self._released: list[str] = []
-        self._ranks = self._infer_ranks()
+        self._shapes = self._infer_shapes()
 
     def constant(self, name: str) -> NDArray[Any] | None:
         """Return a value that is the same in every run, or None."""
@@ -92,19 +99,31 @@ class Graph:
         inputs = {taken: self.constant(taken) for taken in node.input}
         if any(value is None for value in inputs.values()):
             return None
-        result: Any = ReferenceEvaluator(node).run(None, inputs)
+        # As a graph, which has the opset of the model: a node alone would be taken to be of the newest.
+        taken, made = ([onnx.ValueInfoProto(name=value) for value in names] for names in (inputs, node.output))
+        alone = onnx.helper.make_graph([node], "constant", taken, made)
+        result: Any = ReferenceEvaluator(alone, {"": self.opset}).run(None, inputs)
         return np.asarray(result[0])
 
     def label(self, node: NodeProto) -> str:
         """Return what a node was called before a fold changed the output that an unnamed one is called by."""
         return self._labels[id(node)]
 
+    def shape(self, name: str) -> tuple[int | None, ...] | None:
+        """Return the shape of a value, if its axes are known, with None for open lengths."""
+        return self._shapes.get(name)
+
     def rank(self, name: str) -> int | None:
         """Return how many axes a value has, if that is known."""
-        return self._ranks.get(name)
+        shape = self.shape(name)
+        return None if shape is None else len(shape)
 
-    def require_private(self, name: str, what: str) -> NodeProto:
-        """Return the one node that takes a value, if nothing else does.
+    def remaining(self, *operators: str) -> list[NodeProto]:
+        """Return the nodes of some operators that have not been removed."""
+        return [node for node in self.nodes if is_operator(node, *operators) and id(node) not in self._removed]
+
+    def takers(self, name: str, what: str) -> list[NodeProto]:
+        """Return the nodes that take a value, if nothing else does.
 
         Raises
         ------
@@ -115,9 +134,13 @@ class Graph:
             raise FoldingError(f"{what} is an output of the graph")
         if name in self.captured:
             raise FoldingError(f"{what} is used in a subgraph")
-        if len(self.consumers[name]) != 1:
-            raise FoldingError(f"{what} is used {len(self.consumers[name])} times")
-        return self.consumers[name][0]
+        return list(self.consumers[name])
+
+    def require_private(self, name: str, what: str) -> None:
+        """Raise FoldingError unless one node takes a value, and nothing else does; the text calls it `what`."""
+        count = len(self.takers(name, what))
+        if count != 1:
+            raise FoldingError(f"{what} is used {count} times")
 
     def connect(self, node: NodeProto, index: int, name: str) -> None:
         """Make a value the input of a node, at an index up to one behind its last."""
@@ -135,6 +158,16 @@ class Graph:
         tensor = numpy_helper.from_array(values, name)
         self.initializers[name] = tensor
         self.connect(node, index, name)
+
+    def turn_into_add(self, node: NodeProto, values: NDArray[Any]) -> None:
+        """Let a node add a constant to its first input, and nothing else."""
+        for index in reversed(range(1, len(node.input))):
+            self._drop(node, node.input[index])
+            del node.input[index]
+        del node.output[1:]
+        del node.attribute[:]
+        node.op_type = "Add"
+        self.connect_constant(node, 1, values)
 
     def bypass(self, node: NodeProto, last: NodeProto) -> None:
         """Let a node make what `last` made, which is removed."""
@@ -195,10 +228,31 @@ class Graph:
         self._names.add(unused)
         return unused
 
-    def _infer_ranks(self) -> dict[str, int]:
-        # Only the folds around a MatMul ask, and the inference takes a copy of the model.
-        if not any(is_operator(node, "MatMul") for node in self.nodes):
+    def _infer_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        if not any(is_operator(node, *SHAPED_OPERATORS) for node in self.nodes):
             return {}
-        inferred = onnx.shape_inference.infer_shapes(self.model).graph
+        try:
+            inferred = onnx.shape_inference.infer_shapes(self._skeleton(), data_prop=True).graph
+        except onnx.shape_inference.InferenceError:     # no shape is known then, and folds that need one say so
+            return {}
         known = (*inferred.value_info, *inferred.input, *inferred.output)
-        return {v.name: len(v.type.tensor_type.shape.dim) for v in known if v.type.tensor_type.HasField("shape")}
+        shapes: dict[str, tuple[int | None, ...]] = {t.name: tuple(t.dims) for t in self.initializers.values()}
+        return shapes | {
+            v.name: tuple(d.dim_value if d.HasField("dim_value") else None for d in v.type.tensor_type.shape.dim)
+            for v in known if v.type.tensor_type.HasField("shape")}
+
+    def _skeleton(self) -> ModelProto:
+        # The model without the values of its weights: the inference takes copies.
+        skeleton = onnx.ModelProto(ir_version=self.model.ir_version, opset_import=self.model.opset_import,
+                                   functions=self.model.functions)
+        graph, inputs = self.proto, {i.name for i in self.proto.input}
+        skeleton.graph.name = graph.name
+        for field in ("node", "input", "output", "value_info"):
+            getattr(skeleton.graph, field).extend(getattr(graph, field))
+        for tensor in graph.initializer:
+            if math.prod(tensor.dims) <= MOST_SHAPE_VALUES:
+                skeleton.graph.initializer.append(tensor)
+            elif tensor.name not in inputs:
+                skeleton.graph.input.append(
+                    onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        return skeleton

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 DTYPES = tuple(np.dtype(name) for name in ("float16", "float32", "float64"))
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 MATRICES = ("Gemm", "MatMul")
+BATCH_NORM = "BatchNormalization"
 # All of these have the weight at input 1 and the bias at input 2, but for MatMul, which has none.
 WEIGHT, BIAS = 1, 2
 FIRST_OPSET = 7
@@ -78,8 +79,6 @@ def read_layer(graph: Graph, node: NodeProto) -> Layer:
     if is_operator(node, *MATRICES):
         if weight.ndim != 2:
             raise FoldingError(f"the weight of {graph.label(node)} has {weight.ndim} axes; expected 2")
-        if is_operator(node, "MatMul") and graph.rank(node.input[0]) != 2:
-            raise FoldingError(f"the input of {graph.label(node)} is not known to have 2 axes")
         if not attribute(node, "transB", 0):
             weight = weight.T
         weight = weight.astype(np.float64) * attribute(node, "alpha", 1.0)
@@ -103,7 +102,7 @@ def read_layer(graph: Graph, node: NodeProto) -> Layer:
 
 
 def write_layer(graph: Graph, node: NodeProto, folded: Folded) -> None:
-    """Give a node new parameters. A MatMul, which has no bias, becomes a Gemm."""
+    """Give a node new parameters. A MatMul of two axes, which has no bias, becomes a Gemm."""
     weight = folded.weight
     if is_operator(node, *MATRICES):
         weight = weight if attribute(node, "transB", 0) else weight.T
@@ -135,16 +134,21 @@ def read_constant(graph: Graph, node: NodeProto, index: int, name: str) -> NDArr
     return value
 
 
-def read_channels(values: NDArray[Any], channels: int, rank: int, what: str) -> NDArray[np.float64]:
-    """Return a vector over channels from what is broadcast against an array of some rank, channels on axis 1.
+def read_channels(
+    values: NDArray[Any], channels: int, rank: int | None, what: str, axis: int = 1
+) -> NDArray[np.float64]:
+    """Return a vector over channels from what is broadcast against an array of some rank, if that is known.
 
     Raises
     ------
     FoldingError
-        If it varies along another axis, or would add an axis.
+        If it varies along another axis than the channels', or would add an axis.
     """
+    if rank is None and values.ndim:
+        raise FoldingError(f"{what} has shape {values.shape}, and what it meets an unknown number of axes")
+    shape = (1,) * axis + (channels,) + (1,) * ((rank or axis + 1) - axis - 1)
     try:
-        along = np.broadcast_to(values.astype(np.float64), (1, channels, *(1,) * (rank - 2)))
+        along = np.broadcast_to(values.astype(np.float64), shape)
     except ValueError:
         raise FoldingError(f"{what} has shape {values.shape}; expected one value for each of {channels} channels, or "
                            "one for all") from None
@@ -164,6 +168,8 @@ def check_borders(graph: Graph, node: NodeProto, layer: Layer, affine: ChannelAf
     auto = attribute(node, "auto_pad", b"NOTSET").decode()
     if is_operator(node, "Gemm") and attribute(node, "transA", 0):
         raise FoldingError(f"{graph.label(node)} transposes its input")
+    if is_operator(node, "MatMul") and graph.rank(node.input[0]) != 2:
+        raise FoldingError(f"the input of {graph.label(node)} is not known to have 2 axes")
     if is_operator(node, "Conv"):
         # SAME pads so that there is an output for every stride, which a kernel of one has anyway.
         padded = any(pads) if auto == "NOTSET" else auto != "VALID" and any(k > 1 for k in layer.kernel)
