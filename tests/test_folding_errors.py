@@ -93,3 +93,22 @@ def test_overflow_is_refused(dtype, most):
     huge = ChannelAffine(np.zeros(3), np.ones(3), np.full(3, most))
     with pytest.raises(FoldingError, match=f"folded bias overflows {np.dtype(dtype)} in output channels 0, 1$"):
         fastbn.fold_before_linear(huge, np.ones((2, 3), dtype), None)
+
+
+def test_a_layer_with_a_call_of_its_own():
+    class Act(BatchNorm):
+        def __call__(self, x):
+            return super().__call__(x, activation="relu")
+
+    class Doubled(Act):
+        def frozen(self):
+            return ChannelAffine(np.zeros(4), np.full(4, 2.0), np.zeros(4))
+
+    class Named(BatchNorm):
+        pass
+
+    with pytest.raises(TypeError, match="bn of class Act has a __call__ of its own, whose result may be another than"):
+        fastbn.fold_conv(W, B, Act(4))
+    np.testing.assert_array_equal(fastbn.fold_conv(W, B, Doubled(4)).weight, 2 * W)
+    np.testing.assert_array_equal(fastbn.fold_conv(W, B, Named(4)).weight, fastbn.fold_conv(W, B, BatchNorm(4)).weight)
+    assert fastbn.fold_conv(W, B, fastbn.SyncBatchNorm(4)).weight.shape == W.shape

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastbn._overrides import check_methods
 from fastbn.checkpoints.conventions import CONVENTIONS
 from fastbn.checkpoints.conversion import as_array, convert, convert_momentum
 from fastbn.checkpoints.layers import FASTBN, build
-from fastbn.checkpoints.overrides import check_methods, check_module
+from fastbn.checkpoints.modules import check_module
 from fastbn.checkpoints.settings import Settings
 
 if TYPE_CHECKING:

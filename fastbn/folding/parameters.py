@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastbn._checks import check_flag
+from fastbn._overrides import check_methods
 from fastbn.affine import ChannelAffine
 from fastbn.batchnorm import BatchNorm
 from fastbn.folding._borders import (
@@ -48,7 +49,8 @@ def fold_conv(
         (I, O / groups, *kernel).
     bias : array_like of one of these, not necessarily the same, shape (O,), or None
     bn : BatchNorm or ChannelAffine
-        With O channels. Of a layer, the running averages count, whatever its mode. Its axis does not matter.
+        With O channels. Of a layer, the running averages count, whatever its mode. Its axis does not matter. A subclass
+        with a ``__call__`` of its own must have a ``frozen`` of its own too.
     groups : int
         1 for a full convolution, the number of channels for a depthwise one.
     transposed : bool
@@ -247,4 +249,6 @@ def affine_of(bn: BatchNorm | ChannelAffine) -> ChannelAffine:
         return bn
     if not isinstance(bn, BatchNorm):
         raise TypeError(f"bn must be a BatchNorm or a ChannelAffine, got {type(bn).__name__}")
+    if type(bn).frozen is BatchNorm.frozen:     # else it says itself what it is at inference
+        check_methods(bn, "bn", BatchNorm, ("__call__",))
     return bn.frozen()
