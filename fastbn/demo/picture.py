@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fastbn._writing import replace_picture
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -46,7 +44,7 @@ def draw(runs: list[Run], test_digits: int, out: Path) -> None:
         title = f"Learning rate {rate:g}" + (", ten times higher" if rate != rates[0] else "")
         draw_panel(panel, [run for run in runs if run.rate == rate], title)
     panels[0].set_ylabel("Test accuracy, %", color=INK)
-    replace_picture(out, figure)
+    figure.savefig(out)
 
 
 def draw_panel(panel: Axes, runs: list[Run], title: str) -> None:
