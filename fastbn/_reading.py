@@ -11,6 +11,10 @@ _KINDS = ((stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_
           (stat.S_ISBLK, "a device"))
 
 
+class NotRegularError(ValueError):
+    """A pipe, a socket or a device in the place of a file."""
+
+
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Return a regular file, open for reading; never waits for the other end of a pipe.
 
@@ -18,7 +22,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     ------
     OSError
         If it cannot be opened, or is a folder.
-    ValueError
+    NotRegularError
         If it is another kind of file; the message begins with the path.
     """
     # Opened first and looked at then, so that nothing can take its place in between.
@@ -30,7 +34,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
         if not stat.S_ISREG(mode):
             kind = next((kind for test, kind in _KINDS if test(mode)), "a special file")
-            raise ValueError(f"{os.fspath(path)}: is {kind}; expected a regular file")
+            raise NotRegularError(f"{os.fspath(path)}: is {kind}; expected a regular file")
         return open(descriptor, "rb")
     except BaseException:
         os.close(descriptor)

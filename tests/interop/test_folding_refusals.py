@@ -63,6 +63,12 @@ def test_only_files_are_replaced(refused, folder):
     assert (folder / "pipe").is_fifo()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_not_waited_for(refused):
+    os.mkfifo("pipe.onnx")      # to which nobody writes
+    assert refused("pipe.onnx", "folded.onnx") == "pipe.onnx: is a named pipe; expected a regular file"
+
+
 @pytest.mark.parametrize(("shapes", "message"), [
     (["x=2"], "input 'x' has shape (N, 3, 8, 8) in the model; (2,) does not fit"),
     (["x=2,3,8,9"], "input 'x' has shape (N, 3, 8, 8) in the model; (2, 3, 8, 9) does not fit"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from fastbn._reading import NotRegularError, open_regular
 from fastbn._writing import replace
 from fastbn.folding.onnx_graph.check import Agreement, Reference, Shapes, in_one_line
 from fastbn.folding.onnx_graph.fold import Outcome, fold_batch_norms
@@ -97,12 +98,15 @@ def convert(
 def read(path: Path) -> ModelProto:
     """Return the model in a file, with its external data."""
     try:
-        model = onnx.load(path, format="protobuf", load_external_data=False)
+        with open_regular(path) as file:
+            model = onnx.load(file, format="protobuf", load_external_data=False)
         if not model.HasField("graph"):
             raise ConvertError(f"{path} is not an ONNX model: it has no graph")
         onnx.checker.check_model(path)
     except OSError as error:
         raise ConvertError(f"{path} cannot be read: {reason(error)}") from error
+    except NotRegularError as error:
+        raise ConvertError(str(error)) from error
     except DecodeError as error:
         raise ConvertError(f"{path} is not an ONNX model: {in_one_line(error)}") from error
     except onnx.checker.ValidationError as error:
