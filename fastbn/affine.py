@@ -121,8 +121,9 @@ class ChannelAffine:
         >>> ChannelAffine.from_statistics([1.0], [3.0], [4.0], eps=1.0).scale
         array([2.])
         """
-        given = {"mean": mean, "var": var, "gamma": gamma, "beta": beta}
-        vectors = {name: as_vector(values, name) for name, values in given.items() if values is not None}
+        vectors = {"mean": as_vector(mean, "mean"), "var": as_vector(var, "var")}
+        vectors |= {name: as_vector(values, name) for name, values in (("gamma", gamma), ("beta", beta))
+                    if values is not None}
         check_finite(vectors)
         saved = Saved.from_statistics(vectors["mean"], vectors["var"], eps=eps)
         for name in ("gamma", "beta"):
@@ -334,9 +335,12 @@ def as_vector(values: ArrayLike, name: str) -> NDArray[np.float64]:
     if isinstance(values, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask would be ignored; expected a plain array")
     try:
-        return np.array(as_constant(values, name), np.float64)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be an array of numbers: {error}") from error
+        given = np.asarray(as_constant(values, name))
+    except ValueError as error:
+        raise ValueError(f"{name} does not make an array: {error}") from error
+    if given.dtype.kind not in "fiu" and given.dtype.name != "bfloat16":
+        raise TypeError(f"{name} has dtype {given.dtype}; expected real numbers")
+    return np.array(given, np.float64)
 
 
 def check_finite(vectors: Mapping[str, NDArray[np.float64]]) -> None:

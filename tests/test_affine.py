@@ -186,8 +186,11 @@ def test_constructor_errors(arguments, options, error, message):
     ({"beta": [-np.inf, 0]}, ValueError, "^beta has values that are not finite, in channel 0$"),
     ({"gamma": [1, 1e308], "var": [1, 0]}, ValueError, r"^gamma / sqrt\(var \+ eps\) has values .*, in channel 1$"),
     ({"var": [-1, 1]}, ValueError, "^var has negative values, down to -1.0$"),
-    ({"mean": ["a", "b"]}, TypeError, "^mean must be an array of numbers: could not convert string"),
-    ({"var": [1j, 1]}, TypeError, "^var must be an array of numbers: "),
+    ({"mean": ["1", "2"]}, TypeError, "^mean has dtype <U1; expected real numbers$"),
+    ({"var": [1j, 1]}, TypeError, "^var has dtype complex128; expected real numbers$"),
+    ({"var": np.ones(2, complex)}, TypeError, "^var has dtype complex128; expected real numbers$"),
+    ({"mean": None}, TypeError, "^mean has dtype object; expected real numbers$"),
+    ({"mean": [[1], [1, 2]]}, ValueError, "^mean does not make an array: "),
     ({"gamma": np.ma.ones(2)}, TypeError, "^gamma is a masked array"),
     ({"gamma": [1]}, ValueError, r"^gamma has shape \(1,\); expected that of mean, \(2,\)$"),
 ])

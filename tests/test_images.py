@@ -358,7 +358,7 @@ def test_in_place_is_refused():
     (([0.5], [-1.0]), ValueError, "std must be positive and finite, got -1.0"),
     (([0.5], [np.nan]), ValueError, "std must be positive and finite, got nan"),
     (([0.5], [np.inf]), ValueError, "std must be positive and finite, got inf"),
-    ((["a"], [0.5]), TypeError, "mean must be an array of numbers"),
+    ((["a"], [0.5]), TypeError, "mean has dtype <U1; expected real numbers"),
     (([0.5], np.ma.ones(1)), TypeError, "std is a masked array"),
     (([0.5], [0.5], 0), ValueError, "scale must be a finite number other than 0, or None, got 0"),
     (([0.5], [0.5], np.inf), ValueError, "scale must be a finite number other than 0, or None, got inf"),
