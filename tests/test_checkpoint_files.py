@@ -207,7 +207,7 @@ WRONG = {
     "debias, no averages": ({"weight", "bias"}, {"fastbn.debias": "True"}, {}, ValueError, "debias"),
     "eps that does not fit": (set(made.NAMES), {"fastbn.eps": "1e-300"}, {}, ValueError, "eps must be"),
     "momentum that does not fit": (set(made.NAMES), {"fastbn.momentum": "2.0"}, {}, ValueError, "momentum must be"),
-    "missing": ({"weight"}, {}, {}, ValueError, "state misses bias"),
+    "missing": ({"weight", "bias", "running_mean"}, {}, {}, ValueError, "state misses running_var"),
     "other variance": (set(made.NAMES), {}, {"unbiased": False}, ValueError, "count is needed"),
     "a flag": (set(made.NAMES), {}, {"unbiased": "no"}, TypeError, "unbiased must be True or False"),
     "a dtype": (set(made.NAMES), {}, {"dtype": np.int32}, TypeError, "dtype must be float32 or float64"),
