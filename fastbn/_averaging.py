@@ -226,6 +226,13 @@ class Gathering(Moving):
             self.weights.add(batch.size / values_per_channel(self.stats), batch.size)
 
 
+def check_pair(layer: BatchNorm) -> None:
+    """Raise an error where a layer has one running average without the other."""
+    if (layer.running_mean is None) != (layer.running_var is None):
+        missing = "running_mean" if layer.running_mean is None else "running_var"
+        raise ValueError(f"{missing} is None; expected both running averages, or neither")
+
+
 def counts(layer: BatchNorm, batch: Batch) -> bool:
     """Return whether num_batches_tracked grows: where it is what batches are weighed by, an empty one has no weight."""
     return batch.size > 0 or layer.momentum is not None

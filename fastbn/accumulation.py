@@ -68,7 +68,7 @@ class WholeBatch:
         self._parts: list[tuple[Any, Any, bool]] = []
         self._lost = False
         layer._averages.follow(layer, batch)
-        layer._last = None
+        layer._tape.last = None
 
     def __repr__(self) -> str:
         return f"WholeBatch({len(self._mean)}, count={self._count})"

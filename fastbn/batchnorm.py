@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbn import _averaging, _layout, _masked, functional
-from fastbn._averaged import Averaged
+from fastbn import _attributes, _averaging, _layout, _masked, functional
+from fastbn._averaged import MOMENTUM, Averaged
 from fastbn._checkpointed import Checkpointed
 from fastbn._checks import (
     ACTIVATIONS,
     check_activation,
-    check_choice,
-    check_eps,
     check_flag,
     check_integer,
 )
@@ -23,7 +21,7 @@ from fastbn._dispatch import kernels
 from fastbn._layout import same_memory
 from fastbn._masked import Masked
 from fastbn._stateful import Stateful
-from fastbn._threads import check as check_threads
+from fastbn._tape import Tape
 from fastbn.affine import ChannelAffine
 from fastbn.functional import Saved
 
@@ -108,60 +106,65 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
     (1, 3, 4, 4)
     """
 
+    # Checked where they are assigned (_attributes).
+    eps: float
+    unbiased: bool
+    dtype: np.dtype[Any]
+    num_threads: int | None
+    nan_policy: str
+    training: bool
+    gamma: NDArray[Any] | None
+    beta: NDArray[Any] | None
+    grad_gamma: NDArray[Any] | None
+    grad_beta: NDArray[Any] | None
+
     def __init__(
         self,
         num_features: int,
         *,
         axis: int = 1,
         eps: float = 1e-5,
-        momentum: float | None = 0.1,
+        momentum: float | None = MOMENTUM,
         affine: bool = True,
         track_running_stats: bool = True,
         unbiased: bool = True,
-        dtype: DTypeLike = np.float32,
+        dtype: DTypeLike | None = np.float32,
         num_threads: int | None = None,
         averaging: str = "ema",
         debias: bool = False,
         nan_policy: str = "propagate",
     ) -> None:
-        self.num_features = check_integer(num_features, "num_features", 1)
-        self.axis = check_integer(axis, "axis")
+        object.__setattr__(self, "num_features", check_integer(num_features, "num_features", 1))   # once and for all
+        object.__setattr__(self, "dtype", _attributes.check_dtype(dtype))
+        self.axis = axis
         self.eps = eps
-        self.momentum = momentum
-        self.dtype = np.dtype(dtype)
-        if self.dtype not in (np.float32, np.float64):
-            raise TypeError(f"dtype must be float32 or float64, got {self.dtype}")
-        self.affine = check_flag(affine, "affine")
-        self.track_running_stats = check_flag(track_running_stats, "track_running_stats")
-        self.unbiased = check_flag(unbiased, "unbiased")
-        self.num_threads = None if num_threads is None else check_threads(num_threads)
-        self.nan_policy = check_choice(nan_policy, "nan_policy", _averaging.POLICIES)
-        self._choose_averaging(averaging, debias)
+        self.unbiased = unbiased
+        self.num_threads = num_threads
+        self.nan_policy = nan_policy
         self.training = True
+        affine = check_flag(affine, "affine")
+        tracked = check_flag(track_running_stats, "track_running_stats")
         shape = self.num_features
-        self.gamma: NDArray[Any] | None = np.ones(shape, self.dtype) if affine else None
-        self.beta: NDArray[Any] | None = np.zeros(shape, self.dtype) if affine else None
-        self.running_mean: NDArray[Any] | None = np.zeros(shape, self.dtype) if track_running_stats else None
-        self.running_var: NDArray[Any] | None = np.ones(shape, self.dtype) if track_running_stats else None
+        self.gamma = np.ones(shape, self.dtype) if affine else None
+        self.beta = np.zeros(shape, self.dtype) if affine else None
+        self.running_mean = np.zeros(shape, self.dtype) if tracked else None
+        self.running_var = np.ones(shape, self.dtype) if tracked else None
         self.num_batches_tracked = 0
-        self.grad_gamma: NDArray[Any] | None = None
-        self.grad_beta: NDArray[Any] | None = None
-        # What the last forward leaves for backward: x, residual, activation, saved. x is None where the forward wrote
-        # over what a backward would read; saved is None after a forward with running averages, and worked out when
-        # asked.
-        self._last: tuple[Any, Any, int, Saved | Masked | None] | None = None
+        self.grad_gamma = None
+        self.grad_beta = None
+        self._choose_averaging(averaging, momentum, debias)
+        self._tape = Tape()
         # What evaluation mode computes with, while the parameters are what it was made of. They are plain arrays that
         # anybody may change, so they are compared, which takes less time than making the constants again.
         self._constants: kernels.Constants | None = None
 
-    @property
-    def eps(self) -> float:
-        """Added to the variance."""
-        return self._eps
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, _attributes.checked(self, name, value))
 
-    @eps.setter
-    def eps(self, eps: float) -> None:
-        self._eps = check_eps(eps)
+    @property
+    def affine(self) -> bool:
+        """Whether there is a gamma or a beta."""
+        return self.gamma is not None or self.beta is not None
 
     def __repr__(self) -> str:
         more = "".join(f", {name}={value!r}" for name, value, default in (
@@ -172,12 +175,10 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
 
     def __getstate__(self) -> dict[str, Any]:
         # The constants are made again when they are needed; what a backward needs belongs to the arrays of a forward.
-        return {**self.__dict__, "_constants": None, "_last": None}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_constants", "_tape")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # 0.1.0 had none of these.
-        new = {"_constants": None, "debias": False, "nan_policy": "propagate", "_exact": False, "_warned": False}
-        self.__dict__.update({**new, **state, "_last": None})
+        self.__dict__.update(_attributes.migrated(state), _constants=None, _tape=Tape())
         if "_averages" not in state:
             self._averages = _averaging.Moving(_averaging.Weights.after(self.num_batches_tracked, self.momentum))
 
@@ -253,10 +254,10 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         code, slope = (0, 0.0) if activation is None else check_activation(activation)
         mean, var = _averaging.debiased(self) if self.debias else (self.running_mean, self.running_var)
         constants = self._constants
-        if constants is None or not constants.made_of(mean, var, self.gamma, self.beta, self._eps):
+        if constants is None or not constants.made_of(mean, var, self.gamma, self.beta, self.eps):
             # One compiled call reads all parameters and another one loads a state, so that no thread sees half of one.
             self._constants = constants = kernels.Constants(
-                self.num_features, mean, var, self.gamma, self.beta, self._eps)
+                self.num_features, mean, var, self.gamma, self.beta, self.eps)
         try:    # as _forgetting(), in less time
             y = kernels.inference(x, self.axis, constants, residual, out, code, slope, self.num_threads)
         except BaseException as error:
@@ -265,13 +266,13 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         # Over x, nothing is left to go back from; over the residual, the bits of a ReLU cannot be worked out again.
         lost = out is not None and (
             same_memory(out, x) or (code > 0 and residual is not None and same_memory(out, residual)))
-        self._last = (None if lost else x, residual, code, None)
+        self._tape.last = (None if lost else x, residual, code, None)
         return y
 
     def _forget_unless_refused(self, error: BaseException) -> None:
         # A call that is refused has written nothing; one that was interrupted may have written over the last x.
         if not isinstance(error, (TypeError, ValueError)):
-            self._last = None
+            self._tape.last = None
 
     @contextlib.contextmanager
     def _forgetting(self) -> Iterator[None]:
@@ -292,7 +293,7 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         if self.training:
             self._averages.follow(self, _averaging.Batch.from_saved(saved) if read is None else read)
         lost = out is not None and same_memory(out, x)
-        self._last = (None if lost else x, None, int(activation is not None), saved)
+        self._tape.last = (None if lost else x, None, int(activation is not None), saved)
         return y
 
     def _forward_masked(
@@ -316,13 +317,11 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
                     view, chosen, padding, mean, var, self.gamma, self.beta, self.eps, residual, activation, out,
                     self.num_threads)
         lost = out is not None and same_memory(out, x) and masked.rows is None
-        self._last = (None if lost else x, None, check_activation(activation)[0], masked)
+        self._tape.last = (None if lost else x, None, check_activation(activation)[0], masked)
         return y
 
     def _check_running(self) -> None:
-        if (self.running_mean is None) != (self.running_var is None):
-            missing = "running_mean" if self.running_mean is None else "running_var"
-            raise ValueError(f"{missing} is None; expected both running averages, or neither")
+        _averaging.check_pair(self)
         if self.training:
             for name in ("running_mean", "running_var"):
                 running = getattr(self, name)
@@ -356,9 +355,9 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         TypeError, ValueError
             If `dy` or `out` does not fit.
         """
-        if self._last is None:
+        if self._tape.last is None:
             raise RuntimeError("backward needs a forward before it")
-        x, residual, activation, saved = self._last
+        x, residual, activation, saved = self._tape.last
         if x is None:
             raise RuntimeError(
                 "the last forward wrote its result over its input, which backward needs; pass another out")
@@ -375,10 +374,10 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         except BaseException as error:
             # One that was interrupted may have written over a part of x.
             if not isinstance(error, Exception) and out is not None and same_memory(out, x):
-                self._last = None
+                self._tape.last = None
             raise
         if out is not None and same_memory(out, x):
-            self._last = (None, residual, activation, saved)
+            self._tape.last = (None, residual, activation, saved)
         if self.gamma is not None:
             self.grad_gamma = dgamma.astype(self.dtype)
         if self.beta is not None:

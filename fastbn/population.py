@@ -128,14 +128,14 @@ def _check_layers(bn_layers: BatchNorm | Iterable[BatchNorm]) -> list[BatchNorm]
 def _gathering(layers: list[BatchNorm]) -> Iterator[list[Gathering]]:
     # Each layer in training mode with a Gathering for its averages; in the end, as it was.
     gatherings = [Gathering(stats=ChannelStats(layer.num_features, axis=layer.axis)) for layer in layers]
-    before = [(layer.training, layer._averages, layer._last) for layer in layers]
+    before = [(layer.training, layer._averages, layer._tape.last) for layer in layers]
     try:
         for layer, gathering in zip(layers, gatherings, strict=True):
-            layer.training, layer._averages, layer._last = True, gathering, None
+            layer.training, layer._averages, layer._tape.last = True, gathering, None
         yield gatherings
     finally:
         for layer, (training, averages, last) in zip(layers, before, strict=True):
-            layer.training, layer._averages, layer._last = training, averages, last
+            layer.training, layer._averages, layer._tape.last = training, averages, last
 
 
 def _averages(name: str, layer: BatchNorm, gathering: Gathering) -> dict[str, NDArray[Any]]:

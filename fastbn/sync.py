@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from fastbn import _layout, functional
+from fastbn._averaged import MOMENTUM
 from fastbn._checks import check_activation
 from fastbn._dispatch import kernels
 from fastbn._masked import Masked
@@ -83,11 +84,11 @@ class SyncBatchNorm(BatchNorm):
         *,
         axis: int = 1,
         eps: float = 1e-5,
-        momentum: float | None = 0.1,
+        momentum: float | None = MOMENTUM,
         affine: bool = True,
         track_running_stats: bool = True,
         unbiased: bool = True,
-        dtype: DTypeLike = np.float32,
+        dtype: DTypeLike | None = np.float32,
         num_threads: int | None = None,
         averaging: str = "ema",
         debias: bool = False,
@@ -207,7 +208,7 @@ class SyncBatchNorm(BatchNorm):
 
     def _constant_statistics(self) -> bool:
         # Whether the last forward took running averages, and its backward is a matter of this rank alone.
-        return self._last is not None and self._last[3] is None
+        return self._tape.last is not None and self._tape.last[3] is None
 
     def _gradients(
         self, dy: ArrayLike, x: Any, saved: Saved | Masked, out: NDArray[Any] | None,
