@@ -7,7 +7,7 @@ evaluation mode does a dozen times; properties would slow it down.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -25,20 +25,9 @@ if TYPE_CHECKING:
 Check = Callable[["BatchNorm", Any, str], Any]
 
 
-def checked(layer: BatchNorm, name: str, value: Any) -> Any:
-    """Return what an attribute of a layer becomes where a value is assigned to it.
-
-    Raises
-    ------
-    AttributeError
-        If the attribute cannot be assigned; the message says what can be done instead.
-    TypeError, ValueError
-        If the value is not what the attribute must be.
-    """
-    if name in FIXED:
-        raise AttributeError(f"{name} of a {type(layer).__name__} cannot be assigned; {FIXED[name]}")
-    check = CHECKS.get(name)
-    return value if check is None else check(layer, value, name)
+def refuse(layer: BatchNorm, value: Any, name: str) -> NoReturn:
+    """Raise an error that says what can be done in place of an assignment."""
+    raise AttributeError(f"{name} of a {type(layer).__name__} cannot be assigned; {FIXED[name]}")
 
 
 def check_vector(layer: BatchNorm, value: Any, name: str) -> NDArray[Any] | None:
@@ -79,6 +68,16 @@ def check_dtype(dtype: Any) -> np.dtype[Any]:
     return kind
 
 
+FIXED = {
+    "num_features": "make a new layer",
+    "dtype": "make a new layer",
+    "averaging": "make a new layer, or assign momentum, of which None is 'cumulative'",
+    "affine": "assign gamma and beta, or None to do without",
+    "track_running_stats": "assign running_mean and running_var, or None to do without",
+}
+PROPERTIES = ("affine", "track_running_stats")     # of these, which were attributes once
+
+# Each returns what is stored, or raises an error.
 CHECKS: dict[str, Check] = {
     "axis": lambda _, value, name: check_integer(value, name),
     "eps": lambda _, value, name: check_eps(value),
@@ -93,17 +92,8 @@ CHECKS: dict[str, Check] = {
     "running_mean": check_vector,
     "running_var": check_vector,
     "num_batches_tracked": lambda _, value, name: check_tracked(value),
+    **dict.fromkeys(FIXED, refuse),
 }
-
-FIXED = {
-    "num_features": "make a new layer",
-    "dtype": "make a new layer",
-    "averaging": "make a new layer, or assign momentum, of which None is 'cumulative'",
-    "affine": "assign gamma and beta, or None to do without",
-    "track_running_stats": "assign running_mean and running_var, or None to do without",
-}
-
-PROPERTIES = ("affine", "track_running_stats")     # of FIXED, which were attributes once
 
 
 def migrated(state: dict[str, Any]) -> dict[str, Any]:

@@ -67,10 +67,12 @@ def check_vector(name: str, value: Any, channels: int, dtype: np.dtype[Any]) -> 
 
 def check_tracked(value: object) -> int:
     """Return a number of training batches, of a state or a layer."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "iu" or array.size != 1:
-        raise TypeError(f"num_batches_tracked must be one integer, got {value!r}")
-    return check_integer(array.item(), "num_batches_tracked", 0, MOST_BATCHES)
+    if type(value) is not int:      # a layer counts in these, batch by batch
+        array = np.asarray(value)
+        if array.dtype.kind not in "iu" or array.size != 1:
+            raise TypeError(f"num_batches_tracked must be one integer, got {value!r}")
+        value = array.item()
+    return check_integer(value, "num_batches_tracked", 0, MOST_BATCHES)
 
 
 def check_exact(

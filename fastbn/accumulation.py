@@ -154,10 +154,7 @@ class WholeBatch:
                 dy, x, saved, layer.gamma, axis=layer.axis, out=None if out is None else out[i],
                 num_threads=layer.num_threads, sums=sums)
             results.append((dx, *dresidual) if dresidual else dx)
-        if layer.gamma is not None:
-            layer.grad_gamma = dgamma.astype(layer.dtype)
-        if layer.beta is not None:
-            layer.grad_beta = dbeta.astype(layer.dtype)
+        layer._set_gradients(dgamma, dbeta)
         return results
 
     def _saved(self) -> list[Saved]:

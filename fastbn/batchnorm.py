@@ -159,7 +159,8 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         self._constants: kernels.Constants | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, _attributes.checked(self, name, value))
+        check = _attributes.CHECKS.get(name)
+        object.__setattr__(self, name, value if check is None else check(self, value, name))
 
     @property
     def affine(self) -> bool:
@@ -378,11 +379,13 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
             raise
         if out is not None and same_memory(out, x):
             self._tape.last = (None, residual, activation, saved)
-        if self.gamma is not None:
-            self.grad_gamma = dgamma.astype(self.dtype)
-        if self.beta is not None:
-            self.grad_beta = dbeta.astype(self.dtype)
+        self._set_gradients(dgamma, dbeta)
         return (dx, *dresidual) if dresidual else dx
+
+    def _set_gradients(self, dgamma: NDArray[np.float64], dbeta: NDArray[np.float64]) -> None:
+        # There is nothing to check, and a small backward would notice the time.
+        object.__setattr__(self, "grad_gamma", None if self.gamma is None else dgamma.astype(self.dtype))
+        object.__setattr__(self, "grad_beta", None if self.beta is None else dbeta.astype(self.dtype))
 
     def frozen(self) -> ChannelAffine:
         """Return the transform of evaluation mode as an immutable value.
