@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from fastbn.functional import Saved
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
+    from typing_extensions import Self
 
     from fastbn._checks import Activation
     from fastbn._masked import Padding
@@ -173,6 +175,10 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
             ("debias", self.debias, False), ("nan_policy", self.nan_policy, "propagate")) if value != default)
         return (f"BatchNorm({self.num_features}, axis={self.axis}, eps={self.eps}, momentum={self.momentum}, "
                 f"affine={self.affine}, track_running_stats={self.track_running_stats}, dtype={self.dtype}{more})")
+
+    def __copy__(self) -> Self:
+        # A layer that shared arrays, but not the counter and the weights that go with them, would be neither one.
+        return copy.deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
         # The constants are made again when they are needed; what a backward needs belongs to the arrays of a forward.
@@ -383,9 +389,8 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         return (dx, *dresidual) if dresidual else dx
 
     def _set_gradients(self, dgamma: NDArray[np.float64], dbeta: NDArray[np.float64]) -> None:
-        # There is nothing to check, and a small backward would notice the time.
-        object.__setattr__(self, "grad_gamma", None if self.gamma is None else dgamma.astype(self.dtype))
-        object.__setattr__(self, "grad_beta", None if self.beta is None else dbeta.astype(self.dtype))
+        self.grad_gamma = None if self.gamma is None else dgamma.astype(self.dtype)
+        self.grad_beta = None if self.beta is None else dbeta.astype(self.dtype)
 
     def frozen(self) -> ChannelAffine:
         """Return the transform of evaluation mode as an immutable value.

@@ -125,8 +125,11 @@ def test_loading_forgets_the_last_forward():
         bn.backward(batches()[0])
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda bn: pickle.loads(pickle.dumps(bn))],
-                         ids=["copy", "pickle"])
+duplicates = pytest.mark.parametrize("duplicate", [
+    copy.copy, copy.deepcopy, lambda bn: pickle.loads(pickle.dumps(bn))], ids=["copy", "deepcopy", "pickle"])
+
+
+@duplicates
 def test_copies(duplicate):
     bn = trained().eval()
     other = duplicate(bn)
@@ -135,6 +138,30 @@ def test_copies(duplicate):
     other.gamma[...] = 0
     assert bn.gamma.all()
     assert repr(other) == repr(bn)
+    with pytest.raises(RuntimeError, match="backward needs a forward before it"):
+        duplicate(bn).backward(x)
+
+
+@duplicates
+@pytest.mark.parametrize("options", [{}, {"averaging": "exact"}, {"debias": True}, {"momentum": None}], ids=str)
+def test_a_copy_is_independent(duplicate, options):
+    bn = trained(**options)
+    bn.backward(batches()[1])
+    other, state, gradient = duplicate(bn), bn.state_dict(), bn.grad_gamma.copy()
+    for x in batches()[2:]:
+        other(x)
+        other.backward(x)
+    other.grad_gamma[...] = 7
+    other.eps, other.training = 0.5, False
+    assert (bn.num_batches_tracked, other.num_batches_tracked, bn.eps, bn.training) == (2, 4, 1e-5, True)
+    for name, value in bn.state_dict().items():
+        same_bits(value, state[name])
+    same_bits(bn.grad_gamma, gradient)
+    # And it goes on as the original would.
+    for x in batches()[2:]:
+        bn(x)
+    for name, value in bn.state_dict().items():
+        same_bits(other.state_dict()[name], value)
 
 
 def spoil_read_only(bn):

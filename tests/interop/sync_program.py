@@ -239,8 +239,9 @@ def modes():
         bn.backward(x)
     bn.train()
     y, dx = bn(x[mine]), bn.backward(x[mine])
-    for other in (copy.deepcopy(bn), pickle.loads(pickle.dumps(bn))):
+    for other in (copy.copy(bn), copy.deepcopy(bn), pickle.loads(pickle.dumps(bn))):
         assert other.comm == COMM
+        assert other.running_mean is not bn.running_mean
         assert other.timeout == 20
         same_bits(other(x[mine]), y)
         same_bits(other.backward(x[mine]), dx)
@@ -278,6 +279,9 @@ def modes():
     bn = fastbn.SyncBatchNorm(3, comm=half)
     theirs = x.reshape(RANKS, 4, 3, 5)[RANK % 2 :: 2].reshape(-1, 3, 5)
     np.testing.assert_allclose(bn(x[mine]), fastbn.BatchNorm(3)(theirs).reshape(-1, 4, 3, 5)[half.rank], atol=1e-6)
+    for other in (copy.copy(bn), copy.deepcopy(bn)):
+        assert other.comm is half
+        same_bits(other(x[mine]), bn(x[mine]))
     bn.comm = COMM
     same_bits(bn(x[mine]), y)
 
@@ -320,7 +324,7 @@ def errors():
             expect(RuntimeError, f"rank {bad} failed with {error.__name__}: {text}", lambda: bn.backward(x))
     gamma = bn.gamma
     if bad == RANK:
-        bn.gamma = np.ones(4, np.float32)
+        object.__setattr__(bn, "gamma", np.ones(4, np.float32))    # an assignment would refuse it
         expect(ValueError, "gamma has shape (4,)", lambda: bn.backward(x))
     else:
         expect(RuntimeError, f"rank {bad} failed with ValueError: gamma has shape (4,)", lambda: bn.backward(x))
