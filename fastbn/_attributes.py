@@ -73,6 +73,8 @@ FIXED = {
     "dtype": "make a new layer",
     "averaging": "make a new layer, or assign momentum, of which None is 'cumulative'",
     "affine": "assign gamma and beta, or None to do without",
+    "scale": "assign gamma, or None to do without",
+    "center": "assign beta, or None to do without",
     "track_running_stats": "assign running_mean and running_var, or None to do without",
 }
 PROPERTIES = ("affine", "track_running_stats")     # of these, which were attributes once

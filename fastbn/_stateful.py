@@ -38,10 +38,10 @@ class Stateful:
         Returns
         -------
         dict
-            weight and bias if affine; running_mean, running_var and num_batches_tracked if they are kept. With
-            ``averaging="exact"`` also exact_count, exact_mean, exact_mean_low and exact_m2, float64, shape (C,): the
-            statistics of all batches so far, as those of `ChannelStats`. With ``debias=True`` also initial_weight, the
-            weight that the initial values still have in the running averages.
+            weight and bias, where there is a gamma and a beta; running_mean, running_var and num_batches_tracked, where
+            they are kept. With ``averaging="exact"`` also exact_count, exact_mean, exact_mean_low and exact_m2, of
+            float64 and shape (C,): the statistics of all batches so far, as those of `ChannelStats`. With
+            ``debias=True`` also initial_weight, the weight that the initial values still have in the running averages.
 
         Examples
         --------

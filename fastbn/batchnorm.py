@@ -54,6 +54,8 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         averages over all batches so far.
     affine : bool
         Whether there are gamma and beta.
+    scale, center : bool, optional
+        Whether there is a gamma, and a beta; `affine` if not given. ``center=False`` is PyTorch's ``bias=False``.
     track_running_stats : bool
         Whether there are running averages. Without them evaluation mode normalizes by the batch too.
     unbiased : bool
@@ -78,8 +80,10 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
     Attributes
     ----------
     gamma, beta : ndarray, shape (C,), or None
-        The scale and shift to be learned. Change them in place or assign new ones.
+        The scale and shift to be learned. Change them in place or assign new ones; None is 1, and 0.
     running_mean, running_var : ndarray, shape (C,), or None
+    affine, scale, center, track_running_stats : bool
+        Whether there is a gamma or a beta; a gamma; a beta; running averages. They follow from the arrays.
     num_batches_tracked : int
         Training batches seen; without empty ones where all weigh alike (momentum None).
     training : bool
@@ -128,6 +132,8 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         eps: float = 1e-5,
         momentum: float | None = MOMENTUM,
         affine: bool = True,
+        scale: bool | None = None,
+        center: bool | None = None,
         track_running_stats: bool = True,
         unbiased: bool = True,
         dtype: DTypeLike | None = np.float32,
@@ -145,10 +151,12 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         self.nan_policy = nan_policy
         self.training = True
         affine = check_flag(affine, "affine")
+        scale = affine if scale is None else check_flag(scale, "scale")
+        center = affine if center is None else check_flag(center, "center")
         tracked = check_flag(track_running_stats, "track_running_stats")
         shape = self.num_features
-        self.gamma = np.ones(shape, self.dtype) if affine else None
-        self.beta = np.zeros(shape, self.dtype) if affine else None
+        self.gamma = np.ones(shape, self.dtype) if scale else None
+        self.beta = np.zeros(shape, self.dtype) if center else None
         self.running_mean = np.zeros(shape, self.dtype) if tracked else None
         self.running_var = np.ones(shape, self.dtype) if tracked else None
         self.num_batches_tracked = 0
@@ -167,10 +175,21 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
     @property
     def affine(self) -> bool:
         """Whether there is a gamma or a beta."""
-        return self.gamma is not None or self.beta is not None
+        return self.scale or self.center
+
+    @property
+    def scale(self) -> bool:
+        """Whether there is a gamma."""
+        return self.gamma is not None
+
+    @property
+    def center(self) -> bool:
+        """Whether there is a beta."""
+        return self.beta is not None
 
     def __repr__(self) -> str:
         more = "".join(f", {name}={value!r}" for name, value, default in (
+            ("scale", self.scale, self.affine), ("center", self.center, self.affine),
             ("averaging", self.averaging, "cumulative" if self.momentum is None else "ema"),
             ("debias", self.debias, False), ("nan_policy", self.nan_policy, "propagate")) if value != default)
         return (f"BatchNorm({self.num_features}, axis={self.axis}, eps={self.eps}, momentum={self.momentum}, "

@@ -42,7 +42,7 @@ class SyncBatchNorm(BatchNorm):
 
     Parameters
     ----------
-    num_features, axis, eps, momentum, affine, track_running_stats, unbiased, dtype, num_threads
+    num_features, axis, eps, momentum, affine, scale, center, track_running_stats, unbiased, dtype, num_threads
     averaging, debias, nan_policy
         As in `BatchNorm`, and the same on every rank. One value per channel on a rank is fine; on all of them together
         it is not.
@@ -86,6 +86,8 @@ class SyncBatchNorm(BatchNorm):
         eps: float = 1e-5,
         momentum: float | None = MOMENTUM,
         affine: bool = True,
+        scale: bool | None = None,
+        center: bool | None = None,
         track_running_stats: bool = True,
         unbiased: bool = True,
         dtype: DTypeLike | None = np.float32,
@@ -97,9 +99,9 @@ class SyncBatchNorm(BatchNorm):
         timeout: float = 300.0,
     ) -> None:
         super().__init__(
-            num_features, axis=axis, eps=eps, momentum=momentum, affine=affine, track_running_stats=track_running_stats,
-            unbiased=unbiased, dtype=dtype, num_threads=num_threads, averaging=averaging, debias=debias,
-            nan_policy=nan_policy)
+            num_features, axis=axis, eps=eps, momentum=momentum, affine=affine, scale=scale, center=center,
+            track_running_stats=track_running_stats, unbiased=unbiased, dtype=dtype, num_threads=num_threads,
+            averaging=averaging, debias=debias, nan_policy=nan_policy)
         self._peers = Peers(comm, timeout, 1 + 3 * self.num_features)
 
     def __repr__(self) -> str:

@@ -17,6 +17,8 @@ OPTIONS = {
     "settings": {"eps": 1e-3, "momentum": 0.25, "unbiased": False},
     "cumulative": {"momentum": None},
     "not affine": {"affine": False},
+    "no gamma": {"scale": False},
+    "no beta": {"center": False},
     "not tracking": {"track_running_stats": False},
 }
 SUFFIXES = (".safetensors", ".npz")
