@@ -21,8 +21,8 @@ from fastbn.stats import ChannelStats
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from fastbn._saved import Saved
     from fastbn.batchnorm import BatchNorm
-    from fastbn.functional import Saved
 
 AVERAGINGS = ("ema", "cumulative", "exact")
 POLICIES = ("propagate", "raise", "skip_update")
@@ -52,7 +52,7 @@ class Batch(NamedTuple):
     @classmethod
     def from_saved(cls, saved: Saved) -> Batch:
         """Return what a forward found out on its way."""
-        return cls(saved.count, saved.mean, saved.var, saved.mean_low)
+        return cls(saved.count, saved.mean, saved.var, saved._mean_low)
 
     @classmethod
     def from_stats(cls, stats: ChannelStats) -> Batch:

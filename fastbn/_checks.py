@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-# Below this, rstd of a constant channel would overflow float32.
+# The least number above 0 that float32 holds to full precision.
 LEAST_EPS = float(np.finfo(np.float32).tiny)
 
 Activation: TypeAlias = str | tuple[str, float] | None
@@ -66,11 +66,11 @@ def check_number(value: object, name: str, expected: str = "a number") -> float:
 
 
 def check_eps(eps: object) -> float:
-    """Return eps, which must leave rstd of a constant channel within float32."""
+    """Return eps: 0, or large enough that rstd of a constant channel is within float32 and its y is beta."""
     value = check_number(eps, "eps")
-    if not LEAST_EPS <= value < math.inf:
-        raise ValueError(f"eps must be finite and at least {LEAST_EPS:.3g}, got {eps!r}")
-    return value
+    if value != 0 and not LEAST_EPS <= value < math.inf:
+        raise ValueError(f"eps must be 0, or finite and at least {LEAST_EPS:.3g}, got {eps!r}")
+    return abs(value)       # of -0.0
 
 
 def check_momentum(momentum: object) -> float | None:
@@ -100,6 +100,18 @@ def check_activation(activation: object, inference: bool = True) -> tuple[int, f
         raise ValueError(f"activation must be None, {', '.join(map(repr, ACTIVATIONS))} or ('leaky_relu', slope), "
                          f"got {activation!r}")
     return ACTIVATIONS[name], slope
+
+
+def channels_text(channels: list[int]) -> str:
+    """Return channel numbers as `listed` does, behind the word.
+
+    Examples
+    --------
+    >>> from fastbn._checks import channels_text
+    >>> channels_text([3]), channels_text([0, 2])
+    ('channel 3', 'channels 0, 2')
+    """
+    return f"channel{'s' if len(channels) != 1 else ''} {listed(channels)}"
 
 
 def listed(channels: list[int], most: int = 8) -> str:

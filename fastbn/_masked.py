@@ -14,9 +14,9 @@ import numpy as np
 
 from fastbn import _layout, functional
 from fastbn._checks import check_activation
+from fastbn._saved import Saved
 from fastbn._selection import selection
 from fastbn._tensors import to_tensor
-from fastbn.functional import Saved
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from fastbn._masked import Masked
-    from fastbn.functional import Saved
+    from fastbn._saved import Saved
 
     Last: TypeAlias = tuple[Any, Any, int, Saved | Masked | None]
 

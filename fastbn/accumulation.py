@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from fastbn._checks import Activation
+    from fastbn._saved import Saved
     from fastbn.batchnorm import BatchNorm
-    from fastbn.functional import Saved
 
 
 class WholeBatch:

@@ -21,10 +21,10 @@ from fastbn._checks import (
 from fastbn._dispatch import kernels
 from fastbn._layout import same_memory
 from fastbn._masked import Masked
+from fastbn._saved import Saved, check_variance
 from fastbn._stateful import Stateful
 from fastbn._tape import Tape
 from fastbn.affine import ChannelAffine
-from fastbn.functional import Saved
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -48,7 +48,8 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
     axis : int
         The channel axis: 1 for NCHW, -1 for NHWC.
     eps : float
-        Added to the variance.
+        Added to the variance. With 0 a training batch makes NaN of a channel of zero variance, and such a running
+        variance is an error in evaluation mode.
     momentum : float or None
         How far one batch moves the running averages: running = (1 - momentum) * running + momentum * batch. None
         averages over all batches so far.
@@ -263,8 +264,8 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         TypeError
             For another dtype, or arguments of the wrong type.
         ValueError
-            For shapes that do not fit, an `out` that overlaps an input without being it, or, in training mode, one
-            value per channel.
+            For shapes that do not fit, an `out` that overlaps an input without being it, in training mode one value per
+            channel, or in evaluation mode a running variance that is negative, or 0 where eps is 0 too.
         """
         if padding != "zero":
             _masked.check_padding(padding)
@@ -281,6 +282,7 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         mean, var = _averaging.debiased(self) if self.debias else (self.running_mean, self.running_var)
         constants = self._constants
         if constants is None or not constants.made_of(mean, var, self.gamma, self.beta, self.eps):
+            check_variance(var, self.eps, "running_var")
             # One compiled call reads all parameters and another one loads a state, so that no thread sees half of one.
             self._constants = constants = kernels.Constants(
                 self.num_features, mean, var, self.gamma, self.beta, self.eps)
@@ -337,7 +339,7 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
             if self.training and masked.saved is not None:
                 self._averages.follow(self, _averaging.Batch.from_saved(masked.saved) if read is None else read)
         else:
-            mean, var = self._evaluation_statistics()
+            mean, var = self._constant_statistics()
             with self._forgetting():
                 y, masked = _masked.evaluate(
                     view, chosen, padding, mean, var, self.gamma, self.beta, self.eps, residual, activation, out,
@@ -345,6 +347,12 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         lost = out is not None and same_memory(out, x) and masked.rows is None
         self._tape.last = (None if lost else x, None, check_activation(activation)[0], masked)
         return y
+
+    def _constant_statistics(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        # What evaluation mode normalizes by, where there is something to divide by.
+        mean, var = self._evaluation_statistics()
+        check_variance(var, self.eps, "running_var")
+        return mean, var
 
     def _check_running(self) -> None:
         _averaging.check_pair(self)
@@ -391,7 +399,7 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
             raise RuntimeError("backward knows no activation but relu, and the last forward had another")
         if saved is None:
             # An evaluation forward saves nothing, so that inference does not pay for a backward that hardly ever comes.
-            mean, var = self._evaluation_statistics()
+            mean, var = self._constant_statistics()
             saved = functional.inference_saved(
                 x, mean, var, self.gamma, self.beta, axis=self.axis, eps=self.eps, relu=activation > 0,
                 residual=residual, num_threads=self.num_threads)
@@ -422,6 +430,8 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         ------
         RuntimeError
             If the layer keeps no running averages.
+        ValueError
+            If a running variance is negative, or 0 where eps is 0 too.
 
         Examples
         --------
@@ -433,7 +443,7 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
             raise RuntimeError("a layer with track_running_stats=False has no statistics to freeze")
         functional.check_vectors(self.num_features, running_mean=self.running_mean, running_var=self.running_var,
                                  gamma=self.gamma, beta=self.beta)
-        saved = Saved.from_statistics(*self._evaluation_statistics(), eps=self.eps)
+        saved = Saved.from_statistics(*self._constant_statistics(), eps=self.eps)
         scale, shift = functional.relu_coefficients(saved.rstd, self.gamma, self.beta)
         return ChannelAffine(saved.mean, scale, shift, axis=self.axis, num_threads=self.num_threads)
 

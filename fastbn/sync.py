@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
     from fastbn._checks import Activation
-    from fastbn.functional import Saved
+    from fastbn._saved import Saved
 
 
 class SyncBatchNorm(BatchNorm):
@@ -203,19 +203,19 @@ class SyncBatchNorm(BatchNorm):
         TypeError, ValueError
             If `dy` or `out` does not fit.
         """
-        if self._constant_statistics():
+        if self._took_constants():
             return super().backward(dy, out)
         with self._peers.telling(BACKWARD):
             return super().backward(dy, out)
 
-    def _constant_statistics(self) -> bool:
+    def _took_constants(self) -> bool:
         # Whether the last forward took running averages, and its backward is a matter of this rank alone.
         return self._tape.last is not None and self._tape.last[3] is None
 
     def _gradients(
         self, dy: ArrayLike, x: Any, saved: Saved | Masked, out: NDArray[Any] | None,
     ) -> tuple[NDArray[Any], ...]:
-        if isinstance(saved, Masked) or self._peers.alone or self._constant_statistics():
+        if isinstance(saved, Masked) or self._peers.alone or self._took_constants():
             return super()._gradients(dy, x, saved, out)
         # Refused before the exchange.
         view = _layout.view(x, self.axis, self.num_features)

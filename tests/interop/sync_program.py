@@ -95,7 +95,7 @@ def check(shape, layout, dtype, kind, activation, with_residual, **options):
             of_all(saved.mean)
             of_all(saved.var)
             constants = kernels.Constants(
-                shape.channels, saved.mean, saved.var, gamma, beta, bn.eps, saved.mean_low)
+                shape.channels, saved.mean, saved.var, gamma, beta, bn.eps, saved._mean_low)
             same_bits(y, kernels.inference(x, axis, constants, None, None, 0, 0.0, None)[mine])
             assert saved.count == shape.count
 
@@ -400,7 +400,7 @@ def arguments():
             ({"timeout": "1"}, TypeError, "timeout must be a number of seconds, got '1'"),
             ({"timeout": None}, TypeError, "timeout must be a number of seconds, got None"),
             ({"num_features": 0}, ValueError, "num_features must be at least 1"),
-            ({"eps": -1}, ValueError, "eps must be finite"),
+            ({"eps": -1}, ValueError, "eps must be 0, or finite"),
     ):
         expect(error, text, lambda wrong=wrong: fastbn.SyncBatchNorm(**({"num_features": 3} | wrong)))
         for name in wrong.keys() & {"comm", "timeout"}:

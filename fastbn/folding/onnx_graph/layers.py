@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastbn._checks import channels_text
 from fastbn.affine import ChannelAffine
 from fastbn.folding._borders import all_taps_everywhere, check_conv_borders, check_transposed_borders
 from fastbn.folding._certificate import Probe
@@ -50,8 +51,12 @@ def read_batch_norm(graph: Graph, node: NodeProto) -> ChannelAffine:
                               for index, name in enumerate(("scale", "B", "mean", "var"), 1))
     if (var < 0).any():
         raise FoldingError(f"its variance has negative values, down to {var.min():.6g}")
+    radicand = var + attribute(node, "epsilon", 1e-5)
+    if (radicand == 0).any():
+        raise FoldingError(f"its variance is 0 in {channels_text(np.flatnonzero(radicand == 0).tolist())} and its "
+                           "epsilon is 0")
     with np.errstate(all="ignore"):  # ChannelAffine refuses what is not finite
-        scale = gamma / np.sqrt(var + attribute(node, "epsilon", 1e-5))
+        scale = gamma / np.sqrt(radicand)
     try:
         return ChannelAffine(mean, scale, beta)
     except ValueError as error:
