@@ -99,6 +99,14 @@ def test_there_and_back(options, dtype):
         same_bits(back[name], value)
 
 
+def test_eps_zero():
+    theirs = torch.nn.BatchNorm2d(5, eps=0.0).eval()
+    theirs.running_var.copy_(torch.linspace(0.5, 2, 5))
+    ours = BatchNorm.from_torch(theirs)
+    assert ours.eps == 0
+    same_evaluation(ours, theirs, batch("2d", "float32", 1))
+
+
 @pytest.mark.parametrize("options", ["default", "settings", "cumulative"])
 def test_training_goes_on(options):
     theirs = module("2d", **OPTIONS[options])
