@@ -52,7 +52,7 @@ class Batch(NamedTuple):
     @classmethod
     def from_saved(cls, saved: Saved) -> Batch:
         """Return what a forward found out on its way."""
-        return cls(saved.count, saved.mean, saved.var, saved._mean_low)
+        return cls(saved._count, saved._mean, saved._var, saved._mean_low)
 
     @classmethod
     def from_stats(cls, stats: ChannelStats) -> Batch:

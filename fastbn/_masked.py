@@ -41,9 +41,11 @@ class Masked:
     saved : Saved or None
         Of the kernels; None if nothing counted.
     rows : ndarray, shape (K, C), or None
-        What was gathered of x, unless the kernels walked it where it is.
+        What was gathered of x, if that is kept.
     residual : bool
         Whether the forward added a residual.
+    gathered : bool
+        Whether rows were, and are for the backward; else the kernels walk x where it is.
     """
 
     chosen: NDArray[np.bool_]
@@ -52,6 +54,12 @@ class Masked:
     saved: Saved | None
     rows: NDArray[Any] | None
     residual: bool
+    gathered: bool = False
+
+    @property
+    def pending(self) -> bool:
+        """Whether this is of a forward by given statistics, of which nothing has been saved yet."""
+        return self.saved is None and self.gathered
 
 
 def check_padding(padding: object) -> None:
@@ -138,7 +146,7 @@ def forward(
     y_rows, saved = functional.batch_norm_training(
         rows, gamma, beta, eps=eps, residual=other, activation=activation, num_threads=num_threads)
     y = finished(target, view.array, chosen, view.axis, padding, out, y_rows)
-    return y, Masked(chosen, view.axis, padding, saved, rows, residual is not None)
+    return y, Masked(chosen, view.axis, padding, saved, rows, residual is not None, True)
 
 
 def evaluate(
@@ -146,16 +154,30 @@ def evaluate(
     gamma: ArrayLike | None, beta: ArrayLike | None, eps: float, residual: ArrayLike | None, activation: Activation,
     out: NDArray[Any] | None, num_threads: int | None,
 ) -> tuple[Any, Masked]:
-    """Transform the positions that count by given statistics; returns and raises as `forward`."""
+    """Transform the positions that count by given statistics; returns and raises as `forward`.
+
+    Nothing is saved for a backward: `completed` does that when there is one.
+    """
     target, like = places(view, residual, out)
     rows, other = gather(view.array, view.axis, chosen), None if like is None else gather(like.array, view.axis, chosen)
-    y_rows = functional.batch_norm_inference(
-        rows, mean, var, gamma, beta, eps=eps, residual=other, activation=activation, num_threads=num_threads)
+    functional.batch_norm_inference(
+        rows, mean, var, gamma, beta, eps=eps, residual=other, activation=activation, out=rows, num_threads=num_threads)
+    y = finished(target, view.array, chosen, view.axis, padding, out, rows)
+    return y, Masked(chosen, view.axis, padding, None, None, residual is not None, True)
+
+
+def completed(
+    masked: Masked, x: ArrayLike, residual: ArrayLike | None, mean: ArrayLike, var: ArrayLike, gamma: ArrayLike | None,
+    beta: ArrayLike | None, eps: float, relu: bool, num_threads: int | None,
+) -> Masked:
+    """Return what a backward of `evaluate` needs; the residual matters to a ReLU alone."""
+    rows = gather(_layout.as_plain(x, "x"), masked.axis, masked.chosen)
+    other: ArrayLike | None = True if masked.residual else None
+    if relu and residual is not None:
+        other = gather(_layout.as_plain(residual, "residual"), masked.axis, masked.chosen)
     saved = functional.inference_saved(
-        rows, mean, var, gamma, beta, axis=1, eps=eps, relu=activation == "relu", residual=other,
-        num_threads=num_threads) if len(rows) else None
-    y = finished(target, view.array, chosen, view.axis, padding, out, y_rows)
-    return y, Masked(chosen, view.axis, padding, saved, rows, residual is not None)
+        rows, mean, var, gamma, beta, axis=1, eps=eps, relu=relu, residual=other, num_threads=num_threads)
+    return dataclasses.replace(masked, saved=saved if len(rows) else None, rows=rows)
 
 
 def places(
@@ -179,7 +201,7 @@ def backward(
         zeros = np.zeros(view.shape[1])
         nothing = [zeros_of(view)] if masked.residual else []
         return finished(target, gradient.array, chosen, axis, padding, out), zeros, zeros, *nothing
-    if masked.rows is None:
+    if not masked.gathered:
         direct = out is not None and target.array is out
         dx, dgamma, dbeta, *dresidual = functional.gradients(
             dy, x, saved, gamma, axis=axis, out=out if direct else started(gradient.array, padding),
@@ -189,8 +211,9 @@ def backward(
         elif out is None and view.tensor:
             dx = to_tensor(dx)
         return (dx, dgamma, dbeta, *dresidual)
+    x_rows = gather(view.array, axis, chosen) if masked.rows is None else masked.rows
     rows, dgamma, dbeta, *others = functional.batch_norm_backward(
-        gather(gradient.array, axis, chosen), masked.rows, saved, gamma, num_threads=num_threads)
+        gather(gradient.array, axis, chosen), x_rows, saved, gamma, num_threads=num_threads)
     dx = finished(target, gradient.array, chosen, axis, padding, out, rows)
     return (dx, dgamma, dbeta, *(scattered(array, view, chosen, axis) for array in others))
 

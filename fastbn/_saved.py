@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -52,8 +52,6 @@ class Saved:
         arrangement: tuple[int, tuple[int, ...] | None] | None = None,
         index: NDArray[np.intp] | None = None,
     ) -> None:
-        for vector in (mean, var, rstd):
-            vector.flags.writeable = False
         self._mean, self._var, self._rstd, self._count = mean, var, rstd, count
         self._mean_low = mean_low       # the second word of the mean
         self._frozen = frozen           # the statistics are constants to the backward
@@ -68,17 +66,17 @@ class Saved:
     @property
     def mean(self) -> NDArray[np.float64]:
         """The mean of each channel."""
-        return self._mean
+        return read_only(self._mean)
 
     @property
     def var(self) -> NDArray[np.float64]:
         """The biased variance of each channel."""
-        return self._var
+        return read_only(self._var)
 
     @property
     def rstd(self) -> NDArray[np.float64]:
         """1 / sqrt(var + eps) of each channel."""
-        return self._rstd
+        return read_only(self._rstd)
 
     @property
     def count(self) -> int:
@@ -127,7 +125,8 @@ class Saved:
             If it is not that of the forward, or a part of this is not what a forward leaves, which the kernels would
             follow without looking.
         """
-        check(isinstance(self._mean, np.ndarray) and self._mean.ndim == 1, "mean", self._mean)
+        if not isinstance(self._mean, np.ndarray) or self._mean.ndim != 1:
+            refuse("mean", self._mean)
         view = _layout.view(x, axis, len(self._mean))
         if self._shape is not None:
             if view.array.shape != self._shape:
@@ -137,16 +136,25 @@ class Saved:
         elif self._mask is not None or not self._frozen:
             raise ValueError("saved must be what batch_norm_training returned, or come from Saved.from_statistics")
         if self._arrangement is not None:
-            check(is_arrangement(self._arrangement, view), "order of memory", self._arrangement)
+            if not is_arrangement(self._arrangement, view):
+                refuse("order of memory", self._arrangement)
             view = _layout.view(x, axis, arrangement=self._arrangement)
         if self._index is not None:
-            check(is_index(self._index, view.shape[0]), "index", self._index)
+            if not is_index(self._index, view.shape[0]):
+                refuse("index", self._index)
             if not _layout.choose(view, self._index):
                 raise ValueError("x must lie in memory as in the forward, where only some positions counted")
-        if self._mask is not None:
-            words = kernels.bits_words(view)
-            check(is_vector(self._mask, np.uint16) and len(self._mask) == words, "mask", self._mask)
+        if self._mask is not None and not (
+                is_vector(self._mask, np.uint16) and len(self._mask) == kernels.bits_words(view)):
+            refuse("mask", self._mask)
         return view
+
+
+def read_only(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a view that cannot be written to."""
+    view: NDArray[np.float64] = vector.view()
+    view.flags.writeable = False
+    return view
 
 
 def normalizing(
@@ -171,11 +179,10 @@ def check_variance(var: ArrayLike, eps: float, name: str = "var") -> None:
         raise ValueError(f"{name} is 0 in {channels_text(zero)} and eps is 0; expected a positive variance or eps")
 
 
-def check(good: bool, what: str, got: object) -> None:
-    """Raise an error unless a part of a Saved is as a forward left it; the kernels follow it without looking."""
-    if not good:
-        text = f"{got.dtype}{got.shape}" if isinstance(got, np.ndarray) else repr(got)
-        raise ValueError(f"saved must be as a forward returned it, and its {what} is not; got {text:.80}")
+def refuse(what: str, got: object) -> NoReturn:
+    """Raise an error for a part of a Saved that no forward has left; the kernels would follow it without looking."""
+    text = f"{got.dtype}{got.shape}" if isinstance(got, np.ndarray) else repr(got)
+    raise ValueError(f"saved must be as a forward returned it, and its {what} is not; got {text:.80}")
 
 
 def is_vector(value: object, dtype: type[np.generic]) -> bool:

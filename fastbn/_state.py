@@ -67,7 +67,9 @@ def check_vector(name: str, value: Any, channels: int, dtype: np.dtype[Any]) -> 
 
 def check_tracked(value: object) -> int:
     """Return a number of training batches, of a state or a layer."""
-    if type(value) is not int:      # a layer counts in these, batch by batch
+    if type(value) is int and 0 <= value <= MOST_BATCHES:      # as a layer counts, batch by batch
+        return value
+    if type(value) is not int:
         array = np.asarray(value)
         if array.dtype.kind not in "iu" or array.size != 1:
             raise TypeError(f"num_batches_tracked must be one integer, got {value!r}")

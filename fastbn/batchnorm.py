@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import numpy as np
 
@@ -23,7 +25,7 @@ from fastbn._layout import same_memory
 from fastbn._masked import Masked
 from fastbn._saved import Saved, check_variance
 from fastbn._stateful import Stateful
-from fastbn._tape import Tape
+from fastbn._tape import Tape, alive, weakly
 from fastbn.affine import ChannelAffine
 
 if TYPE_CHECKING:
@@ -276,10 +278,14 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
             return self(values, residual, activation, out), offsets
         if mask is not None or lengths is not None:
             return self._forward_masked(x, residual, activation, out, mask, lengths, padding)
-        if self.training or self.running_mean is None or self.running_var is None:
+        mean, var = self.running_mean, self.running_var
+        if self.training or mean is None or var is None:
             return self._forward_batch(x, residual, activation, out)
-        code, slope = (0, 0.0) if activation is None else check_activation(activation)
-        mean, var = _averaging.debiased(self) if self.debias else (self.running_mean, self.running_var)
+        code, slope = 0, 0.0
+        if activation is not None:
+            code, slope = check_activation(activation)
+        if self.debias:
+            mean, var = _averaging.debiased(self)
         constants = self._constants
         if constants is None or not constants.made_of(mean, var, self.gamma, self.beta, self.eps):
             check_variance(var, self.eps, "running_var")
@@ -294,7 +300,13 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         # Over x, nothing is left to go back from; over the residual, the bits of a ReLU cannot be worked out again.
         lost = out is not None and (
             same_memory(out, x) or (code > 0 and residual is not None and same_memory(out, residual)))
-        self._tape.last = (None if lost else x, residual, code, None)
+        if residual is not None:
+            residual = weakly(residual) if code else True
+        try:    # as weakly(), in less time
+            kept: Any = ref(x)
+        except TypeError:
+            kept = x
+        self._tape.last = (None if lost else kept, residual, code, None)
         return y
 
     def _forget_unless_refused(self, error: BaseException) -> None:
@@ -321,7 +333,8 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         if self.training:
             self._averages.follow(self, _averaging.Batch.from_saved(saved) if read is None else read)
         lost = out is not None and same_memory(out, x)
-        self._tape.last = (None if lost else x, None, int(activation is not None), saved)
+        self._tape.last = (
+            None if lost else x if self.training else weakly(x), None, int(activation is not None), saved)
         return y
 
     def _forward_masked(
@@ -344,8 +357,14 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
                 y, masked = _masked.evaluate(
                     view, chosen, padding, mean, var, self.gamma, self.beta, self.eps, residual, activation, out,
                     self.num_threads)
-        lost = out is not None and same_memory(out, x) and masked.rows is None
-        self._tape.last = (None if lost else x, None, check_activation(activation)[0], masked)
+        code = check_activation(activation)[0]
+        if self.training:
+            lost = out is not None and same_memory(out, x) and masked.rows is None
+            self._tape.last = (None if lost else x, None, code, masked)
+            return y
+        used = residual if masked.pending and code else None    # a backward works out again where the ReLU was open
+        lost = out is not None and (same_memory(out, x) or (used is not None and same_memory(out, used)))
+        self._tape.last = (None if lost else weakly(x), weakly(used), code, dataclasses.replace(masked, rows=None))
         return y
 
     def _constant_statistics(self) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -369,7 +388,9 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         x must not have changed since; nor, after a forward in evaluation mode, residual, parameters and running
         averages.
 
-        After a forward in evaluation mode the running averages are constants, and dx = gamma * rstd * dy.
+        After a forward in evaluation mode the running averages are constants, and dx = gamma * rstd * dy. Evaluation
+        mode does not keep x alive, nor a residual: backward needs the arrays themselves that were passed, so hold on to
+        them. (A slice is an array of its own.)
 
         Parameters
         ----------
@@ -385,7 +406,8 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         Raises
         ------
         RuntimeError
-            If there was no forward, or it wrote over its own input, or its activation has no backward.
+            If there was no forward, or it wrote over its own input, or its activation has no backward, or it was in
+            evaluation mode and its input is gone.
         TypeError, ValueError
             If `dy` or `out` does not fit.
         """
@@ -397,8 +419,14 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
                 "the last forward wrote its result over its input, which backward needs; pass another out")
         if activation > ACTIVATIONS["relu"]:
             raise RuntimeError("backward knows no activation but relu, and the last forward had another")
-        if saved is None:
-            # An evaluation forward saves nothing, so that inference does not pay for a backward that hardly ever comes.
+        if type(x) is ref or residual is not None:
+            x, residual = alive(x, "x"), alive(residual, "residual")
+        # An evaluation forward saves nothing, so that inference does not pay for a backward that hardly ever comes.
+        if isinstance(saved, Masked) and saved.pending:
+            mean, var = self._constant_statistics()
+            saved = _masked.completed(
+                saved, x, residual, mean, var, self.gamma, self.beta, self.eps, activation > 0, self.num_threads)
+        elif saved is None:
             mean, var = self._constant_statistics()
             saved = functional.inference_saved(
                 x, mean, var, self.gamma, self.beta, axis=self.axis, eps=self.eps, relu=activation > 0,

@@ -219,6 +219,7 @@ def inference_saved(
 ) -> Saved:
     """Return what `batch_norm_backward` needs of a `batch_norm_inference`, which returns nothing of the kind.
 
+    Without a ReLU only whether there is a residual matters, and True will do for one.
     `count`, if it is given, is that of the training batch of which x is a part, and whose statistics these are.
     """
     if count is None:
