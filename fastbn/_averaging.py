@@ -234,8 +234,8 @@ def check_pair(layer: BatchNorm) -> None:
 
 
 def counts(layer: BatchNorm, batch: Batch) -> bool:
-    """Return whether num_batches_tracked grows: where it is what batches are weighed by, an empty one has no weight."""
-    return batch.size > 0 or layer.momentum is not None
+    """Return whether num_batches_tracked grows: where the weights of batches follow from it, an empty one has none."""
+    return batch.size > 0 or not (layer.momentum is None or layer.debias)
 
 
 def values_per_channel(stats: ChannelStats) -> int:

@@ -70,7 +70,7 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         For every call of this layer; see `fastbn.set_num_threads`.
     averaging : {"ema", "cumulative", "exact"}
         What the running averages are: "ema" moves them by `momentum`; "cumulative" averages over all batches alike,
-        which is ``momentum=None``; "exact" takes mean and variance of all values of all batches since the last reset,
+        which is ``momentum=None`` and takes no other momentum than the default; "exact" takes mean and variance of all values of all batches since the last reset,
         the differences between batches included.
     debias : bool
         Whether evaluation takes the "ema" without the weight that its initial 0 and 1 still have, as Adam does. The
@@ -88,7 +88,7 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
     affine, scale, center, track_running_stats : bool
         Whether there is a gamma or a beta; a gamma; a beta; running averages. They follow from the arrays.
     num_batches_tracked : int
-        Training batches seen; without empty ones where all weigh alike (momentum None).
+        Training batches seen; without empty ones where the weights of batches follow from it (momentum None, debias).
     training : bool
         The mode; see `train` and `eval`.
     grad_gamma, grad_beta : ndarray, shape (C,), or None

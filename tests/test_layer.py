@@ -242,7 +242,8 @@ def test_backward_after_in_place(training):
         with pytest.raises(RuntimeError, match="wrote its result over its input"):
             bn.backward(x)
         assert bn.grad_gamma is None
-        bn(batches()[2])
+        other = batches()[2]
+        bn(other)
         bn.backward(x)
 
 
