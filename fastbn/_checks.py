@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import numpy as np
@@ -42,6 +43,12 @@ def check_flag(value: object, name: str) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return bool(value)
+
+
+def check_iterable(value: object, name: str, expected: str = "an iterable of arrays") -> None:
+    """Raise an error for what cannot be gone through one by one, and for text."""
+    if not isinstance(value, Iterable) or isinstance(value, (str, bytes)):
+        raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
 
 
 def check_choice(value: object, name: str, choices: tuple[str, ...]) -> str:

@@ -43,7 +43,15 @@ def to_array(x: Any, name: str) -> np.ndarray[Any, Any]:
 
 
 def as_array(x: Any, name: str) -> Any:
-    """Return a tensor's memory as an array, and anything else as it is."""
+    """Return a tensor's memory as an array, and anything else as it is, but for None, which is never an array.
+
+    Raises
+    ------
+    TypeError
+        If it is None, or as `to_array`.
+    """
+    if x is None:
+        raise TypeError(f"{name} must be an array, got None")
     return to_array(x, name) if is_tensor(x) else x
 
 

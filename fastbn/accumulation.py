@@ -8,7 +8,7 @@ import numpy as np
 
 from fastbn import functional
 from fastbn._averaging import Batch
-from fastbn._checks import check_activation
+from fastbn._checks import check_activation, check_iterable
 from fastbn._dispatch import kernels
 from fastbn._layout import as_plain, as_target, same_memory, view
 from fastbn.stats import ChannelStats
@@ -50,6 +50,7 @@ class WholeBatch:
     def __init__(self, layer: BatchNorm, micro_batches: Iterable[ArrayLike]) -> None:
         if not layer.training:
             raise RuntimeError("accumulate needs a layer in training mode; evaluation takes micro-batches as they are")
+        check_iterable(micro_batches, "micro_batches")
         layer._check_running()
         functional.check_vectors(layer.num_features, gamma=layer.gamma, beta=layer.beta)
         self.stats = ChannelStats(layer.num_features, axis=layer.axis)
@@ -134,7 +135,10 @@ class WholeBatch:
         """
         if self._lost:
             raise RuntimeError("a forward wrote its result over its input, which backward needs; pass another out")
-        gradients = list(dys)
+        check_iterable(dys, "dys")
+        if out is not None:
+            check_iterable(out, "out")
+        gradients, out = list(dys), None if out is None else list(out)
         seen = sum(as_plain(x, "x").size for x, _, _ in self._parts) // len(self._mean)
         if seen != self._count:
             raise ValueError(f"the forwards had {seen} values per channel in all; expected the {self._count} of all "

@@ -64,14 +64,15 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
     unbiased : bool
         Whether the running variance takes the unbiased variance of the batch (PyTorch, TensorFlow) or the biased one
         (Keras, Flax, ONNX).
-    dtype : dtype
-        float32 or float64, of parameters and running averages; x may be float16 or bfloat16 too. y has the dtype of x.
+    dtype : dtype or None
+        float32 or float64, of parameters and running averages; None is float32. x may be float16 or bfloat16 too. y has
+        the dtype of x.
     num_threads : int, optional
         For every call of this layer; see `fastbn.set_num_threads`.
     averaging : {"ema", "cumulative", "exact"}
         What the running averages are: "ema" moves them by `momentum`; "cumulative" averages over all batches alike,
-        which is ``momentum=None`` and takes no other momentum than the default; "exact" takes mean and variance of all values of all batches since the last reset,
-        the differences between batches included.
+        which is ``momentum=None``, and takes no momentum but the default; "exact" takes mean and variance of all values
+        of all batches since the last reset, the differences between batches included.
     debias : bool
         Whether evaluation takes the "ema" without the weight that its initial 0 and 1 still have, as Adam does. The
         running averages themselves stay as they are.
@@ -98,6 +99,14 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
     ------
     TypeError, ValueError
         If an argument is not what it must be.
+
+    Notes
+    -----
+    What the constructor checks is checked again where an attribute is assigned: axis, eps, momentum, unbiased,
+    num_threads, debias, nan_policy, training, num_batches_tracked, and the shape and dtype of gamma, beta, running_mean
+    and running_var, of which arrays are kept as they are and lists become arrays. num_features, dtype, averaging and
+    what follows from the arrays cannot be assigned (AttributeError). ``copy.copy``, as ``copy.deepcopy`` and a pickle,
+    makes an independent layer, without what the last forward left for `backward`.
 
     Examples
     --------

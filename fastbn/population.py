@@ -11,7 +11,7 @@ import numpy as np
 
 from fastbn import _layout
 from fastbn._averaging import Gathering, values_per_channel
-from fastbn._checks import check_flag, listed
+from fastbn._checks import check_flag, check_iterable, listed
 from fastbn.batchnorm import BatchNorm
 from fastbn.stats import ChannelStats
 
@@ -88,8 +88,7 @@ def population_statistics(
     layers = _check_layers(bn_layers)
     if not callable(forward):
         raise TypeError(f"forward must be callable, got {type(forward).__name__}")
-    if not isinstance(batches, Iterable):
-        raise TypeError(f"batches must be an iterable, got {type(batches).__name__}")
+    check_iterable(batches, "batches", "an iterable")
     if progress is not None:
         check_flag(progress, "progress")
     with _gathering(layers) as gatherings:

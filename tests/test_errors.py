@@ -19,7 +19,7 @@ BAD_X = {
     "complex": (X.astype(np.complex64), TypeError, f"x has dtype complex64; {SUPPORTED}"),
     "objects": (X.astype(object), TypeError, f"x has dtype object; {SUPPORTED}"),
     "text": ("x", TypeError, f"x has dtype <U1; {SUPPORTED}"),
-    "None": (None, TypeError, f"x has dtype object; {SUPPORTED}"),
+    "None": (None, TypeError, "x must be an array, got None"),
     "masked": (np.ma.array(X), TypeError, "x is a masked array.*expected a plain array"),
     "0-d": (np.float32(1), ValueError, r"x has shape \(\); expected two or more dimensions"),
     "1-d": (X[0, 0], ValueError, r"x has shape \(5,\); expected two or more dimensions"),
