@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from fastbn._masked import Padding
 
 
+_set = object.__setattr__       # without a check
+
+
 class BatchNorm(Averaged, Stateful, Checkpointed):
     """Batch normalization over every axis but one, as ``torch.nn.BatchNorm1d``, ``2d`` and ``3d``.
 
@@ -154,8 +157,8 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         debias: bool = False,
         nan_policy: str = "propagate",
     ) -> None:
-        object.__setattr__(self, "num_features", check_integer(num_features, "num_features", 1))   # once and for all
-        object.__setattr__(self, "dtype", _attributes.check_dtype(dtype))
+        _set(self, "num_features", check_integer(num_features, "num_features", 1))      # once and for all
+        _set(self, "dtype", _attributes.check_dtype(dtype))
         self.axis = axis
         self.eps = eps
         self.unbiased = unbiased
@@ -182,7 +185,7 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
 
     def __setattr__(self, name: str, value: Any) -> None:
         check = _attributes.CHECKS.get(name)
-        object.__setattr__(self, name, value if check is None else check(self, value, name))
+        _set(self, name, value if check is None else check(self, value, name))
 
     @property
     def affine(self) -> bool:
@@ -420,26 +423,19 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         TypeError, ValueError
             If `dy` or `out` does not fit.
         """
-        if self._tape.last is None:
+        last = self._tape.last
+        if last is None:
             raise RuntimeError("backward needs a forward before it")
-        x, residual, activation, saved = self._tape.last
+        x, residual, activation, saved = last
         if x is None:
             raise RuntimeError(
                 "the last forward wrote its result over its input, which backward needs; pass another out")
         if activation > ACTIVATIONS["relu"]:
             raise RuntimeError("backward knows no activation but relu, and the last forward had another")
-        if type(x) is ref or residual is not None:
-            x, residual = alive(x, "x"), alive(residual, "residual")
-        # An evaluation forward saves nothing, so that inference does not pay for a backward that hardly ever comes.
-        if isinstance(saved, Masked) and saved.pending:
-            mean, var = self._constant_statistics()
-            saved = _masked.completed(
-                saved, x, residual, mean, var, self.gamma, self.beta, self.eps, activation > 0, self.num_threads)
-        elif saved is None:
-            mean, var = self._constant_statistics()
-            saved = functional.inference_saved(
-                x, mean, var, self.gamma, self.beta, axis=self.axis, eps=self.eps, relu=activation > 0,
-                residual=residual, num_threads=self.num_threads)
+        if type(x) is ref:
+            x = alive(x, "x")
+        if type(saved) is not Saved:
+            saved = self._saved(x, alive(residual, "residual"), activation > 0, saved)
         try:
             dx, dgamma, dbeta, *dresidual = self._gradients(dy, x, saved, out)
         except BaseException as error:
@@ -452,9 +448,23 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         self._set_gradients(dgamma, dbeta)
         return (dx, *dresidual) if dresidual else dx
 
+    def _saved(self, x: Any, residual: Any, relu: bool, saved: Saved | Masked | None) -> Saved | Masked:
+        # An evaluation forward saves nothing, so that inference does not pay for a backward that hardly ever comes.
+        if saved is None:
+            mean, var = self._constant_statistics()
+            return functional.inference_saved(
+                x, mean, var, self.gamma, self.beta, axis=self.axis, eps=self.eps, relu=relu, residual=residual,
+                num_threads=self.num_threads)
+        if isinstance(saved, Masked) and saved.pending:
+            mean, var = self._constant_statistics()
+            return _masked.completed(
+                saved, x, residual, mean, var, self.gamma, self.beta, self.eps, relu, self.num_threads)
+        return saved
+
     def _set_gradients(self, dgamma: NDArray[np.float64], dbeta: NDArray[np.float64]) -> None:
-        self.grad_gamma = None if self.gamma is None else dgamma.astype(self.dtype)
-        self.grad_beta = None if self.beta is None else dbeta.astype(self.dtype)
+        # There is nothing to check, and a small backward would take a tenth longer.
+        _set(self, "grad_gamma", None if self.gamma is None else dgamma.astype(self.dtype))
+        _set(self, "grad_beta", None if self.beta is None else dbeta.astype(self.dtype))
 
     def frozen(self) -> ChannelAffine:
         """Return the transform of evaluation mode as an immutable value.
