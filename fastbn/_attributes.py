@@ -41,6 +41,14 @@ def check_vector(layer: BatchNorm, value: Any, name: str) -> NDArray[Any] | None
     return vector if isinstance(vector, np.ndarray) else np.array(vector, layer.dtype)
 
 
+def check_running(layer: BatchNorm, value: Any, name: str) -> NDArray[Any] | None:
+    """Return as `check_vector`; None only for a layer whose averaging does without."""
+    if value is None and (layer.debias or layer.averaging == "exact"):
+        setting = "debias=True" if layer.debias else "averaging='exact'"
+        raise ValueError(f"{name} must be an array with {setting}, got None")
+    return check_vector(layer, value, name)
+
+
 def check_debias(layer: BatchNorm, value: Any, name: str) -> bool:
     """Return a bool, True only for a layer whose averages start with a weight that can be taken out."""
     debias = check_flag(value, name)
@@ -91,8 +99,8 @@ CHECKS: dict[str, Check] = {
     "training": lambda _, value, name: check_flag(value, name),
     "gamma": check_vector,
     "beta": check_vector,
-    "running_mean": check_vector,
-    "running_var": check_vector,
+    "running_mean": check_running,
+    "running_var": check_running,
     "num_batches_tracked": lambda _, value, name: check_tracked(value),
     **dict.fromkeys(FIXED, refuse),
 }

@@ -47,7 +47,6 @@ class Averaged:
         self._exact = chosen == "exact"
         if self._exact and not self.track_running_stats:
             raise ValueError("track_running_stats must be True with averaging='exact', got False")
-        self.debias = False
         self.momentum = check_momentum(momentum)
         self.debias = check_flag(debias, "debias")
         self._begin()

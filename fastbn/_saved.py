@@ -116,7 +116,7 @@ class Saved:
         check_variance(var, eps)
         return cls(*normalizing(mean, var, eps), 0, frozen=True)
 
-    def view_of(self, x: ArrayLike, axis: int) -> _layout.View:
+    def _view_of(self, x: ArrayLike, axis: int) -> _layout.View:
         """Return a view of the forward's x as the kernels walk it.
 
         Raises

@@ -165,6 +165,7 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         self.num_threads = num_threads
         self.nan_policy = nan_policy
         self.training = True
+        self.momentum, self._exact, self.debias = MOMENTUM, False, False        # until the averaging is chosen
         affine = check_flag(affine, "affine")
         scale = affine if scale is None else check_flag(scale, "scale")
         center = affine if center is None else check_flag(center, "center")

@@ -365,5 +365,5 @@ def backward_views(
         raise TypeError(f"saved must be a Saved, the second value of batch_norm_training, got {type(saved).__name__}")
     if num_threads is not None:
         check_threads(num_threads)
-    view = saved.view_of(x, axis)
+    view = saved._view_of(x, axis)
     return view, _layout.like(view, dy, "dy")
