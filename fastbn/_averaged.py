@@ -21,33 +21,34 @@ if TYPE_CHECKING:
     from fastbn.batchnorm import BatchNorm
 
 
+MOMENTUM = 0.1      # the default
+
+
 class Averaged:
     """The methods; `BatchNorm` inherits them."""
 
     num_features: int
     axis: int
-    track_running_stats: bool
+    momentum: float | None
     debias: bool
     running_mean: NDArray[Any] | None
     running_var: NDArray[Any] | None
     num_batches_tracked: int
     _averages: _averaging.Moving
     _exact: bool
-    _momentum: float | None
     _warned: bool       # of a batch that the averages do not follow
 
-    def _choose_averaging(self, averaging: object, debias: object) -> None:
+    def _choose_averaging(self, averaging: object, momentum: object, debias: object) -> None:
         chosen = check_choice(averaging, "averaging", _averaging.AVERAGINGS)
-        self.debias = check_flag(debias, "debias")
         if chosen == "cumulative":
-            self.momentum = None
+            if check_momentum(momentum) not in (None, MOMENTUM):
+                raise ValueError(f"momentum must be None, or not given, with averaging='cumulative', got {momentum!r}")
+            momentum = None
         self._exact = chosen == "exact"
-        if not self.track_running_stats and (self._exact or self.debias):
-            wrong = "debias=True" if self.debias else "averaging='exact'"
-            raise ValueError(f"track_running_stats must be True with {wrong}, got False")
-        if self.debias and self.averaging != "ema":
-            raise ValueError(f"debias must be False where averaging is {self.averaging!r}, whose start has no weight; "
-                             "got True")
+        if self._exact and not self.track_running_stats:
+            raise ValueError("track_running_stats must be True with averaging='exact', got False")
+        self.momentum = check_momentum(momentum)
+        self.debias = check_flag(debias, "debias")
         self._begin()
 
     def _begin(self) -> None:
@@ -56,13 +57,9 @@ class Averaged:
         self._warned = False
 
     @property
-    def momentum(self) -> float | None:
-        """How far one batch moves the running averages; None averages over all."""
-        return self._momentum
-
-    @momentum.setter
-    def momentum(self, momentum: float | None) -> None:
-        self._momentum = check_momentum(momentum)
+    def track_running_stats(self) -> bool:
+        """Whether there are running averages."""
+        return self.running_mean is not None or self.running_var is not None
 
     @property
     def averaging(self) -> str:

@@ -21,8 +21,8 @@ from fastbn.stats import ChannelStats
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from fastbn._saved import Saved
     from fastbn.batchnorm import BatchNorm
-    from fastbn.functional import Saved
 
 AVERAGINGS = ("ema", "cumulative", "exact")
 POLICIES = ("propagate", "raise", "skip_update")
@@ -55,8 +55,8 @@ class Batch(NamedTuple):
     @classmethod
     def from_saved(cls, saved: Saved, counts: NDArray[np.float64] | None = None) -> Batch:
         """Return what a forward found out on its way."""
-        size = saved.count if counts is None else int(counts.max())
-        return cls(size, saved.mean, saved.var, saved.mean_low, counts=counts)
+        size = saved._count if counts is None else int(counts.max())
+        return cls(size, saved._mean, saved._var, saved._mean_low, counts=counts)
 
     @classmethod
     def from_stats(cls, stats: ChannelStats) -> Batch:
@@ -257,9 +257,16 @@ class Gathering(Moving):
             self.weights.add(batch.size / values_per_channel(self.stats), batch)
 
 
+def check_pair(layer: BatchNorm) -> None:
+    """Raise an error where a layer has one running average without the other."""
+    if (layer.running_mean is None) != (layer.running_var is None):
+        missing = "running_mean" if layer.running_mean is None else "running_var"
+        raise ValueError(f"{missing} is None; expected both running averages, or neither")
+
+
 def counts(layer: BatchNorm, batch: Batch) -> bool:
-    """Return whether num_batches_tracked grows: where it is what batches are weighed by, an empty one has no weight."""
-    return batch.size > 0 or layer.momentum is not None
+    """Return whether num_batches_tracked grows: where the weights of batches follow from it, an empty one has none."""
+    return batch.size > 0 or not (layer.momentum is None or layer.debias)
 
 
 def values_per_channel(stats: ChannelStats) -> int:

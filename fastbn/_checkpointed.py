@@ -33,7 +33,8 @@ class Checkpointable(Protocol):
         """How the running averages follow the batches."""
 
     def __init__(
-        self, num_features: int, *, affine: bool = True, track_running_stats: bool = True, **settings: Unpack[Settings],
+        self, num_features: int, *, affine: bool = True, scale: bool | None = None, center: bool | None = None,
+        track_running_stats: bool = True, **settings: Unpack[Settings],
     ) -> None: ...
 
     def train(self, mode: bool = True) -> object:
@@ -175,9 +176,10 @@ class Checkpointed:
         Parameters
         ----------
         module : torch.nn.BatchNorm1d, BatchNorm2d, BatchNorm3d or SyncBatchNorm
-            On any device. Parameters of float16 and bfloat16 become float32. Of a SyncBatchNorm the layer has the
-            averages that all processes share; in training it takes the statistics of this process alone, unless it is
-            a `fastbn.SyncBatchNorm`. A subclass is converted if it computes what its base does.
+            On any device. Parameters of float16 and bfloat16 become float32. Of one with ``bias=False`` beta is None.
+            Of a SyncBatchNorm the layer has the averages that all processes share; in training it takes the statistics
+            of this process alone, unless it is a `fastbn.SyncBatchNorm`. A subclass is converted if it computes what
+            its base does.
 
         Returns
         -------
@@ -205,8 +207,8 @@ class Checkpointed:
         Parameters
         ----------
         layer : keras.layers.BatchNormalization
-            Of any backend, or of a subclass without a ``call`` of its own. A gamma or beta that it does without is 1 or
-            0, unless it does without both.
+            Of any backend, or of a subclass without a ``call`` of its own. A gamma or beta that it does without
+            (``scale=False``, ``center=False``) is None here too.
 
         Returns
         -------

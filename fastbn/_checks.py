@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
 
-# Below this, rstd of a constant channel would overflow float32.
+# The least number above 0 that float32 holds to full precision.
 LEAST_EPS = float(np.finfo(np.float32).tiny)
 
 Activation: TypeAlias = str | tuple[str, float] | None
@@ -45,6 +45,12 @@ def check_flag(value: object, name: str) -> bool:
     return bool(value)
 
 
+def check_iterable(value: object, name: str, expected: str = "an iterable of arrays") -> None:
+    """Raise an error for what cannot be gone through one by one, and for text."""
+    if not isinstance(value, Iterable) or isinstance(value, (str, bytes)):
+        raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
+
+
 def check_choice(value: object, name: str, choices: tuple[str, ...]) -> str:
     """Return one of some words."""
     if not isinstance(value, str):
@@ -67,11 +73,11 @@ def check_number(value: object, name: str, expected: str = "a number") -> float:
 
 
 def check_eps(eps: object) -> float:
-    """Return eps, which must leave rstd of a constant channel within float32."""
+    """Return eps: 0, or large enough that rstd of a constant channel is within float32 and its y is beta."""
     value = check_number(eps, "eps")
-    if not LEAST_EPS <= value < math.inf:
-        raise ValueError(f"eps must be finite and at least {LEAST_EPS:.3g}, got {eps!r}")
-    return value
+    if value != 0 and not LEAST_EPS <= value < math.inf:
+        raise ValueError(f"eps must be 0, or finite and at least {LEAST_EPS:.3g}, got {eps!r}")
+    return abs(value)       # of -0.0
 
 
 def check_momentum(momentum: object) -> float | None:

@@ -150,7 +150,7 @@ def make_report(layer: BatchNorm, x: ArrayLike | None) -> Report:
     mean, var = (np.array(v, np.float64) for v in layer._evaluation_statistics())
     gamma, beta = (np.full(layer.num_features, missing) if v is None else np.array(as_constant(v, name), np.float64)
                    for v, name, missing in ((layer.gamma, "gamma", 1.0), (layer.beta, "beta", 0.0)))
-    with np.errstate(invalid="ignore"):  # of a negative variance
+    with np.errstate(invalid="ignore", divide="ignore"):  # of a negative variance, or none at all
         scale = gamma / np.sqrt(var + layer.eps)
     limit = float(np.finfo(layer.dtype).max) / HEADROOM
     weights = layer._averages.weights

@@ -46,7 +46,8 @@ def convert(
     elif dtype is not None and np.dtype(dtype) != array.dtype:
         raise TypeError(f"dtype is {dtype}; expected that of x, {array.dtype}, or None, unless x is uint8 or uint16")
     else:
-        y = moved(affine, array, as_array(residual, "residual"), activation, target, from_axis, to_axis)
+        other = None if residual is None else as_array(residual, "residual")
+        y = moved(affine, array, other, activation, target, from_axis, to_axis)
     if out is not None:
         return out
     return to_tensor(y) if is_tensor(x) else y

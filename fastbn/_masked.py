@@ -15,9 +15,9 @@ import numpy as np
 
 from fastbn import _layout, _masked_channels, functional
 from fastbn._checks import check_activation
+from fastbn._saved import Saved
 from fastbn._selection import selection
 from fastbn._tensors import to_tensor
-from fastbn.functional import Saved
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -42,9 +42,13 @@ class Masked:
     saved : Saved or None
         Of the kernels; None if nothing counted.
     rows : ndarray, shape (K, C), or None
-        What was gathered of x, unless the kernels walked it where it is.
+        What was gathered of x, if that is kept.
     residual : bool
         Whether the forward added a residual.
+    gathered : bool
+        Whether rows were, and are for the backward; else the kernels walk x where it is.
+    by_channel : bool
+        Whether each channel has a mask of its own.
     """
 
     chosen: NDArray[np.bool_]
@@ -53,13 +57,18 @@ class Masked:
     saved: Saved | None
     rows: NDArray[Any] | None
     residual: bool
+    gathered: bool = False
+    by_channel: bool = False
+
+    @property
+    def pending(self) -> bool:
+        """Whether this is of a forward by given statistics, of which nothing has been saved yet."""
+        return self.saved is None and (self.gathered or self.by_channel)
 
     @property
     def counts(self) -> NDArray[np.float64] | None:
         """How many values counted in each channel, where channels differ."""
-        by_channel = self.saved is not None and self.saved.shape is not None and (
-            self.chosen.ndim == len(self.saved.shape) and self.rows is None)
-        return _masked_channels.counts_of(self.chosen) if by_channel else None
+        return _masked_channels.counts_of(self.chosen) if self.by_channel else None
 
 
 def check_padding(padding: object) -> None:
@@ -131,7 +140,7 @@ def forward(
         values, found = _masked_channels.forward(
             view, chosen, gamma, beta, eps, None if like is None else like.array, activation, num_threads)
         y = _masked_channels.placed(target, values, chosen, view.array, padding == "zero", out, view.tensor)
-        return y, Masked(chosen, view.axis, padding, found, None, residual is not None)
+        return y, Masked(chosen, view.axis, padding, found, None, residual is not None, by_channel=True)
     index = np.flatnonzero(chosen)
     if len(index) == 1:
         raise ValueError("a single position of x counts, one value per channel, so there is no variance to learn from")
@@ -152,7 +161,7 @@ def forward(
     y_rows, saved = functional.batch_norm_training(
         rows, gamma, beta, eps=eps, residual=other, activation=activation, num_threads=num_threads)
     y = finished(target, view.array, chosen, view.axis, padding, out, y_rows)
-    return y, Masked(chosen, view.axis, padding, saved, rows, residual is not None)
+    return y, Masked(chosen, view.axis, padding, saved, rows, residual is not None, True)
 
 
 def evaluate(
@@ -160,26 +169,42 @@ def evaluate(
     gamma: ArrayLike | None, beta: ArrayLike | None, eps: float, residual: ArrayLike | None, activation: Activation,
     out: NDArray[Any] | None, num_threads: int | None,
 ) -> tuple[Any, Masked]:
-    """Transform the positions that count by given statistics; returns and raises as `forward`."""
+    """Transform the positions that count by given statistics; returns and raises as `forward`.
+
+    Nothing is saved for a backward: `completed` does that when there is one.
+    """
     target, like = places(view, residual, out)
     if chosen.ndim == view.array.ndim:
         added = None if like is None else like.array
         values = functional.batch_norm_inference(
             view.array, mean, var, gamma, beta, axis=view.axis, eps=eps, residual=added, activation=activation,
             num_threads=num_threads)
-        given = functional.inference_saved(
-            view.array, mean, var, gamma, beta, axis=view.axis, eps=eps, relu=activation == "relu", residual=added,
-            num_threads=num_threads)
         y = _masked_channels.placed(target, values, chosen, view.array, padding == "zero", out, view.tensor)
-        return y, Masked(chosen, view.axis, padding, given, None, residual is not None)
+        return y, Masked(chosen, view.axis, padding, None, None, residual is not None, by_channel=True)
     rows, other = gather(view.array, view.axis, chosen), None if like is None else gather(like.array, view.axis, chosen)
-    y_rows = functional.batch_norm_inference(
-        rows, mean, var, gamma, beta, eps=eps, residual=other, activation=activation, num_threads=num_threads)
+    functional.batch_norm_inference(
+        rows, mean, var, gamma, beta, eps=eps, residual=other, activation=activation, out=rows, num_threads=num_threads)
+    y = finished(target, view.array, chosen, view.axis, padding, out, rows)
+    return y, Masked(chosen, view.axis, padding, None, None, residual is not None, True)
+
+
+def completed(
+    masked: Masked, x: ArrayLike, residual: ArrayLike | None, mean: ArrayLike, var: ArrayLike, gamma: ArrayLike | None,
+    beta: ArrayLike | None, eps: float, relu: bool, num_threads: int | None,
+) -> Masked:
+    """Return what a backward of `evaluate` needs; the residual matters to a ReLU alone."""
+    other: ArrayLike | None = True if masked.residual else None
+    if masked.by_channel:
+        saved = functional.inference_saved(
+            x, mean, var, gamma, beta, axis=masked.axis, eps=eps, relu=relu,
+            residual=residual if relu and residual is not None else other, num_threads=num_threads)
+        return dataclasses.replace(masked, saved=saved)
+    rows = gather(_layout.as_plain(x, "x"), masked.axis, masked.chosen)
+    if relu and residual is not None:
+        other = gather(_layout.as_plain(residual, "residual"), masked.axis, masked.chosen)
     saved = functional.inference_saved(
-        rows, mean, var, gamma, beta, axis=1, eps=eps, relu=activation == "relu", residual=other,
-        num_threads=num_threads) if len(rows) else None
-    y = finished(target, view.array, chosen, view.axis, padding, out, y_rows)
-    return y, Masked(chosen, view.axis, padding, saved, rows, residual is not None)
+        rows, mean, var, gamma, beta, axis=1, eps=eps, relu=relu, residual=other, num_threads=num_threads)
+    return dataclasses.replace(masked, saved=saved if len(rows) else None, rows=rows)
 
 
 def places(
@@ -203,12 +228,12 @@ def backward(
         zeros = np.zeros(view.shape[1])
         nothing = [zeros_of(view)] if masked.residual else []
         return finished(target, gradient.array, chosen, axis, padding, out), zeros, zeros, *nothing
-    if chosen.ndim == view.array.ndim:
+    if masked.by_channel:
         values, dgamma, dbeta, *others = _masked_channels.backward(
             gradient.array, view.array, saved, chosen, axis, gamma, num_threads)
         dx = _masked_channels.placed(target, values, chosen, gradient.array, padding == "zero", out, view.tensor)
         return (dx, dgamma, dbeta, *(to_tensor(array) if view.tensor else array for array in others))
-    if masked.rows is None:
+    if not masked.gathered:
         direct = out is not None and target.array is out
         dx, dgamma, dbeta, *dresidual = functional.gradients(
             dy, x, saved, gamma, axis=axis, out=out if direct else started(gradient.array, padding),
@@ -218,8 +243,9 @@ def backward(
         elif out is None and view.tensor:
             dx = to_tensor(dx)
         return (dx, dgamma, dbeta, *dresidual)
+    x_rows = gather(view.array, axis, chosen) if masked.rows is None else masked.rows
     rows, dgamma, dbeta, *others = functional.batch_norm_backward(
-        gather(gradient.array, axis, chosen), masked.rows, saved, gamma, num_threads=num_threads)
+        gather(gradient.array, axis, chosen), x_rows, saved, gamma, num_threads=num_threads)
     dx = finished(target, gradient.array, chosen, axis, padding, out, rows)
     return (dx, dgamma, dbeta, *(scattered(array, view, chosen, axis) for array in others))
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from fastbn._checks import Activation
-    from fastbn.functional import Saved
+    from fastbn._saved import Saved
 
 
 def counts_of(chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -65,11 +65,11 @@ def backward(
     """
     full = np.moveaxis(chosen, -1, axis)
     dy, x = (np.where(full, array, array.dtype.type(0)) for array in (dy, x))
-    if saved.frozen:
+    if saved._frozen:
         return functional.gradients(dy, x, saved, gamma, axis=axis, out=None, num_threads=num_threads)
     sums = functional.gradient_sums(dy, x, saved, axis=axis, num_threads=num_threads)
     counts = counts_of(chosen)
-    share = np.divide(saved.count, counts, out=np.zeros(len(counts)), where=counts > 0)
+    share = np.divide(saved._count, counts, out=np.zeros(len(counts)), where=counts > 0)
     dx, _, _, *others = functional.gradients(
         dy, x, saved, gamma, axis=axis, out=None, num_threads=num_threads, sums=sums * share)
     dbeta, about_mean = sums

@@ -10,6 +10,7 @@ c) A piece begins with a header that says what its rank is doing. Every rank see
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from fastbn._checks import check_number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from typing_extensions import Self
 
 FORWARD, BACKWARD = 0, 1
 OPERATIONS = ("forward", "backward")
@@ -157,6 +159,9 @@ class Peers:
         self.timeout = check_timeout(timeout)
         self.width = width
         self.turn = 0
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return copy.copy(self)      # the communicator is shared: a layer and its copy are on the same ranks
 
     @property
     def alone(self) -> bool:

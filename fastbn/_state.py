@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbn._checks import listed
+from fastbn._checks import check_integer, listed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 EXACT = ("exact_count", "exact_mean", "exact_mean_low", "exact_m2")
 # Beside PyTorch's names: a state may do without them, and have them without need.
 EXTRA = (*EXACT, "initial_weight")
+MOST_BATCHES = 2 ** 63 - 1      # a state holds the counter as int64
 
 
 def check_state(
@@ -65,14 +66,15 @@ def check_vector(name: str, value: Any, channels: int, dtype: np.dtype[Any]) -> 
 
 
 def check_tracked(value: object) -> int:
-    """Return the number of batches that a state says it has seen."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "iu" or array.size != 1:
-        raise TypeError(f"num_batches_tracked must be one integer, got {value!r}")
-    count = int(array.reshape(()))
-    if count < 0:
-        raise ValueError(f"num_batches_tracked must not be negative, got {count}")
-    return count
+    """Return a number of training batches, of a state or a layer."""
+    if type(value) is int and 0 <= value <= MOST_BATCHES:      # as a layer counts, batch by batch
+        return value
+    if type(value) is not int:
+        array = np.asarray(value)
+        if array.dtype.kind not in "iu" or array.size != 1:
+            raise TypeError(f"num_batches_tracked must be one integer, got {value!r}")
+        value = array.item()
+    return check_integer(value, "num_batches_tracked", 0, MOST_BATCHES)
 
 
 def check_exact(

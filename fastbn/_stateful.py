@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from fastbn import _layout
+from fastbn._averaging import check_pair
 from fastbn._state import check_state
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastbn._averaging import Moving
+    from fastbn._tape import Tape
     from fastbn.batchnorm import BatchNorm
+
+
+# What PyTorch calls the attributes.
+NAMES = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_var"}
 
 
 class Stateful:
@@ -22,11 +28,9 @@ class Stateful:
 
     num_features: int
     dtype: np.dtype[Any]
-    affine: bool
-    track_running_stats: bool
     num_batches_tracked: int
     _averages: Moving
-    _last: Any
+    _tape: Tape
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Return copies of parameters and running averages under PyTorch's names.
@@ -34,10 +38,10 @@ class Stateful:
         Returns
         -------
         dict
-            weight and bias if affine; running_mean, running_var and num_batches_tracked if they are kept. With
-            ``averaging="exact"`` also exact_count, exact_mean, exact_mean_low and exact_m2, float64, shape (C,): the
-            statistics of all batches so far, as those of `ChannelStats`. With ``debias=True`` also initial_weight, the
-            weight that the initial values still have in the running averages.
+            weight and bias, where there is a gamma and a beta; running_mean, running_var and num_batches_tracked, where
+            they are kept. With ``averaging="exact"`` also exact_count, exact_mean, exact_mean_low and exact_m2, of
+            float64 and shape (C,): the statistics of all batches so far, as those of `ChannelStats`. With
+            ``debias=True`` also initial_weight, the weight that the initial values still have in the running averages.
 
         Examples
         --------
@@ -48,7 +52,7 @@ class Stateful:
         names = self._state_names()
         out = {name: np.empty(self.num_features, self.dtype) for name in names}
         _layout.assign(out, {name: getattr(self, attribute) for name, attribute in names.items()})
-        if self.track_running_stats:
+        if "running_mean" in names:
             out["num_batches_tracked"] = np.array(self.num_batches_tracked, np.int64)
             out |= self._averages.to_state(cast("BatchNorm", self))
         return out
@@ -74,13 +78,11 @@ class Stateful:
         loaded, tracked = check_state(state, self._state_names(), self.num_features, self.dtype)
         averages = self._averages.from_state(cast("BatchNorm", self), state, loaded, tracked)
         _layout.assign({attribute: getattr(self, attribute) for attribute in loaded}, loaded)
-        if self.track_running_stats:
+        if "running_mean" in loaded:
             self.num_batches_tracked = tracked
         self._averages = averages
-        self._last = None
+        self._tape.last = None
 
     def _state_names(self) -> dict[str, str]:
-        names = {"weight": "gamma", "bias": "beta"} if self.affine else {}
-        if self.track_running_stats:
-            names |= {"running_mean": "running_mean", "running_var": "running_var"}
-        return names
+        check_pair(cast("BatchNorm", self))
+        return {name: attribute for name, attribute in NAMES.items() if getattr(self, attribute) is not None}

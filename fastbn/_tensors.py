@@ -49,15 +49,17 @@ def to_array(x: Any, name: str) -> np.ndarray[Any, Any]:
 
 
 def as_array(x: Any, name: str) -> Any:
-    """Return the memory of a tensor or of an object that exports it as an array, and anything else as it is.
+    """Return the memory of a tensor or of an object that exports it as an array; anything else but None as it is.
 
     Raises
     ------
     TypeError
-        As `to_array`, and if an object has no plain memory of the CPU.
+        If it is None, or as `to_array`, and if an object has no plain memory of the CPU.
     ImportError
         As `to_array`.
     """
+    if x is None:
+        raise TypeError(f"{name} must be an array, got None")
     if is_tensor(x):
         return to_array(x, name)
     kind = type(x)

@@ -1,11 +1,12 @@
 """How many threads a call may use.
 
 The first of these that says something decides: the `num_threads` of the call or layer, ``with fastbn.num_threads(n)``,
-``fastbn.set_num_threads(n)``, FASTBN_NUM_THREADS, OMP_NUM_THREADS, and else the CPUs that the calling thread may run on,
-by affinity and by the quota of its cgroup. The affinity is read at each call that may use threads, so that a later
+``fastbn.set_num_threads(n)``, FASTBN_NUM_THREADS, OMP_NUM_THREADS, and else the CPUs that the calling thread may run
+on, by affinity and by the quota of its cgroup. The affinity is read at each call that may use threads, so that a later
 ``sched_setaffinity`` counts; where OMP_PROC_BIND, OMP_PLACES or GOMP_CPU_AFFINITY bind the threads of OpenMP, the CPUs
-that they are bound to count instead, because the runtime binds the first thread to one of them. The kernels pass the count to every parallel region; the default of the OpenMP
-runtime is neither read nor set, so other libraries in the process keep theirs.
+that they are bound to count instead, because the runtime binds the first thread to one of them. The kernels pass the
+count to every parallel region; the default of the OpenMP runtime is neither read nor set, so other libraries in the
+process keep theirs.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastbn import functional
 from fastbn._averaging import Batch
-from fastbn._checks import check_activation, counted
+from fastbn._checks import check_activation, check_iterable, counted
 from fastbn._dispatch import kernels
 from fastbn._layout import as_plain, as_target, same_memory, view
 from fastbn.stats import ChannelStats
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from fastbn._checks import Activation
+    from fastbn._saved import Saved
     from fastbn.batchnorm import BatchNorm
-    from fastbn.functional import Saved
 
 
 class WholeBatch:
@@ -50,6 +50,7 @@ class WholeBatch:
     def __init__(self, layer: BatchNorm, micro_batches: Iterable[ArrayLike]) -> None:
         if not layer.training:
             raise RuntimeError("accumulate needs a layer in training mode; evaluation takes micro-batches as they are")
+        check_iterable(micro_batches, "micro_batches")
         layer._check_running()
         functional.check_vectors(layer.num_features, gamma=layer.gamma, beta=layer.beta)
         self.stats = ChannelStats(layer.num_features, axis=layer.axis)
@@ -69,7 +70,7 @@ class WholeBatch:
         self._parts: list[tuple[Any, Any, bool]] = []
         self._lost = False
         layer._averages.follow(layer, batch)
-        layer._last = None
+        layer._tape.last = None
 
     def __repr__(self) -> str:
         return f"WholeBatch({len(self._mean)}, count={self._count})"
@@ -135,7 +136,10 @@ class WholeBatch:
         """
         if self._lost:
             raise RuntimeError("a forward wrote its result over its input, which backward needs; pass another out")
-        gradients = list(dys)
+        check_iterable(dys, "dys")
+        if out is not None:
+            check_iterable(out, "out")
+        gradients, out = list(dys), None if out is None else list(out)
         seen = sum(as_plain(x, "x").size for x, _, _ in self._parts) // len(self._mean)
         if seen != self._count:
             raise ValueError(f"the forwards had {counted(seen, 'value')} per channel in all; expected the "
@@ -156,10 +160,7 @@ class WholeBatch:
                 dy, x, saved, layer.gamma, axis=layer.axis, out=None if out is None else out[i],
                 num_threads=layer.num_threads, sums=sums)
             results.append((dx, *dresidual) if dresidual else dx)
-        if layer.gamma is not None:
-            layer.grad_gamma = dgamma.astype(layer.dtype)
-        if layer.beta is not None:
-            layer.grad_beta = dbeta.astype(layer.dtype)
+        layer._set_gradients(dgamma, dbeta)
         return results
 
     def _saved(self) -> list[Saved]:

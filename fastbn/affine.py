@@ -10,9 +10,10 @@ from fastbn import _images
 from fastbn._checks import check_activation, check_integer, listed
 from fastbn._dispatch import kernels
 from fastbn._layout import is_image
+from fastbn._saved import Saved
 from fastbn._tensors import as_constant, to_float
 from fastbn._threads import check as check_threads
-from fastbn.functional import Saved, relu_coefficients
+from fastbn.functional import relu_coefficients
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import numpy as np
 
-from fastbn import _averaging, _layout, _masked, functional
-from fastbn._averaged import Averaged
+from fastbn import _attributes, _averaging, _layout, _masked, functional
+from fastbn._averaged import MOMENTUM, Averaged
 from fastbn._checkpointed import Checkpointed
 from fastbn._checks import (
     ACTIVATIONS,
     check_activation,
-    check_choice,
-    check_eps,
     check_flag,
     check_integer,
 )
 from fastbn._dispatch import kernels
 from fastbn._layout import same_memory
 from fastbn._masked import Masked
+from fastbn._saved import Saved, check_variance
 from fastbn._stateful import Stateful
-from fastbn._threads import check as check_threads
+from fastbn._tape import Tape, alive, weakly
 from fastbn.affine import ChannelAffine, as_vector, check_finite
-from fastbn.functional import Saved
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
+    from typing_extensions import Self
 
     from fastbn._checks import Activation
     from fastbn._masked import Padding
+
+
+_set = object.__setattr__       # without a check
 
 
 class BatchNorm(Averaged, Stateful, Checkpointed):
@@ -48,25 +53,29 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
     axis : int
         The channel axis: 1 for NCHW, -1 for NHWC.
     eps : float
-        Added to the variance.
+        Added to the variance. With 0 a training batch makes NaN of a channel of zero variance, and such a running
+        variance is an error in evaluation mode.
     momentum : float or None
         How far one batch moves the running averages: running = (1 - momentum) * running + momentum * batch. None
         averages over all batches so far.
     affine : bool
         Whether there are gamma and beta.
+    scale, center : bool, optional
+        Whether there is a gamma, and a beta; `affine` if not given. ``center=False`` is PyTorch's ``bias=False``.
     track_running_stats : bool
         Whether there are running averages. Without them evaluation mode normalizes by the batch too.
     unbiased : bool
         Whether the running variance takes the unbiased variance of the batch (PyTorch, TensorFlow) or the biased one
         (Keras, Flax, ONNX).
-    dtype : dtype
-        float32 or float64, of parameters and running averages; x may be float16 or bfloat16 too. y has the dtype of x.
+    dtype : dtype or None
+        float32 or float64, of parameters and running averages; None is float32. x may be float16 or bfloat16 too. y has
+        the dtype of x.
     num_threads : int, optional
         For every call of this layer; see `fastbn.set_num_threads`.
     averaging : {"ema", "cumulative", "exact"}
         What the running averages are: "ema" moves them by `momentum`; "cumulative" averages over all batches alike,
-        which is ``momentum=None``; "exact" takes mean and variance of all values of all batches since the last reset,
-        the differences between batches included.
+        which is ``momentum=None``, and takes no momentum but the default; "exact" takes mean and variance of all values
+        of all batches since the last reset, the differences between batches included.
     debias : bool
         Whether evaluation takes the "ema" without the weight that its initial 0 and 1 still have, as Adam does. The
         running averages themselves stay as they are.
@@ -78,10 +87,12 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
     Attributes
     ----------
     gamma, beta : ndarray, shape (C,), or None
-        The scale and shift to be learned. Change them in place or assign new ones.
+        The scale and shift to be learned. Change them in place or assign new ones; None is 1, and 0.
     running_mean, running_var : ndarray, shape (C,), or None
+    affine, scale, center, track_running_stats : bool
+        Whether there is a gamma or a beta; a gamma; a beta; running averages. They follow from the arrays.
     num_batches_tracked : int
-        Training batches seen; without empty ones where all weigh alike (momentum None).
+        Training batches seen; without empty ones where the weights of batches follow from it (momentum None, debias).
     training : bool
         The mode; see `train` and `eval`.
     grad_gamma, grad_beta : ndarray, shape (C,), or None
@@ -91,6 +102,14 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
     ------
     TypeError, ValueError
         If an argument is not what it must be.
+
+    Notes
+    -----
+    What the constructor checks is checked again where an attribute is assigned: axis, eps, momentum, unbiased,
+    num_threads, debias, nan_policy, training, num_batches_tracked, and the shape and dtype of gamma, beta, running_mean
+    and running_var, of which arrays are kept as they are and lists become arrays. num_features, dtype, averaging and
+    what follows from the arrays cannot be assigned (AttributeError). ``copy.copy``, as ``copy.deepcopy`` and a pickle,
+    makes an independent layer, without what the last forward left for `backward`.
 
     Examples
     --------
@@ -108,76 +127,100 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
     (1, 3, 4, 4)
     """
 
+    # Checked where they are assigned (_attributes).
+    eps: float
+    unbiased: bool
+    dtype: np.dtype[Any]
+    num_threads: int | None
+    nan_policy: str
+    training: bool
+    gamma: NDArray[Any] | None
+    beta: NDArray[Any] | None
+    grad_gamma: NDArray[Any] | None
+    grad_beta: NDArray[Any] | None
+
     def __init__(
         self,
         num_features: int,
         *,
         axis: int = 1,
         eps: float = 1e-5,
-        momentum: float | None = 0.1,
+        momentum: float | None = MOMENTUM,
         affine: bool = True,
+        scale: bool | None = None,
+        center: bool | None = None,
         track_running_stats: bool = True,
         unbiased: bool = True,
-        dtype: DTypeLike = np.float32,
+        dtype: DTypeLike | None = np.float32,
         num_threads: int | None = None,
         averaging: str = "ema",
         debias: bool = False,
         nan_policy: str = "propagate",
     ) -> None:
-        self.num_features = check_integer(num_features, "num_features", 1)
-        self.axis = check_integer(axis, "axis")
+        _set(self, "num_features", check_integer(num_features, "num_features", 1))      # once and for all
+        _set(self, "dtype", _attributes.check_dtype(dtype))
+        self.axis = axis
         self.eps = eps
-        self.momentum = momentum
-        self.dtype = np.dtype(dtype)
-        if self.dtype not in (np.float32, np.float64):
-            raise TypeError(f"dtype must be float32 or float64, got {self.dtype}")
-        self.affine = check_flag(affine, "affine")
-        self.track_running_stats = check_flag(track_running_stats, "track_running_stats")
-        self.unbiased = check_flag(unbiased, "unbiased")
-        self.num_threads = None if num_threads is None else check_threads(num_threads)
-        self.nan_policy = check_choice(nan_policy, "nan_policy", _averaging.POLICIES)
-        self._choose_averaging(averaging, debias)
+        self.unbiased = unbiased
+        self.num_threads = num_threads
+        self.nan_policy = nan_policy
         self.training = True
+        self.momentum, self._exact, self.debias = MOMENTUM, False, False        # until the averaging is chosen
+        affine = check_flag(affine, "affine")
+        scale = affine if scale is None else check_flag(scale, "scale")
+        center = affine if center is None else check_flag(center, "center")
+        tracked = check_flag(track_running_stats, "track_running_stats")
         shape = self.num_features
-        self.gamma: NDArray[Any] | None = np.ones(shape, self.dtype) if affine else None
-        self.beta: NDArray[Any] | None = np.zeros(shape, self.dtype) if affine else None
-        self.running_mean: NDArray[Any] | None = np.zeros(shape, self.dtype) if track_running_stats else None
-        self.running_var: NDArray[Any] | None = np.ones(shape, self.dtype) if track_running_stats else None
+        self.gamma = np.ones(shape, self.dtype) if scale else None
+        self.beta = np.zeros(shape, self.dtype) if center else None
+        self.running_mean = np.zeros(shape, self.dtype) if tracked else None
+        self.running_var = np.ones(shape, self.dtype) if tracked else None
         self.num_batches_tracked = 0
-        self.grad_gamma: NDArray[Any] | None = None
-        self.grad_beta: NDArray[Any] | None = None
-        # What the last forward leaves for backward: x, residual, activation, saved. x is None where the forward wrote
-        # over what a backward would read; saved is None after a forward with running averages, and worked out when
-        # asked.
-        self._last: tuple[Any, Any, int, Saved | Masked | None] | None = None
+        self.grad_gamma = None
+        self.grad_beta = None
+        self._choose_averaging(averaging, momentum, debias)
+        self._tape = Tape()
         # What evaluation mode computes with, while the parameters are what it was made of. They are plain arrays that
         # anybody may change, so they are compared, which takes less time than making the constants again.
         self._constants: kernels.Constants | None = None
 
-    @property
-    def eps(self) -> float:
-        """Added to the variance."""
-        return self._eps
+    def __setattr__(self, name: str, value: Any) -> None:
+        check = _attributes.CHECKS.get(name)
+        _set(self, name, value if check is None else check(self, value, name))
 
-    @eps.setter
-    def eps(self, eps: float) -> None:
-        self._eps = check_eps(eps)
+    @property
+    def affine(self) -> bool:
+        """Whether there is a gamma or a beta."""
+        return self.scale or self.center
+
+    @property
+    def scale(self) -> bool:
+        """Whether there is a gamma."""
+        return self.gamma is not None
+
+    @property
+    def center(self) -> bool:
+        """Whether there is a beta."""
+        return self.beta is not None
 
     def __repr__(self) -> str:
         more = "".join(f", {name}={value!r}" for name, value, default in (
+            ("scale", self.scale, self.affine), ("center", self.center, self.affine),
             ("averaging", self.averaging, "cumulative" if self.momentum is None else "ema"),
             ("debias", self.debias, False), ("nan_policy", self.nan_policy, "propagate")) if value != default)
         return (f"BatchNorm({self.num_features}, axis={self.axis}, eps={self.eps}, momentum={self.momentum}, "
                 f"affine={self.affine}, track_running_stats={self.track_running_stats}, dtype={self.dtype}{more})")
 
+    def __copy__(self) -> Self:
+        # A layer that shared arrays, but not the counter and the weights that go with them, would be neither one.
+        return copy.deepcopy(self)
+
     def __getstate__(self) -> dict[str, Any]:
         # The constants are made again when they are needed; what a backward needs belongs to the arrays of a forward.
-        return {**self.__dict__, "_constants": None, "_last": None}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_constants", "_tape")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # 0.1.0 had none of these.
-        new = {"_constants": None, "debias": False, "nan_policy": "propagate", "_exact": False, "_warned": False}
-        self.__dict__.update({**new, **state, "_last": None})
+        self.__dict__.update(_attributes.migrated(state), _constants=None, _tape=Tape())
         if "_averages" not in state:
             self._averages = _averaging.Moving(_averaging.Weights.after(self.num_batches_tracked, self.momentum))
 
@@ -237,8 +280,9 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         TypeError
             For another dtype, or arguments of the wrong type.
         ValueError
-            For shapes that do not fit, an `out` that overlaps an input without being it, or, in training mode, one
-            value per channel, or in a channel by the mask.
+            For shapes that do not fit, an `out` that overlaps an input without being it, in training mode one value per
+            channel, or in a channel by the mask, or in evaluation mode a running variance that is negative, or 0 where
+            eps is 0 too.
         """
         if padding != "zero":
             _masked.check_padding(padding)
@@ -249,15 +293,20 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
             return self(values, residual, activation, out), offsets
         if mask is not None or lengths is not None:
             return self._forward_masked(x, residual, activation, out, mask, lengths, padding)
-        if self.training or self.running_mean is None or self.running_var is None:
+        mean, var = self.running_mean, self.running_var
+        if self.training or mean is None or var is None:
             return self._forward_batch(x, residual, activation, out)
-        code, slope = (0, 0.0) if activation is None else check_activation(activation)
-        mean, var = _averaging.debiased(self) if self.debias else (self.running_mean, self.running_var)
+        code, slope = 0, 0.0
+        if activation is not None:
+            code, slope = check_activation(activation)
+        if self.debias:
+            mean, var = _averaging.debiased(self)
         constants = self._constants
-        if constants is None or not constants.made_of(mean, var, self.gamma, self.beta, self._eps):
+        if constants is None or not constants.made_of(mean, var, self.gamma, self.beta, self.eps):
+            check_variance(var, self.eps, "running_var")
             # One compiled call reads all parameters and another one loads a state, so that no thread sees half of one.
             self._constants = constants = kernels.Constants(
-                self.num_features, mean, var, self.gamma, self.beta, self._eps)
+                self.num_features, mean, var, self.gamma, self.beta, self.eps)
         try:    # as _forgetting(), in less time
             y = kernels.inference(x, self.axis, constants, residual, out, code, slope, self.num_threads)
         except BaseException as error:
@@ -266,13 +315,19 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         # Over x, nothing is left to go back from; over the residual, the bits of a ReLU cannot be worked out again.
         lost = out is not None and (
             same_memory(out, x) or (code > 0 and residual is not None and same_memory(out, residual)))
-        self._last = (None if lost else x, residual, code, None)
+        if residual is not None:
+            residual = weakly(residual) if code else True
+        try:    # as weakly(), in less time
+            kept: Any = ref(x)
+        except TypeError:
+            kept = x
+        self._tape.last = (None if lost else kept, residual, code, None)
         return y
 
     def _forget_unless_refused(self, error: BaseException) -> None:
         # A call that is refused has written nothing; one that was interrupted may have written over the last x.
         if not isinstance(error, (TypeError, ValueError)):
-            self._last = None
+            self._tape.last = None
 
     @contextlib.contextmanager
     def _forgetting(self) -> Iterator[None]:
@@ -293,7 +348,8 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         if self.training:
             self._averages.follow(self, _averaging.Batch.from_saved(saved) if read is None else read)
         lost = out is not None and same_memory(out, x)
-        self._last = (None if lost else x, None, int(activation is not None), saved)
+        self._tape.last = (
+            None if lost else x if self.training else weakly(x), None, int(activation is not None), saved)
         return y
 
     def _forward_masked(
@@ -312,19 +368,29 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
                 self._averages.follow(
                     self, _averaging.Batch.from_saved(masked.saved, masked.counts) if read is None else read)
         else:
-            mean, var = self._evaluation_statistics()
+            mean, var = self._constant_statistics()
             with self._forgetting():
                 y, masked = _masked.evaluate(
                     view, chosen, padding, mean, var, self.gamma, self.beta, self.eps, residual, activation, out,
                     self.num_threads)
-        lost = out is not None and same_memory(out, x) and masked.rows is None
-        self._last = (None if lost else x, None, check_activation(activation)[0], masked)
+        code = check_activation(activation)[0]
+        if self.training:
+            lost = out is not None and same_memory(out, x) and masked.rows is None
+            self._tape.last = (None if lost else x, None, code, masked)
+            return y
+        used = residual if masked.pending and code else None    # a backward works out again where the ReLU was open
+        lost = out is not None and (same_memory(out, x) or (used is not None and same_memory(out, used)))
+        self._tape.last = (None if lost else weakly(x), weakly(used), code, dataclasses.replace(masked, rows=None))
         return y
 
+    def _constant_statistics(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        # What evaluation mode normalizes by, where there is something to divide by.
+        mean, var = self._evaluation_statistics()
+        check_variance(var, self.eps, "running_var")
+        return mean, var
+
     def _check_running(self) -> None:
-        if (self.running_mean is None) != (self.running_var is None):
-            missing = "running_mean" if self.running_mean is None else "running_var"
-            raise ValueError(f"{missing} is None; expected both running averages, or neither")
+        _averaging.check_pair(self)
         if self.training:
             for name in ("running_mean", "running_var"):
                 running = getattr(self, name)
@@ -338,7 +404,9 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         x must not have changed since; nor, after a forward in evaluation mode, residual, parameters and running
         averages.
 
-        After a forward in evaluation mode the running averages are constants, and dx = gamma * rstd * dy.
+        After a forward in evaluation mode the running averages are constants, and dx = gamma * rstd * dy. Evaluation
+        mode does not keep x alive, nor a residual: backward needs the arrays themselves that were passed, so hold on to
+        them. (A slice is an array of its own.)
 
         Parameters
         ----------
@@ -354,38 +422,53 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         Raises
         ------
         RuntimeError
-            If there was no forward, or it wrote over its own input, or its activation has no backward.
+            If there was no forward, or it wrote over its own input, or its activation has no backward, or it was in
+            evaluation mode and its input is gone.
         TypeError, ValueError
             If `dy` or `out` does not fit.
         """
-        if self._last is None:
+        last = self._tape.last
+        if last is None:
             raise RuntimeError("backward needs a forward before it")
-        x, residual, activation, saved = self._last
+        x, residual, activation, saved = last
         if x is None:
             raise RuntimeError(
                 "the last forward wrote its result over its input, which backward needs; pass another out")
         if activation > ACTIVATIONS["relu"]:
             raise RuntimeError("backward knows no activation but relu, and the last forward had another")
-        if saved is None:
-            # An evaluation forward saves nothing, so that inference does not pay for a backward that hardly ever comes.
-            mean, var = self._evaluation_statistics()
-            saved = functional.inference_saved(
-                x, mean, var, self.gamma, self.beta, axis=self.axis, eps=self.eps, relu=activation > 0,
-                residual=residual, num_threads=self.num_threads)
+        if type(x) is ref:
+            x = alive(x, "x")
+        if type(saved) is not Saved:
+            saved = self._saved(x, alive(residual, "residual"), activation > 0, saved)
         try:
             dx, dgamma, dbeta, *dresidual = self._gradients(dy, x, saved, out)
         except BaseException as error:
             # One that was interrupted may have written over a part of x.
             if not isinstance(error, Exception) and out is not None and same_memory(out, x):
-                self._last = None
+                self._tape.last = None
             raise
         if out is not None and same_memory(out, x):
-            self._last = (None, residual, activation, saved)
-        if self.gamma is not None:
-            self.grad_gamma = dgamma.astype(self.dtype)
-        if self.beta is not None:
-            self.grad_beta = dbeta.astype(self.dtype)
+            self._tape.last = (None, residual, activation, saved)
+        self._set_gradients(dgamma, dbeta)
         return (dx, *dresidual) if dresidual else dx
+
+    def _saved(self, x: Any, residual: Any, relu: bool, saved: Saved | Masked | None) -> Saved | Masked:
+        # An evaluation forward saves nothing, so that inference does not pay for a backward that hardly ever comes.
+        if saved is None:
+            mean, var = self._constant_statistics()
+            return functional.inference_saved(
+                x, mean, var, self.gamma, self.beta, axis=self.axis, eps=self.eps, relu=relu, residual=residual,
+                num_threads=self.num_threads)
+        if isinstance(saved, Masked) and saved.pending:
+            mean, var = self._constant_statistics()
+            return _masked.completed(
+                saved, x, residual, mean, var, self.gamma, self.beta, self.eps, relu, self.num_threads)
+        return saved
+
+    def _set_gradients(self, dgamma: NDArray[np.float64], dbeta: NDArray[np.float64]) -> None:
+        # There is nothing to check, and a small backward would take a tenth longer.
+        _set(self, "grad_gamma", None if self.gamma is None else dgamma.astype(self.dtype))
+        _set(self, "grad_beta", None if self.beta is None else dbeta.astype(self.dtype))
 
     def frozen(self) -> ChannelAffine:
         """Return the transform of evaluation mode as an immutable value.
@@ -398,6 +481,8 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         ------
         RuntimeError
             If the layer keeps no running averages.
+        ValueError
+            If a running variance is negative, or 0 where eps is 0 too.
 
         Examples
         --------
@@ -411,7 +496,7 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
                                  gamma=self.gamma, beta=self.beta)
         given = {name: getattr(self, name) for name in ("running_mean", "running_var", "gamma", "beta")}
         check_finite({name: as_vector(values, name) for name, values in given.items() if values is not None})
-        saved = Saved.from_statistics(*self._evaluation_statistics(), eps=self.eps)
+        saved = Saved.from_statistics(*self._constant_statistics(), eps=self.eps)
         scale, shift = functional.relu_coefficients(saved.rstd, self.gamma, self.beta)
         return ChannelAffine(saved.mean, scale, shift, axis=self.axis, num_threads=self.num_threads)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from fastbn import _layout
 from fastbn._checks import check_activation, check_eps
 from fastbn._dispatch import kernels
+from fastbn._saved import Saved, check_variance, normalizing
 from fastbn._tensors import as_constant
 from fastbn._threads import check as check_threads
 
@@ -18,83 +18,7 @@ if TYPE_CHECKING:
 
     from fastbn._checks import Activation
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Saved:
-    """What a backward needs of its forward.
-
-    Attributes
-    ----------
-    mean, var, rstd : ndarray of float64, shape (C,)
-        The statistics that normalized: mean, biased variance, and 1 / sqrt(var + eps).
-    count : int
-        Values per channel.
-    frozen : bool
-        Whether the statistics are constants to the backward.
-    scale, shift : ndarray of float64, shape (C,), or None
-        gamma * rstd and beta of a forward with a ReLU and no residual: from them and x the backward sees where the ReLU
-        was open.
-    mask : ndarray of uint16 or None
-        With a ReLU and a residual: one bit for each element, set where the ReLU was open.
-    shape, axis : tuple of int and int, or None
-        Of the forward's x, where there was one.
-    arrangement : tuple or None
-        The order of memory in which the mask lies.
-    residual : bool
-        Whether the forward added a residual.
-    index : ndarray of intp, or None
-        Which positions counted, in C order, if not all.
-    mean_low : ndarray of float64, shape (C,), or None
-        The second word of the mean, what its rounding left over.
-    """
-
-    mean: NDArray[np.float64]
-    var: NDArray[np.float64]
-    rstd: NDArray[np.float64]
-    count: int
-    frozen: bool = False
-    scale: NDArray[np.float64] | None = None
-    shift: NDArray[np.float64] | None = None
-    mask: NDArray[np.uint16] | None = None
-    shape: tuple[int, ...] | None = None
-    axis: int | None = None
-    arrangement: tuple[int, tuple[int, ...] | None] | None = None
-    residual: bool = False
-    index: NDArray[np.intp] | None = None
-    mean_low: NDArray[np.float64] | None = None
-
-    @classmethod
-    def from_statistics(cls, mean: ArrayLike, var: ArrayLike, *, eps: float = 1e-5) -> Saved:
-        """Return what `batch_norm_backward` needs of a forward with given statistics.
-
-        Parameters
-        ----------
-        mean, var : array_like, shape (C,)
-        eps : float
-            As given to `batch_norm_inference`.
-
-        Returns
-        -------
-        Saved
-
-        Raises
-        ------
-        ValueError
-            If the vectors are not of one length, or a variance is negative.
-
-        Examples
-        --------
-        >>> from fastbn.functional import Saved
-        >>> saved = Saved.from_statistics([0.0], [3.0], eps=1.0)
-        >>> saved.rstd, saved.frozen
-        (array([0.5]), True)
-        """
-        mean64, var64 = (np.array(as_constant(v, n), np.float64) for v, n in ((mean, "mean"), (var, "var")))
-        if mean64.ndim != 1 or mean64.shape != var64.shape:
-            raise ValueError(f"mean and var have shapes {mean64.shape} and {var64.shape}; expected (C,) for both")
-        if (var64 < 0).any():
-            raise ValueError(f"var has negative values, down to {var64.min()}")
-        return cls(mean64, var64, 1 / np.sqrt(var64 + check_eps(eps)), 0, frozen=True)
+__all__ = ["Saved", "batch_norm_backward", "batch_norm_inference", "batch_norm_training"]
 
 
 def check_vectors(channels: int, **vectors: Any) -> None:
@@ -129,7 +53,7 @@ def batch_norm_training(
     axis : int
         The channel axis; statistics run over all others.
     eps : float
-        Added to the variance.
+        Added to the variance. With 0, y is NaN in a channel of zero variance.
     residual : array_like, shape and dtype of x, optional
         Added before the activation.
     activation : {None, "relu"}
@@ -200,7 +124,7 @@ def train(
         check_vectors(channels, gamma=gamma, beta=beta)
         zeros = np.zeros(channels)
         return y.finish(), Saved(
-            zeros, zeros, zeros, 0, shape=view.array.shape, axis=view.axis, residual=residual is not None)
+            zeros, zeros, zeros, 0, shape=view.array.shape, axis=view.axis, residual=other is not None)
     mask = None
     if relu and other is not None:
         mask = np.empty(kernels.bits_words(view), np.uint16)
@@ -208,17 +132,17 @@ def train(
     scale = shift = None
     if relu and mask is None:
         scale, shift = relu_coefficients(rstd, gamma, beta)
-    arrangement = None if mask is None else view.arrangement
     return y.finish(), Saved(
-        mean, var, rstd, n * s, False, scale, shift, mask, view.array.shape, view.axis, arrangement, other is not None,
-        index, low)
+        mean, var, rstd, n * s, mean_low=low, shape=view.array.shape, axis=view.axis, residual=other is not None,
+        scale=scale, shift=shift, mask=mask, arrangement=None if mask is None else view.arrangement, index=index)
 
 
 def relu_coefficients(
     rstd: NDArray[np.float64], gamma: ArrayLike | None, beta: ArrayLike | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return gamma * rstd and beta as a forward used them."""
-    scale = rstd.copy() if gamma is None else rstd * np.asarray(as_constant(gamma, "gamma"), np.float64)
+    with np.errstate(invalid="ignore"):     # an rstd that is Inf, times 0
+        scale = rstd.copy() if gamma is None else rstd * np.asarray(as_constant(gamma, "gamma"), np.float64)
     shift = np.zeros(rstd.shape) if beta is None else np.array(as_constant(beta, "beta"), np.float64)
     return scale, shift
 
@@ -256,7 +180,8 @@ def batch_norm_inference(
     Raises
     ------
     TypeError, ValueError
-        As in `batch_norm_training`; one value per channel is fine here. A variance must not be negative.
+        As in `batch_norm_training`; one value per channel is fine here. A variance must not be negative, nor 0 where
+        eps is 0 too.
 
     Examples
     --------
@@ -271,6 +196,8 @@ def batch_norm_inference(
         check_threads(num_threads)
     if mean is None or var is None:
         raise TypeError("mean and var must be arrays, got None")
+    if eps == 0:
+        check_variance(var, eps)
     return kernels.inference_once(
         x, axis, mean, var, gamma, beta, eps, residual, out, code, slope, num_threads)
 
@@ -292,20 +219,25 @@ def inference_saved(
 ) -> Saved:
     """Return what `batch_norm_backward` needs of a `batch_norm_inference`, which returns nothing of the kind.
 
+    Without a ReLU only whether there is a residual matters, and True will do for one.
     `count`, if it is given, is that of the training batch of which x is a part, and whose statistics these are.
     """
-    saved = Saved.from_statistics(mean, var, eps=eps)
+    if count is None:
+        check_variance(var, eps)
+    mean64, var64, rstd = normalizing(mean, var, eps)
+    if count == 0:
+        rstd[...] = 0       # as of an empty training batch
     view = _layout.view(x, axis)
     scale = shift = mask = arrangement = None
     if relu and residual is None:
-        scale, shift = relu_coefficients(saved.rstd, gamma, beta)
+        scale, shift = relu_coefficients(rstd, gamma, beta)
     elif relu and residual is not None:
         arrangement = view.arrangement
         constants = kernels.Constants(view.shape[1], mean, var, gamma, beta, eps, mean_low)
         mask = kernels.inference_bits(view, residual, constants, num_threads)
-    return replace(
-        saved, scale=scale, shift=shift, mask=mask, shape=view.array.shape, axis=view.axis, arrangement=arrangement,
-        residual=residual is not None, mean_low=mean_low, count=count or 0, frozen=count is None)
+    return Saved(
+        mean64, var64, rstd, count or 0, mean_low=mean_low, frozen=count is None, shape=view.array.shape,
+        axis=view.axis, residual=residual is not None, scale=scale, shift=shift, mask=mask, arrangement=arrangement)
 
 
 def batch_norm_backward(
@@ -382,17 +314,17 @@ def gradients(
     """
     view, gradient = backward_views(dy, x, saved, axis, num_threads)
     dx = _layout.output(view, out, gradient)
-    dresidual = _layout.output(view) if saved.residual else None
+    dresidual = _layout.output(view) if saved._residual else None
     given = None
     if sums is not None:
         dbeta, about_mean = sums
         with np.errstate(all="ignore"):     # an infinity leaves NaN in its channel, without a warning
-            dgamma = about_mean * saved.rstd
+            dgamma = about_mean * saved._rstd
             given = (about_mean + left_over(saved, view) * dbeta, dbeta)
     if view.size:
         own = kernels.backward(
-            gradient, view, dx, dresidual, saved.mean, saved.mean_low, saved.rstd, gamma, saved.scale, saved.shift,
-            saved.mask, saved.frozen, fill, given, saved.count, num_threads)
+            gradient, view, dx, dresidual, saved._mean, saved._mean_low, saved._rstd, gamma, saved._scale, saved._shift,
+            saved._mask, saved._frozen, fill, given, saved._count, num_threads)
     else:
         check_vectors(view.shape[1], gamma=gamma)
         own = np.zeros(view.shape[1]), np.zeros(view.shape[1])
@@ -410,8 +342,8 @@ def gradient_sums(
     out = np.zeros((2, view.shape[1]))
     if view.size:
         products, out[0] = kernels.backward(
-            gradient, view, None, None, saved.mean, saved.mean_low, saved.rstd, None, saved.scale, saved.shift,
-            saved.mask, saved.frozen, False, None, 0, num_threads)
+            gradient, view, None, None, saved._mean, saved._mean_low, saved._rstd, None, saved._scale, saved._shift,
+            saved._mask, saved._frozen, False, None, 0, num_threads)
         with np.errstate(all="ignore"):
             out[1] = products - left_over(saved, view) * out[0]
     return out
@@ -421,8 +353,8 @@ def left_over(saved: Saved, view: _layout.View) -> NDArray[np.float64]:
     """Return the mean less what the kernels take for it, which is rounded to what they compute in."""
     dtype = np.float64 if view.array.dtype == np.float64 else np.float32
     with np.errstate(over="ignore", invalid="ignore"):
-        left: NDArray[np.float64] = saved.mean - saved.mean.astype(dtype)
-    return left if saved.mean_low is None else left + saved.mean_low
+        left: NDArray[np.float64] = saved._mean - saved._mean.astype(dtype)
+    return left if saved._mean_low is None else left + saved._mean_low
 
 
 def backward_views(
@@ -433,16 +365,5 @@ def backward_views(
         raise TypeError(f"saved must be a Saved, the second value of batch_norm_training, got {type(saved).__name__}")
     if num_threads is not None:
         check_threads(num_threads)
-    view = _layout.view(x, axis, saved.mean.shape[0])
-    if saved.shape is not None:
-        if view.array.shape != saved.shape:
-            raise ValueError(f"x has shape {view.array.shape}; expected that of the forward, {saved.shape}")
-        if view.axis != saved.axis:
-            raise ValueError(f"axis {axis} is not that of the forward, {saved.axis}")
-    elif saved.mask is not None or not saved.frozen:
-        raise ValueError("saved must be what batch_norm_training returned, or come from Saved.from_statistics")
-    if saved.arrangement is not None:
-        view = _layout.view(x, axis, arrangement=saved.arrangement)
-    if saved.index is not None and not _layout.choose(view, saved.index):
-        raise ValueError("x must lie in memory as in the forward, where only some positions counted")
+    view = saved._view_of(x, axis)
     return view, _layout.like(view, dy, "dy")

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastbn import _layout
 from fastbn._averaging import Gathering, values_per_channel
-from fastbn._checks import channels, check_flag
+from fastbn._checks import channels, check_flag, check_iterable
 from fastbn.batchnorm import BatchNorm
 from fastbn.stats import ChannelStats
 
@@ -88,8 +88,7 @@ def population_statistics(
     layers = _check_layers(bn_layers)
     if not callable(forward):
         raise TypeError(f"forward must be callable, got {type(forward).__name__}")
-    if not isinstance(batches, Iterable):
-        raise TypeError(f"batches must be an iterable, got {type(batches).__name__}")
+    check_iterable(batches, "batches", "an iterable")
     if progress is not None:
         check_flag(progress, "progress")
     with _gathering(layers) as gatherings:
@@ -128,14 +127,14 @@ def _check_layers(bn_layers: BatchNorm | Iterable[BatchNorm]) -> list[BatchNorm]
 def _gathering(layers: list[BatchNorm]) -> Iterator[list[Gathering]]:
     # Each layer in training mode with a Gathering for its averages; in the end, as it was.
     gatherings = [Gathering(stats=ChannelStats(layer.num_features, axis=layer.axis)) for layer in layers]
-    before = [(layer.training, layer._averages, layer._last) for layer in layers]
+    before = [(layer.training, layer._averages, layer._tape.last) for layer in layers]
     try:
         for layer, gathering in zip(layers, gatherings, strict=True):
-            layer.training, layer._averages, layer._last = True, gathering, None
+            layer.training, layer._averages, layer._tape.last = True, gathering, None
         yield gatherings
     finally:
         for layer, (training, averages, last) in zip(layers, before, strict=True):
-            layer.training, layer._averages, layer._last = training, averages, last
+            layer.training, layer._averages, layer._tape.last = training, averages, last
 
 
 def _averages(name: str, layer: BatchNorm, gathering: Gathering) -> dict[str, NDArray[Any]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from fastbn import _layout, functional
+from fastbn._averaged import MOMENTUM
 from fastbn._checks import check_activation
 from fastbn._dispatch import kernels
 from fastbn._masked import Masked
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
     from fastbn._checks import Activation
-    from fastbn.functional import Saved
+    from fastbn._saved import Saved
 
 
 class SyncBatchNorm(BatchNorm):
@@ -41,7 +42,7 @@ class SyncBatchNorm(BatchNorm):
 
     Parameters
     ----------
-    num_features, axis, eps, momentum, affine, track_running_stats, unbiased, dtype, num_threads
+    num_features, axis, eps, momentum, affine, scale, center, track_running_stats, unbiased, dtype, num_threads
     averaging, debias, nan_policy
         As in `BatchNorm`, and the same on every rank. One value per channel on a rank is fine; on all of them together
         it is not.
@@ -83,11 +84,13 @@ class SyncBatchNorm(BatchNorm):
         *,
         axis: int = 1,
         eps: float = 1e-5,
-        momentum: float | None = 0.1,
+        momentum: float | None = MOMENTUM,
         affine: bool = True,
+        scale: bool | None = None,
+        center: bool | None = None,
         track_running_stats: bool = True,
         unbiased: bool = True,
-        dtype: DTypeLike = np.float32,
+        dtype: DTypeLike | None = np.float32,
         num_threads: int | None = None,
         averaging: str = "ema",
         debias: bool = False,
@@ -96,9 +99,9 @@ class SyncBatchNorm(BatchNorm):
         timeout: float = 300.0,
     ) -> None:
         super().__init__(
-            num_features, axis=axis, eps=eps, momentum=momentum, affine=affine, track_running_stats=track_running_stats,
-            unbiased=unbiased, dtype=dtype, num_threads=num_threads, averaging=averaging, debias=debias,
-            nan_policy=nan_policy)
+            num_features, axis=axis, eps=eps, momentum=momentum, affine=affine, scale=scale, center=center,
+            track_running_stats=track_running_stats, unbiased=unbiased, dtype=dtype, num_threads=num_threads,
+            averaging=averaging, debias=debias, nan_policy=nan_policy)
         self._peers = Peers(comm, timeout, 1 + 3 * self.num_features)
 
     def __repr__(self) -> str:
@@ -200,19 +203,19 @@ class SyncBatchNorm(BatchNorm):
         TypeError, ValueError
             If `dy` or `out` does not fit.
         """
-        if self._constant_statistics():
+        if self._took_constants():
             return super().backward(dy, out)
         with self._peers.telling(BACKWARD):
             return super().backward(dy, out)
 
-    def _constant_statistics(self) -> bool:
+    def _took_constants(self) -> bool:
         # Whether the last forward took running averages, and its backward is a matter of this rank alone.
-        return self._last is not None and self._last[3] is None
+        return self._tape.last is not None and self._tape.last[3] is None
 
     def _gradients(
         self, dy: ArrayLike, x: Any, saved: Saved | Masked, out: NDArray[Any] | None,
     ) -> tuple[NDArray[Any], ...]:
-        if isinstance(saved, Masked) or self._peers.alone or self._constant_statistics():
+        if isinstance(saved, Masked) or self._peers.alone or self._took_constants():
             return super()._gradients(dy, x, saved, out)
         # Refused before the exchange.
         view = _layout.view(x, self.axis, self.num_features)

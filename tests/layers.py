@@ -21,6 +21,7 @@ def trained(layout="planes", dtype=np.float32, **options):
     bn = BatchNorm(5, axis=axis_of(layout), dtype=dtype, **options)
     if bn.gamma is not None:
         bn.gamma[...] = [1, -2, 0.5, 3, 0.1]
+    if bn.beta is not None:
         bn.beta[...] = [0, 1, -1, 0.5, 2]
     for x in batches(layout, dtype, 2):
         bn(x)

@@ -261,3 +261,35 @@ def test_the_layer_forgets_its_last_forward():
     bn.accumulate(parts(0))
     with pytest.raises(RuntimeError, match="backward needs a forward before it"):
         bn.backward(parts(0)[0])
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda bn, whole, x: bn.accumulate(5), "micro_batches must be an iterable of arrays, got int"),
+    (lambda bn, whole, x: bn.accumulate(None), "micro_batches must be an iterable of arrays, got NoneType"),
+    (lambda bn, whole, x: bn.accumulate("ab"), "micro_batches must be an iterable of arrays, got str"),
+    (lambda bn, whole, x: bn.accumulate([x, None]), "x must be an array, got None"),
+    (lambda bn, whole, x: whole(None), "x must be an array, got None"),
+    (lambda bn, whole, x: whole.backward(5), "dys must be an iterable of arrays, got int"),
+    (lambda bn, whole, x: whole.backward([x, x], out=5), "out must be an iterable of arrays, got int"),
+])
+def test_wrong_arguments_are_named(call, message):
+    x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    bn = BatchNorm(3)
+    whole = bn.accumulate([x, x])
+    for _ in range(2):
+        whole(x)
+    before = bn.state_dict()
+    with pytest.raises(TypeError, match=message):
+        call(bn, whole, x)
+    for name, value in before.items():
+        np.testing.assert_array_equal(bn.state_dict()[name], value)
+    assert bn.grad_gamma is None
+
+
+def test_gradients_and_targets_may_be_generators():
+    x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    whole = BatchNorm(3).accumulate(part for part in (x[:2], x[2:]))
+    ys = [whole(x[:2]), whole(x[2:])]
+    dys = [y.copy() for y in ys]
+    dxs = whole.backward((dy for dy in dys), out=(dy for dy in dys))
+    assert all(dx is dy for dx, dy in zip(dxs, dys, strict=True))

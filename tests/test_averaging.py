@@ -1,5 +1,6 @@
 """How running averages follow batches: EMA, equal weights, all values exactly; debiased; and what NaN does to them."""
 
+import contextlib
 import copy
 import pickle
 import warnings
@@ -127,6 +128,41 @@ def test_an_empty_batch_has_no_share_in_a_mean_over_batches():
         bn(np.empty((0, 3, 2, 2)))
         bn(x)
     assert_same(bn, snapshot(trained(batches, averaging="cumulative")))
+
+
+@pytest.mark.parametrize("options", [{"debias": True}, {"debias": True, "momentum": 0.5}, {"momentum": None},
+                                     {"averaging": "exact"}, {"debias": True, "nan_policy": "skip_update"}], ids=str)
+@pytest.mark.parametrize("empty", [0, 1, 5])
+def test_empty_batches_have_no_share_after_loading(options, empty):
+    # Of mean 5 and 7; with or without what fastbn has beyond PyTorch's state.
+    bn = BatchNorm(1, dtype=np.float64, **options)
+    for value in (5.0, 7.0):
+        for _ in range(empty):
+            bn(np.empty((0, 1)))
+        bn(np.array([[value - 1], [value + 1]]))
+        if "nan_policy" in options:
+            with pytest.warns(RuntimeWarning, match="not finite") if value == 5 else contextlib.nullcontext():
+                bn(np.array([[np.nan], [1.0]]))
+    weights = {0.1: (0.9, 1), 0.5: (0.5, 1), None: (1, 1)}[bn.momentum if bn.averaging == "ema" else None]
+    right = np.average([5, 7], weights=weights)
+    state = bn.state_dict()
+    for names in (set(state), {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}):
+        other = BatchNorm(1, dtype=np.float64, **options)
+        other.load_state_dict({name: value for name, value in state.items() if name in names})
+        np.testing.assert_allclose(other.frozen().mean, right, rtol=1e-14)
+        np.testing.assert_allclose(bn.frozen().mean, right, rtol=1e-14)
+
+
+def test_debias_counts_no_empty_batch():
+    bn = BatchNorm(1, dtype=np.float64, debias=True)
+    bn(np.array([[4.0], [6.0]]))
+    bn(np.empty((0, 1)))
+    state = bn.state_dict()
+    del state["initial_weight"]
+    other = BatchNorm(1, dtype=np.float64, debias=True)
+    other.load_state_dict(state)
+    np.testing.assert_allclose(other.frozen().mean, 5, rtol=1e-14)
+    assert other.num_batches_tracked == 1
 
 
 def test_exact_keeps_both_words_of_a_mean():

@@ -17,6 +17,8 @@ OPTIONS = {
     "settings": {"eps": 1e-3, "momentum": 0.25, "unbiased": False},
     "cumulative": {"momentum": None},
     "not affine": {"affine": False},
+    "no gamma": {"scale": False},
+    "no beta": {"center": False},
     "not tracking": {"track_running_stats": False},
 }
 SUFFIXES = (".safetensors", ".npz")
@@ -70,7 +72,7 @@ def test_arguments_go_before_settings(tmp_path):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("setting", [
-    {"eps": 0.00012345678901234567}, {"eps": float(np.finfo(np.float32).tiny)}, {"eps": 1e300}, {"eps": 1},
+    {"eps": 0}, {"eps": 0.00012345678901234567}, {"eps": float(np.finfo(np.float32).tiny)}, {"eps": 1e300}, {"eps": 1},
     {"eps": 1 / 3}, {"momentum": 0}, {"momentum": 1}, {"momentum": 5e-324}, {"momentum": None}, {"axis": -64},
     {"axis": 100}], ids=str)
 def test_settings_come_back_to_the_bit(setting, suffix, tmp_path):
@@ -82,7 +84,7 @@ def test_settings_come_back_to_the_bit(setting, suffix, tmp_path):
 
 @pytest.mark.parametrize(("options", "error", "message"), [
     ({"unbiased": "no"}, TypeError, "unbiased must be True or False, got 'no'"),
-    ({"eps": 0.0}, ValueError, "eps must be finite and at least"),
+    ({"eps": -1.0}, ValueError, "eps must be 0, or finite and at least"),
     ({"dtype": np.int32}, TypeError, "dtype must be float32 or float64"),
     ({"convention": 1}, TypeError, "convention must be a name or a Convention, got int"),
     ({"prefix": b""}, TypeError, "prefix must be a string, got b''"),
@@ -203,6 +205,7 @@ def test_onnx_node():
     assert bn.momentum == pytest.approx(0.1, rel=1e-6)
     np.testing.assert_array_equal(bn.gamma, VALUES["gamma"])
     np.testing.assert_array_equal(bn.running_var, VALUES["var"])
+    assert BatchNorm.from_onnx(onnx_node(attribute=[attribute("epsilon", 0.0)]), CONSTANTS).eps == 0
     attributes = [attribute("epsilon", 0.25), attribute("momentum", 0.75), attribute("training_mode", 1)]
     bn = BatchNorm.from_onnx(onnx_node(attribute=attributes), CONSTANTS)
     assert (bn.eps, bn.momentum, bn.training) == (0.25, 0.25, True)

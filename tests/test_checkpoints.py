@@ -97,7 +97,13 @@ def test_momentum_comes_back(momentum):
 # What a target takes of a source without some vectors: what is left out there, what must come here.
 @pytest.mark.parametrize(("source", "without", "target", "expected"), [
     ("keras", ["gamma"], "torch", {"weight": [1, 1], "bias": [0.5, -1]}),
-    ("keras", ["beta"], "torch", {"weight": [1.5, 2], "bias": [0, 0]}),
+    ("keras", ["beta"], "torch", {"weight": [1.5, 2], "bias": None}),      # bias=False
+    ("keras", ["gamma"], "fastbn", {"weight": None, "bias": [0.5, -1]}),
+    ("keras", ["beta"], "fastbn", {"weight": [1.5, 2], "bias": None}),
+    ("torch", ["bias"], "keras", {"gamma": [1.5, 2], "beta": None}),
+    ("torch", ["bias"], "torch", {"weight": [1.5, 2], "bias": None}),
+    ("torch", ["bias"], "mxnet", {"gamma": [1.5, 2], "beta": [0, 0]}),
+    ("fastbn", ["weight"], "torch", {"weight": [1, 1], "bias": [0.5, -1]}),
     ("keras", ["gamma", "beta"], "torch", {"weight": None, "bias": None}),
     ("flax", ["scale"], "keras", {"gamma": None, "beta": [0.5, -1]}),
     ("flax", ["bias"], "onnx", {"scale": [1.5, 2], "B": [0, 0]}),
@@ -159,7 +165,10 @@ BAD_CALLS = {
     "prefix of nothing": ((T, "torch", "keras"), {"prefix": "x."}, ValueError, "no name that begins with 'x.'"),
     "prefix a number": ((T, "torch", "keras"), {"prefix": 1}, TypeError, "prefix must be a string, got 1"),
     "other names": ((T, "keras", "torch"), {}, ValueError, "misses moving_mean, moving_variance and has also"),
-    "half affine": (({k: v for k, v in T.items() if k != "bias"}, "torch", "fastbn"), {}, ValueError, "misses bias;"),
+    "bias alone": (({k: v for k, v in T.items() if k != "weight"}, "torch", "fastbn"), {}, ValueError,
+                   "misses weight;"),       # PyTorch has no such module
+    "half an average": (({k: v for k, v in T.items() if k != "running_var"}, "fastbn", "torch"), {}, ValueError,
+                        "misses running_var;"),
     "no averages": (({"weight": T["weight"], "bias": T["bias"]}, "torch", "keras"), {}, ValueError,
                     "state has no running averages, and keras does not do without"),
     "many unknown": ((T | {f"x{k}": 1 for k in range(9)}, "torch", "fastbn"), {}, ValueError, "'x3' and 5 more;"),

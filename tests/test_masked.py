@@ -190,11 +190,11 @@ def test_all_other_rows_are_cleared(shape, threads):
     out, dx, dresidual = (np.full(shape, np.nan, np.float32) for _ in range(3))
     bn(x, residual, "relu", out, mask=chosen)
     bn.backward(dy, dx)
-    saved = bn._last[3].saved
+    saved = bn._tape.last[3].saved
     view, gradient = functional.backward_views(dy, x, saved, -1, None)
     kernels.backward(
-        gradient, view, _layout.output(view), _layout.output(view, dresidual), saved.mean, saved.mean_low, saved.rstd,
-        bn.gamma, saved.scale, saved.shift, saved.mask, False, True, None, saved.count, threads)
+        gradient, view, _layout.output(view), _layout.output(view, dresidual), saved.mean, saved._mean_low, saved.rstd,
+        bn.gamma, saved._scale, saved._shift, saved._mask, False, True, None, saved.count, threads)
     for result in (out, dx, dresidual):
         assert np.isfinite(result[chosen]).all()
         assert (result[~chosen] == 0).all()

@@ -83,7 +83,9 @@ BAD_STATES = {
     "beyond float32": (changed(running_mean=np.full(5, 1e300)), ValueError, "running_mean has values .*in float32"),
     "counter float": (changed(num_batches_tracked=1.5), TypeError, "num_batches_tracked must be one integer"),
     "counter array": (changed(num_batches_tracked=np.ones(2, int)), TypeError, "num_batches_tracked must be one"),
-    "counter negative": (changed(num_batches_tracked=-1), ValueError, "num_batches_tracked must not be negative"),
+    "counter negative": (changed(num_batches_tracked=-1), ValueError, "num_batches_tracked must be between 0 and"),
+    "counter beyond int64": (changed(num_batches_tracked=np.uint64(2**63)), ValueError,
+                             "num_batches_tracked must be between 0 and 9223372036854775807, got 9223372036854775808"),
 }
 
 
@@ -123,8 +125,11 @@ def test_loading_forgets_the_last_forward():
         bn.backward(batches()[0])
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda bn: pickle.loads(pickle.dumps(bn))],
-                         ids=["copy", "pickle"])
+duplicates = pytest.mark.parametrize("duplicate", [
+    copy.copy, copy.deepcopy, lambda bn: pickle.loads(pickle.dumps(bn))], ids=["copy", "deepcopy", "pickle"])
+
+
+@duplicates
 def test_copies(duplicate):
     bn = trained().eval()
     other = duplicate(bn)
@@ -133,6 +138,30 @@ def test_copies(duplicate):
     other.gamma[...] = 0
     assert bn.gamma.all()
     assert repr(other) == repr(bn)
+    with pytest.raises(RuntimeError, match="backward needs a forward before it"):
+        duplicate(bn).backward(x)
+
+
+@duplicates
+@pytest.mark.parametrize("options", [{}, {"averaging": "exact"}, {"debias": True}, {"momentum": None}], ids=str)
+def test_a_copy_is_independent(duplicate, options):
+    bn = trained(**options)
+    bn.backward(batches()[1])
+    other, state, gradient = duplicate(bn), bn.state_dict(), bn.grad_gamma.copy()
+    for x in batches()[2:]:
+        other(x)
+        other.backward(x)
+    other.grad_gamma[...] = 7
+    other.eps, other.training = 0.5, False
+    assert (bn.num_batches_tracked, other.num_batches_tracked, bn.eps, bn.training) == (2, 4, 1e-5, True)
+    for name, value in bn.state_dict().items():
+        same_bits(value, state[name])
+    same_bits(bn.grad_gamma, gradient)
+    # And it goes on as the original would.
+    for x in batches()[2:]:
+        bn(x)
+    for name, value in bn.state_dict().items():
+        same_bits(other.state_dict()[name], value)
 
 
 def spoil_read_only(bn):
@@ -144,12 +173,12 @@ def spoil_missing(bn):
 
 
 def spoil_length(bn):
-    bn.gamma = np.ones(7, np.float32)
+    object.__setattr__(bn, "gamma", np.ones(7, np.float32))    # an assignment would refuse it
 
 
 @pytest.mark.parametrize(("spoil", "error", "message"), [
     (spoil_read_only, ValueError, "running_var is read-only"),
-    (spoil_missing, TypeError, "beta must be a numpy.ndarray, got NoneType"),
+    (spoil_missing, ValueError, "state has also bias; expected weight, running_mean, running_var"),
     (spoil_length, ValueError, r"gamma has shape \(7,\); expected \(3,\)"),
 ])
 def test_a_load_that_cannot_be_finished_is_not_begun(spoil, error, message):
@@ -176,6 +205,22 @@ def test_a_state_goes_into_arrays_of_any_layout():
     np.testing.assert_array_equal(gamma, [1, 2, 3])
     np.testing.assert_array_equal(beta, [4, 5, 6])
     np.testing.assert_array_equal(bn.state_dict()["bias"], [4, 5, 6])
+
+
+def test_a_layer_pickled_when_some_attributes_had_other_names():
+    bn = trained(eps=0.25, momentum=0.5, scale=False)
+    state = bn.__getstate__()
+    older = {"eps": "_eps", "momentum": "_momentum"}
+    state = {older.get(name, name): value for name, value in state.items()}
+    state |= {"affine": True, "track_running_stats": True, "_last": None, "_constants": None}
+    old = BatchNorm.__new__(BatchNorm)
+    old.__setstate__(state)
+    assert repr(old) == repr(bn)
+    for layer in (bn, old):
+        layer(batches()[2])
+    assert_same(old, snapshot(bn))
+    old.eps = 0.5
+    assert (old.eps, old.affine, old.center) == (0.5, True, True)
 
 
 def test_a_layer_pickled_by_an_older_release():

@@ -35,7 +35,7 @@ class Convention:
     unbiased : bool
         Whether the running variance averages unbiased variances, n / (n - 1) times the biased ones.
     optional : tuple of tuple of str
-        Which vectors a state may do without; those of one group, only together.
+        Which vectors a state may do without: those of one group, or of several, but all of each.
     may_fix_gamma : bool
         Whether the framework has a mode in which gamma is stored and ignored.
     extra : tuple of str
@@ -71,15 +71,17 @@ class Convention:
         return {vector: getattr(self, vector) for vector in VECTORS} | counter
 
 
-_PAIRS = (("gamma", "beta"), ("running_mean", "running_var"))
 _EACH = (("gamma",), ("beta",))
+_RUNNING = ("running_mean", "running_var")
 
 CONVENTIONS = {convention.name: convention for convention in (
     # The names of fastbn's state are PyTorch's, but which variance it averages is an option of the layer.
     Convention("fastbn", "weight", "bias", "running_mean", "running_var", "num_batches_tracked",
-               eps=1e-5, momentum=0.1, momentum_weighs="batch", axis=1, unbiased=True, optional=_PAIRS, extra=EXTRA),
+               eps=1e-5, momentum=0.1, momentum_weighs="batch", axis=1, unbiased=True,
+               optional=(*_EACH, _RUNNING), extra=EXTRA),
     Convention("torch", "weight", "bias", "running_mean", "running_var", "num_batches_tracked",
-               eps=1e-5, momentum=0.1, momentum_weighs="batch", axis=1, unbiased=True, optional=_PAIRS),
+               eps=1e-5, momentum=0.1, momentum_weighs="batch", axis=1, unbiased=True,
+               optional=(("beta",), ("gamma", "beta"), _RUNNING)),      # bias=False, affine=False
     Convention("keras", "gamma", "beta", "moving_mean", "moving_variance", None,
                eps=1e-3, momentum=0.99, momentum_weighs="running", axis=-1, unbiased=False, optional=_EACH),
     Convention("flax", "scale", "bias", "mean", "var", None,

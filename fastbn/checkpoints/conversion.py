@@ -161,12 +161,9 @@ def match(names: Collection[str], convention: Convention) -> dict[str, str]:
         If a name that must be there is not, or there is another.
     """
     known = convention.names
-    optional = {vector for group in convention.optional for vector in group}
-    missing = [known[vector] for vector in VECTORS if vector not in optional and known[vector] not in names]
-    for group in convention.optional:
-        absent = [known[vector] for vector in group if known[vector] not in names]
-        if len(absent) < len(group):
-            missing += absent
+    present = {vector for vector in VECTORS if known[vector] in names}
+    spared = absent(present, convention)
+    missing = [known[vector] for vector in VECTORS if vector not in present and vector not in spared]
     if not missing and not any(known[vector] in names for vector in VECTORS):
         missing = [known[vector] for vector in VECTORS]
     unknown = sorted(map(repr, set(names) - {*known.values(), *convention.extra}))
@@ -175,6 +172,11 @@ def match(names: Collection[str], convention: Convention) -> dict[str, str]:
         wrong += [f"has also {abbreviated(unknown)}"] if unknown else []
         raise ValueError(f"state {' and '.join(wrong)}; expected {', '.join(known.values())} of {convention.name}")
     return {field: name for field, name in known.items() if name in names}
+
+
+def absent(present: Collection[str], convention: Convention) -> set[str]:
+    """Return the vectors that a state with some others does without, as the convention allows."""
+    return {vector for group in convention.optional if not set(group) & set(present) for vector in group}
 
 
 def abbreviated(texts: list[str], most: int = 4) -> str:
@@ -267,9 +269,9 @@ def _rescale(
 
 def _fill(vectors: dict[str, NDArray[Any]], target: Convention) -> None:
     like = next(iter(vectors.values()))
-    absent = {vector for group in target.optional if not vectors.keys() & set(group) for vector in group}
+    spared = absent(vectors, target)
     for vector in VECTORS:
-        if vector in vectors or vector in absent:
+        if vector in vectors or vector in spared:
             continue
         if vector not in ("gamma", "beta"):
             raise ValueError(f"state has no running averages, and {target.name} does not do without")

@@ -30,9 +30,10 @@ FASTBN = CONVENTIONS["fastbn"]
 def build(layer_type: type[Layer], state: Mapping[str, NDArray[Any]], **settings: Unpack[Settings]) -> Layer:
     """Return a layer that has a state under fastbn's names; float64 if an array of the state is."""
     vectors = [array for name, array in state.items() if name in FASTBN.names.values() and array.ndim]
-    settings.setdefault("dtype", np.float64 if any(array.itemsize > 4 for array in vectors) else np.float32)
-    layer = layer_type(
-        len(vectors[0]), affine="weight" in state, track_running_stats="running_mean" in state, **settings)
+    if settings.get("dtype") is None:
+        settings["dtype"] = np.float64 if any(array.itemsize > 4 for array in vectors) else np.float32
+    layer = layer_type(len(vectors[0]), scale="weight" in state, center="bias" in state,
+                       track_running_stats="running_mean" in state, **settings)
     layer.load_state_dict(state)
     return layer
 
@@ -69,6 +70,8 @@ def layer_of(
     defaults: Settings = {
         "axis": source.axis, "eps": source.eps, "unbiased": source.unbiased,
         "momentum": convert_momentum(source.momentum, source, FASTBN)}
+    if settings.get("averaging") == "cumulative":       # which has no momentum, whatever the file or its convention say
+        settings = {"momentum": None, **settings}
     chosen: Settings = {**defaults, **stored, **settings}
     target = dataclasses.replace(FASTBN, unbiased=check_flag(chosen["unbiased"], "unbiased"))
     return build(layer_type, convert(state, source, target, **choices), **chosen)

@@ -23,7 +23,7 @@ class Settings(TypedDict, total=False):
     eps: float
     momentum: float | None
     unbiased: bool
-    dtype: DTypeLike
+    dtype: DTypeLike | None
     num_threads: int | None
     averaging: str
     debias: bool

@@ -56,7 +56,7 @@ def test_from_keras(options):
     ours = BatchNorm.from_keras(theirs)
     assert (ours.axis, ours.eps, ours.unbiased, ours.training) == (theirs.axis, theirs.epsilon, False, True)
     assert ours.momentum == pytest.approx(1 - theirs.momentum, abs=1e-15)
-    assert ours.affine == (options != "neither")
+    assert (ours.scale, ours.center) == (theirs.scale, theirs.center)
     assert ours.dtype == ("float64" if options == "float64" else "float32")
     np.testing.assert_array_equal(ours.running_var, array(theirs.moving_variance))
     if options == "mixed":      # y is in float16 there
@@ -70,7 +70,7 @@ def test_from_keras(options):
     close(y.astype(np.float32), array(theirs(x, training=False)), np.float32)
 
 
-@pytest.mark.parametrize("options", ["default", "settings", "channels first", "neither"])
+@pytest.mark.parametrize("options", ["default", "settings", "channels first", "no center", "no scale", "neither"])
 def test_training_goes_on(options):
     theirs = trained(**OPTIONS[options])
     ours = BatchNorm.from_keras(theirs)

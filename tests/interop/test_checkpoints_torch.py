@@ -22,6 +22,7 @@ OPTIONS = {
     "settings": {"eps": 1e-3, "momentum": 0.3},
     "cumulative": {"momentum": None},
     "not affine": {"affine": False},
+    "no bias": {"bias": False},
     "not tracking": {"track_running_stats": False},
     "neither": {"affine": False, "track_running_stats": False},
 }
@@ -32,8 +33,9 @@ def module(kind, dtype="float32", **options):
     """A module that has seen three batches."""
     layer = KINDS[kind][0](5, dtype=DTYPES[dtype], **options)
     with torch.no_grad():
-        if layer.affine:
+        if layer.weight is not None:
             layer.weight.copy_(torch.linspace(0.5, 2, 5))
+        if layer.bias is not None:
             layer.bias.copy_(torch.linspace(-1, 1, 5))
         # SyncBatchNorm trains on accelerators only; its averages are those of its neighbours.
         seen = layer if kind != "sync" else torch.nn.BatchNorm2d(5, dtype=DTYPES[dtype], **options)
@@ -70,6 +72,7 @@ def test_from_torch(kind, options, dtype):
     assert ours.dtype == (np.float32 if stateless else dtype)
     assert (ours.num_features, ours.axis, ours.eps, ours.momentum) == (5, 1, theirs.eps, theirs.momentum)
     assert (ours.affine, ours.track_running_stats) == (theirs.affine, theirs.track_running_stats)
+    assert (ours.scale, ours.center) == (theirs.weight is not None, theirs.bias is not None)
     assert (ours.unbiased, ours.training) == (True, True)
     for name, value in theirs.state_dict().items():
         np.testing.assert_array_equal(ours.state_dict()[name], value.numpy())
@@ -82,7 +85,7 @@ def test_from_torch(kind, options, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("options", OPTIONS)
 def test_there_and_back(options, dtype):
-    ours = BatchNorm(5, dtype=dtype, **OPTIONS[options])
+    ours = BatchNorm(5, dtype=dtype, **{{"bias": "center"}.get(name, name): o for name, o in OPTIONS[options].items()})
     for step in range(3):
         ours(batch("2d", dtype, step))
     theirs = torch.nn.BatchNorm2d(5, dtype=DTYPES[dtype], **OPTIONS[options])
@@ -94,6 +97,14 @@ def test_there_and_back(options, dtype):
     back = BatchNorm.from_torch(theirs).state_dict()
     for name, value in ours.state_dict().items():
         same_bits(back[name], value)
+
+
+def test_eps_zero():
+    theirs = torch.nn.BatchNorm2d(5, eps=0.0).eval()
+    theirs.running_var.copy_(torch.linspace(0.5, 2, 5))
+    ours = BatchNorm.from_torch(theirs)
+    assert ours.eps == 0
+    same_evaluation(ours, theirs, batch("2d", "float32", 1))
 
 
 @pytest.mark.parametrize("options", ["default", "settings", "cumulative"])

@@ -69,6 +69,23 @@ def test_layer_and_affine(kind, channels_last):
     same_bits(ChannelStats(3).update(x).m2, ChannelStats(3).update(a).m2)
 
 
+def test_parameters_are_the_memory_of_tensors():
+    weight = torch.nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
+    x, a = pair("float32")
+    ours, other = BatchNorm(3).eval(), BatchNorm(3).eval()
+    ours.gamma = weight
+    other.gamma = weight.detach().numpy().copy()
+    same(ours(x), other(a))
+    with torch.no_grad():
+        weight.mul_(2)      # as an optimizer does
+    other.gamma *= 2
+    same(ours(x), other(a))
+    with pytest.raises(ValueError, match=r"beta has shape \(2,\); expected \(3,\)"):
+        ours.beta = torch.zeros(2)
+    with pytest.raises(TypeError, match="beta has dtype float16; expected float32 or float64"):
+        ours.beta = torch.zeros(3, dtype=torch.float16)
+
+
 @kinds
 def test_no_copy(kind):
     x, a = pair(kind)

@@ -166,6 +166,31 @@ def test_degenerate_batches():
     np.testing.assert_array_equal(ours.running_var, theirs.running_var.numpy())
 
 
+@pytest.mark.parametrize("kind", SHAPES)
+def test_eps_zero(kind, dtype):
+    # PyTorch's layer takes it in evaluation mode alone. In training its operator has the bias in a channel of zero
+    # variance, where fastbn has NaN; the others agree.
+    ours, theirs = pair(kind, dtype, eps=0.0)
+    x = torch.from_numpy(batch(kind, dtype, 1))
+    same(ours.eval()(x.numpy()), theirs.eval()(x), dtype)
+    x[:, 1] = 2.5
+    with pytest.raises(ValueError, match="eps must be positive during training"):
+        theirs.train()(x)
+    y = torch.native_batch_norm(x, theirs.weight, theirs.bias, None, None, True, 0.1, 0.0)[0]
+    got = ours.train()(x.numpy())
+    assert np.isnan(got[:, 1]).all()
+    assert (y[:, 1] == theirs.bias[1]).all()
+    others = [0, 2, 3, 4]
+    same(got[:, others], y[:, others], dtype)
+    # Both evaluate by zero variances as they find them; fastbn names the channel.
+    with torch.no_grad():
+        theirs.running_var[1] = 0
+        assert not torch.isfinite(theirs.eval()(x)[:, 1]).any()
+    ours.running_var[1] = 0
+    with pytest.raises(ValueError, match="running_var is 0 in channel 1 and eps is 0"):
+        ours.eval()(x.numpy())
+
+
 def test_threads_of_torch_are_left_alone():
     before = torch.get_num_threads()
     BatchNorm(64, num_threads=3)(np.ones((4000, 64), np.float32))

@@ -18,8 +18,9 @@ def bad_values():
         arrays = state(dtype)
         arrays["running_var"][4] = -0.25
         yield f"{kind} variance negative", arrays, bf16, "running_var has negative values, down to -0.25"
-    for name in VECTORS:
+    for name in ("running_mean", "running_var"):
         yield f"{name} missing", {k: v for k, v in state().items() if k != name}, (), f"state misses {name}; expected"
+    for name in VECTORS:
         for case, value, message in (
             ("shorter", np.ones(4, np.float32), r"has shape \([45],\); expected \([45],\)"),
             ("2-d", np.ones((5, 1), np.float32), rf"{name} has shape \(5, 1\); expected"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastbn._checks import channels
 from fastbn.affine import ChannelAffine, check_finite
 from fastbn.folding._borders import all_taps_everywhere, check_conv_borders, check_transposed_borders
 from fastbn.folding._certificate import Probe
@@ -53,8 +54,12 @@ def read_batch_norm(graph: Graph, node: NodeProto) -> ChannelAffine:
                               for index, name in enumerate(("scale", "B", "mean", "var"), 1))
     if (var < 0).any():
         raise FoldingError(f"its variance has negative values, down to {var.min():.6g}")
+    radicand = var + attribute(node, "epsilon", 1e-5)
+    if (radicand == 0).any():
+        zero = channels(np.flatnonzero(radicand == 0).tolist())
+        raise FoldingError(f"its variance is 0 in {zero} and its epsilon is 0")
     with np.errstate(all="ignore"):  # what is not finite is refused
-        scale = gamma / np.sqrt(var + attribute(node, "epsilon", 1e-5))
+        scale = gamma / np.sqrt(radicand)
     try:
         check_finite({"scale": gamma, "B": beta, "mean": mean, "var": var, "scale / sqrt(var + epsilon)": scale})
         return ChannelAffine(mean, scale, beta)

@@ -1,0 +1,139 @@
+"""What a forward leaves for its backward is opaque: nothing that it is made to hold gets past the checks."""
+
+import copy
+import dataclasses
+import pickle
+
+import numpy as np
+import pytest
+
+from fastbn import BatchNorm
+from fastbn.functional import Saved, batch_norm_backward, batch_norm_training
+from tests.compare import same_bits
+
+RNG = np.random.default_rng(0)
+PLANES = RNG.standard_normal((4, 3, 5, 2)).astype(np.float32)
+ROWS = RNG.standard_normal((6, 8, 64)).astype(np.float32)
+CHOSEN = RNG.random((6, 8)) < 0.5
+
+
+def of_residual():
+    """x, axis and what a ReLU with a residual left: a mask of bits, in an order of memory."""
+    x = PLANES.transpose(0, 1, 3, 2)
+    return x, 1, batch_norm_training(x, residual=x, activation="relu")[1]
+
+
+def of_mask():
+    """The same where only some rows counted: an index of them."""
+    bn = BatchNorm(64, axis=-1)
+    bn(ROWS, ROWS, "relu", mask=CHOSEN)
+    return ROWS, -1, bn._tape.last[3].saved
+
+
+MAKE = {"residual": of_residual, "mask": of_mask}
+BITS = of_residual()[2]._mask
+INDEX = of_mask()[2]._index
+WHERE = np.arange(len(INDEX))
+
+BAD = [
+    ("residual", "_mask", value) for value in (
+        7, type(None), "bits", BITS[:-1], np.append(BITS, BITS), BITS.astype(np.int16), BITS.astype(np.uint8),
+        BITS[None], np.ma.array(BITS), BITS.view(np.recarray))
+] + [
+    ("residual", "_arrangement", value) for value in (
+        7, (), (1,), (1, None, 2), [1, None], (9, None), (-1, None), (0, None), (1.0, None), (True, None), (None, None),
+        (1, (0, 1, 2, 9)), (1, (0, 1, 2)), (1, (0, 1, 2, 2)), (1, (0, 2, 1, 3)), (1, (0, 1, 2, -1)),
+        (1, (0, 1.0, 2, 3)), (1, "0123"), (9, (0, 1, 2, 3)), (-3, (0, 1, 2, 3)), (1, np.arange(4)))
+] + [
+    ("mask", "_index", value) for value in (
+        7, "rows", INDEX[:0], INDEX.astype(np.int32), INDEX.astype(np.uintp), INDEX[::-1], INDEX[None],
+        INDEX + 48, INDEX - 48, np.where(WHERE == 3, 10**12, INDEX),
+        np.where(WHERE == 3, -10**12, INDEX), np.where(WHERE == 3, INDEX[2], INDEX), np.ma.array(INDEX))
+] + [
+    (kind, name, value) for kind in MAKE for name in ("_mean", "_rstd", "_mean_low") for value in (
+        7, "abc", np.ones(2), np.ones((3, 1)), np.ones(1 << 20), np.ones(3, np.int64), np.ones(64, object))
+] + [
+    ("residual", "_shape", (4, 3, 2)), ("residual", "_shape", 7), ("residual", "_axis", 3),
+    ("residual", "_shape", None), ("mask", "_mask", INDEX), ("mask", "_mask", BITS),
+    ("mask", "_arrangement", (2, (0, 1, 2, 3))), ("mask", "_arrangement", (1, (0, 2, 1))),
+]
+
+
+BAD = [(kind, name, value, how) for kind, name, value in BAD for how in ("setattr", "pickle")] + [
+    # What a pickle would put right.
+    ("residual", "_mask", np.repeat(BITS, 2)[::2], "setattr"), ("residual", "_mask", BITS.astype(">u2"), "setattr"),
+    ("mask", "_index", np.repeat(INDEX, 2)[::2], "setattr"), ("mask", "_index", INDEX.astype(">i8"), "setattr"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "value", "how"), BAD, ids=[f"{k} {n} {v!r:.30} {h}" for k, n, v, h in BAD])
+def test_a_spoiled_one_is_refused_before_anything_is_written(kind, name, value, how):
+    x, axis, saved = MAKE[kind]()
+    if how == "pickle":     # as an unpickled one would be
+        values = {slot: getattr(saved, slot) for slot in Saved.__slots__} | {name: value}
+        saved = Saved.__new__(Saved)
+        for slot, v in values.items():
+            object.__setattr__(saved, slot, v)
+        saved = pickle.loads(pickle.dumps(saved))
+    else:
+        object.__setattr__(saved, name, value)
+    out = np.full_like(x, 7)
+    with pytest.raises((TypeError, ValueError)):
+        batch_norm_backward(x, x, saved, axis=axis, out=out)
+    assert (out == 7).all()
+
+
+@pytest.mark.parametrize(("kind", "name", "value", "message"), [
+    ("residual", "_mask", 7, "saved must be as a forward returned it, and its mask is not; got 7"),
+    ("residual", "_mask", BITS[:2], r"its mask is not; got uint16\(2,\)"),
+    ("residual", "_arrangement", (1, (9,)), r"its order of memory is not; got \(1, \(9,\)\)"),
+    ("mask", "_index", INDEX - 48, r"its index is not; got int64\("),
+    ("residual", "_mean", None, "its mean is not; got None"),
+])
+def test_messages(kind, name, value, message):
+    x, axis, saved = MAKE[kind]()
+    object.__setattr__(saved, name, value)
+    with pytest.raises(ValueError, match=message):
+        batch_norm_backward(x, x, saved, axis=axis)
+
+
+@pytest.mark.parametrize("change", [{"mask": 7}, {"index": INDEX}, {"mean": np.zeros(3)}, {}], ids=str)
+def test_it_has_no_fields_to_replace(change):
+    with pytest.raises(TypeError):
+        dataclasses.replace(of_residual()[2], **change)
+
+
+def test_the_statistics_are_read_only():
+    saved = of_residual()[2]
+    for name in ("mean", "var", "rstd", "count"):
+        with pytest.raises(AttributeError):
+            setattr(saved, name, 1)
+    for name in ("mean", "var", "rstd"):
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(saved, name)[...] = 0
+    assert repr(saved) == "Saved(3, count=40)"
+    assert not [name for name in dir(saved) if not name.startswith("_")
+                and name not in ("mean", "var", "rstd", "count", "from_statistics")]
+
+
+@pytest.mark.parametrize("kind", MAKE)
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))],
+                         ids=["copy", "deepcopy", "pickle"])
+def test_copies_go_back_to_the_same_bits(kind, duplicate):
+    x, axis, saved = MAKE[kind]()
+    for got, want in zip(batch_norm_backward(x, x, duplicate(saved), axis=axis),
+                         batch_norm_backward(x, x, saved, axis=axis), strict=True):
+        if kind == "mask" and got.ndim == 3:    # the others are the layer's to fill
+            got, want = got[CHOSEN], want[CHOSEN]
+        np.testing.assert_array_equal(got, want)
+
+
+def test_given_statistics():
+    saved = Saved.from_statistics([0.0, 1.0], [3.0, 8.0], eps=1.0)
+    same_bits(saved.rstd, np.array([1 / 2, 1 / 3]))
+    assert saved.count == 0
+    for name in ("_mask", "_index", "_arrangement"):
+        other = copy.copy(saved)
+        object.__setattr__(other, name, 7)
+        with pytest.raises(ValueError, match="saved must be"):
+            batch_norm_backward(np.ones((3, 2)), np.ones((3, 2)), other)
