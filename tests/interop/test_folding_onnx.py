@@ -95,7 +95,7 @@ LEFT = {
     "negative variance": (f"h = Conv(x, w) y = {BN}(h, s, t, m, negative)", {},
                           "variance has negative values, down to -"),
     "no variance, no epsilon": (f"h = Conv(x, w) y = {BN}<epsilon=0.0>(h, s, t, m, zero)", {},
-                                "do not normalize: scale has values that are not finite$"),
+                                "^its variance is 0 in channels 0, 1, 2, 3 and its epsilon is 0"),
     "scale not constant": (f"h = Conv(x, w) g = ReduceMean<axes=[0,2,3], keepdims=0>(h) y = {BN}(h, g, t, m, v)", {},
                            f"^the scale of {BN} 'y' is not a constant$"),
     "mean of an input": (f"h = Conv(x, w) {NORM}", {"defaults": ("m",)},
