@@ -132,7 +132,7 @@ def test_out_that_is_refused(kind, dtype):
 BAD_BESIDE_A_GOOD_OUT = {
     "gamma": ({"gamma": np.ones(5)}, ValueError),
     "beta": ({"beta": np.ones(6, int)}, TypeError),
-    "eps": ({"eps": 0.0}, ValueError),
+    "eps": ({"eps": -1.0}, ValueError),
     "activation": ({"activation": "gelu"}, ValueError),
     "residual": ({"residual": np.ones((4, 6, 5, 6))}, ValueError),
     "num_threads": ({"num_threads": 0}, ValueError),

@@ -147,8 +147,7 @@ LEFT = {
     "negative variance": (f"h = Conv(x, w) y = {BN}(h, s, t, m, negative)", {},
                           "variance has negative values, down to -"),
     "no variance, no epsilon": (f"h = Conv(x, w) y = {BN}<epsilon=0.0>(h, s, t, m, zero)", {},
-                                r"do not normalize: scale / sqrt\(var \+ epsilon\) has values that are not finite, in "
-                                "channels 0, 1, 2, 3$"),
+                                "^its variance is 0 in channels 0, 1, 2, 3 and its epsilon is 0"),
     **{f"{name} is NaN": (f"h = Conv(x, w) y = {BN}(h, {inputs})", {},
                           f"do not normalize: {name} has values that are not finite, in channel 2$")
        for name, inputs in (("scale", "nan, t, m, v"), ("B", "s, nan, m, v"), ("mean", "s, t, nan, v"),
