@@ -113,3 +113,15 @@ def listed(channels: list[int], most: int = 8) -> str:
     """
     text = ", ".join(map(str, channels[:most]))
     return text if len(channels) <= most else f"{text} and {len(channels) - most} more"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a number and a noun, which has an s unless the number is 1.
+
+    Examples
+    --------
+    >>> from fastbn._checks import plural
+    >>> plural(1, "channel"), plural(2000, "channel")
+    ('1 channel', '2000 channels')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from fastbn._checks import plural
+from fastbn.statistics_command.missing import ALL_COUNT, Missing
 from fastbn.statistics_command.tally import Tally, merged
 
 if TYPE_CHECKING:
@@ -27,11 +27,14 @@ class Settings:
     members : tuple of str
         Which arrays of npz archives; all if empty.
     threads : int or None
+    missing : Missing
+        Which values do not count.
     """
 
     axis: int = -1
     members: tuple[str, ...] = ()
     threads: int | None = None
+    missing: Missing = ALL_COUNT
 
 
 @dataclass(frozen=True)
@@ -83,10 +86,8 @@ class State:
         """Return the channels that have had NaN or Inf only since the total was that one."""
         if self.total is None:
             return []
-        spoilt = ~np.isfinite(self.total.stats.mean)
-        if total is not None:
-            spoilt &= np.isfinite(total.stats.mean)
-        return [int(channel) for channel in np.flatnonzero(spoilt)]
+        before = [] if total is None else total.spoilt
+        return [channel for channel in self.total.spoilt if channel not in before]
 
 
 def count(source: Input, state: State, settings: Settings) -> Iterator[tuple[State, float]]:
@@ -113,8 +114,11 @@ def count(source: Input, state: State, settings: Settings) -> Iterator[tuple[Sta
             axis = part.grid.axis
             for index, block in enumerate(part.blocks(known.block), known.block):
                 first = part.grid.slices(index)[axis].start
-                tally = Tally.of(block, axis, first, part.channels, settings.threads)
-                known = Partial(number, index + 1, merged(known.tally, tally))
+                try:
+                    tally = Tally.of(block, axis, first, part.channels, settings.threads, settings.missing)
+                except (TypeError, ValueError) as error:
+                    raise part.place.error(error) from None
+                known = Partial(number, index + 1, merged(known.tally, replace(tally, shape=part.shape)))
                 yield replace(state, partial=known), part.stored / len(part.grid)
             known = Partial(number + 1, 0, known.tally)
     yield State(state.finished + 1, merged(state.total, known.tally), skipped=state.skipped), 0
@@ -126,8 +130,8 @@ def compare(part: Part, known: Tally | None) -> None:
         return
     channels = len(known.stats.mean)
     if part.channels != channels:
-        raise part.place.error(f"has {part.channels} channels; those before have {channels}")
+        raise part.place.misfit(f"has {plural(part.channels, 'channel')}; those before have {channels}")
     if part.uint8 != known.uint8:     # 0 to 255 beside, most likely, 0 to 1
         kinds = ("values of uint8", "values of another dtype")
         ours, theirs = kinds if part.uint8 else kinds[::-1]
-        raise part.place.error(f"has {ours}; those before have {theirs}")
+        raise part.place.misfit(f"has {ours}; those before have {theirs}")

@@ -25,6 +25,10 @@ class Place(NamedTuple):
         """Return the error whose reason, a predicate such as "has no values", is that of this place."""
         return InputError(self.path, reason if self.member is None else f"member {self.member!r} {reason}")
 
+    def misfit(self, reason: object) -> InputError:
+        """Return the error of an array that is in order, and is none to be counted here."""
+        return self.error(reason if self.member is None else f"{reason}; --member NAME chooses arrays of an archive")
+
 
 class CommandError(Exception):
     """What ends the command, whatever ``--on-error`` says."""

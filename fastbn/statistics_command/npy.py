@@ -49,6 +49,8 @@ def open_file(path: str, size: int, axis: int) -> Iterator[Iterator[Part]]:
 @contextmanager
 def open_standard_input(path: str, _: int, axis: int) -> Iterator[Iterator[Part]]:
     """Take what comes from standard input."""
+    if sys.stdin is None:
+        raise Place(path).error("is closed; expected the bytes of an .npy file")
     if sys.stdin.isatty():
         raise Place(path).error("is a terminal; expected the bytes of an .npy file")
     yield iter([part(cast(Stream, sys.stdin.buffer), Place(path), axis)])
@@ -84,6 +86,7 @@ def part(stream: Stream, place: Place, axis: int, size: int | None = None,
     """
     shape, fortran, dtype, begin = header(stream, place)
     axis = check(place, shape, dtype, axis)
+    as_stored = shape
     # The order of axes says nothing about statistics: in the order of the file all arrays are C-ordered.
     if fortran:
         shape, axis = shape[::-1], len(shape) - 1 - axis
@@ -107,7 +110,7 @@ def part(stream: Stream, place: Place, axis: int, size: int | None = None,
         if read(stream, buffer[:1], place):
             raise place.error("has bytes behind its array")
 
-    return Part(place, grid, dtype == np.uint8, length if stored is None else stored, blocks)
+    return Part(place, grid, dtype == np.uint8, length if stored is None else stored, blocks, as_stored)
 
 
 def header(stream: Stream, place: Place) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from fastbn.statistics_command.errors import Place
     from fastbn.statistics_command.grid import Grid
 
-DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "float16", "float32", "float64")
+DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool", "float16", "float32",
+          "float64")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Part:
     blocks : callable
         Given the index of a block, returns an iterator of the blocks from there on, each of which may lie where the one
         before it did. After the last one it raises InputError if the array turns out to be damaged.
+    shape : tuple of int or None
+        Of the array as it is stored; None for an image.
     """
 
     place: Place
@@ -43,6 +46,7 @@ class Part:
     uint8: bool
     stored: int
     blocks: Callable[[int], Iterator[NDArray[Any]]]
+    shape: tuple[int, ...] | None = None
 
     @property
     def channels(self) -> int:
@@ -61,12 +65,12 @@ def check(place: Place, shape: tuple[int, ...], dtype: np.dtype[Any], axis: int)
     if dtype.hasobject:
         raise place.error("holds Python objects, which are never loaded")
     if dtype.name not in DTYPES:
-        raise place.error(f"has dtype {dtype}; expected {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
+        raise place.misfit(f"has dtype {dtype}; expected {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
     if len(shape) < 2:
-        raise place.error(f"has shape {shape}; expected two or more dimensions")
+        raise place.misfit(f"has shape {shape}; expected two or more dimensions")
     if 0 in shape:
-        raise place.error(f"has shape {shape}, no values")
+        raise place.misfit(f"has shape {shape}, no values")
     try:
         return axis_of(axis, len(shape))
     except ValueError:
-        raise place.error(f"has shape {shape}, which has no axis {axis}; see --axis") from None
+        raise place.misfit(f"has shape {shape}, which has no axis {axis}; see --axis") from None

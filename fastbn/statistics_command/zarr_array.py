@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,8 @@ NODE = "zarr.json"                      # of the third, of arrays and groups
 
 def is_zarr(folder: str) -> bool:
     """Return whether a folder is a Zarr array or group."""
-    return any((Path(folder) / name).exists() for name in (ARRAY, GROUP, NODE))
+    # By os.path, to which what lies in an unreadable folder is not there.
+    return any(os.path.exists(os.path.join(folder, name)) for name in (ARRAY, GROUP, NODE))
 
 
 @contextmanager
@@ -55,4 +56,4 @@ def part(array: Any, place: Place, size: int, axis: int) -> Part:
                 raise place.error(f"is damaged: {error}") from None
             yield block
 
-    return Part(place, grid, dtype == np.uint8, size, blocks)
+    return Part(place, grid, dtype == np.uint8, size, blocks, shape)
