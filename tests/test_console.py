@@ -201,3 +201,14 @@ def test_ctrl_c_in_any_command(monkeypatch, capsys, heard_signals):
     monkeypatch.setattr("fastbn.__main__.config", lambda: signal.raise_signal(signal.SIGINT))
     assert main(["info"]) == 130
     assert capsys.readouterr() == ("", "interrupted\n")
+
+
+def test_demo_finds_out_first_that_it_cannot_write(tmp_path, monkeypatch, capsys):
+    def refuse(**options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(SystemExit) as end:
+        main(["demo"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.endswith("--out: 'fastbn-demo.png' cannot be written: Read-only file system\n")

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ import fastbn
 from fastbn import _console
 from fastbn.__main__ import main
 from fastbn.statistics_command import grid
-from tests.process import run, settings
+from tests.process import PATIENCE, run, settings
 from tests.statistics_files import expect, normal, stats
 
 # Below, at and above a block when that has 4,096 bytes; and rows below, at and above what a minimum takes at once.
@@ -91,8 +93,9 @@ def test_threads_do_not_change_it(threads, tmp_path):
 
 def command(*arguments, **options):
     """Run the command in a process of its own, with bytes on its standard input."""
-    return subprocess.run([sys.executable, "-m", "fastbn", "stats", *map(str, arguments)],
-                          **(settings({}) | {"text": False}), capture_output=True, timeout=120, check=False, **options)
+    return subprocess.run(
+        [sys.executable, "-m", "fastbn", "stats", *map(str, arguments)], **(settings({}) | {"text": False}),
+        capture_output=True, timeout=PATIENCE, check=False, **options)
 
 
 def test_standard_input(tmp_path):
@@ -179,6 +182,8 @@ def test_what_is_not_finite_is_named_and_null(tmp_path, capsys):
     (["x.npy", "--json", "nowhere/out.json"], "argument --json: there is no directory 'nowhere'"),
     (["x.npy", "--json", "/"], "argument --json: expected a file name, got '/'"),
     (["x.npy", "--json", ""], "argument --json: expected a file name, got ''"),
+    (["x.npy", "--nan", "skip"], "argument --nan: invalid choice: 'skip'"),
+    (["x.npy", "--nodata", "none"], "argument --nodata: expected a number, got 'none'"),
 ], ids=lambda value: " ".join(value) if isinstance(value, list) else "")
 def test_usage(arguments, message):
     done = run("-m", "fastbn", "stats", *arguments)
@@ -269,3 +274,147 @@ def test_the_lines_of_what_is_odd_are_python(x, lines, tmp_path, capsys):
     names = {"fastbn": fastbn}
     exec(printed, names)
     np.testing.assert_allclose(names["std"][0], x[:, 0].std())
+
+
+@pytest.mark.parametrize(("shape", "axis", "warning"), [
+    ((2, 3, 8, 65), -1, "has 65 channels along axis -1, and 3 along axis 1"),
+    ((65, 4), 0, "has 65 channels along axis 0, and 4 along axis 1"),
+    ((2, 80, 70, 1), 1, "has 80 channels along axis 1, and 1 along axis 3"),
+    ((2, 3, 8, 64), -1, ""), ((2, 3, 8, 65), 1, ""), ((2, 65, 8, 5), 1, ""),
+], ids=str)
+def test_an_axis_that_looks_like_another(shape, axis, warning, tmp_path, capsys):
+    x = normal(*shape)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", x)
+    found = stats(tmp_path, tmp_path / "x.npy", tmp_path / "y.npy", "--axis", axis)
+    out, err = capsys.readouterr()
+    assert err == (f"{tmp_path / 'x.npy'}: shape {shape} {warning}; --axis chooses another\n" if warning else "")
+    assert f"# channel axis {axis}; the first array has shape {shape}\n" in out
+    assert (found["axis"], found["shape"]) == (axis, list(shape))
+
+
+def test_the_shape_is_that_of_the_file(tmp_path):
+    np.save(tmp_path / "x.npy", np.asfortranarray(normal(5, 6, 7)))
+    assert stats(tmp_path, tmp_path / "x.npy", "--axis", 1)["shape"] == [5, 6, 7]
+
+
+def test_many_channels_are_not_all_listed(tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.full((3, 2000), np.nan))
+    found = stats(tmp_path, tmp_path / "x.npy")
+    out, err = capsys.readouterr()
+    assert err.endswith("x.npy: has NaN or Inf in channel 0, 1, 2, 3, 4, 5, 6, 7 and 1992 more\n")
+    assert found["mean"] == [None] * 2000
+    np.save(tmp_path / "x.npy", np.full((3, 2000), 7, np.uint8))
+    stats(tmp_path, tmp_path / "x.npy")
+    out, err = capsys.readouterr()
+    assert "# no normalize = ...: channel 0, 1, 2, 3, 4, 5, 6, 7 and 1992 more is constant\n" in out
+
+
+def test_singular(tmp_path, capsys):
+    for name, channels in (("x", 3), ("y", 1)):
+        np.save(tmp_path / f"{name}.npy", normal(4, channels))
+    assert main(["stats", str(tmp_path / "x.npy"), str(tmp_path / "y.npy")]) == 1
+    assert capsys.readouterr().err == f"{tmp_path / 'y.npy'}: has 1 channel; those before have 3\n"
+
+
+def test_no_picture_and_no_json_where_nothing_can_be_written(tmp_path, capsys, monkeypatch):
+    def refuse(**options):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    np.save(tmp_path / "x.npy", normal(4, 3))
+    for option in ("--json", "--plot"):
+        with pytest.raises(SystemExit) as end:
+            main(["stats", str(tmp_path / "x.npy"), option, str(tmp_path / "out.png")])
+        assert end.value.code == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.endswith(f"argument {option}: {str(tmp_path / 'out.png')!r} cannot be written: Permission denied\n")
+
+
+# A process that may do no more than anybody, not even import modules, which a first run does therefore.
+UNPRIVILEGED = """
+import contextlib, io, os, sys
+from fastbn.__main__ import main
+from fastbn.statistics_command import command
+
+os.chdir(sys.argv[1])
+with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    for arguments in (["stats", "x.npy", "--json", "/dev/null"], ["stats", "--axis", "x"]):
+        with contextlib.suppress(SystemExit):
+            main(arguments)
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+"""
+
+
+@pytest.fixture
+def open_folder():
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+def unprivileged(folder, *arguments, program=""):
+    done = run("-c", f"{UNPRIVILEGED}{program}sys.exit(main(['stats', *sys.argv[2:]]))", str(folder), *arguments)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+@pytest.mark.parametrize("mode", [0o000, 0o444, 0o111])
+def test_an_unreadable_folder(mode, open_folder):
+    np.save(open_folder / "x.npy", normal(4, 3))
+    locked = open_folder / "locked"
+    locked.mkdir()
+    (locked / "x.png").write_bytes(b"x")
+    locked.chmod(mode)
+    try:
+        path = "locked/x.png" if mode == 0o444 else "locked"
+        assert unprivileged(open_folder, "locked", "x.npy") == (1, "", f"{path}: Permission denied\n")
+        code, out, err = unprivileged(open_folder, "locked", "x.npy", "--on-error", "skip")
+        assert (code, err) == (0, f"skipped: {path}: Permission denied\ninputs counted: 1; skipped: 1\n")
+        assert out.startswith("mean, std = (")
+        # Nor does an output there end in more than a line.
+        code, out, err = unprivileged(open_folder, "x.npy", "--json", "locked/out.json")
+        assert (code, out) == (2, "")
+        assert "argument --json: 'locked/out.json' cannot be written: Permission denied\n" in err
+        code, _, err = unprivileged(open_folder, "locked/x.npy", "--json", "/dev/null")
+        assert (code, err) == (1, "locked/x.npy: No such file or directory\n" if mode == 0o111 else
+                               "locked/x.npy: Permission denied\n")
+    finally:
+        locked.chmod(0o755)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+@pytest.mark.parametrize("json_out", [[], ["--json", "-"]])
+def test_an_interrupted_run_that_cannot_write_prints(json_out, open_folder):
+    x = np.repeat(np.arange(4.0), 512).reshape(-1, 1)       # a block has one value
+    np.save(open_folder / "x.npy", x)
+    program = """
+import signal
+from fastbn.statistics_command import counting, grid
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+grid.BLOCK_BYTES = 4096
+
+def count(*arguments):
+    for number, state in enumerate(counting.count(*arguments)):
+        yield state
+        if number == 1:
+            signal.raise_signal(signal.SIGINT)
+
+command.count = count
+"""
+    code, out, err = unprivileged(open_folder, "x.npy", *json_out, program=program)
+    table = ["# interrupted: of a part of the inputs", "mean, std = (0.5,), (0.5,)"]
+    said = ("interrupted; counted so far: 0 inputs and a part of the next; the file to go on from "
+            "fastbn-stats.resume: cannot be written: Permission denied")
+    assert code == 130
+    if json_out:
+        assert out == ""
+        assert err.splitlines()[:3] == [said, *table]
+    else:
+        assert err == f"{said}\n"
+        assert out.splitlines()[:2] == table

@@ -96,8 +96,11 @@ def equal(x: NDArray[Any], value: int | float) -> NDArray[np.bool_]:
 def as_dtype(value: int | float, dtype: np.dtype[Any]) -> Any:
     """Return a number as a scalar of a dtype, or None if the dtype has no such value."""
     if dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            here = dtype.type(value)
+        try:
+            with np.errstate(over="ignore"):
+                here = dtype.type(value)
+        except OverflowError:       # an int that no float holds
+            return None
         return None if np.isinf(here) and math.isfinite(value) else here
     low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     return dtype.type(int(value)) if low <= value <= high and value == int(value) else None
