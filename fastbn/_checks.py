@@ -115,13 +115,13 @@ def listed(channels: list[int], most: int = 8) -> str:
     return text if len(channels) <= most else f"{text} and {len(channels) - most} more"
 
 
-def plural(count: int, noun: str) -> str:
-    """Return a number and a noun, which has an s unless the number is 1.
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun.
 
     Examples
     --------
-    >>> from fastbn._checks import plural
-    >>> plural(1, "channel"), plural(2000, "channel")
-    ('1 channel', '2000 channels')
+    >>> from fastbn._checks import counted
+    >>> counted(1, "channel"), counted(3, "batch", "batches")
+    ('1 channel', '3 batches')
     """
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{count} {one if count == 1 else many or one + 's'}"

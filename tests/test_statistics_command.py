@@ -51,6 +51,18 @@ def test_dtypes(dtype, tmp_path, small_blocks):
     expect(stats(tmp_path, tmp_path / "x.npy", "--axis", 0), [x], 0)
 
 
+@pytest.mark.parametrize("dtype", ["int64", ">i8", "uint64", "uint32", "bool"])
+def test_dtypes_that_float64_may_not_hold(dtype, tmp_path, small_blocks):
+    x = (1000 * normal(900, 6, dtype="float64")).astype(dtype) if dtype != "bool" else normal(900, 6) > 1
+    x[::7, 2] = x[0, 2]
+    np.save(tmp_path / "x.npy", x)
+    found = stats(tmp_path, tmp_path / "x.npy")
+    expect(found, [x.astype("uint8" if dtype == "bool" else dtype)])
+    assert found["scaled"] is None
+    counted = stats(tmp_path, tmp_path / "x.npy", "--nodata", int(x[0, 2]))["count"]
+    assert counted == (x != x[0, 2]).sum(axis=0).tolist()
+
+
 @pytest.mark.parametrize("ratio", [1e2, 1e4])
 def test_a_mean_far_from_zero(ratio, tmp_path, small_blocks):
     x = normal(20000, 3, dtype="float64") + ratio

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastbn._checks import listed, plural
+from fastbn._checks import counted, listed
 from fastbn._console import FAILED, OutputError, show, tell, write_file
 from fastbn._selection import NAN_POLICIES
 from fastbn.statistics_command import inputs, resume
@@ -228,17 +228,17 @@ class Run:
         total, skipped = self.state.total, self.state.skipped
         if total is None:
             raise CommandError(f"nothing was counted; inputs skipped: {len(skipped)}")
-        counted = self.state.finished - len(skipped)
-        content = json.dumps(report(total, self.settings.axis, counted, skipped), indent=2, allow_nan=False)
+        number = self.state.finished - len(skipped)
+        content = json.dumps(report(total, self.settings.axis, number, skipped), indent=2, allow_nan=False)
         lost = self.show_result(content)
         if self.arguments.json not in (None, STANDARD_OUTPUT):
             write_file(self.arguments.json, f"{content}\n".encode())
         if self.arguments.plot is not None:
             from fastbn.statistics_command.picture import draw
 
-            write_file(self.arguments.plot, draw(total, counted, self.arguments.plot.suffix[1:].lower()))
+            write_file(self.arguments.plot, draw(total, number, self.arguments.plot.suffix[1:].lower()))
         if skipped:
-            tell(f"inputs counted: {counted}; skipped: {len(skipped)}")
+            tell(f"inputs counted: {number}; skipped: {len(skipped)}")
         if lost is not None:
             raise lost
 
@@ -259,8 +259,8 @@ class Run:
     def keep(self) -> None:
         """Write the file to go on from."""
         state = self.state
-        counted = state.finished - len(state.skipped)
-        done = f"interrupted; counted {'all' if self.complete else 'so far'}: {plural(counted, 'input')}"
+        number = state.finished - len(state.skipped)
+        done = f"interrupted; counted {'all' if self.complete else 'so far'}: {counted(number, 'input')}"
         done += "" if state.so_far is state.total else " and a part of the next"
         if state.partial is not None and self.source is not None and self.source.kind == inputs.STREAM:
             state = replace(state, partial=None)    # it will come from its beginning

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from fastbn._checks import plural
+from fastbn._checks import counted
 from fastbn.statistics_command.missing import ALL_COUNT, Missing
 from fastbn.statistics_command.tally import Tally, merged
 
@@ -130,7 +130,7 @@ def compare(part: Part, known: Tally | None) -> None:
         return
     channels = len(known.stats.mean)
     if part.channels != channels:
-        raise part.place.misfit(f"has {plural(part.channels, 'channel')}; those before have {channels}")
+        raise part.place.misfit(f"has {counted(part.channels, 'channel')}; those before have {channels}")
     if part.uint8 != known.uint8:     # 0 to 255 beside, most likely, 0 to 1
         kinds = ("values of uint8", "values of another dtype")
         ours, theirs = kinds if part.uint8 else kinds[::-1]

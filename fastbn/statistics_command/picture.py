@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from fastbn._checks import listed, plural
+from fastbn._checks import counted, listed
 from fastbn.demo.picture import FAINT, GREY, INK
 from fastbn.statistics_command.report import extrema, moments
 
@@ -40,10 +40,10 @@ def draw(tally: Tally, inputs: int, form: str) -> bytes:
     figure = Figure(figsize=(9, 4.8), dpi=160, facecolor="white")
     axes = figure.subplots()
     figure.subplots_adjust(left=0.1, right=0.97, top=0.8, bottom=0.13)
-    figure.text(0.1, 0.925, plural(channels, "channel"), size=14.5, weight="bold", color=INK)
+    figure.text(0.1, 0.925, counted(channels, "channel"), size=14.5, weight="bold", color=INK)
     spoilt = tally.spoilt
     figure.text(0.1, 0.865, f"{least:,}{'' if least == most else f' to {most:,}'} values a channel, of "
-                + plural(inputs, "input") + (f"; NaN or Inf in channel {listed(spoilt)}" if spoilt else ""),
+                + counted(inputs, "input") + (f"; NaN or Inf in channel {listed(spoilt)}" if spoilt else ""),
                 size=10, color=GREY)
     (draw_bars if channels <= MOST_BARS else draw_bands)(axes, tally.stats)
     axes.set_xlabel("Channel", color=INK)
