@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import math
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastbn import _threads
 from fastbn._config import __version__, config, describe
-from fastbn._console import FAILED, WRONG_ARGUMENTS, Parser, ShowVersion, guarded, show, tell
+from fastbn._console import (
+    FAILED,
+    WRONG_ARGUMENTS,
+    OutputError,
+    Parser,
+    ShowVersion,
+    check_writable,
+    guarded,
+    show,
+    tell,
+)
 from fastbn.folding import command as folding
 from fastbn.statistics_command import command as statistics
 
@@ -158,20 +166,10 @@ def output_path(text: str) -> Path:
     if not text or os.path.isdir(path):
         raise argparse.ArgumentTypeError(f"expected a file name, got {text!r}")
     try:
-        try_to_write(path)
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be written: {error.strerror}") from None
+        check_writable(path)
+    except OutputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return path
-
-
-def try_to_write(path: Path) -> None:
-    """Raise OSError if no file can be written beside a path, or into what is there and is no regular file."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        if not os.access(path, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        return
-    with tempfile.TemporaryFile(dir=os.path.dirname(os.path.realpath(path))):
-        pass
 
 
 if __name__ == "__main__":

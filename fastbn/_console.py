@@ -6,8 +6,10 @@ Results go to standard output, everything else to standard error. Control charac
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
+import tempfile
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from fastbn._writing import replace
@@ -113,6 +115,25 @@ def write_file(path: Path, data: bytes) -> None:
     """
     try:
         replace(path, data)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def check_writable(path: Path) -> None:
+    """Find out whether a file can be put somewhere, before the work whose result it is.
+
+    Raises
+    ------
+    OutputError
+        If nothing can be written beside it, or into what is there and is no regular file.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        if not os.access(path, os.W_OK):
+            raise OutputError(f"{path}: cannot be written: {os.strerror(errno.EACCES)}")
+        return
+    try:
+        with tempfile.TemporaryFile(dir=os.path.dirname(os.path.realpath(path))):
+            pass
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
 

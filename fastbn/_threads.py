@@ -54,7 +54,8 @@ def _variable() -> Choice | None:
 
 def _is_command() -> bool:
     """Return whether ``python -m fastbn``, or a script of that name, is what imports the package."""
-    return sys.argv[0] == "-m" or Path(sys.argv[0]).stem == "fastbn"
+    program = next(iter(getattr(sys, "argv", [])), "")     # an embedded interpreter may have none
+    return program == "-m" or Path(program).stem == "fastbn"
 
 
 # Read at import, so that a wrong one is refused there, as a wrong FASTBN_ISA is, and not in some later call. The

@@ -211,4 +211,4 @@ def test_demo_finds_out_first_that_it_cannot_write(tmp_path, monkeypatch, capsys
     with pytest.raises(SystemExit) as end:
         main(["demo"])
     assert end.value.code == 2
-    assert capsys.readouterr().err.endswith("--out: 'fastbn-demo.png' cannot be written: Read-only file system\n")
+    assert capsys.readouterr().err.endswith("--out: fastbn-demo.png: cannot be written: Read-only file system\n")

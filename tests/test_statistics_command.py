@@ -341,7 +341,7 @@ def test_no_picture_and_no_json_where_nothing_can_be_written(tmp_path, capsys, m
         assert end.value.code == 2
         out, err = capsys.readouterr()
         assert out == ""
-        assert err.endswith(f"argument {option}: {str(tmp_path / 'out.png')!r} cannot be written: Permission denied\n")
+        assert err.endswith(f"argument {option}: {tmp_path / 'out.png'}: cannot be written: Permission denied\n")
 
 
 # A process that may do no more than anybody, not even import modules, which a first run does therefore.
@@ -391,7 +391,7 @@ def test_an_unreadable_folder(mode, open_folder):
         # Nor does an output there end in more than a line.
         code, out, err = unprivileged(open_folder, "x.npy", "--json", "locked/out.json")
         assert (code, out) == (2, "")
-        assert "argument --json: 'locked/out.json' cannot be written: Permission denied\n" in err
+        assert "argument --json: locked/out.json: cannot be written: Permission denied\n" in err
         code, _, err = unprivileged(open_folder, "locked/x.npy", "--json", "/dev/null")
         assert (code, err) == (1, "locked/x.npy: No such file or directory\n" if mode == 0o111 else
                                "locked/x.npy: Permission denied\n")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastbn._console import FAILED, show, tell
+from fastbn._console import FAILED, OutputError, check_writable, show, tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,9 +53,11 @@ def run(arguments: argparse.Namespace) -> int:
     if len(shapes) < len(arguments.shapes):
         return refuse("--input-shape gives an input two shapes")
     try:
+        if os.path.isdir(arguments.output.parent):      # else `convert` says that there is none
+            check_writable(arguments.output)
         done = convert(arguments.model, arguments.output, force=arguments.force, tolerance=arguments.tolerance,
                        shapes=shapes)
-    except (CheckError, ConvertError) as error:
+    except (CheckError, ConvertError, OutputError) as error:
         return refuse(str(error))
     except MemoryError:
         return refuse("there is not enough memory for the model")
