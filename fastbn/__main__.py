@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(argv: Sequence[str] | None) -> int:
     """Run the command that the arguments name."""
-    arguments = build_parser().parse_args(argv)
+    arguments = build_parser().parse_args(statistics.joined(sys.argv[1:] if argv is None else argv))
     try:
         _threads.current()
     except ValueError as error:     # FASTBN_NUM_THREADS, which --help and --version need not be right for

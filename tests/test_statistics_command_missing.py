@@ -47,7 +47,8 @@ def holes(shape, pattern):
 @pytest.mark.parametrize("pattern", ["values", "positions", "channel", "none"])
 @pytest.mark.parametrize(("dtype", "value"), [
     ("float32", -9999), ("float64", 1e300), ("float16", 0.1), (">f4", -9999), ("int16", -32768), ("uint8", 0),
-    ("uint16", 65535), ("int32", -2147483648), ("float32", np.nan)])
+    ("uint16", 65535), ("int32", -2147483648), ("float32", np.nan),
+    ("float32", float(np.finfo(np.float32).min)), ("float64", -np.inf)])
 @pytest.mark.parametrize("axis", [-1, 1])
 def test_nodata(dtype, value, axis, pattern, tmp_path):
     x = np.moveaxis(np.maximum(normal(40, 30, 3, dtype="float64") * 9, 1).astype(dtype), -1, axis)

@@ -23,7 +23,7 @@ from fastbn.statistics_command.progress import Progress
 from fastbn.statistics_command.report import report, text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from fastbn.statistics_command.inputs import Input
     from fastbn.statistics_command.tally import Tally
@@ -69,11 +69,29 @@ def configure(
     command.add_argument("--threads", type=threads, metavar="N", help="how many threads may be used")
     command.add_argument(
         "--on-error", choices=("skip", "stop"), default="stop",
-        help="what to do about an input that cannot be read, none of which is counted (default: stop)")
+        help="leave out an input that cannot be read, or stop there; no part of it is counted (default: stop)")
     command.add_argument(
         "--resume", type=Path, metavar="FILE", help="go on from the file that an interrupted run left, with the same "
         "inputs and settings")
     command.set_defaults(command=run)
+
+
+def joined(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with each value of --nodata joined to it: argparse takes -1e38 for an option.
+
+    Examples
+    --------
+    >>> from fastbn.statistics_command.command import joined
+    >>> joined(["stats", "x.npy", "--nodata", "-1e38"])
+    ['stats', 'x.npy', '--nodata=-1e38']
+    """
+    out: list[str] = []
+    for argument in arguments:
+        if out and out[-1] == "--nodata":
+            out[-1] += f"={argument}"
+        else:
+            out.append(argument)
+    return out
 
 
 def integer(value: str) -> int:
