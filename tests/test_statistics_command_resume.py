@@ -242,6 +242,17 @@ def test_what_is_printed_is_what_was_read(tmp_path):
     assert err.startswith("interrupted; counted so far: 0 inputs and a part of the next; to go on, ")
 
 
+def test_the_channel_axis_is_doubted_once(tmp_path):
+    np.save(tmp_path / "x.npy", normal(3, 50, 65))
+    code, out, err = start(2, tmp_path, "x.npy")
+    assert code == 130
+    assert out.splitlines()[2] == "# channel axis -1; the first array has shape (3, 50, 65)"
+    assert err.startswith("x.npy: shape (3, 50, 65) has 65 channels along axis -1, and 3 along axis 0; --axis ")
+    code, out, err = start(100, tmp_path, "x.npy", "--resume", "fastbn-stats.resume")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[1] == "# channel axis -1; the first array has shape (3, 50, 65)"
+
+
 def test_standard_input_comes_from_its_beginning(tmp_path):
     a, b = normal(1000, 3), normal(2000, 3, seed=1)
     np.save(tmp_path / "a.npy", a)

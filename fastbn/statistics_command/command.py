@@ -181,6 +181,7 @@ class Run:
         if self.arguments.resume is not None:
             self.state, fingerprints = resume.load(self.arguments.resume, self.settings)
             self.fingerprints[:] = fingerprints
+            self.axis_noted = self.state.shape is not None
         total, done = self.survey()
         with Progress(total, done) as progress:
             for index, source in enumerate(inputs.find(self.arguments.paths)):
@@ -220,7 +221,7 @@ class Run:
             for state, stored in count(source, self.state, self.settings):
                 self.state = state
                 progress.advance(stored)
-                self.note_axis(progress)
+                self.note_axis(source.path, progress)
         except InputError as error:
             if self.arguments.on_error == "stop":
                 raise
@@ -230,16 +231,15 @@ class Run:
         if spoilt:
             progress.say(f"{source.path}: has NaN or Inf in channel {listed(spoilt)}")
 
-    def note_axis(self, progress: Progress) -> None:
+    def note_axis(self, path: str, progress: Progress) -> None:
         """Warn, once, if the channel axis of the first array looks like one of another kind."""
-        if self.axis_noted or self.source is None:
+        shape = self.state.shape
+        if self.axis_noted or shape is None:
             return
-        known = self.state.so_far
-        self.axis_noted = known is not None and known.shape is not None
-        if known is not None and known.shape is not None:
-            doubt = doubtful_axis(known.shape, self.settings.axis)
-            if doubt:
-                progress.say(f"{self.source.path}: {doubt}")
+        self.axis_noted = True
+        doubt = doubtful_axis(shape, self.settings.axis)
+        if doubt:
+            progress.say(f"{path}: {doubt}")
 
     def finish(self) -> None:
         """Print the result, and write what was asked for."""

@@ -82,6 +82,12 @@ class State:
         """What has been read, the unfinished input included."""
         return self.total if self.partial is None else merged(self.total, self.partial.tally)
 
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """That of the first array, the unfinished input included; None as long as there were images alone."""
+        known = self.total, None if self.partial is None else self.partial.tally
+        return next((tally.shape for tally in known if tally is not None and tally.shape is not None), None)
+
     def spoilt_since(self, total: Tally | None) -> list[int]:
         """Return the channels that have had NaN or Inf only since the total was that one."""
         if self.total is None:
