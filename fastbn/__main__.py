@@ -5,12 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastbn._config import __version__, config, show_config
-from fastbn._threads import check as check_threads
+from fastbn import _threads
+from fastbn._config import __version__, config, describe
+from fastbn._console import (
+    FAILED,
+    WRONG_ARGUMENTS,
+    OutputError,
+    Parser,
+    ShowVersion,
+    check_writable,
+    guarded,
+    show,
+    tell,
+)
 from fastbn.folding import command as folding
 from fastbn.statistics_command import command as statistics
 
@@ -32,17 +44,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit code: 0, or 1 where a command failed. Wrong arguments end the process with 2.
+        The exit code: 0; 1 where a command failed; 2 for wrong settings; 130 or 143 if it was interrupted or
+        terminated; 141 if the reader of standard output left. Wrong arguments end the process with 2.
     """
-    arguments = build_parser().parse_args(argv)
+    return guarded(lambda: run(argv))
+
+
+def run(argv: Sequence[str] | None) -> int:
+    """Run the command that the arguments name."""
+    arguments = build_parser().parse_args(statistics.joined(sys.argv[1:] if argv is None else argv))
+    try:
+        _threads.current()
+    except ValueError as error:     # FASTBN_NUM_THREADS, which --help and --version need not be right for
+        tell(str(error))
+        return WRONG_ARGUMENTS
     code: int = arguments.command(arguments)
     return code
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; each subcommand sets ``command`` to the function that runs it."""
-    parser = argparse.ArgumentParser(prog="python -m fastbn", description="Batch normalization for NumPy on the CPU.")
-    parser.add_argument("--version", action="version", version=f"fastbn {__version__}")
+    parser = Parser(prog="python -m fastbn", description="Batch normalization for NumPy on the CPU.")
+    parser.add_argument("--version", action=ShowVersion, nargs=0, const=f"fastbn {__version__}",
+                        help="show program's version number and exit")
     commands = parser.add_subparsers(required=True, metavar="command")
 
     text = "print version, compiler, ISA level, OpenMP runtime and threads"
@@ -64,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--rate", type=positive_float, default=0.1, metavar="R", help="the lower learning rate")
     command.add_argument("--seed", type=seed, default=0, metavar="S", help="of weights, split and order of the digits")
     command.add_argument(
-        "--out", type=picture_path, default=Path("fastbn-demo.png"), metavar="PATH", help="where the picture goes")
+        "--out", type=picture_path, default="fastbn-demo.png", metavar="PATH", help="where the picture goes")
     command.set_defaults(command=demo)
 
     folding.configure(commands.add_parser("fold", help=folding.HELP), positive_float)
@@ -74,10 +98,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def info(arguments: argparse.Namespace) -> int:
     """Print what this build is and what it chose."""
-    if arguments.json:
-        print(json.dumps(config(), indent=2))
-    else:
-        show_config()
+    text = json.dumps(config(), indent=2) if arguments.json else describe(config())
+    show(*text.split("\n"))
     return 0
 
 
@@ -89,8 +111,8 @@ def demo(arguments: argparse.Namespace) -> int:
         missing = DEMO_EXTRA.get((error.name or "").partition(".")[0])
         if missing is None:
             raise
-        print(f"The demo needs {missing}, which is not installed: pip install 'fastbn[demo]'", file=sys.stderr)
-        return 1
+        tell(f"The demo needs {missing}, which is not installed: pip install 'fastbn[demo]'")
+        return FAILED
     return run(arguments.epochs, arguments.batch, arguments.rate, arguments.seed, arguments.out)
 
 
@@ -105,7 +127,7 @@ def threads(text: str) -> int:
     """Return a number of threads, or raise the error that argparse shows."""
     count = positive_int(text)
     try:
-        check_threads(count)
+        _threads.check(count)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return count
@@ -137,12 +159,16 @@ def picture_path(text: str) -> Path:
 
 
 def output_path(text: str) -> Path:
-    """Return a path that a file can have, or raise the error that argparse shows."""
+    """Return a path that a file can be written to, or raise the error that argparse shows."""
     path = Path(text)
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise argparse.ArgumentTypeError(f"there is no directory {str(path.parent)!r}")
-    if not text or path.is_dir():
+    if not text or os.path.isdir(path):
         raise argparse.ArgumentTypeError(f"expected a file name, got {text!r}")
+    try:
+        check_writable(path)
+    except OutputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return path
 
 

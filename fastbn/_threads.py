@@ -16,6 +16,7 @@ import contextvars
 import functools
 import math
 import os
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,18 +46,29 @@ def check(n: object, name: str = "num_threads") -> int:
     return check_integer(n, name, 1, MOST_THREADS)
 
 
+@functools.cache
 def _variable() -> Choice | None:
-    text = os.environ.get("FASTBN_NUM_THREADS", "").strip()
-    if not text:
+    if not _VARIABLE:
         return None
     try:
-        return Choice(check(int(text), "FASTBN_NUM_THREADS"), "FASTBN_NUM_THREADS")
+        return Choice(check(int(_VARIABLE), "FASTBN_NUM_THREADS"), "FASTBN_NUM_THREADS")
     except ValueError:
-        raise ValueError(f"FASTBN_NUM_THREADS={text!r}; expected an integer between 1 and {MOST_THREADS}") from None
+        raise ValueError(
+            f"FASTBN_NUM_THREADS={_VARIABLE!r}; expected an integer between 1 and {MOST_THREADS}") from None
 
 
-# Read at import, so that a wrong one is refused there, as a wrong FASTBN_ISA is, and not in some later call.
-_process: Choice | None = _variable()
+def _is_command() -> bool:
+    """Return whether ``python -m fastbn``, or a script of that name, is what imports the package."""
+    program = next(iter(getattr(sys, "argv", [])), "")     # an embedded interpreter may have none
+    return program == "-m" or Path(program).stem == "fastbn"
+
+
+# Read at import, so that a wrong one is refused there, as a wrong FASTBN_ISA is, and not in some later call. The
+# command line refuses it in one line, and prints its help with any.
+_VARIABLE = os.environ.get("FASTBN_NUM_THREADS", "").strip()
+_process: Choice | None = None      # of set_num_threads
+if not _is_command():
+    _variable()
 _context: contextvars.ContextVar[int | None] = contextvars.ContextVar("fastbn_num_threads", default=None)
 
 
@@ -85,7 +97,7 @@ def current() -> Choice:
     here = _context.get()
     if here is not None:
         return Choice(here, "fastbn.num_threads")
-    return _process or _environment()
+    return _process or _variable() or _environment()
 
 
 def set_num_threads(n: int) -> None:

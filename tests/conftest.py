@@ -1,5 +1,7 @@
 """The grid that most tests run over: layout x dtype x threads x activation x residual."""
 
+import signal
+
 import numpy as np
 import pytest
 
@@ -33,3 +35,12 @@ def default_threads():
     before = fastbn._threads._process
     yield
     fastbn._threads._process = before
+
+
+@pytest.fixture
+def heard_signals():
+    """Has SIGINT and SIGTERM raise KeyboardInterrupt, also where whoever runs the tests ignores them."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

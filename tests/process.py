@@ -7,6 +7,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+PATIENCE = 3600     # seconds after which a process hangs, on any machine
+# Whoever runs the tests may ignore signals, as nohup and background jobs of a shell do, and a process inherits that.
+DEFAULT_SIGNALS = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+"""
 
 
 def settings(env: dict[str, str]) -> dict[str, Any]:
@@ -19,7 +26,8 @@ def settings(env: dict[str, str]) -> dict[str, Any]:
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the interpreter to its end."""
-    return subprocess.run([sys.executable, *arguments], **settings(env), capture_output=True, timeout=120, check=False)
+    return subprocess.run(
+        [sys.executable, *arguments], **settings(env), capture_output=True, timeout=PATIENCE, check=False)
 
 
 def start(code: str, **env: str) -> subprocess.Popen[str]:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from fastbn import _config, _dispatch
-from tests.process import output, start
+from tests.process import PATIENCE, output, start
 
 GUARDED = _config.config()["openmp"]["fork_guard"]
 
@@ -154,11 +154,13 @@ def test_setting(setting, state):
 def test_without_the_guard_a_child_hangs():
     # The control: what the tests above prove is the guard's doing.
     program = SETUP + """
+import itertools
+
 pid = os.fork()
 if pid == 0:
     os._exit(0 if right() else 1)
-for _ in range(100):
-    time.sleep(0.05)
+for _ in itertools.count():
+    time.sleep(0.05)        # a slow child is one that has not ended either
     if os.waitpid(pid, os.WNOHANG)[0]:
         print("the child ended")
         sys.exit()
@@ -166,7 +168,7 @@ os.kill(pid, 9)
 os.waitpid(pid, 0)
 print("the child hung")
 """
-    assert output(program, FASTBN_FORK_GUARD="0") == "the child hung"
+    assert output(program.replace("itertools.count()", "range(100)"), FASTBN_FORK_GUARD="0") == "the child hung"
     assert output(program) == "the child ended"
 
 
@@ -208,9 +210,10 @@ def handler(*_):
     if pid == 0:
         os._exit(0 if right() else 1)
     children.append(pid)
+    signal.setitimer(signal.ITIMER_REAL, 0.02)      # not at intervals, which may be shorter than a fork takes
 
 signal.signal(signal.SIGALRM, handler)
-signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+signal.setitimer(signal.ITIMER_REAL, 0.02)
 bn = fastbn.BatchNorm(64, num_threads=2)
 out = np.empty_like(big)
 while len(children) < 3:
@@ -223,7 +226,7 @@ print("done")
 """
     with start(program) as process:
         try:
-            text, _ = process.communicate(timeout=60)
+            text, _ = process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             raise

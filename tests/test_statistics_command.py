@@ -6,15 +6,17 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fastbn
+from fastbn import _console
 from fastbn.__main__ import main
-from fastbn.statistics_command import command as command_module
 from fastbn.statistics_command import grid
-from tests.process import run, settings
+from tests.process import PATIENCE, run, settings
 from tests.statistics_files import expect, normal, stats
 
 # Below, at and above a block when that has 4,096 bytes; and rows below, at and above what a minimum takes at once.
@@ -47,6 +49,18 @@ def test_dtypes(dtype, tmp_path, small_blocks):
     np.save(tmp_path / "x.npy", x)
     expect(stats(tmp_path, tmp_path / "x.npy"), [x])
     expect(stats(tmp_path, tmp_path / "x.npy", "--axis", 0), [x], 0)
+
+
+@pytest.mark.parametrize("dtype", ["int64", ">i8", "uint64", "uint32", "bool"])
+def test_dtypes_that_float64_may_not_hold(dtype, tmp_path, small_blocks):
+    x = normal(900, 6) > 1 if dtype == "bool" else np.abs(1000 * normal(900, 6, dtype="float64")).astype(dtype)
+    x[::7, 2] = x[0, 2]
+    np.save(tmp_path / "x.npy", x)
+    found = stats(tmp_path, tmp_path / "x.npy")
+    expect(found, [x.astype("uint8" if dtype == "bool" else dtype)])
+    assert found["scaled"] is None
+    counted = stats(tmp_path, tmp_path / "x.npy", "--nodata", int(x[0, 2]))["count"]
+    assert counted == (x != x[0, 2]).sum(axis=0).tolist()
 
 
 @pytest.mark.parametrize("ratio", [1e2, 1e4])
@@ -91,8 +105,9 @@ def test_threads_do_not_change_it(threads, tmp_path):
 
 def command(*arguments, **options):
     """Run the command in a process of its own, with bytes on its standard input."""
-    return subprocess.run([sys.executable, "-m", "fastbn", "stats", *map(str, arguments)],
-                          **(settings({}) | {"text": False}), capture_output=True, timeout=120, check=False, **options)
+    return subprocess.run(
+        [sys.executable, "-m", "fastbn", "stats", *map(str, arguments)], **(settings({}) | {"text": False}),
+        capture_output=True, timeout=PATIENCE, check=False, **options)
 
 
 def test_standard_input(tmp_path):
@@ -118,7 +133,7 @@ def test_the_lines_are_python(tmp_path, capsys):
     for x in (normal(500, 1, dtype="uint8"), normal(500, 3, dtype="uint8")):
         np.save(tmp_path / "x.npy", x)
         assert main(["stats", str(tmp_path / "x.npy")]) == 0
-        first, second, empty, *table = capsys.readouterr().out.splitlines()
+        first, second, shape, empty, *table = capsys.readouterr().out.splitlines()
         names = {"fastbn": fastbn}
         exec(first, names)
         exec(second, names)
@@ -127,7 +142,7 @@ def test_the_lines_are_python(tmp_path, capsys):
         y = names["normalize"](x)
         np.testing.assert_allclose(y.mean(axis=0, dtype=float), 0, atol=1e-6)
         np.testing.assert_allclose(y.std(axis=0, dtype=float), 1, atol=1e-6)
-        assert empty == ""
+        assert (shape, empty) == (f"# channel axis -1; the first array has shape {x.shape}", "")
         assert table[0].split() == ["channel", "count", "min", "max", "mean", "std"]
         rows = np.array([line.split() for line in table[1:]], float)
         wanted = [range(x.shape[1]), [500] * x.shape[1], x.min(axis=0), x.max(axis=0), x.mean(axis=0), x.std(axis=0)]
@@ -140,6 +155,7 @@ def test_what_is_printed(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert out == (
         "mean, std = (2, 1), (0.5, 4)\n"
+        "# channel axis -1; the first array has shape (2, 2)\n"
         "\n"
         "channel            count             min             max            mean             std\n"
         "      0                2             1.5             2.5               2             0.5\n"
@@ -168,19 +184,6 @@ def test_what_is_not_finite_is_named_and_null(tmp_path, capsys):
     assert found["count"] == [1800] * 4
 
 
-def test_a_reader_may_take_the_first_line_alone(tmp_path):
-    np.save(tmp_path / "x.npy", normal(3, 20000))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fastbn", "stats", str(tmp_path / "x.npy"), "--json", str(tmp_path / "out.json")],
-        **settings({}), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout.read(12) == "mean, std = "
-    process.stdout.close()
-    assert process.stderr.read() == ""
-    process.stderr.close()
-    assert process.wait(60) == 0
-    assert len(json.loads((tmp_path / "out.json").read_text())["mean"]) == 20000
-
-
 @pytest.mark.parametrize(("arguments", "message"), [
     ([], "the following arguments are required: PATH"),
     (["x.npy", "--axis", "last"], "argument --axis: expected an integer, got 'last'"),
@@ -191,6 +194,8 @@ def test_a_reader_may_take_the_first_line_alone(tmp_path):
     (["x.npy", "--json", "nowhere/out.json"], "argument --json: there is no directory 'nowhere'"),
     (["x.npy", "--json", "/"], "argument --json: expected a file name, got '/'"),
     (["x.npy", "--json", ""], "argument --json: expected a file name, got ''"),
+    (["x.npy", "--nan", "skip"], "argument --nan: invalid choice: 'skip'"),
+    (["x.npy", "--nodata", "none"], "argument --nodata: expected a number, got 'none'"),
 ], ids=lambda value: " ".join(value) if isinstance(value, list) else "")
 def test_usage(arguments, message):
     done = run("-m", "fastbn", "stats", *arguments)
@@ -222,20 +227,11 @@ def test_no_json_without_room_for_it(tmp_path, monkeypatch, capsys):
     def full(path, data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(command_module, "write_file", full)
+    monkeypatch.setattr(_console, "replace", full)
     assert main(["stats", str(tmp_path / "x.npy"), "--json", str(tmp_path / "out.json")]) == 1
     out, err = capsys.readouterr()
     assert out.startswith("mean, std = (")
     assert err == f"{tmp_path / 'out.json'}: cannot be written: No space left on device\n"
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-def test_no_room_on_standard_output(tmp_path):
-    np.save(tmp_path / "x.npy", normal(4, 3))
-    with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-m", "fastbn", "stats", str(tmp_path / "x.npy")], **settings({}),
-                              stdout=full, stderr=subprocess.PIPE, check=False)
-    assert (done.returncode, done.stderr) == (1, "standard output: cannot be written: No space left on device\n")
 
 
 def test_json_on_standard_output_is_alone_there(tmp_path, capsys):
@@ -286,7 +282,151 @@ def test_the_lines_of_what_is_odd_are_python(x, lines, tmp_path, capsys):
     np.save(tmp_path / "x.npy", x)
     assert main(["stats", str(tmp_path / "x.npy")]) == 0
     printed = capsys.readouterr().out.partition("\n\n")[0]
-    assert printed.splitlines() == lines
+    assert printed.splitlines() == [*lines, f"# channel axis -1; the first array has shape {x.shape}"]
     names = {"fastbn": fastbn}
     exec(printed, names)
     np.testing.assert_allclose(names["std"][0], x[:, 0].std())
+
+
+@pytest.mark.parametrize(("shape", "axis", "warning"), [
+    ((2, 3, 8, 65), -1, "has 65 channels along axis -1, and 3 along axis 1"),
+    ((65, 4), 0, "has 65 channels along axis 0, and 4 along axis 1"),
+    ((2, 80, 70, 1), 1, "has 80 channels along axis 1, and 1 along axis 3"),
+    ((2, 3, 8, 64), -1, ""), ((2, 3, 8, 65), 1, ""), ((2, 65, 8, 5), 1, ""),
+], ids=str)
+def test_an_axis_that_looks_like_another(shape, axis, warning, tmp_path, capsys):
+    x = normal(*shape)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", x)
+    found = stats(tmp_path, tmp_path / "x.npy", tmp_path / "y.npy", "--axis", axis)
+    out, err = capsys.readouterr()
+    assert err == (f"{tmp_path / 'x.npy'}: shape {shape} {warning}; --axis chooses another\n" if warning else "")
+    assert f"# channel axis {axis}; the first array has shape {shape}\n" in out
+    assert (found["axis"], found["shape"]) == (axis, list(shape))
+
+
+def test_the_shape_is_that_of_the_file(tmp_path):
+    np.save(tmp_path / "x.npy", np.asfortranarray(normal(5, 6, 7)))
+    assert stats(tmp_path, tmp_path / "x.npy", "--axis", 1)["shape"] == [5, 6, 7]
+
+
+def test_many_channels_are_not_all_listed(tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.full((3, 2000), np.nan))
+    found = stats(tmp_path, tmp_path / "x.npy")
+    out, err = capsys.readouterr()
+    assert err.endswith("x.npy: has NaN or Inf in channel 0, 1, 2, 3, 4, 5, 6, 7 and 1992 more\n")
+    assert found["mean"] == [None] * 2000
+    np.save(tmp_path / "x.npy", np.full((3, 2000), 7, np.uint8))
+    stats(tmp_path, tmp_path / "x.npy")
+    out, err = capsys.readouterr()
+    assert "# no normalize = ...: channel 0, 1, 2, 3, 4, 5, 6, 7 and 1992 more is constant\n" in out
+
+
+def test_singular(tmp_path, capsys):
+    for name, channels in (("x", 3), ("y", 1)):
+        np.save(tmp_path / f"{name}.npy", normal(4, channels))
+    assert main(["stats", str(tmp_path / "x.npy"), str(tmp_path / "y.npy")]) == 1
+    assert capsys.readouterr().err == f"{tmp_path / 'y.npy'}: has 1 channel; those before have 3\n"
+
+
+def test_no_picture_and_no_json_where_nothing_can_be_written(tmp_path, capsys, monkeypatch):
+    def refuse(**options):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    np.save(tmp_path / "x.npy", normal(4, 3))
+    for option in ("--json", "--plot"):
+        with pytest.raises(SystemExit) as end:
+            main(["stats", str(tmp_path / "x.npy"), option, str(tmp_path / "out.png")])
+        assert end.value.code == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.endswith(f"argument {option}: {tmp_path / 'out.png'}: cannot be written: Permission denied\n")
+
+
+# A process that may do no more than anybody, not even import modules, which a first run does therefore.
+UNPRIVILEGED = """
+import contextlib, io, os, sys
+from fastbn.__main__ import main
+from fastbn.statistics_command import command
+
+os.chdir(sys.argv[1])
+with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    for arguments in (["stats", "x.npy", "--json", "/dev/null"], ["stats", "--axis", "x"]):
+        with contextlib.suppress(SystemExit):
+            main(arguments)
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+"""
+
+
+@pytest.fixture
+def open_folder():
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+def unprivileged(folder, *arguments, program=""):
+    done = run("-c", f"{UNPRIVILEGED}{program}sys.exit(main(['stats', *sys.argv[2:]]))", str(folder), *arguments)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+@pytest.mark.parametrize("mode", [0o000, 0o444, 0o111])
+def test_an_unreadable_folder(mode, open_folder):
+    np.save(open_folder / "x.npy", normal(4, 3))
+    locked = open_folder / "locked"
+    locked.mkdir()
+    (locked / "x.png").write_bytes(b"x")
+    locked.chmod(mode)
+    try:
+        path = "locked/x.png" if mode == 0o444 else "locked"
+        assert unprivileged(open_folder, "locked", "x.npy") == (1, "", f"{path}: Permission denied\n")
+        code, out, err = unprivileged(open_folder, "locked", "x.npy", "--on-error", "skip")
+        assert (code, err) == (0, f"skipped: {path}: Permission denied\ninputs counted: 1; skipped: 1\n")
+        assert out.startswith("mean, std = (")
+        # Nor does an output there end in more than a line.
+        code, out, err = unprivileged(open_folder, "x.npy", "--json", "locked/out.json")
+        assert (code, out) == (2, "")
+        assert "argument --json: locked/out.json: cannot be written: Permission denied\n" in err
+        code, _, err = unprivileged(open_folder, "locked/x.npy", "--json", "/dev/null")
+        assert (code, err) == (1, "locked/x.npy: No such file or directory\n" if mode == 0o111 else
+                               "locked/x.npy: Permission denied\n")
+    finally:
+        locked.chmod(0o755)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+@pytest.mark.parametrize("json_out", [[], ["--json", "-"]])
+def test_an_interrupted_run_that_cannot_write_prints(json_out, open_folder):
+    x = np.repeat(np.arange(4.0), 512).reshape(-1, 1)       # a block has one value
+    np.save(open_folder / "x.npy", x)
+    program = """
+import signal
+from fastbn.statistics_command import counting, grid
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+grid.BLOCK_BYTES = 4096
+
+def count(*arguments):
+    for number, state in enumerate(counting.count(*arguments)):
+        yield state
+        if number == 1:
+            signal.raise_signal(signal.SIGINT)
+
+command.count = count
+"""
+    code, out, err = unprivileged(open_folder, "x.npy", *json_out, program=program)
+    table = ["# interrupted: of a part of the inputs", "mean, std = (0.5,), (0.5,)"]
+    said = ("interrupted; counted so far: 0 inputs and a part of the next; the file to go on from "
+            "fastbn-stats.resume: cannot be written: Permission denied")
+    assert code == 130
+    if json_out:
+        assert out == ""
+        assert err.splitlines()[:3] == [said, *table]
+    else:
+        assert err == f"{said}\n"
+        assert out.splitlines()[:2] == table

@@ -94,8 +94,9 @@ MALFORMED = {
     "two arrays.npy": (X + X, "has bytes behind its array"),
     "objects.npy": (npy(np.array([[None, 1, 2]], object)), "holds Python objects, which are never loaded"),
     "records.npy": (npy(np.zeros((4, 3), [("a", "f4")])), "has dtype [('a', '<f4')]; expected uint8, int8, int16"),
-    "int64.npy": (npy(np.zeros((4, 3), np.int64)),
-                  "has dtype int64; expected uint8, int8, int16, uint16, int32, float16, float32 or float64"),
+    "dates.npy": (npy(np.zeros((4, 3), "M8[s]")),
+                  "has dtype datetime64[s]; expected uint8, int8, int16, uint16, int32, uint32, int64, uint64, bool, "
+                  "float16, float32 or float64"),
     "complex.npy": (npy(np.zeros((4, 3), complex)), "has dtype complex128; expected uint8"),
     "text.npy": (npy(np.array([["a", "b", "c"]])), "has dtype <U1; expected uint8"),
     "one dimension.npy": (npy(np.zeros(3)), "has shape (3,); expected two or more dimensions"),
@@ -116,7 +117,8 @@ MALFORMED = {
     "encrypted.npz": (encrypted(), "member 'x' is encrypted"),
     "bz2.npz": (npz({"x": X}, compression=zipfile.ZIP_BZIP2), "member 'x' has compression method 12; expected stored"),
     "objects.npz": (npz({"x": npy(np.array([[None, 1, 2]]))}), "member 'x' holds Python objects, which are never"),
-    "second member.npz": (npz({"x": X, "y": npy(np.arange(4))}), "member 'y' has dtype int64; expected uint8"),
+    "second member.npz": (npz({"x": X, "y": npy(np.arange(4))}), "member 'y' has shape (4,); expected two or more"
+                          " dimensions; --member NAME chooses arrays of an archive"),
     "second member's channels.npz": (npz({"x": X, "y": npy(np.zeros((5, 4)))}), f"member 'y' {CHANNELS}"),
     "no array.npz": (npz({"x": b"text"}), "member 'x' has no npy header that can be read: EOF: reading magic string"),
     "patched data.npz": (flagged(0x20), "member 'x' is damaged: compressed patched data (flag bit 5)"),
@@ -272,7 +274,7 @@ def test_no_output_over_an_input(option, tmp_path, capsys):
     before = npy(GOOD)
     path.write_bytes(before)
     assert main(["stats", str(path), option, str(path)]) == 1
-    assert "is an input; the output wants another place" in capsys.readouterr().err
+    assert "is an input; the output needs another path" in capsys.readouterr().err
     assert path.read_bytes() == before
 
 

@@ -14,47 +14,44 @@ import pytest
 from fastbn.__main__ import main
 from fastbn.statistics_command import command, counting, inputs
 from fastbn.statistics_command.resume import FORMAT, digest
-from tests.process import settings
+from tests.process import DEFAULT_SIGNALS, PATIENCE, settings
 from tests.statistics_files import normal, same, stats
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the tests send POSIX signals")
 
-# Waits in the middle of a block, to be interrupted there. SIGINT may be ignored by whoever runs the tests.
-WAITING = """
-import signal, sys, time
+# Sends itself signals before a block is counted.
+INTERRUPTED = DEFAULT_SIGNALS + """
+import os, sys
 from fastbn.__main__ import main
 from fastbn.statistics_command import grid
 from fastbn.statistics_command.tally import Tally
 
-signal.signal(signal.SIGINT, signal.default_int_handler)
 grid.BLOCK_BYTES = 4096
-of, left = Tally.of, int(sys.argv[1])
+of, left, numbers = Tally.of, int(sys.argv[1]), [int(number) for number in sys.argv[2].split(",")]
 
-def waiting(*arguments):
+def interrupted(*arguments):
     global left
     left -= 1
     if left < 0:
-        print("waiting", file=sys.stderr, flush=True)
-        for _ in range(6000):       # a signal that falls between two steps of Python does not end a sleep
-            time.sleep(0.01)
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        for number in numbers:
+            os.kill(os.getpid(), number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)     # they arrive together
     return of(*arguments)
 
-Tally.of = waiting
-sys.exit(main(["stats", *sys.argv[2:]]))
+Tally.of = interrupted
+sys.exit(main(["stats", *sys.argv[3:]]))
 """
 
 
-def start(blocks, folder, *arguments, by=signal.SIGINT, **options):
-    """Run until that many blocks are done, in a folder, interrupt it, and return exit code, output and messages."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", WAITING, str(blocks), *map(str, arguments)], **(settings({}) | {"cwd": folder}),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
-    for line in process.stderr:
-        if line == "waiting\n":
-            process.send_signal(by)
-            break
-    out, err = process.communicate(timeout=60)
-    return process.returncode, out, err
+def start(blocks, folder, *arguments, by=(signal.SIGINT,), program=INTERRUPTED, **options):
+    """Run in a folder, interrupted when that many blocks are done, and return exit code, output and messages."""
+    numbers = ",".join(str(int(number)) for number in by)
+    options = {"stdout": subprocess.PIPE} | options
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(blocks), numbers, *map(str, arguments)],
+        **(settings({}) | {"cwd": folder}), stderr=subprocess.PIPE, timeout=PATIENCE, check=False, **options)
+    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture
@@ -88,7 +85,8 @@ def test_sigint(blocks, files, tmp_path):
         return
     finished = bisect.bisect(ENDS, blocks)
     part = "" if blocks in ENDS else " and a part of the next"
-    assert err == (f"interrupted; counted so far: {finished} inputs{part}; to go on, give the same command with "
+    counted = "1 input" if finished == 1 else f"{finished} inputs"
+    assert err == (f"interrupted; counted so far: {counted}{part}; to go on, give the same command with "
                    "--resume fastbn-stats.resume\n")
     state = json.loads((tmp_path / "fastbn-stats.resume").read_text())
     assert (state["finished"], state["partial"] is None) == (finished, blocks in ENDS)
@@ -98,41 +96,27 @@ def test_sigint(blocks, files, tmp_path):
 
 def test_sigterm(files, tmp_path):
     wanted = stats(tmp_path, *files)
-    code, out, err = start(4, tmp_path, *files, by=signal.SIGTERM)
+    code, out, err = start(4, tmp_path, *files, by=[signal.SIGTERM])
     assert code == 143
     assert out.startswith("# interrupted: ")
     assert err.endswith("--resume fastbn-stats.resume\n")
     same(go_on(tmp_path, *files), wanted)
 
 
-def begin(program, folder, *arguments, **streams):
-    """Start a program and return when it waits."""
-    process = subprocess.Popen([sys.executable, "-c", program, "4", *map(str, arguments)],
-                               **(settings({}) | {"cwd": folder}), stderr=subprocess.PIPE, **streams)
-    assert process.stderr.readline() == "waiting\n"
-    return process
-
-
-def test_two_signals_at_once(files, tmp_path):
+@pytest.mark.parametrize("by", [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
+def test_two_signals_at_once(by, files, tmp_path):
     wanted = stats(tmp_path, *files)
-    process = begin(WAITING, tmp_path, *files, stdout=subprocess.PIPE)
-    for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
-        process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode in (130, 143)
+    code, _, err = start(4, tmp_path, *files, by=by)
+    assert code in (130, 143)
     assert err.startswith("interrupted; ")
     assert err.count("\n") == 1
     same(go_on(tmp_path, *files), wanted)
 
 
 def test_a_signal_that_is_ignored(files, tmp_path):
-    program = WAITING
-    for ours, theirs in (("default_int_handler", "SIG_IGN"), ("6000", "100"), ("left < 0", "left == -1")):
-        program = program.replace(ours, theirs)
-    process = begin(program, tmp_path, *files, stdout=subprocess.PIPE)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (0, "")
+    program = INTERRUPTED.replace("signal.default_int_handler", "signal.SIG_IGN")
+    code, out, err = start(4, tmp_path, *files, program=program)
+    assert (code, err) == (0, "")
     assert out.startswith("mean, std = (")
 
 
@@ -140,10 +124,8 @@ def test_a_signal_that_is_ignored(files, tmp_path):
 def test_the_file_to_go_on_from_needs_no_standard_output(files, tmp_path):
     wanted = stats(tmp_path, *files)
     with open("/dev/full", "w") as full:
-        process = begin(WAITING, tmp_path, *files, stdout=full)
-    process.send_signal(signal.SIGINT)
-    err = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
+        code, _, err = start(4, tmp_path, *files, stdout=full)
+    assert code == 130
     assert err.splitlines()[1] == "standard output: cannot be written: No space left on device"
     same(go_on(tmp_path, *files), wanted)
 
@@ -154,7 +136,7 @@ def test_an_interrupted_run_prints_no_json(files, tmp_path):
     assert err.endswith("--resume fastbn-stats.resume\n")
 
 
-def test_interrupted_when_all_was_counted(files, tmp_path, monkeypatch, capsys):
+def test_interrupted_when_all_was_counted(files, tmp_path, monkeypatch, capsys, heard_signals):
     def interrupted(path, data):
         if path.name == "out.json":
             signal.raise_signal(signal.SIGTERM)
@@ -193,30 +175,45 @@ def test_another_run_takes_another_name(files, tmp_path):
         assert (tmp_path / name).exists()
 
 
-# 0.3 GB in blocks of 16 KB: a signal falls anywhere, into NumPy, zipfile, the command or the kernels.
-RANDOM = """
-import json, os, random, signal, sys, threading
+# Sends itself SIGINT before a line of Python that is counted, in the command or in what it calls, again and again.
+ANYWHERE = DEFAULT_SIGNALS + """
+import random, sys
 from pathlib import Path
 from fastbn.__main__ import main
-from fastbn.statistics_command import grid
+from fastbn.statistics_command import command, grid
 
-signal.signal(signal.SIGINT, signal.default_int_handler)
-grid.BLOCK_BYTES = 1 << 14
-random.seed(int(sys.argv[1]))
-files, left, interrupted = sys.argv[2:], [], 0
-while True:
-    timer = threading.Timer(random.uniform(0.005, 0.06), os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    try:
+grid.BLOCK_BYTES = 1024
+rng, files, of_command = random.Random(int(sys.argv[1])), sys.argv[2:], command.run
+
+def run(lines, *options):
+    passed = 0
+
+    def step(frame, event, argument):
+        nonlocal passed
+        if event == "line":
+            passed += 1
+            if passed == lines:
+                signal.raise_signal(signal.SIGINT)
+        return step
+
+    def traced(arguments):
+        sys.settrace(step)
         try:
-            code = main(["stats", *files, *left, "--json", "random.json"])
+            return of_command(arguments)
         finally:
-            timer.cancel()
-            timer.join()
-    except KeyboardInterrupt:       # before the command began, or after it was done
-        code = None
-    if code == 0:
-        break
+            sys.settrace(None)
+
+    command.run = traced
+    return main(["stats", *files, "--json", "anywhere.json", *options]), passed
+
+code, total = run(0)
+print(total, file=sys.stderr)
+Path("anywhere.json").unlink()
+assert code == 0
+code, left, interrupted = None, [], 0
+while code != 0:
+    code, _ = run(rng.randint(1, total // 6), *left)
+    assert code in (0, 130)
     if Path("fastbn-stats.resume").exists():
         left = ["--resume", "fastbn-stats.resume"]
     interrupted += code == 130
@@ -224,20 +221,15 @@ print(interrupted, file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_at_any_time(seed, tmp_path):
-    names = [str(tmp_path / name) for name in ("a.npy", "b.npz", "c.npy", "d.npz")]
-    rng = np.random.default_rng(seed)
-    np.save(names[0], rng.standard_normal((300_000, 5), np.float32))
-    np.savez(names[1], *(rng.standard_normal((20_000, 5)) for _ in range(8)))
-    np.save(names[2], np.asfortranarray(rng.standard_normal((100_000, 5))))
-    np.savez_compressed(names[3], rng.integers(0, 9, (80_000, 5)).astype(np.float32))
-    wanted = stats(tmp_path, *names)
-    done = subprocess.run([sys.executable, "-c", RANDOM, str(seed), *names], **(settings({}) | {"cwd": tmp_path}),
-                          capture_output=True, timeout=120, check=False)
+@pytest.mark.parametrize("seed", range(4))
+def test_at_any_line(seed, files, tmp_path):
+    # No run has more than a sixth of the lines of an uninterrupted one, but for the last.
+    wanted = stats(tmp_path, *files)
+    done = subprocess.run([sys.executable, "-c", ANYWHERE, str(seed), *map(str, files)],
+                          **(settings({}) | {"cwd": tmp_path}), capture_output=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stderr.splitlines()[-1]) > 3
-    same(json.loads((tmp_path / "random.json").read_text()), wanted)
+    assert int(done.stderr.splitlines()[-1]) >= 5
+    same(json.loads((tmp_path / "anywhere.json").read_text()), wanted)
 
 
 def test_what_is_printed_is_what_was_read(tmp_path):
@@ -246,8 +238,19 @@ def test_what_is_printed_is_what_was_read(tmp_path):
     code, out, err = start(2, tmp_path, "x.npy")
     assert code == 130
     assert out.splitlines()[1] == "mean, std = (0.5,), (0.5,)"
-    assert out.splitlines()[4].split() == ["0", "1024", "0", "1", "0.5", "0.5"]
+    assert out.splitlines()[5].split() == ["0", "1024", "0", "1", "0.5", "0.5"]
     assert err.startswith("interrupted; counted so far: 0 inputs and a part of the next; to go on, ")
+
+
+def test_the_channel_axis_is_doubted_once(tmp_path):
+    np.save(tmp_path / "x.npy", normal(3, 50, 65))
+    code, out, err = start(2, tmp_path, "x.npy")
+    assert code == 130
+    assert out.splitlines()[2] == "# channel axis -1; the first array has shape (3, 50, 65)"
+    assert err.startswith("x.npy: shape (3, 50, 65) has 65 channels along axis -1, and 3 along axis 0; --axis ")
+    code, out, err = start(100, tmp_path, "x.npy", "--resume", "fastbn-stats.resume")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[1] == "# channel axis -1; the first array has shape (3, 50, 65)"
 
 
 def test_standard_input_comes_from_its_beginning(tmp_path):
@@ -412,11 +415,11 @@ def test_no_file(files, tmp_path, capsys):
     assert capsys.readouterr().err == f"{tmp_path / 'none.resume'}: No such file or directory\n"
 
 
-def test_a_second_sigint_does_not_disturb_what_the_first_one_began(files, tmp_path, monkeypatch, capsys):
+def test_a_second_sigint_does_not_disturb_what_the_first_one_began(
+        files, tmp_path, monkeypatch, capsys, heard_signals):
     wanted = stats(tmp_path, *files)
     monkeypatch.chdir(tmp_path)
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    count, write = counting.count, command.write
+    count, write = counting.count, command.write_file
 
     def interrupted(*arguments):
         for number, state in enumerate(count(*arguments)):
@@ -430,12 +433,9 @@ def test_a_second_sigint_does_not_disturb_what_the_first_one_began(files, tmp_pa
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(command, "count", interrupted)
-    monkeypatch.setattr(command, "write", write_and_interrupt)
-    try:
-        assert main(["stats", *map(str, files)]) == 130
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, handler)
+    monkeypatch.setattr(command, "write_file", write_and_interrupt)
+    assert main(["stats", *map(str, files)]) == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     monkeypatch.undo()
     monkeypatch.setattr("fastbn.statistics_command.grid.BLOCK_BYTES", 4096)
     same(go_on(tmp_path, *files), wanted)

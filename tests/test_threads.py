@@ -225,6 +225,11 @@ def test_a_bad_variable_is_refused_at_import(text):
     assert message == f"ValueError: FASTBN_NUM_THREADS={text!r}; expected an integer between 1 and {MOST_THREADS}"
 
 
+@pytest.mark.parametrize("argv", ["del sys.argv", "sys.argv = []", "sys.argv = ['']"])
+def test_a_program_without_a_name(argv):
+    assert output(f"import sys; {argv}; {REPORT}", FASTBN_NUM_THREADS="3") == "3 FASTBN_NUM_THREADS"
+
+
 def test_the_variable_is_read_at_import():
     code = "import os, fastbn; os.environ['FASTBN_NUM_THREADS'] = 'two';" + REPORT
     assert output(code, FASTBN_NUM_THREADS="3") == "3 FASTBN_NUM_THREADS"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from examples.service.model import Classifier
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 40.0     # seconds; Gunicorn gives its workers 30 to end
+PATIENCE = 600.0    # seconds, for a slow machine; Gunicorn gives its workers 30 to end
 
 
 class Answer(NamedTuple):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastbn._console import FAILED, WRONG_ARGUMENTS, show, tell, write_file
 from fastbn.demo.picture import draw
 from fastbn.demo.training import Run, load, train_all
 
@@ -36,35 +36,35 @@ def run(epochs: int, batch: int, rate: float, seed: int, out: Path) -> int:
     """
     train, test = load(seed)
     if not 2 <= batch <= len(train.labels):
-        print(f"--batch must be between 2 and the {len(train.labels)} training digits, got {batch}", file=sys.stderr)
-        return 2
+        tell(f"--batch must be between 2 and the {len(train.labels)} training digits, got {batch}")
+        return WRONG_ARGUMENTS
     runs = train_all(train, test, epochs, batch, rate, seed)
-    print(f"\nTest accuracy in %: trained on {len(train.labels)} digits, tested on {len(test.labels)} others\n")
-    print(table(runs))
+    show("", f"Test accuracy in %: trained on {len(train.labels)} digits, tested on {len(test.labels)} others", "",
+         *table(runs))
     alike = classify_alone(runs[-1], test.images)
-    draw(runs, len(test.labels), out)
-    print(f"\npicture: {out}")
-    return 0 if alike else 1
+    write_file(out, draw(runs, len(test.labels), out.suffix[1:].lower()))
+    show("", f"picture: {out}")
+    return 0 if alike else FAILED
 
 
-def table(runs: list[Run]) -> str:
-    """Return the test accuracy by epoch, one column a run."""
+def table(runs: list[Run]) -> list[str]:
+    """Return the lines of a table: the test accuracy by epoch, one column a run."""
     rates = "".join(f"{f'rate {rate:g}':>26}" for rate in dict.fromkeys(run.rate for run in runs))
     lines = [f"     {rates}", "epoch" + "".join(f"{run.name:>13}" for run in runs)]
     for epoch, accuracies in enumerate(zip(*(run.accuracy for run in runs), strict=True), 1):
         lines.append(f"{epoch:>5}" + "".join(f"{'diverged' if a != a else f'{a:.1f}':>13}" for a in accuracies))
-    return "\n".join(lines)
+    return lines
 
 
 def classify_alone(run: Run, images: NDArray[Any]) -> bool:
     """Compare the network on single images with itself on all of them; return whether every prediction is the same."""
     if run.diverged:
-        print(f"\nAt rate {run.rate:g} even the network with batch normalization diverged: no inference to show.")
+        show("", f"At rate {run.rate:g} even the network with batch normalization diverged: no inference to show.")
         return True
     network = run.network.train(False)
     frozen = network.frozen()
     together = network.logits(images)
-    print(f"\nInference needs no batch: {len(images)} test digits one at a time, compared with all at once")
+    show("", f"Inference needs no batch: {len(images)} test digits one at a time, compared with all at once")
     ways: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
         "bn.eval()": network.logits,
         "bn.frozen()": lambda image: network.logits(image, frozen),
@@ -75,6 +75,6 @@ def classify_alone(run: Run, images: NDArray[Any]) -> bool:
         equal = int((alone.argmax(axis=1) == together.argmax(axis=1)).sum())
         difference = "logits the same bits" if np.array_equal(alone, together) else (
             f"largest difference of a logit {abs(alone - together).max():.2g}")
-        print(f"  {name:<12} {equal} of {len(images)} predictions equal; {difference}")
+        show(f"  {name:<12} {equal} of {len(images)} predictions equal; {difference}")
         alike = alike and equal == len(images)
     return alike

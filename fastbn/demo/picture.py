@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from matplotlib.axes import Axes
 
     from fastbn.demo.training import Run
@@ -21,16 +20,16 @@ CHANCE = 10.0
 LABEL_GAP = 11.0   # percentage points between two labels of two lines each
 
 
-def draw(runs: list[Run], test_digits: int, out: Path) -> None:
-    """Save the picture.
+def draw(runs: list[Run], test_digits: int, form: str) -> bytes:
+    """Return the picture.
 
     Parameters
     ----------
     runs : list of Run
     test_digits : int
         How many digits the accuracies are a share of.
-    out : Path
-        Its suffix decides the format.
+    form : str
+        "png", "pdf" or "svg".
     """
     rates = list(dict.fromkeys(run.rate for run in runs))
     figure = Figure(figsize=(10.5, 4.9), dpi=160, facecolor="white")
@@ -44,7 +43,9 @@ def draw(runs: list[Run], test_digits: int, out: Path) -> None:
         title = f"Learning rate {rate:g}" + (", ten times higher" if rate != rates[0] else "")
         draw_panel(panel, [run for run in runs if run.rate == rate], title)
     panels[0].set_ylabel("Test accuracy, %", color=INK)
-    figure.savefig(out)
+    file = io.BytesIO()
+    figure.savefig(file, format=form)
+    return file.getvalue()
 
 
 def draw_panel(panel: Axes, runs: list[Run], title: str) -> None:

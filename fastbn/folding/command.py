@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from fastbn._console import FAILED, OutputError, check_writable, show, tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,32 +48,31 @@ def run(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise
-        print(f"Folding ONNX models needs {error.name}, which is not installed: pip install 'fastbn[onnx]'",
-              file=sys.stderr)
-        return 1
+        tell(f"Folding ONNX models needs {error.name}, which is not installed: pip install 'fastbn[onnx]'")
+        return FAILED
     shapes = dict(arguments.shapes)
     if len(shapes) < len(arguments.shapes):
         return refuse("--input-shape gives an input two shapes")
     try:
+        if os.path.isdir(arguments.output.parent):      # else `convert` says that there is none
+            check_writable(arguments.output)
         done = convert(arguments.model, arguments.output, force=arguments.force, tolerance=arguments.tolerance,
                        shapes=shapes)
-    except (CheckError, ConvertError) as error:
+    except (CheckError, ConvertError, OutputError) as error:
         return refuse(str(error))
     except UnicodeDecodeError as error:     # protobuf, onnx and ONNX Runtime decode names each where they need them
         return refuse(f"{arguments.model} has a name that is not UTF-8: {error.reason}")
     except MemoryError:
         return refuse("there is not enough memory for the model")
-    if arguments.json:
-        print(json.dumps(report(done, arguments.output), indent=2))
-    else:
-        print(describe(done, arguments.output))
+    show(*(json.dumps(report(done, arguments.output), indent=2).split("\n") if arguments.json
+           else describe(done, arguments.output)))
     return 0
 
 
 def refuse(reason: str) -> int:
     """Say in one line why nothing was written, and return the exit code."""
-    print("nothing was written:", *reason.splitlines(), file=sys.stderr)
-    return 1
+    tell(" ".join(["nothing was written:", *reason.splitlines()]))
+    return FAILED
 
 
 def report(done: Conversion, output: Path) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def report(done: Conversion, output: Path) -> dict[str, Any]:
     }
 
 
-def describe(done: Conversion, output: Path) -> str:
+def describe(done: Conversion, output: Path) -> list[str]:
     """Return what was done, line by line."""
     lines = []
     for outcome in done.outcomes:
@@ -108,7 +109,7 @@ def describe(done: Conversion, output: Path) -> str:
         *(["(outputs do not depend on the inputs, so this says little)"] if agreement.constant else []),
         f"written: {output}",
     ]
-    return "\n".join(lines)
+    return lines
 
 
 def named_shape(text: str) -> tuple[str, tuple[int, ...]]:

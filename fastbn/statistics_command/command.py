@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastbn._writing import replace as write_file
+from fastbn._checks import counted, listed
+from fastbn._console import FAILED, OutputError, show, tell, write_file
+from fastbn._selection import NAN_POLICIES
 from fastbn.statistics_command import inputs, limits, resume
 from fastbn.statistics_command.counting import Settings, State, count
 from fastbn.statistics_command.errors import CommandError, InputError, require
 from fastbn.statistics_command.inputs import FINGERPRINT_BYTES
 from fastbn.statistics_command.interrupts import Interrupted, interrupting_once
 from fastbn.statistics_command.majority import majority
+from fastbn.statistics_command.missing import Missing
 from fastbn.statistics_command.progress import Progress
 from fastbn.statistics_command.report import report, text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from fastbn.statistics_command.inputs import Input
+    from fastbn.statistics_command.tally import Tally
 
 HELP = "count, mean, standard deviation, minimum and maximum of the channels of files"
-FAILED = 1
 STANDARD_OUTPUT = "-"       # as --json has it; a path is never equal to it
+IMAGE_CHANNELS = (1, 3, 4)  # gray, RGB, RGBA
+MANY_CHANNELS = 64          # more than these beside an axis as short as that are rather columns of pixels
 
 
 def configure(
@@ -40,7 +45,8 @@ def configure(
         "minimum and maximum. Inputs are read block by block, whatever their size.")
     command.epilog = (
         "Images need the extra 'fastbn[images]', Zarr arrays 'fastbn[zarr]', a progress bar and --plot "
-        "'fastbn[stats]'. Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 or 143 interrupted or terminated.")
+        "'fastbn[stats]'. Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 or 143 interrupted or terminated, 141 "
+        "the reader of standard output left.")
     command.add_argument(
         "paths", nargs="+", metavar="PATH",
         help="an .npy or .npz file, an image, a folder of images, a Zarr array, or - for an .npy on standard input")
@@ -50,6 +56,13 @@ def configure(
     command.add_argument(
         "--member", action="append", default=[], metavar="NAME", dest="members",
         help="an array to read from each .npz file; may be given several times (default: all)")
+    command.add_argument(
+        "--nan", choices=NAN_POLICIES, default="propagate",
+        help="what a NaN does: makes its channel NaN, is an error in its input, or does not count in its channel "
+        "(default: propagate)")
+    command.add_argument(
+        "--nodata", type=number, metavar="VALUE",
+        help="values equal to VALUE do not count in their channel, as in rasters")
     command.add_argument(
         "--json", type=lambda value: value if value == STANDARD_OUTPUT else output_path(value), metavar="OUT",
         help="write the same as JSON, for programs; - for standard output, which has nothing else then")
@@ -63,11 +76,29 @@ def configure(
         help="how much memory the statistics of the channels, an image or a Zarr chunk may take (default: 512M)")
     command.add_argument(
         "--on-error", choices=("skip", "stop"), default="stop",
-        help="what to do about an input that cannot be read, none of which is counted (default: stop)")
+        help="leave out an input that cannot be read, or stop there; no part of it is counted (default: stop)")
     command.add_argument(
         "--resume", type=Path, metavar="FILE", help="go on from the file that an interrupted run left, with the same "
         "inputs and settings")
     command.set_defaults(command=run)
+
+
+def joined(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with each value of --nodata joined to it: argparse takes -1e38 for an option.
+
+    Examples
+    --------
+    >>> from fastbn.statistics_command.command import joined
+    >>> joined(["stats", "x.npy", "--nodata", "-1e38"])
+    ['stats', 'x.npy', '--nodata=-1e38']
+    """
+    out: list[str] = []
+    for argument in arguments:
+        if out and out[-1] == "--nodata":
+            out[-1] += f"={argument}"
+        else:
+            out.append(argument)
+    return out
 
 
 def integer(value: str) -> int:
@@ -78,9 +109,27 @@ def integer(value: str) -> int:
         raise argparse.ArgumentTypeError(f"expected an integer, got {value!r}") from None
 
 
+def number(value: str) -> int | float:
+    """Return a number, an int where it is whole, or raise the error that argparse shows."""
+    try:
+        return int(value)       # all digits of a 64-bit integer
+    except ValueError:
+        pass
+    try:
+        parsed = float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, got {value!r}") from None
+    return int(parsed) if math.isfinite(parsed) and parsed.is_integer() else parsed
+
+
 def same_file(output: Path, path: str) -> bool:
     """Return whether an output would replace an input."""
-    return path != inputs.STANDARD_INPUT and output.exists() and Path(path).exists() and output.samefile(path)
+    if path == inputs.STANDARD_INPUT:
+        return False
+    try:
+        return os.path.samefile(output, path)
+    except OSError:     # one of them is not there, or cannot be seen
+        return False
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -94,13 +143,16 @@ def run(arguments: argparse.Namespace) -> int:
                 task.finish()
             except Interrupted as interrupt:
                 code = interrupt.exit_code
-                done = task.keep()
+                task.keep()
         if code:    # What is known is safe. A reader who takes nothing must not hold up the next signal.
-            print(done, file=sys.stderr)
-            task.show_part()
+            task.say_what_is_known()
     except (CommandError, InputError) as error:
-        print(error, file=sys.stderr)
-        return code or FAILED
+        tell(str(error))
+        return FAILED
+    except OutputError as error:
+        if not code:
+            raise
+        tell(str(error))
     return code
 
 
@@ -110,11 +162,15 @@ class Run:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         self.settings = Settings(arguments.axis, tuple(dict.fromkeys(arguments.members)), arguments.threads,
-                                 arguments.convert, arguments.max_memory)
+                                 Missing(arguments.nan, arguments.nodata), arguments.convert, arguments.max_memory)
         self.state = State()
         self.fingerprints = bytearray()         # of inputs finished, and of the one that has begun
         self.source: Input | None = None        # the one that has begun
         self.complete = False                   # whether all were counted
+        self.axis_noted = False
+        self.shown = False                      # whether the result was printed
+        self.kept = False                       # whether an interrupted run can go on
+        self.interruption = ""                  # what to say of it
 
     def check(self) -> None:
         """Find what is wrong with the arguments before anything is read."""
@@ -123,7 +179,7 @@ class Run:
             raise CommandError("standard input (-) can be read only once")
         for given in (arguments.json, arguments.plot):
             if given not in (None, STANDARD_OUTPUT) and any(same_file(given, path) for path in arguments.paths):
-                raise CommandError(f"{given}: is an input; the output wants another place")
+                raise CommandError(f"{given}: is an input; the output needs another path")
         if arguments.plot is not None:
             require("matplotlib", "matplotlib", "stats", "--plot")
 
@@ -132,6 +188,7 @@ class Run:
         if self.arguments.resume is not None:
             self.state, fingerprints = resume.load(self.arguments.resume, self.settings)
             self.fingerprints[:] = fingerprints
+            self.axis_noted = self.state.shape is not None
         total, done = self.survey()
         if self.arguments.on_error == "skip" and self.state.so_far is None:
             self.settings = replace(self.settings, expected=majority(inputs.find(self.arguments.paths), self.settings))
@@ -171,6 +228,7 @@ class Run:
             for state, stored in count(source, self.state, self.settings):
                 self.state = state
                 progress.advance(stored)
+                self.note_axis(source.path, progress)
         except InputError as error:
             if self.arguments.on_error == "stop":
                 raise
@@ -178,66 +236,90 @@ class Run:
             self.state = State(index + 1, before, skipped=(*self.state.skipped, (source.path, error.reason)))
         spoilt = self.state.spoilt_since(before)
         if spoilt:
-            progress.say(f"{source.path}: has NaN or Inf in channel {', '.join(map(str, spoilt))}")
+            progress.say(f"{source.path}: has NaN or Inf in channel {listed(spoilt)}")
+
+    def note_axis(self, path: str, progress: Progress) -> None:
+        """Warn, once, if the channel axis of the first array looks like one of another kind."""
+        shape = self.state.shape
+        if self.axis_noted or shape is None:
+            return
+        self.axis_noted = True
+        doubt = doubtful_axis(shape, self.settings.axis)
+        if doubt:
+            progress.say(f"{path}: {doubt}")
 
     def finish(self) -> None:
         """Print the result, and write what was asked for."""
         total, skipped = self.state.total, self.state.skipped
         if total is None:
             raise CommandError(f"nothing was counted; inputs skipped: {len(skipped)}")
-        counted = self.state.finished - len(skipped)
-        content = json.dumps(report(total, self.settings.axis, counted, skipped), indent=2, allow_nan=False)
-        if self.arguments.json == STANDARD_OUTPUT:
-            show(content)
-        else:
-            show(text(total))
-            if self.arguments.json is not None:
-                write(self.arguments.json, f"{content}\n".encode())
+        number = self.state.finished - len(skipped)
+        content = json.dumps(report(total, self.settings.axis, number, skipped), indent=2, allow_nan=False)
+        lost = self.show_result(content)
+        if self.arguments.json not in (None, STANDARD_OUTPUT):
+            write_file(self.arguments.json, f"{content}\n".encode())
         if self.arguments.plot is not None:
             from fastbn.statistics_command.picture import draw
 
-            write(self.arguments.plot, draw(total, counted, self.arguments.plot.suffix[1:].lower()))
+            write_file(self.arguments.plot, draw(total, number, self.arguments.plot.suffix[1:].lower()))
         if skipped:
-            print(f"inputs counted: {counted}; skipped: {len(skipped)}", file=sys.stderr)
+            tell(f"inputs counted: {number}; skipped: {len(skipped)}")
+        if lost is not None:
+            raise lost
 
-    def keep(self) -> str:
-        """Write the file to go on from, and return what to say of that."""
+    def show_result(self, content: str) -> OutputError | None:
+        """Print the result, or return why that cannot be done: files that were asked for are written nevertheless."""
+        assert self.state.total is not None
+        try:
+            show(*content.split("\n") if self.arguments.json == STANDARD_OUTPUT else self.text(self.state.total))
+        except OutputError as error:
+            return error
+        self.shown = True
+        return None
+
+    def text(self, tally: Tally) -> list[str]:
+        """Return the lines for people."""
+        return text(tally, self.settings.axis)
+
+    def keep(self) -> None:
+        """Write the file to go on from."""
         state = self.state
-        counted = state.finished - len(state.skipped)
-        done = f"interrupted; counted {'all' if self.complete else 'so far'}: {counted} inputs"
+        number = state.finished - len(state.skipped)
+        done = f"interrupted; counted {'all' if self.complete else 'so far'}: {counted(number, 'input')}"
         done += "" if state.so_far is state.total else " and a part of the next"
         if state.partial is not None and self.source is not None and self.source.kind == inputs.STREAM:
             state = replace(state, partial=None)    # it will come from its beginning
         if state == State():
-            return f"{done}; there is nothing to go on from"
+            self.interruption = f"{done}; there is nothing to go on from"
+            return
         path = self.arguments.resume or resume.unused_path()
         begun = state.finished + (state.partial is not None)
-        write(path, resume.encode(state, self.settings, bytes(self.fingerprints[:begun * FINGERPRINT_BYTES])))
-        return f"{done}; to go on, give the same command with --resume {path}"
+        try:
+            write_file(path, resume.encode(state, self.settings, bytes(self.fingerprints[:begun * FINGERPRINT_BYTES])))
+        except OutputError as error:
+            self.interruption = f"{done}; the file to go on from {error}"
+            return
+        self.kept = True
+        self.interruption = f"{done}; to go on, give the same command with --resume {path}"
 
-    def show_part(self) -> None:
-        """Print what is known of inputs that were interrupted."""
+    def say_what_is_known(self) -> None:
+        """Print what became of an interrupted run, and its result so far."""
+        tell(self.interruption)
         known = self.state.so_far
-        if known is not None and not self.complete and self.arguments.json != STANDARD_OUTPUT:
-            show(f"# interrupted: of a part of the inputs\n{text(known)}")
+        if known is None or self.shown:
+            return
+        part = [] if self.complete else ["# interrupted: of a part of the inputs"]
+        if self.arguments.json != STANDARD_OUTPUT:
+            show(*part, *self.text(known))
+        elif not self.kept:     # it would be lost; a program that reads JSON must not take it for the result
+            tell(*part, *self.text(known))
 
 
-def show(lines: str) -> None:
-    """Print on standard output, of which a reader may take only the first lines."""
-    if sys.stdout is None:
-        raise CommandError("standard output is closed")
-    try:
-        print(lines, flush=True)
-    except OSError as error:
-        # Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
-            raise CommandError(f"standard output: cannot be written: {error.strerror}") from None
-
-
-def write(path: Path, data: bytes) -> None:
-    """Put a file in place at once."""
-    try:
-        write_file(path, data)
-    except OSError as error:
-        raise CommandError(f"{path}: cannot be written: {error.strerror}") from None
+def doubtful_axis(shape: tuple[int, ...], axis: int) -> str:
+    """Return why another axis may be the one of the channels, or nothing."""
+    chosen = axis % len(shape)
+    others = [k for k in range(len(shape)) if k != chosen and shape[k] in IMAGE_CHANNELS]
+    if shape[chosen] <= MANY_CHANNELS or not others:
+        return ""
+    return (f"shape {shape} has {shape[chosen]} channels along axis {axis}, and {shape[others[-1]]} along axis "
+            f"{others[-1]}; --axis chooses another")

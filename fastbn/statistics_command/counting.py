@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from fastbn.statistics_command.limits import MOST_MEMORY
+from fastbn.statistics_command.missing import ALL_COUNT, Missing
 from fastbn.statistics_command.tally import Tally, merged
 
 if TYPE_CHECKING:
@@ -28,6 +27,8 @@ class Settings:
     members : tuple of str
         Which arrays of npz archives; all if empty.
     threads : int or None
+    missing : Missing
+        Which values do not count.
     convert : str
         The mode to which images are converted: "RGB", "L" or "none".
     max_memory : int
@@ -39,6 +40,7 @@ class Settings:
     axis: int = -1
     members: tuple[str, ...] = ()
     threads: int | None = None
+    missing: Missing = ALL_COUNT
     convert: str = "none"
     max_memory: int = MOST_MEMORY
     expected: Kind | None = None
@@ -89,14 +91,18 @@ class State:
         """What has been read, the unfinished input included."""
         return self.total if self.partial is None else merged(self.total, self.partial.tally)
 
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """That of the first array, the unfinished input included; None as long as there were images alone."""
+        known = self.total, None if self.partial is None else self.partial.tally
+        return next((tally.shape for tally in known if tally is not None and tally.shape is not None), None)
+
     def spoilt_since(self, total: Tally | None) -> list[int]:
         """Return the channels that have had NaN or Inf only since the total was that one."""
         if self.total is None:
             return []
-        spoilt = ~np.isfinite(self.total.stats.mean)
-        if total is not None:
-            spoilt &= np.isfinite(total.stats.mean)
-        return [int(channel) for channel in np.flatnonzero(spoilt)]
+        before = [] if total is None else total.spoilt
+        return [channel for channel in self.total.spoilt if channel not in before]
 
 
 def count(source: Input, state: State, settings: Settings) -> Iterator[tuple[State, float]]:
@@ -127,8 +133,11 @@ def count(source: Input, state: State, settings: Settings) -> Iterator[tuple[Sta
             axis = part.grid.axis
             for index, block in enumerate(part.blocks(known.block), known.block):
                 first = part.grid.slices(index)[axis].start
-                tally = Tally.of(block, axis, first, part.kind.channels, settings.threads)
-                known = Partial(number, index + 1, merged(known.tally, tally))
+                try:
+                    tally = Tally.of(block, axis, first, part.kind.channels, settings.threads, settings.missing)
+                except (TypeError, ValueError) as error:
+                    raise part.place.error(error) from None
+                known = Partial(number, index + 1, merged(known.tally, replace(tally, shape=part.shape)))
                 yield replace(state, partial=known), part.stored / len(part.grid)
             known = Partial(number + 1, 0, known.tally)
     yield State(state.finished + 1, merged(state.total, known.tally), skipped=state.skipped), 0

@@ -6,22 +6,12 @@ import importlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fastbn._console import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MOST_CHARACTERS = 600       # of a reason, which may quote what is in a file
-
-
-def printable(text: str) -> str:
-    r"""Return a text whose control characters, and bytes of file names that are not UTF-8, are escaped.
-
-    Examples
-    --------
-    >>> from fastbn.statistics_command.errors import printable
-    >>> printable("a\x1b[2J\nb.npy")
-    'a\\x1b[2J\\nb.npy'
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class InputError(ValueError):
@@ -43,6 +33,10 @@ class Place(NamedTuple):
     def error(self, reason: object) -> InputError:
         """Return the error whose reason, a predicate such as "has no values", is that of this place."""
         return InputError(self.path, reason if self.member is None else f"member {self.member!r} {reason}")
+
+    def misfit(self, reason: object) -> InputError:
+        """Return the error of an array that is in order, and is none to be counted here."""
+        return self.error(reason if self.member is None else f"{reason}; --member NAME chooses arrays of an archive")
 
 
 class CommandError(Exception):

@@ -89,6 +89,7 @@ def part(stream: Stream, place: Place, settings: Settings, size: int | None = No
     """
     shape, fortran, dtype, begin = header(stream, place)
     axis = check(place, shape, dtype, settings)
+    as_stored = shape
     # The order of axes says nothing about statistics: in the order of the file all arrays are C-ordered.
     if fortran:
         shape, axis = shape[::-1], len(shape) - 1 - axis
@@ -112,7 +113,7 @@ def part(stream: Stream, place: Place, settings: Settings, size: int | None = No
         if read(stream, buffer[:1], place):
             raise place.error("has bytes behind its array")
 
-    return Part(place, grid, dtype == np.uint8, length if stored is None else stored, blocks)
+    return Part(place, grid, dtype == np.uint8, length if stored is None else stored, blocks, as_stored)
 
 
 def header(stream: Stream, place: Place) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:

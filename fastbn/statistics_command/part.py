@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fastbn._checks import counted
 from fastbn._layout import axis_of
 from fastbn.statistics_command import limits
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from fastbn.statistics_command.errors import Place
     from fastbn.statistics_command.grid import Grid
 
-DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "float16", "float32", "float64")
+DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool", "float16", "float32",
+          "float64")
 
 
 class Kind(NamedTuple):
@@ -39,11 +41,10 @@ class Kind(NamedTuple):
     def check(self, place: Place, kind: Kind, whose: str) -> None:
         """Raise an error if another kind is not this one, which is that of "those before", for example."""
         if kind.channels != self.channels:
-            plural = "" if kind.channels == 1 else "s"
-            raise place.error(f"has {kind.channels} channel{plural}; {whose} have {self.channels}")
+            raise place.misfit(f"has {counted(kind.channels, 'channel')}; {whose} have {self.channels}")
         if kind.uint8 != self.uint8:
             ours, theirs = ("values of uint8", "values of another dtype")[::1 if kind.uint8 else -1]
-            raise place.error(f"has {ours}; {whose} have {theirs}")
+            raise place.misfit(f"has {ours}; {whose} have {theirs}")
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class Part:
     blocks : callable
         Given the index of a block, returns an iterator of the blocks from there on, each of which may lie where the one
         before it did. After the last one it raises InputError if the array turns out to be damaged.
+    shape : tuple of int or None
+        Of the array as it is stored; None for an image.
     """
 
     place: Place
@@ -69,6 +72,7 @@ class Part:
     uint8: bool
     stored: int
     blocks: Callable[[int], Iterator[NDArray[Any]]]
+    shape: tuple[int, ...] | None = None
 
     @property
     def kind(self) -> Kind:
@@ -87,20 +91,20 @@ def check(place: Place, shape: tuple[int, ...], dtype: np.dtype[Any], settings: 
     if dtype.hasobject:
         raise place.error("holds Python objects, which are never loaded")
     if dtype.name not in DTYPES:
-        raise place.error(f"has dtype {dtype}; expected {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
+        raise place.misfit(f"has dtype {dtype}; expected {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
     if len(shape) < 2:
-        raise place.error(f"has shape {shape}; expected two or more dimensions")
+        raise place.misfit(f"has shape {shape}; expected two or more dimensions")
     if 0 in shape:
-        raise place.error(f"has shape {shape}, no values")
+        raise place.misfit(f"has shape {shape}, no values")
     if math.prod(shape) * dtype.itemsize > limits.MOST_ARRAY_BYTES:
         raise place.error(f"has shape {shape}, more values than any file can have")
     try:
         axis = axis_of(settings.axis, len(shape))
     except ValueError:
-        raise place.error(f"has shape {shape}, which has no axis {settings.axis}; see --axis") from None
+        raise place.misfit(f"has shape {shape}, which has no axis {settings.axis}; see --axis") from None
     needed = shape[axis] * limits.CHANNEL_BYTES
     if needed > settings.max_memory:
-        raise place.error(
+        raise place.misfit(
             f"has shape {shape}; statistics of {shape[axis]} channels on axis {settings.axis} take about "
             f"{limits.shown(needed)} of memory, expected up to {limits.shown(settings.max_memory)}; see --axis and "
             "--max-memory")

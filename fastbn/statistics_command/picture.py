@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from fastbn._checks import listed
+from fastbn._checks import counted, listed
 from fastbn.demo.picture import FAINT, GREY, INK
-from fastbn.statistics_command.report import extrema
+from fastbn.statistics_command.report import extrema, moments
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,16 +35,16 @@ def draw(tally: Tally, inputs: int, form: str) -> bytes:
     form : str
         "png", "pdf" or "svg".
     """
-    channels, count = len(tally.stats.mean), int(tally.stats.count[0])
+    channels, counts = len(tally.stats.count), tally.stats.count
+    least, most = int(counts.min()), int(counts.max())
     figure = Figure(figsize=(9, 4.8), dpi=160, facecolor="white")
     axes = figure.subplots()
     figure.subplots_adjust(left=0.1, right=0.97, top=0.8, bottom=0.13)
-    plural = "" if inputs == 1 else "s"
-    figure.text(0.1, 0.925, f"{channels} channels" if channels > 1 else "1 channel", size=14.5,
-                weight="bold", color=INK)
-    spoilt = np.flatnonzero(~np.isfinite(tally.stats.mean)).tolist()
-    figure.text(0.1, 0.865, f"{count:,} values a channel, of {inputs:,} input{plural}"
-                + (f"; NaN or Inf in channel {listed(spoilt)}" if spoilt else ""), size=10, color=GREY)
+    figure.text(0.1, 0.925, counted(channels, "channel"), size=14.5, weight="bold", color=INK)
+    spoilt = tally.spoilt
+    figure.text(0.1, 0.865, f"{least:,}{'' if least == most else f' to {most:,}'} values a channel, of "
+                + counted(inputs, "input") + (f"; NaN or Inf in channel {listed(spoilt)}" if spoilt else ""),
+                size=10, color=GREY)
     (draw_bars if channels <= MOST_BARS else draw_bands)(axes, tally.stats)
     axes.set_xlabel("Channel", color=INK)
     axes.set_ylabel("Value", color=INK)
@@ -62,7 +62,7 @@ def draw(tally: Tally, inputs: int, form: str) -> bytes:
 
 def draw_bars(axes: Axes, stats: ChannelStats) -> None:
     """Draw each channel by itself."""
-    x, mean, std = np.arange(len(stats.mean)), stats.mean, stats.std()
+    (mean, std), x = moments(stats), np.arange(len(stats.count))
     low, high = extrema(stats)
     axes.vlines(x, low, high, color=GREY, linewidth=1.2, label="minimum to maximum")
     axes.scatter([*x, *x], [*low, *high], marker="_", s=60, color=GREY, linewidth=1.2)
@@ -77,7 +77,7 @@ def draw_bands(axes: Axes, stats: ChannelStats) -> None:
     def steps(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.append(values, values[-1])
 
-    mean, std = stats.mean, stats.std()
+    mean, std = moments(stats)
     low, high = extrema(stats)
     axes.fill_between(edges, steps(low), steps(high), step="post", color=FAINT, label="minimum to maximum")
     axes.fill_between(edges, steps(mean - std), steps(mean + std), step="post", color=BLUE, alpha=0.45, linewidth=0,

@@ -6,6 +6,8 @@ import importlib.util
 import sys
 from typing import TYPE_CHECKING, Any
 
+from fastbn._console import printable, tell
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -48,6 +50,6 @@ class Progress:
     def say(self, line: str) -> None:
         """Print a line on standard error."""
         if self._bar is None:
-            print(line, file=sys.stderr)
+            tell(line)
         else:
-            self._bar.write(line, file=sys.stderr)
+            self._bar.write(printable(line), file=sys.stderr)

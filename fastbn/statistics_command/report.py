@@ -32,15 +32,22 @@ def vector(values: Iterable[float]) -> str:
     return f"({texts[0]},)" if len(texts) == 1 else f"({', '.join(texts)})"
 
 
-def text(tally: Tally) -> str:
+def text(tally: Tally, axis: int) -> list[str]:
     """Return the lines for training code, and a table of the channels.
+
+    Parameters
+    ----------
+    tally : Tally
+    axis : int
+        The channel axis of arrays, as it was given.
 
     Examples
     --------
     >>> import numpy as np
     >>> from fastbn.statistics_command.report import text
     >>> from fastbn.statistics_command.tally import Tally
-    >>> print(text(Tally.of(np.array([[0, 51], [102, 255]], np.uint8), 1, 0, 2)))
+    >>> for line in text(Tally.of(np.array([[0, 51], [102, 255]], np.uint8), 1, 0, 2), 1):
+    ...     print(line)
     mean, std = (51, 153), (51, 102)
     normalize = fastbn.ChannelAffine.from_mean_std((0.2, 0.6), (0.2, 0.4))  # of values / 255
     <BLANKLINE>
@@ -48,25 +55,38 @@ def text(tally: Tally) -> str:
           0                2               0             102              51              51
           1                2              51             255             153             102
     """
-    stats, std = tally.stats, tally.stats.std()
-    lines = [f"mean, std = {vector(stats.mean)}, {vector(std)}"]
-    if tally.uint8 and not std.all():
-        lines.append(f"# no normalize = ...: channel {listed(np.flatnonzero(std == 0).tolist())} is constant")
-    elif tally.uint8:
-        lines.append(f"normalize = fastbn.ChannelAffine.from_mean_std({vector(stats.mean * BYTE_SCALE)}, "
+    mean, std = moments(tally.stats)
+    lines = [f"mean, std = {vector(mean)}, {vector(std)}"]
+    if tally.uint8:
+        hindrances = [f"channel {listed(np.flatnonzero(which).tolist())} {what}"
+                      for which, what in ((std == 0, "is constant"), (tally.stats.count == 0, "has no values"))
+                      if which.any()]
+        lines.append(f"# no normalize = ...: {'; '.join(hindrances)}" if hindrances else
+                     f"normalize = fastbn.ChannelAffine.from_mean_std({vector(mean * BYTE_SCALE)}, "
                      f"{vector(std * BYTE_SCALE)})  # of values / 255")
+    if tally.shape is not None:
+        lines.append(f"# channel axis {axis}; the first array has shape {tally.shape}")
     lines += ["", "channel " + "".join(f"{name:>16}" for name in COLUMNS)]
-    rows = zip(stats.count, *extrema(stats), stats.mean, std, strict=True)
+    rows = zip(tally.stats.count, *extrema(tally.stats), mean, std, strict=True)
     for channel, (count, *values) in enumerate(rows):
         lines.append(f"{channel:>7} {int(count):>16}" + "".join(f"{number(value):>16}" for value in values))
-    return "\n".join(lines)
+    return lines
+
+
+def moments(stats: ChannelStats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and standard deviation of each channel, NaN in one without values."""
+    some = stats.count > 0
+    var = np.full(len(some), np.nan)
+    np.divide(stats.m2, stats.count, out=var, where=some)
+    return np.where(some, stats.mean, np.nan), np.sqrt(var)
 
 
 def extrema(stats: ChannelStats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the least and the largest value of each channel, which every Tally has."""
+    """Return the least and the largest value of each channel, which every Tally has; NaN in one without values."""
     assert stats.min is not None
     assert stats.max is not None
-    return stats.min, stats.max
+    some = stats.count > 0
+    return np.where(some, stats.min, np.nan), np.where(some, stats.max, np.nan)
 
 
 def report(tally: Tally, axis: int, counted: int, skipped: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -82,11 +102,12 @@ def report(tally: Tally, axis: int, counted: int, skipped: Sequence[tuple[str, s
     skipped : sequence of (str, str)
         The others, with the reason.
     """
-    mean, std = tally.stats.mean, tally.stats.std()
+    mean, std = moments(tally.stats)
     low, high = extrema(tally.stats)
     return {
         "channels": len(mean),
         "axis": axis,
+        "shape": tally.shape,
         "inputs": counted,
         "skipped": [{"path": path, "reason": reason} for path, reason in skipped],
         "count": [int(count) for count in tally.stats.count],

@@ -24,9 +24,9 @@ NAME = "fastbn-stats{}.resume"
 def unused_path() -> Path:
     """Return a path in the current folder that is not taken."""
     number = 1
-    while (path := Path(NAME.format("" if number == 1 else f"-{number}"))).exists():
+    while os.path.lexists(name := NAME.format("" if number == 1 else f"-{number}")):
         number += 1
-    return path
+    return Path(name)
 
 
 def encode(state: State, settings: Settings, fingerprints: bytes) -> bytes:
@@ -112,15 +112,20 @@ def read(path: Path, most: int) -> bytes:
 
 def comparable(settings: Settings) -> dict[str, Any]:
     """Return what must not have changed: all but the threads."""
-    return {"axis": settings.axis, "members": list(settings.members), "convert": settings.convert,
-            "bytes of a block": grid.BLOCK_BYTES}
+    nodata = settings.missing.nodata
+    return {
+        "axis": settings.axis, "members": list(settings.members), "bytes of a block": grid.BLOCK_BYTES,
+        "treatment of NaN": settings.missing.nan, "nodata": None if nodata is None else str(nodata),
+        "convert": settings.convert,
+    }
 
 
 def encoded(tally: Tally | None) -> dict[str, Any] | None:
     """Return a tally as lists of numbers, which JSON keeps exactly."""
     if tally is None:
         return None
-    return {"uint8": tally.uint8, "stats": {name: v.tolist() for name, v in tally.stats.to_arrays().items()}}
+    stats = {name: vector.tolist() for name, vector in tally.stats.to_arrays().items()}
+    return {"uint8": tally.uint8, "shape": tally.shape, "stats": stats}
 
 
 def tally_of(content: dict[str, Any] | None) -> Tally | None:
@@ -130,7 +135,8 @@ def tally_of(content: dict[str, Any] | None) -> Tally | None:
     stats = ChannelStats.from_arrays(**content["stats"])
     if stats.min is None or not isinstance(content["uint8"], bool):
         raise ValueError("no extrema, or uint8 that is neither true nor false")
-    return Tally(stats, content["uint8"])
+    shape = content["shape"]
+    return Tally(stats, content["uint8"], None if shape is None else tuple(natural(length, 1) for length in shape))
 
 
 def natural(value: object, least: int = 0) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastbn.statistics_command.missing import ALL_COUNT, Missing, measure
 from fastbn.statistics_command.part import Kind
 from fastbn.stats import ChannelStats
 
@@ -26,10 +27,13 @@ class Tally:
         With extrema.
     uint8 : bool
         Whether the values are of uint8.
+    shape : tuple of int or None
+        Of the first array; None for images.
     """
 
     stats: ChannelStats
     uint8: bool
+    shape: tuple[int, ...] | None = None
 
     @property
     def kind(self) -> Kind:
@@ -37,7 +41,10 @@ class Tally:
         return Kind(len(self.stats.mean), self.uint8)
 
     @classmethod
-    def of(cls, block: NDArray[Any], axis: int, first: int, channels: int, threads: int | None = None) -> Tally:
+    def of(
+        cls, block: NDArray[Any], axis: int, first: int, channels: int, threads: int | None = None,
+        missing: Missing = ALL_COUNT,
+    ) -> Tally:
         """Return the tally of an array that is not empty.
 
         Parameters
@@ -48,6 +55,8 @@ class Tally:
         first, channels : int
             Of which channels, of how many, these are the values: of `first` and those behind it.
         threads : int, optional
+        missing : Missing
+            Which values do not count.
 
         Examples
         --------
@@ -59,7 +68,7 @@ class Tally:
         (array([2., 3., 1.]), array([2.        , 7.33333333, 7.        ]), array([3., 9., 7.]))
         """
         width = block.shape[axis]
-        stats = ChannelStats(width, axis=axis, extrema=True).update(block, num_threads=threads)
+        stats = measure(block, axis, missing, threads)
         if width < channels:
             spread: dict[str, Any] = {}
             for name, vector in stats.to_arrays().items():
@@ -68,8 +77,14 @@ class Tally:
             stats = ChannelStats.from_arrays(**spread)
         return cls(stats, block.dtype == np.uint8)
 
+    @property
+    def spoilt(self) -> list[int]:
+        """The channels that have had NaN or Inf."""
+        stats = self.stats
+        return [int(channel) for channel in np.flatnonzero((stats.count > 0) & ~np.isfinite(stats.mean))]
+
     def __add__(self, other: Tally) -> Tally:
-        return Tally(self.stats + other.stats, self.uint8)
+        return Tally(self.stats + other.stats, self.uint8, self.shape or other.shape)
 
 
 def merged(first: Tally | None, second: Tally | None) -> Tally | None:

@@ -79,4 +79,4 @@ def part(array: Any, place: Place, size: int, settings: Settings) -> Part:
                 raise place.error(f"is damaged: {error}") from None
             yield block
 
-    return Part(place, grid, dtype == np.uint8, size, blocks)
+    return Part(place, grid, dtype == np.uint8, size, blocks, shape)

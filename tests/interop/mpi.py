@@ -4,13 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.process import ROOT, settings
+from tests.process import PATIENCE, ROOT, settings
 
 # Open MPI refuses root, and more ranks than cores, unless told; MPICH does not know these names.
 ENVIRONMENT = {
@@ -23,7 +22,6 @@ class Done(NamedTuple):
     code: int
     stdout: str
     stderr: str
-    seconds: float
 
 
 def launcher():
@@ -32,15 +30,14 @@ def launcher():
     return str(beside) if beside.exists() else shutil.which("mpiexec")
 
 
-def run(ranks, program, *arguments, limit=120):
-    """Run `program`, a module or a file, to its end, which must come within `limit` seconds."""
+def run(ranks, program, *arguments):
+    """Run `program`, a module or a file, to its end."""
     pytest.importorskip("mpi4py", reason="mpi4py is not installed: pip install 'fastbn[mpi]'")
     if launcher() is None:
         pytest.skip("there is no mpiexec: pip install 'fastbn[mpi]'")
     # Unix sockets of Open MPI must have short names.
     environment = ENVIRONMENT | {"TMPDIR": os.environ.get("TMPDIR", "/tmp")}
-    start = time.monotonic()
     command = [launcher(), "-n", str(ranks), sys.executable, *([] if program.endswith(".py") else ["-m"]), program]
     done = subprocess.run(
-        [*command, *arguments], **settings(environment), capture_output=True, timeout=limit, check=False)
-    return Done(done.returncode, done.stdout, done.stderr, time.monotonic() - start)
+        [*command, *arguments], **settings(environment), capture_output=True, timeout=PATIENCE, check=False)
+    return Done(done.returncode, done.stdout, done.stderr)

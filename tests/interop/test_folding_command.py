@@ -1,6 +1,8 @@
 """python -m fastbn fold, as a user runs it: on networks exported by PyTorch and on those that onnx comes with."""
 
+import errno
 import json
+import os
 import re
 from pathlib import Path
 
@@ -250,6 +252,18 @@ def test_bad_files(name, tmp_path):
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "folded.onnx").exists()
+
+
+def test_it_finds_out_first_that_it_cannot_write(tmp_path, monkeypatch, capsys):
+    def refuse(**options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    path = saved(graph(FOLDABLE), tmp_path / "model.onnx")
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr(convert, "read", lambda path: pytest.fail("the model was read"))
+    assert main(["fold", str(path), str(tmp_path / "folded.onnx")]) == 1
+    reason = f"{tmp_path / 'folded.onnx'}: cannot be written: Read-only file system"
+    assert capsys.readouterr() == ("", f"nothing was written: {reason}\n")
 
 
 def test_no_directory(tmp_path):

