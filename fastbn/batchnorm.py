@@ -286,7 +286,7 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         """
         if padding != "zero":
             _masked.check_padding(padding)
-        if isinstance(x, tuple) and _masked.is_jagged(x):
+        if type(x) is not np.ndarray and isinstance(x, tuple) and _masked.is_jagged(x):     # the first test spares time
             if mask is not None or lengths is not None:
                 raise ValueError("mask and lengths must be None where x is jagged, (values, offsets)")
             values, offsets = x
