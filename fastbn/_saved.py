@@ -144,9 +144,12 @@ class Saved:
                 refuse("index", self._index)
             if not _layout.choose(view, self._index):
                 raise ValueError("x must lie in memory as in the forward, where only some positions counted")
+        # A mask goes with the gradient of a residual, and scale and shift with none: the kernels have no other loops.
         if self._mask is not None and not (
-                is_vector(self._mask, np.uint16) and len(self._mask) == kernels.bits_words(view)):
+                self._residual and is_vector(self._mask, np.uint16) and len(self._mask) == kernels.bits_words(view)):
             refuse("mask", self._mask)
+        if self._scale is not None and self._residual:
+            refuse("scale", self._scale)
         return view
 
 

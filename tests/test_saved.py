@@ -30,7 +30,12 @@ def of_mask():
     return ROWS, -1, bn._tape.last[3].saved
 
 
-MAKE = {"residual": of_residual, "mask": of_mask}
+def of_relu():
+    """The same of a ReLU without a residual: scale and shift, by which it is worked out again."""
+    return PLANES, 1, batch_norm_training(PLANES, activation="relu")[1]
+
+
+MAKE = {"residual": of_residual, "mask": of_mask, "relu": of_relu}
 BITS = of_residual()[2]._mask
 INDEX = of_mask()[2]._index
 WHERE = np.arange(len(INDEX))
@@ -56,6 +61,9 @@ BAD = [
     ("residual", "_shape", (4, 3, 2)), ("residual", "_shape", 7), ("residual", "_axis", 3),
     ("residual", "_shape", None), ("mask", "_mask", INDEX), ("mask", "_mask", BITS),
     ("mask", "_arrangement", (2, (0, 1, 2, 3))), ("mask", "_arrangement", (1, (0, 2, 1))),
+    ("residual", "_residual", False), ("mask", "_residual", 0), ("residual", "_scale", np.ones(3)),
+    ("relu", "_residual", True), ("relu", "_mask", BITS), ("relu", "_scale", 7), ("relu", "_scale", np.ones(2)),
+    ("relu", "_shift", np.ones(4)), ("relu", "_shift", "abc"),
 ]
 
 
