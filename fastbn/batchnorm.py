@@ -405,8 +405,9 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         averages.
 
         After a forward in evaluation mode the running averages are constants, and dx = gamma * rstd * dy. Evaluation
-        mode does not keep x alive, nor a residual: backward needs the arrays themselves that were passed, so hold on to
-        them. (A slice is an array of its own.)
+        mode keeps no array alive, and backward needs x, and with a ReLU the residual: hold on to the arrays themselves
+        that were passed. A slice or a result that was passed on without a name, as in ``bn(x[:4])`` or ``bn(conv(x))``,
+        is gone by then.
 
         Parameters
         ----------
