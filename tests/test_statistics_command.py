@@ -400,6 +400,16 @@ def test_an_unreadable_folder(mode, open_folder):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+def test_an_unreadable_file(open_folder):
+    for name in ("x.npy", "secret.npy"):
+        np.save(open_folder / name, normal(4, 3))
+    (open_folder / "secret.npy").chmod(0)
+    assert unprivileged(open_folder, "secret.npy", "x.npy") == (1, "", "secret.npy: Permission denied\n")
+    code, _, err = unprivileged(open_folder, "secret.npy", "x.npy", "--on-error", "skip")
+    assert (code, err) == (0, "skipped: secret.npy: Permission denied\ninputs counted: 1; skipped: 1\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
 @pytest.mark.parametrize("json_out", [[], ["--json", "-"]])
 def test_an_interrupted_run_that_cannot_write_prints(json_out, open_folder):
     x = np.repeat(np.arange(4.0), 512).reshape(-1, 1)       # a block has one value
