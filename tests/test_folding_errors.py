@@ -111,4 +111,3 @@ def test_a_layer_with_a_call_of_its_own():
         fastbn.fold_conv(W, B, Act(4))
     np.testing.assert_array_equal(fastbn.fold_conv(W, B, Doubled(4)).weight, 2 * W)
     np.testing.assert_array_equal(fastbn.fold_conv(W, B, Named(4)).weight, fastbn.fold_conv(W, B, BatchNorm(4)).weight)
-    assert fastbn.fold_conv(W, B, fastbn.SyncBatchNorm(4)).weight.shape == W.shape

@@ -246,6 +246,10 @@ def modes():
         assert other.timeout == PATIENCE
         same_bits(other(x[mine]), y)
         same_bits(other.backward(x[mine]), dx)
+    weight = np.ones((3, 2, 1, 1), np.float32)
+    alone = fastbn.BatchNorm(3)
+    alone.load_state_dict(bn.state_dict())
+    same_bits(fastbn.fold_conv(weight, None, bn).weight, fastbn.fold_conv(weight, None, alone).weight)
     untracked = fastbn.SyncBatchNorm(3, track_running_stats=False).eval()
     np.testing.assert_allclose(untracked(x[mine]), fastbn.SyncBatchNorm(3)(x[mine]), rtol=0, atol=0)
 
