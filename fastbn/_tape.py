@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 if TYPE_CHECKING:
     from fastbn._masked import Masked
     from fastbn._saved import Saved
-
-    Last: TypeAlias = tuple[Any, Any, int, Saved | Masked | None]
 
 
 class Tape:
@@ -27,7 +25,7 @@ class Tape:
     __slots__ = ("last",)
 
     def __init__(self) -> None:
-        self.last: Last | None = None
+        self.last: tuple[Any, Any, int, Saved | Masked | None] | None = None
 
 
 def weakly(array: Any) -> Any:
