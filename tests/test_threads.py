@@ -105,6 +105,8 @@ def test_context_manager_stays_in_its_task():
     ({}, DEFAULT),
 ], ids=str)
 def test_environment(env, expected):
+    if env == {"OMP_NUM_THREADS": "-2"} and "gomp" not in (fastbn._config.openmp_runtime() or "gomp"):
+        pytest.skip("LLVM's OpenMP ends the process for such a number")
     assert output(REPORT, **env) == expected
 
 
@@ -146,7 +148,7 @@ def test_a_runtime_that_binds_its_first_thread_leaves_the_others(setting):
 def test_places_limit_the_threads():
     cpu = min(os.sched_getaffinity(0))
     for setting in ({"OMP_PLACES": f"{{{cpu}}}"}, {"GOMP_CPU_AFFINITY": str(cpu)}):
-        if "gnu" in fastbn._config.openmp_runtime() or "OMP_PLACES" in setting:
+        if "gomp" in fastbn._config.openmp_runtime() or "OMP_PLACES" in setting:
             assert output(REPORT, **setting) == "1 OpenMP places"
 
 

@@ -18,7 +18,7 @@ cdef enum:
     # The room of a local array: side by side, no two begin at the same place in a page, where a store to one would hold
     # up a load from the other.
     ROOM = SLAB + 80
-    DOUBLES = 512           # columns whose sums are double and that are summed side by side
+    DOUBLES = 256           # columns whose sums are double and that are summed side by side
     ROOM_OF_DOUBLES = DOUBLES + 80
 
 cdef struct Room:           # of a thread, for the reduction of a unit
@@ -62,19 +62,16 @@ cdef void sample_columns(
     const real* kind,
 ) noexcept nogil:
     # In double: a float sum may overflow.
-    cdef double s[ROOM]
     cdef float room[SLAB]
     cdef const real* p
     cdef Py_ssize_t i, w, step = 0
     for w in range(u.width):
-        s[w] = 0
+        out[w] = 0
     for i in range(samples):
         p = loaded(u.type, u.x + row_at(u.index, place(i, u.rows)) * u.x_step * u.itemsize, &step, 1, u.width, room,
                    kind)
         for w in range(u.width):
-            s[w] += p[w]
-    for w in range(u.width):
-        out[w] = s[w]
+            out[w] += p[w]
 
 
 cdef inline void add_columns(

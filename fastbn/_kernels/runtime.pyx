@@ -88,7 +88,7 @@ cdef extern from *:
     #endif
 
     #if defined(_OPENMP) && _OPENMP >= 201511
-    static int fastbn_places(void) { return omp_get_num_places(); }
+    static int fastbn_places(void) { return omp_get_proc_bind() == omp_proc_bind_false ? 0 : omp_get_num_places(); }
     static int fastbn_place_size(int place) { return omp_get_place_num_procs(place); }
     static void fastbn_place(int place, int *ids) { omp_get_place_proc_ids(place, ids); }
     #else
