@@ -10,7 +10,7 @@ import pytest
 import fastbn
 from fastbn import _threads
 from fastbn._threads import MOST_THREADS, cgroup_quota
-from tests.process import error, output
+from tests.process import PATIENCE, error, output
 
 pytestmark = pytest.mark.usefixtures("default_threads")
 
@@ -65,15 +65,15 @@ def test_context_manager_stays_in_its_thread():
     def other():
         with fastbn.num_threads(2):
             inside.set()
-            leave.wait(10)
+            leave.wait(PATIENCE)
             seen["other"] = fastbn.get_num_threads()
 
     thread = threading.Thread(target=other)
     thread.start()
-    assert inside.wait(10)
+    assert inside.wait(PATIENCE)
     seen["here"] = fastbn.get_num_threads()
     leave.set()
-    thread.join(10)
+    thread.join(PATIENCE)
     assert seen == {"here": 7, "other": 2}
 
 
