@@ -42,7 +42,8 @@ class Batch(NamedTuple):
     stats : ChannelStats or None
         The same in double lanes, where that is known.
     counts : ndarray of float64, shape (C,), or None
-        Values of each channel, where channels differ; none of them is 1, and a channel of 0 has mean and var 0.
+        Values of each channel, where channels differ; none of them is 1, and a channel of 0 has no mean
+        and var.
     """
 
     size: int
