@@ -342,7 +342,7 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
     ) -> NDArray[Any]:
         view = _layout.view(x, self.axis, self.num_features)
         self._check_running()
-        read = self._averages.read(self, x, out is not None) if self.training else None
+        read = self._averages.read(self, view.array, out is not None) if self.training else None
         with self._forgetting():
             y, saved = self._normalize(view, residual, activation, out)
         if self.training:
@@ -360,7 +360,7 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         chosen = _masked.counted(view, mask, lengths, padding)
         if self.training or self.running_mean is None or self.running_var is None:
             self._check_running()
-            read = self._averages.read(self, x, out is not None, chosen) if self.training else None
+            read = self._averages.read(self, view.array, out is not None, chosen) if self.training else None
             with self._forgetting():
                 y, masked = _masked.forward(
                     view, chosen, padding, self.gamma, self.beta, self.eps, residual, activation, out, self.num_threads)
