@@ -1,5 +1,5 @@
-# Statistics of a channel of doubles whose sums overflow, as squares do from 1e154 on: all values are scaled by a power of
-# two, and read again. Slow, and rare.
+# Statistics of a channel of doubles whose sums overflow, as squares do from 1e154 on: all values are scaled by a power
+# of two, and read again. Slow, and rare.
 
 from libc.math cimport fabs, frexp, ldexp
 
