@@ -284,7 +284,7 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
             channel, or in a channel by the mask, or in evaluation mode a running variance that is negative, or 0 where
             eps is 0 too.
         """
-        if padding != "zero":
+        if type(padding) is not str or padding != "zero":
             _masked.check_padding(padding)
         if type(x) is not np.ndarray and isinstance(x, tuple) and _masked.is_jagged(x):     # the first test spares time
             if mask is not None or lengths is not None:
