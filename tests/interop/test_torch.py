@@ -87,7 +87,8 @@ def test_training(kind, options, dtype):
         x = torch.from_numpy(batch(kind, dtype, 77)).contiguous(memory_format=memory_format).requires_grad_()
         y = theirs(x)
         y.backward(dy)
-        same(ours(x.detach().numpy()), y, dtype)
+        a = x.detach().numpy()      # evaluation does not keep it alive
+        same(ours(a), y, dtype)
         same(ours.backward(dy.numpy()), x.grad, dtype)
 
 
@@ -104,8 +105,8 @@ def test_gradients_through_relu_and_residual(kind, training, dtype, activation, 
         z = theirs(x) + r if with_residual else theirs(x)
         y = torch.relu(z) if activation else z
         y.backward(dy)
-        same(ours(x.detach().numpy(), residual=r.detach().numpy() if with_residual else None, activation=activation), y,
-             dtype)
+        a, b = x.detach().numpy(), r.detach().numpy()       # evaluation does not keep them alive
+        same(ours(a, residual=b if with_residual else None, activation=activation), y, dtype)
         got = ours.backward(dy.numpy())
         dx, *dresidual = got if with_residual else (got,)
         same(dx, x.grad, dtype)
