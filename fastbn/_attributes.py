@@ -34,8 +34,6 @@ def check_vector(layer: BatchNorm, value: Any, name: str) -> NDArray[Any] | None
     """Return None or the array of a channel vector: that of an array or a tensor itself, a new one of a list."""
     if value is None:
         return None
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array, whose mask would be ignored; expected a plain array")
     vector = as_constant(value, name)
     _layout.check_vector(vector, layer.num_features, name)
     return vector if isinstance(vector, np.ndarray) else np.array(vector, layer.dtype)

@@ -19,7 +19,7 @@ from fastbn._state import check_exact, check_initial_weight
 from fastbn.stats import ChannelStats
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
     from fastbn._saved import Saved
     from fastbn.batchnorm import BatchNorm
@@ -42,7 +42,8 @@ class Batch(NamedTuple):
     stats : ChannelStats or None
         The same in double lanes, where that is known.
     counts : ndarray of float64, shape (C,), or None
-        Values of each channel, where channels differ; none of them is 1, and a channel of 0 has mean and var 0.
+        Values of each channel, where channels differ; none of them is 1, and a channel of 0 has no mean
+        and var.
     """
 
     size: int
@@ -136,7 +137,7 @@ class Moving:
     weights: Weights = field(default_factory=Weights)
 
     def read(
-        self, layer: BatchNorm, x: ArrayLike, overwrites: bool, chosen: NDArray[np.bool_] | None = None,
+        self, layer: BatchNorm, x: NDArray[Any], overwrites: bool, chosen: NDArray[np.bool_] | None = None,
     ) -> Batch | None:
         """Look at a batch, or what counts of it, before it is normalized, where it could be too late afterwards.
 
@@ -145,7 +146,7 @@ class Moving:
         ValueError
             For NaN under the policy "raise", or for a channel without values where averages need all.
         """
-        if chosen is not None and chosen.ndim == np.ndim(x):
+        if chosen is not None and chosen.ndim == x.ndim:
             refuse_empty(layer, chosen)
         if overwrites and layer.nan_policy == "raise":
             is_usable(layer, Batch.from_stats(read(layer, x, chosen)))
@@ -236,7 +237,7 @@ class Gathering(Moving):
     skipped: int = 0
 
     def read(
-        self, layer: BatchNorm, x: ArrayLike, overwrites: bool, chosen: NDArray[np.bool_] | None = None,
+        self, layer: BatchNorm, x: NDArray[Any], overwrites: bool, chosen: NDArray[np.bool_] | None = None,
     ) -> Batch | None:
         """Read a batch while it is there: its normalized values may go over it."""
         if not layer._holds_all():      # the forward finds out about the others
@@ -274,9 +275,9 @@ def values_per_channel(stats: ChannelStats) -> int:
     return int(stats.count.max())
 
 
-def read(layer: BatchNorm, x: ArrayLike, chosen: NDArray[np.bool_] | None = None) -> ChannelStats:
+def read(layer: BatchNorm, x: NDArray[Any], chosen: NDArray[np.bool_] | None = None) -> ChannelStats:
     """Return the statistics of a batch, or of those of its positions or values that count."""
-    if chosen is not None and chosen.ndim == np.ndim(x):
+    if chosen is not None and chosen.ndim == x.ndim:
         chosen = np.moveaxis(chosen, -1, layer.axis)
     return ChannelStats(layer.num_features, axis=layer.axis).update(x, mask=chosen, num_threads=layer.num_threads)
 

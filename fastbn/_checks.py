@@ -96,12 +96,13 @@ def check_activation(activation: object, inference: bool = True) -> tuple[int, f
         return 0, 0.0
     slope = LEAKY_SLOPE
     name = activation
-    if isinstance(activation, tuple) and len(activation) == 2 and activation[0] == "leaky_relu":
+    if isinstance(activation, tuple) and len(activation) == 2 and (
+            isinstance(activation[0], str) and activation[0] == "leaky_relu"):
         name = "leaky_relu"
         slope = check_number(activation[1], "the slope of leaky_relu")
         if not math.isfinite(slope):
             raise ValueError(f"the slope of leaky_relu must be finite, got {slope}")
-    if not inference and name != "relu":
+    if not inference and not (isinstance(name, str) and name == "relu"):
         raise ValueError(f"activation must be None or 'relu', got {activation!r}; a backward may follow")
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ValueError(f"activation must be None, {', '.join(map(repr, ACTIVATIONS))} or ('leaky_relu', slope), "

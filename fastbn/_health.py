@@ -191,8 +191,8 @@ def divergence(
 def _drift(
     layer: BatchNorm, x: ArrayLike, mean: NDArray[Any], var: NDArray[Any]
 ) -> tuple[ChannelStats, NDArray[np.float64]]:
-    _layout.view(x, layer.axis, layer.num_features)     # refuses what statistics take alone
-    live = _averaging.read(layer, x)
+    view = _layout.view(x, layer.axis, layer.num_features)      # refuses what statistics take alone
+    live = _averaging.read(layer, view.array)
     count = _averaging.values_per_channel(live)
     if count < 2:
         raise ValueError(f"x has {counted(count, 'value')} per channel; expected two or more, which have a variance")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from fastbn import _layout, _masked_channels, functional
-from fastbn._checks import check_activation
+from fastbn._checks import check_activation, check_choice
 from fastbn._saved import Saved
 from fastbn._selection import selection
 from fastbn._tensors import to_tensor
@@ -73,8 +73,7 @@ class Masked:
 
 def check_padding(padding: object) -> None:
     """Raise an error for what cannot become of positions that do not count."""
-    if padding not in PADDINGS:
-        raise ValueError(f"padding must be one of {', '.join(map(repr, PADDINGS))}, got {padding!r}")
+    check_choice(padding, "padding", PADDINGS)
 
 
 def counted(

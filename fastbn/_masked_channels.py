@@ -13,6 +13,7 @@ import numpy as np
 from fastbn import _layout, functional
 from fastbn._checks import channels, check_activation, check_eps
 from fastbn._dispatch import kernels
+from fastbn._saved import in_range
 from fastbn._selection import chosen_moments
 from fastbn._tensors import to_tensor
 
@@ -45,7 +46,8 @@ def forward(
         raise ValueError(f"a single value of x counts in {channels(single.tolist())}, so there is no variance to learn "
                          "from; use a larger batch, leave such a value out of the mask, or use eval()")
     moments = chosen_moments(view.array, view.axis, chosen, "propagate", num_threads, extrema=False)
-    var = np.divide(moments.m2, counts, out=np.zeros(len(counts)), where=counts > 0)
+    # 1 in a channel without values, whose gradients are then 0, whatever eps is.
+    var = in_range(np.divide(moments.m2, counts, out=np.ones(len(counts)), where=counts > 0))
     code, _ = check_activation(activation, inference=False)
     saved = functional.inference_saved(
         view.array, moments.mean, var, gamma, beta, axis=view.axis, eps=check_eps(eps), relu=code > 0,

@@ -172,9 +172,16 @@ def normalizing(
     return mean64, var64, rstd
 
 
+def in_range(var: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return variances with NaN for those beyond float64: 1 / sqrt(Inf) is 0, and would make beta of finite values."""
+    return np.where(np.isinf(var), np.nan, var)
+
+
 def check_variance(var: ArrayLike, eps: float, name: str = "var") -> None:
     """Raise an error for variances that given statistics may not have: negative, or 0 where eps is 0 too."""
-    given = np.asarray(as_constant(var, name))
+    given = _layout.as_plain(as_constant(var, name), name)
+    if given.dtype.kind not in "fiu":
+        raise TypeError(f"{name} has dtype {given.dtype}; expected float32 or float64")
     if (given < 0).any():
         raise ValueError(f"{name} has negative values, down to {given.min()}")
     zero = np.flatnonzero(given == 0).tolist() if eps == 0 else []

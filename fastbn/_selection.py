@@ -119,7 +119,7 @@ def selection(
 
 def check_mask(mask: ArrayLike, shape: tuple[int, ...], axis: int, channels: int) -> NDArray[np.bool_]:
     """Return a mask of `shape`, that of x without its channel axis, or, where channels differ, of (*shape, C)."""
-    given = np.asarray(mask)
+    given = _layout.as_plain(mask, "mask")
     if given.dtype != np.bool_:
         raise TypeError(f"mask has dtype {given.dtype}; expected bool")
     full = (*shape[:axis], channels, *shape[axis:])
@@ -136,7 +136,7 @@ def check_mask(mask: ArrayLike, shape: tuple[int, ...], axis: int, channels: int
 
 def check_samples(values: ArrayLike, name: str, samples: int, kinds: str, expected: str) -> NDArray[Any]:
     """Return a vector of one value a sample."""
-    vector = np.asarray(values)
+    vector = _layout.as_plain(values, name)
     if vector.dtype.kind not in kinds:
         raise TypeError(f"{name} has dtype {vector.dtype}; expected {expected}")
     if vector.shape != (samples,):

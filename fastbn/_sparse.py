@@ -62,11 +62,13 @@ def by_column(x: Any) -> Any:
     return columns
 
 
-def sizes(x: Any) -> NDArray[np.float64]:
-    """Return the largest absolute value of each column, NaN aside."""
+def sizes(x: Any, sample_weight: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Return the largest absolute value of each column, NaN and values without a weight aside."""
     columns = by_column(x)
-    out = np.zeros(columns.shape[1])
-    np.fmax.at(out, column_of(columns), np.abs(columns.data).astype(np.float64))
+    out, data = np.zeros(columns.shape[1]), np.abs(columns.data).astype(np.float64)
+    if sample_weight is not None:
+        data[sample_weight[columns.indices] == 0] = 0.0
+    np.fmax.at(out, column_of(columns), data)
     return out
 
 

@@ -98,8 +98,8 @@ def from_dlpack(x: Any, name: str) -> np.ndarray[Any, Any]:
 
 
 def as_constant(x: Any, name: str) -> Any:
-    """Return the memory of a tensor that may be a parameter of a module: to fastbn it is a constant."""
-    return to_array(x.detach(), name) if is_tensor(x) else x
+    """Return as `as_array`, but of a tensor that may be a parameter of a module: to fastbn it is a constant."""
+    return as_array(x.detach() if is_tensor(x) else x, name)
 
 
 def to_dtype(dtype: Any, name: str = "dtype") -> np.dtype[Any]:

@@ -31,7 +31,7 @@ cdef cnp.ndarray vector_of(object a, Py_ssize_t c, str name):
     if cnp.PyArray_CheckExact(a):
         v = <cnp.ndarray> a
     else:
-        v = np.asarray(as_constant(a, name))
+        v = as_plain(as_constant(a, name), name)
         if v.dtype.kind in "iu" and not isinstance(a, np.ndarray):      # numbers of a list
             v = v.astype(np.float64)
     if cnp.PyArray_NDIM(v) != 1 or cnp.PyArray_DIMS(v)[0] != c:

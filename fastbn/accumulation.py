@@ -11,6 +11,7 @@ from fastbn._averaging import Batch
 from fastbn._checks import check_activation, check_iterable, counted
 from fastbn._dispatch import kernels
 from fastbn._layout import as_plain, as_target, same_memory, view
+from fastbn._saved import in_range
 from fastbn.stats import ChannelStats
 
 if TYPE_CHECKING:
@@ -63,9 +64,9 @@ class WholeBatch:
                              "more")
         self._layer = layer
         self._count = batch.size
-        self._mean, self._var, self._low = batch.mean, batch.var, batch.mean_low
+        self._mean, self._var, self._low = batch.mean, in_range(batch.var), batch.mean_low
         self._constants = kernels.Constants(
-            layer.num_features, batch.mean, batch.var, layer.gamma, layer.beta, layer.eps, batch.mean_low)
+            layer.num_features, self._mean, self._var, layer.gamma, layer.beta, layer.eps, self._low)
         # What each forward leaves for backward: x, residual, whether there was a ReLU.
         self._parts: list[tuple[Any, Any, bool]] = []
         self._lost = False

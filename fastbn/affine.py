@@ -68,10 +68,10 @@ class ChannelAffine:
     def __init__(
         self, mean: ArrayLike, scale: ArrayLike, shift: ArrayLike, *, axis: int = 1, num_threads: int | None = None
     ) -> None:
-        vectors = {"mean": mean, "scale": scale, "shift": shift}
-        for name, values in vectors.items():
-            vector = as_vector(values, name)
-            if vector.ndim != 1 or vector.shape != np.shape(mean):
+        given = {"mean": mean, "scale": scale, "shift": shift}
+        vectors = {name: as_vector(values, name) for name, values in given.items()}
+        for name, vector in vectors.items():
+            if vector.ndim != 1 or vector.shape != vectors["mean"].shape:
                 raise ValueError(f"{name} has shape {vector.shape}; expected (C,), the same for mean, scale and shift")
             check_finite({name: vector})
             vector.flags.writeable = False

@@ -284,7 +284,7 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
             channel, or in a channel by the mask, or in evaluation mode a running variance that is negative, or 0 where
             eps is 0 too.
         """
-        if padding != "zero":
+        if type(padding) is not str or padding != "zero":
             _masked.check_padding(padding)
         if type(x) is not np.ndarray and isinstance(x, tuple) and _masked.is_jagged(x):     # the first test spares time
             if mask is not None or lengths is not None:
@@ -342,7 +342,7 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
     ) -> NDArray[Any]:
         view = _layout.view(x, self.axis, self.num_features)
         self._check_running()
-        read = self._averages.read(self, x, out is not None) if self.training else None
+        read = self._averages.read(self, view.array, out is not None) if self.training else None
         with self._forgetting():
             y, saved = self._normalize(view, residual, activation, out)
         if self.training:
@@ -360,7 +360,7 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         chosen = _masked.counted(view, mask, lengths, padding)
         if self.training or self.running_mean is None or self.running_var is None:
             self._check_running()
-            read = self._averages.read(self, x, out is not None, chosen) if self.training else None
+            read = self._averages.read(self, view.array, out is not None, chosen) if self.training else None
             with self._forgetting():
                 y, masked = _masked.forward(
                     view, chosen, padding, self.gamma, self.beta, self.eps, residual, activation, out, self.num_threads)

@@ -292,7 +292,7 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
 
         def size() -> NDArray[np.float64]:
             if issparse(array):
-                return _sparse.sizes(array)
+                return _sparse.sizes(array, weights)
             x = array if weights is None else array[weights > 0]
             low, high = reduced(x, axis, np.fmin), reduced(x, axis, np.fmax)
             largest: NDArray[np.float64] = np.maximum(np.abs(low), np.abs(high))

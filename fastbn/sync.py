@@ -16,6 +16,7 @@ from fastbn._dispatch import kernels
 from fastbn._masked import Masked
 from fastbn._moments import two_sum
 from fastbn._peers import BACKWARD, FORWARD, Peers, check_timeout
+from fastbn._saved import in_range
 from fastbn.batchnorm import BatchNorm
 from fastbn.stats import ChannelStats
 
@@ -167,6 +168,7 @@ class SyncBatchNorm(BatchNorm):
         own = ChannelStats(channels, axis=self.axis).update(view.array, num_threads=self.num_threads).to_arrays()
         values = np.concatenate([own["count"][:1], own["mean"], own["mean_low"], own["m2"]])
         count, mean, low, var = merge(self._peers.exchange(FORWARD, values))
+        var = in_range(var)
         if count == 1:
             raise ValueError("all ranks together have one value per channel, so there is no variance to learn from; "
                              "use a larger batch, or eval()")

@@ -286,6 +286,15 @@ def test_wrong_arguments_are_named(call, message):
     assert bn.grad_gamma is None
 
 
+def test_a_variance_beyond_float64_is_nan():
+    x = np.array([[1e200, 1.0], [3e200, 3.0], [2e200, 2.0]])
+    bn = BatchNorm(2, dtype=np.float64)
+    whole = bn.accumulate([x[:1], x[1:]])
+    y = np.concatenate([whole(x[:1]), whole(x[1:])])
+    assert np.isnan(y[:, 0]).all()
+    np.testing.assert_allclose(y[:, 1], bn(x)[:, 1], rtol=1e-12)
+
+
 def test_gradients_and_targets_may_be_generators():
     x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
     whole = BatchNorm(3).accumulate(part for part in (x[:2], x[2:]))

@@ -124,6 +124,12 @@ def test_given_statistics_without_variance_are_named(name):
     assert (out == 7).all()
 
 
+@pytest.mark.parametrize("var", [np.array(["a", "b", "c"]), np.ones(3, object), np.ones(3, complex)], ids=str)
+def test_variances_that_are_no_numbers_are_named(var):
+    with pytest.raises(TypeError, match=r"var has dtype .*; expected float32 or float64"):
+        batch_norm_inference(X, np.zeros(3), var, eps=0)
+
+
 def test_a_variance_that_becomes_zero_in_place_is_seen():
     bn = BatchNorm(3, eps=0).eval()
     bn(np.float32(X))

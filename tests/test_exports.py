@@ -82,6 +82,38 @@ def test_residual_and_gradient(export):
 
 
 @exports
+def test_parameters(export):
+    gamma, mean, var = np.array([1.0, 2.0, 3.0]), np.array([0.5, 0.0, -0.5]), np.array([1.0, 4.0, 9.0])
+    same_bits(batch_norm_training(X, export(gamma), export(mean))[0], batch_norm_training(X, gamma, mean)[0])
+    same_bits(batch_norm_inference(X, export(mean), export(var)), batch_norm_inference(X, mean, var))
+    same_bits(ChannelAffine(export(mean), export(var), export(gamma))(X), ChannelAffine(mean, var, gamma)(X))
+    bn = BatchNorm(3)
+    bn.gamma = export(gamma)
+    assert type(bn.gamma) is np.ndarray
+    assert np.shares_memory(bn.gamma, gamma)
+
+
+@exports
+def test_masks_lengths_and_weights(export):
+    x, mask = X[:, :, 0], np.arange(7) < 3
+    lengths, weights = np.array([1, 2, 3, 4, 5, 6]), np.arange(6.0)
+    for name, value in (("mask", mask), ("lengths", lengths), ("sample_weight", weights)):
+        got, expected = (ChannelStats(3).update(x, **{name: v}) for v in (export(value), value))
+        assert got == expected
+    same_bits(BatchNorm(3)(x, mask=export(mask)), BatchNorm(3)(x, mask=mask))
+
+
+@exports
+def test_masks_that_differ_by_channel(export):
+    mask = np.broadcast_to(np.arange(3)[:, None, None] != 1, X.shape) & (X > 3)
+    with pytest.raises(ValueError, match="mask leaves no values in channel 1"):
+        BatchNorm(3, averaging="cumulative")(export(X), mask=mask)
+    bn, other = (BatchNorm(3, averaging="exact", dtype=np.float64) for _ in range(2))
+    same_bits(bn(export(X), mask=mask, out=np.empty_like(X)), other(X, mask=mask))
+    same_bits(bn.running_var, other.running_var)
+
+
+@exports
 def test_views(export):
     x = X.astype(np.float32)[::-1, :, 1:, ::2]
     same_bits(BatchNorm(3).eval()(export(x)), BatchNorm(3).eval()(x))

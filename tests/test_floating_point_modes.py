@@ -71,3 +71,16 @@ def test_the_mode_of_the_caller_stays(dtype):
             batch_norm_training(x, num_threads=2)
             LIBM.fegetenv(now)
         assert int.from_bytes(now[MXCSR], "little") & 0xE040 == setting
+
+
+def test_the_largest_values_where_subnormal_numbers_are_flushed(layout):
+    # They are scaled by a power of two, whose inverse must not be flushed to zero.
+    axis = axis_of(layout)
+    x = np.full(array(case(22, 3, 4), layout, np.float64).shape, 1.7e308)
+    with mode(MODES["flush to zero"]):
+        y, saved = batch_norm_training(x, beta=np.arange(3.0), axis=axis)
+        stats = ChannelStats(3, axis=axis).update(x)
+    for mean, squares in ((saved.mean, saved.var), (stats.mean, stats.m2)):
+        np.testing.assert_array_equal(mean, np.full(3, 1.7e308))
+        np.testing.assert_array_equal(squares, np.zeros(3))
+    np.testing.assert_array_equal(np.moveaxis(y, axis, -1), np.broadcast_to(np.arange(3.0), (22, 4, 3)))

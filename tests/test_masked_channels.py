@@ -285,6 +285,30 @@ def test_one_value_is_too_few(layout):
     assert np.isfinite(bn.eval()(x, mask=mask)).all()
 
 
+@pytest.mark.parametrize(("added", "activation"), FUSED)
+def test_eps_of_zero_leaves_no_nan_in_a_channel_without_values(added, activation, layout):
+    x, residual, dy, mask = arrays((40, 5, 3), layout, np.float64)
+    bn = layer(3, axis_of(layout), eps=0)
+    y = bn(x, residual if added else None, activation, mask=mask)
+    gradients = bn.backward(dy)
+    for array in (y, *(gradients if added else [gradients])):
+        assert np.isfinite(array).all()
+        assert (np.moveaxis(array, axis_of(layout), -1)[..., 1] == 0).all()
+    assert np.isfinite(bn.grad_gamma).all()
+    assert (bn.grad_gamma[1], bn.grad_beta[1]) == (0, 0)
+
+
+def test_a_variance_beyond_float64_is_nan(layout):
+    # 1 / sqrt(Inf) would make beta of values that are no constants.
+    x, _, dy, mask = arrays((40, 5, 3), layout, np.float64)
+    np.moveaxis(x, axis_of(layout), -1)[..., 2] *= 1e200
+    bn = layer(3, axis_of(layout), dtype=np.float64)
+    for array in (bn(x, mask=mask), bn.backward(dy)):
+        last = np.moveaxis(array, axis_of(layout), -1)
+        assert np.isfinite(last[..., :2]).all()
+        assert np.isnan(last[..., 2]).all()
+
+
 def test_tensors(layout):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     x, residual, dy, mask = arrays((6, 9, 4), layout, np.float32)

@@ -3,6 +3,9 @@
 
 from libc.math cimport fabs, frexp, ldexp
 
+cdef enum:
+    MOST_EXPONENT = 1022    # of two: its inverse is a normal number, which no caller's mode flushes to zero
+
 
 cdef inline double value_at(Job* job, Py_ssize_t n, Py_ssize_t c, Py_ssize_t i) noexcept nogil:
     return (<const double*> at(job, &job.x, row_at(job.index, n), c, i))[0]
@@ -53,6 +56,8 @@ cdef void scale_channel(
     k = exponent_of(job, c)
     if k <= 0:
         return
+    if k > MOST_EXPONENT:
+        k = MOST_EXPONENT
     scale = ldexp(1.0, -k)
     moments = moments_of_channel(job, c, scale)
     job.mean[c] = ldexp(moments.mean, k)

@@ -156,7 +156,7 @@ cdef inline Moments moments_about(double pivot, double n, double e, double q) no
 cdef inline bint squares_held(double n, double e, double q, lane kind) noexcept nogil:
     # False where sums overflowed, met a NaN, or are so small that squares were lost below the normal range (of float
     # 2**-126; the bound of 2**-100 an element leaves 26 bits; of double 2**-1022 and 2**-960); and where the pivot was
-    # so far off that the correction e^2 / n takes more than half of q, a bit. All zero: a constant channel.
+    # so far off that the correction e^2 / n takes more than half of q, a bit. A constant channel gives zeros.
     cdef double least_square = 7.888609052210118e-31 if lane is float else 1.0261342003245941e-289
     return (q >= n * least_square and q < 1e300 and e * (e / n) <= 0.5 * q) or (q == 0.0 and e == 0.0)
 

@@ -2,8 +2,7 @@
 #
 # a) The same two sums as in planes_reduce.pxi. Four rows are taken at once, each read from end to end, and added to
 #    each other before they are added to the running sums: a quarter of the rounding, a quarter of the traffic to the
-#    sums, which are in the first-level cache. After FLUSH_ROWS rows the sums go to double, those of double to two
-#    words.
+#    sums, which are in the first-level cache. After FLUSH_ROWS rows the sums go to double, doubles to two words.
 # b) The pivot of a column is the mean of a sample of rows, and judged as in planes_reduce.pxi.
 # c) Columns whose float sums overflowed or underflowed, or whose pivot was far off, are summed again in double, at last
 #    about the mean that was found, and no others: the bits of a column do not depend on its neighbours.

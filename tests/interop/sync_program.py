@@ -251,6 +251,11 @@ def modes():
     alone.load_state_dict(bn.state_dict())
     same_bits(fastbn.fold_conv(weight, None, bn).weight, fastbn.fold_conv(weight, None, alone).weight)
     untracked = fastbn.SyncBatchNorm(3, track_running_stats=False).eval()
+    if RANKS > 1:       # a variance beyond float64
+        huge = np.array([[1e200 * (RANK + 1), 1.0], [3e200, RANK]])
+        found = fastbn.SyncBatchNorm(2)(huge)
+        assert np.isnan(found[:, 0]).all()
+        assert np.isfinite(found[:, 1]).all()
     np.testing.assert_allclose(untracked(x[mine]), fastbn.SyncBatchNorm(3)(x[mine]), rtol=0, atol=0)
 
     # "exact" averages all values that all ranks have seen; a NaN on one rank is one on all.

@@ -381,6 +381,13 @@ def test_sparse(make, dtype, weighted):
     assert (sparse != before).nnz == 0
 
 
+def test_values_of_no_weight_do_not_decide_the_size_of_a_sparse_column():
+    x, weights = scipy.sparse.csr_array([[1e-250], [3e-250], [1e300]]), [1.0, 1.0, 0.0]
+    scaler = ChannelScaler(with_mean=False).fit(x, sample_weight=weights)
+    np.testing.assert_allclose(scaler.scale_, [1e-250], rtol=1e-12)
+    np.testing.assert_allclose(scaler.transform(x).toarray()[:2], [[1.0], [3.0]], rtol=1e-12)
+
+
 def test_sparse_positions_that_are_stored_twice_or_as_nan():
     twice = scipy.sparse.csr_array((np.array([1.0, 2.0, 5.0]), np.array([0, 0, 1]), np.array([0, 2, 3, 3])), (3, 2))
     scaler = ChannelScaler(with_mean=False).fit(twice)
