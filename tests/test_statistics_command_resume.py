@@ -393,12 +393,13 @@ def test_a_block_that_is_not_there(left, files, capsys):
     assert capsys.readouterr().err == f"{files[2]}: is not cut as it was when the run was interrupted\n"
 
 
-@pytest.mark.parametrize("make", [lambda path: os.mkfifo(path), lambda path: path.symlink_to("/dev/zero")],
-                         ids=["pipe", "device"])
-def test_no_regular_file(make, files, tmp_path, capsys):
+@pytest.mark.parametrize(("make", "kind"), [
+    (lambda path: os.mkfifo(path), "a named pipe"), (lambda path: path.symlink_to("/dev/zero"), "a device"),
+], ids=["pipe", "device"])
+def test_no_regular_file(make, kind, files, tmp_path, capsys):
     make(tmp_path / "x.resume")
     assert resume(tmp_path / "x.resume", files) == 1
-    assert capsys.readouterr() == ("", f"{tmp_path / 'x.resume'}: is no regular file\n")
+    assert capsys.readouterr() == ("", f"{tmp_path / 'x.resume'}: is {kind}; expected a regular file\n")
 
 
 def test_a_file_that_is_larger_than_memory_allows(left, files, capsys):

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
+from fastbn._reading import NotRegularError, open_raw
 from fastbn.statistics_command.errors import Place
-from fastbn.statistics_command.files import open_regular
 from fastbn.statistics_command.grid import Grid
 from fastbn.statistics_command.part import Part, check
 
@@ -63,9 +63,11 @@ def open_standard_input(path: str, _: int, settings: Settings) -> Iterator[Itera
 def open_binary(path: str) -> io.FileIO:
     """Open a regular file."""
     try:
-        return open_regular(path)
+        return open_raw(path)
     except OSError as error:
         raise Place(path).error(error.strerror) from None
+    except NotRegularError as error:
+        raise Place(path).error(error.reason) from None
 
 
 def part(stream: Stream, place: Place, settings: Settings, size: int | None = None,
