@@ -190,7 +190,7 @@ class Run:
             self.fingerprints[:] = fingerprints
             self.axis_noted = self.state.shape is not None
         total, done = self.survey()
-        if self.arguments.on_error == "skip" and self.state.so_far is None:
+        if self.arguments.on_error == "skip" and self.state.total is None:
             self.settings = replace(self.settings, expected=majority(inputs.find(self.arguments.paths), self.settings))
         with Progress(total, done) as progress:
             for index, source in enumerate(inputs.find(self.arguments.paths)):
