@@ -274,8 +274,23 @@ def test_no_output_over_an_input(option, tmp_path, capsys):
     before = npy(GOOD)
     path.write_bytes(before)
     assert main(["stats", str(path), option, str(path)]) == 1
-    assert "is an input; the output needs another path" in capsys.readouterr().err
+    assert "x.png: is an input, or in one; the output needs another path" in capsys.readouterr().err
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["x.png", "below/link.png"])
+def test_no_output_over_an_input_in_a_folder(name, tmp_path, capsys):
+    images = tmp_path / "images"
+    (images / "below").mkdir(parents=True)
+    (images / "x.png").write_bytes(b"an image")
+    (images / "below" / "link.png").symlink_to(images / "x.png")
+    assert main(["stats", str(images), "--on-error", "skip", "--plot", str(images / name)]) == 1
+    assert capsys.readouterr().err == (
+        f"{images / name}: is an input, or in one; the output needs another path\n")
+    assert (images / "x.png").read_bytes() == b"an image"
+    # A new picture beside the others is no input.
+    assert main(["stats", str(images), "--on-error", "skip", "--plot", str(images / "new.png")]) == 1
+    assert "skipped" in capsys.readouterr().err
 
 
 def test_many_members_are_not_all_named(tmp_path, capsys):

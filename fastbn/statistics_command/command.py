@@ -122,12 +122,13 @@ def number(value: str) -> int | float:
     return int(parsed) if math.isfinite(parsed) and parsed.is_integer() else parsed
 
 
-def same_file(output: Path, path: str) -> bool:
-    """Return whether an output would replace an input."""
-    if path == inputs.STANDARD_INPUT:
+def replaces(output: Path, source: Input) -> bool:
+    """Return whether an output would replace an input, or a file within it."""
+    if source.kind == inputs.STREAM:
         return False
     try:
-        return os.path.samefile(output, path)
+        return os.path.samefile(output, source.path) or (
+            source.kind == "zarr" and Path(source.path).resolve() in output.resolve().parents)
     except OSError:     # one of them is not there, or cannot be seen
         return False
 
@@ -177,9 +178,6 @@ class Run:
         arguments = self.arguments
         if arguments.paths.count(inputs.STANDARD_INPUT) > 1:
             raise CommandError("standard input (-) can be read only once")
-        for given in (arguments.json, arguments.plot):
-            if given not in (None, STANDARD_OUTPUT) and any(same_file(given, path) for path in arguments.paths):
-                raise CommandError(f"{given}: is an input; the output needs another path")
         if arguments.plot is not None:
             require("matplotlib", "matplotlib", "stats", "--plot")
 
@@ -201,6 +199,7 @@ class Run:
     def survey(self) -> tuple[int, int]:
         """Return the stored bytes of all inputs and of those finished; what is wrong at first sight is found here."""
         total, done, number, archives = 0, 0, 0, False
+        outputs = [path for path in (self.arguments.json, self.arguments.plot) if path not in (None, STANDARD_OUTPUT)]
         for number, source in enumerate(inputs.find(self.arguments.paths), 1):
             known = self.fingerprints[(number - 1) * FINGERPRINT_BYTES:number * FINGERPRINT_BYTES]
             if known and source.fingerprint != known:
@@ -209,6 +208,9 @@ class Run:
                 raise CommandError(f"{source.path}: {changed}; begin anew, without --resume")
             if source.problem and self.arguments.on_error == "stop" and number > self.state.finished:
                 raise InputError(source.path, source.problem)
+            for output in outputs:
+                if replaces(output, source):
+                    raise CommandError(f"{output}: is an input, or in one; the output needs another path")
             archives |= source.kind == "npz"
             total += source.size
             done += source.size if number <= self.state.finished else 0
