@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn import _images
-from fastbn._checks import check_activation, check_integer, listed
+from fastbn._checks import channels, check_activation, check_integer
 from fastbn._dispatch import kernels
 from fastbn._layout import is_image
 from fastbn._saved import Saved
@@ -349,8 +349,7 @@ def check_finite(vectors: Mapping[str, NDArray[np.float64]]) -> None:
     for name, vector in vectors.items():
         wrong = np.flatnonzero(~np.isfinite(vector)).tolist()
         if wrong:
-            raise ValueError(f"{name} has values that are not finite, in channel{'s' * (len(wrong) > 1)} "
-                             f"{listed(wrong)}")
+            raise ValueError(f"{name} has values that are not finite, in {channels(wrong)}")
 
 
 def _rebuild(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastbn._checks import counted, listed
+from fastbn._checks import channels, counted
 from fastbn._console import FAILED, OutputError, show, tell, write_file
 from fastbn._selection import NAN_POLICIES
 from fastbn.statistics_command import inputs, limits, resume
@@ -238,7 +238,7 @@ class Run:
             self.state = State(index + 1, before, skipped=(*self.state.skipped, (source.path, error.reason)))
         spoilt = self.state.spoilt_since(before)
         if spoilt:
-            progress.say(f"{source.path}: has NaN or Inf in channel {listed(spoilt)}")
+            progress.say(f"{source.path}: has NaN or Inf in {channels(spoilt)}")
 
     def note_axis(self, path: str, progress: Progress) -> None:
         """Warn, once, if the channel axis of the first array looks like one of another kind."""
