@@ -90,6 +90,8 @@ MALFORMED = {
     "brackets.npy": (npy_with_header("(" * 5000 + "\n"), "has no npy header that can be read: "),
     "long header.npy": (npy_with_header(" " * 20000, (2, 0)), "has no npy header that can be read: "),
     "negative shape.npy": (npy_with_header(HEADER % "-2, 3"), "has no npy header that can be read: shape (-2, 3)"),
+    "flags in the shape.npy": (npy_with_header(HEADER % "True, 3") + bytes(12),
+                               "has no npy header that can be read: shape (True, 3)"),
     "enormous.npy": (npy_with_header(HEADER % "1000000000000, 3") + b"x", "ends after "),
     "two arrays.npy": (X + X, "has bytes behind its array"),
     "objects.npy": (npy(np.array([[None, 1, 2]], object)), "holds Python objects, which are never loaded"),

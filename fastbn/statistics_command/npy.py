@@ -126,7 +126,7 @@ def header(stream: Stream, place: Place) -> tuple[tuple[int, ...], bool, np.dtyp
         if version not in HEADERS:
             raise ValueError(f"npy format {version[0]}.{version[1]}; expected 1.0 or 2.0")
         shape, fortran, dtype = HEADERS[version](counted)
-        if any(length < 0 for length in shape):
+        if any(length < 0 or isinstance(length, bool) for length in shape):
             raise ValueError(f"shape {shape}")
     except Exception as error:  # a header is a Python literal, and there are many ways in which that is refused
         raise place.error(f"has no npy header that can be read: {error}") from None
