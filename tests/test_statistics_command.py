@@ -16,6 +16,8 @@ import fastbn
 from fastbn import _console
 from fastbn.__main__ import main
 from fastbn.statistics_command import grid
+from fastbn.statistics_command.counting import State
+from fastbn.statistics_command.tally import Tally
 from tests.process import PATIENCE, run, settings
 from tests.statistics_files import expect, normal, stats
 
@@ -320,6 +322,21 @@ def test_many_channels_are_not_all_listed(tmp_path, capsys):
     stats(tmp_path, tmp_path / "x.npy")
     out, err = capsys.readouterr()
     assert "# no normalize = ...: channels 0, 1, 2, 3, 4, 5, 6, 7 and 1992 more are constant\n" in out
+
+
+def test_the_work_is_proportional_to_the_channels_with_nan(monkeypatch):
+    class Channel(int):
+        compared = 0
+        __hash__ = int.__hash__
+
+        def __eq__(self, other):
+            Channel.compared += 1
+            return int(self) == int(other)
+
+    monkeypatch.setattr(Tally, "spoilt", property(lambda tally: [Channel(channel) for channel in range(1000)]))
+    tally = Tally.of(np.zeros((1, 1)), 1, 0, 1)
+    assert State(total=tally).spoilt_since(tally) == []
+    assert 1000 <= Channel.compared < 3000
 
 
 def test_singular(tmp_path, capsys):
