@@ -278,11 +278,13 @@ class CopyPython(build_py):
     """Copies what is not compiled, into a folder without the files of an earlier build that are gone by now."""
 
     def run(self):
-        """Remove what is not compiled, then copy."""
+        """Remove what is not compiled, unless it is the source, then copy."""
         suffix = sysconfig.get_config_var("EXT_SUFFIX")
-        for old in Path(self.build_lib, "fastbn").rglob("*"):
-            if old.is_file() and not old.name.endswith(suffix):
-                old.unlink()
+        target = Path(self.build_lib, "fastbn").resolve()
+        if target != Path("fastbn").resolve():
+            for old in target.rglob("*"):
+                if old.is_file() and not old.name.endswith(suffix):
+                    old.unlink()
         super().run()
 
 

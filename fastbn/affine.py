@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn import _images
-from fastbn._checks import check_activation, check_integer, listed
+from fastbn._checks import channels, check_activation, check_integer
 from fastbn._dispatch import kernels
 from fastbn._layout import is_image
 from fastbn._saved import Saved
@@ -182,13 +182,18 @@ class ChannelAffine:
         centre, width = as_vector(mean, "mean"), as_vector(std, "std")
         if centre.ndim != 1 or centre.shape != width.shape:
             raise ValueError(f"mean and std have shapes {centre.shape} and {width.shape}; expected (C,) for both")
+        check_finite({"mean": centre})
         if not ((width > 0) & (width < np.inf)).all():
             raise ValueError(f"std must be positive and finite, got {width[~((width > 0) & (width < np.inf))][0]}")
-        if scale is not None and (isinstance(scale, (bool, str)) or not np.isfinite(scale) or scale == 0):
+        if scale is not None and (isinstance(scale, (bool, str)) or np.ndim(scale) or not np.isfinite(scale)
+                                  or scale == 0):
             raise ValueError(f"scale must be a finite number other than 0, or None, got {scale!r}")
 
         def scaled(factor: float) -> ChannelAffine:
-            return cls(centre / factor, factor / width, np.zeros_like(centre), axis=axis, num_threads=num_threads)
+            with np.errstate(over="ignore"):    # seen below
+                offset, slope = centre / factor, factor / width
+            check_finite({"mean / scale": offset, "scale / std": slope})
+            return cls(offset, slope, np.zeros_like(centre), axis=axis, num_threads=num_threads)
 
         if scale is not None:
             return scaled(scale)
@@ -349,8 +354,7 @@ def check_finite(vectors: Mapping[str, NDArray[np.float64]]) -> None:
     for name, vector in vectors.items():
         wrong = np.flatnonzero(~np.isfinite(vector)).tolist()
         if wrong:
-            raise ValueError(f"{name} has values that are not finite, in channel{'s' * (len(wrong) > 1)} "
-                             f"{listed(wrong)}")
+            raise ValueError(f"{name} has values that are not finite, in {channels(wrong)}")
 
 
 def _rebuild(

@@ -262,3 +262,9 @@ def test_a_build_writes_nothing_beside_the_sources(checkout, read_only):
     build(checkout, "egg_info", read_only=read_only)
     new = {path.relative_to(checkout).parts[0] for path in set(checkout.rglob("*")) - set(before)}
     assert new == (set() if read_only else {"build", "fastbn.egg-info"})
+
+
+def test_a_build_over_the_sources_keeps_them(checkout):
+    before = sorted((checkout / "fastbn").rglob("*.py"))
+    output(BUILD.format(checkout=str(checkout), read_only=False, modules=(), commands=["build_py", "--build-lib", "."]))
+    assert sorted((checkout / "fastbn").rglob("*.py")) == before

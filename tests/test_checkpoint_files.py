@@ -20,6 +20,7 @@ from tests import fuzz_checkpoints
 from tests.compare import same_bits
 from tests.layers import assert_same, snapshot, trained
 from tests.malformed.corpus import corpus
+from tests.process import run
 from tests.work import MOST_CALLS, calls
 
 CORPUS = corpus()
@@ -64,6 +65,13 @@ def test_mutations_are_refused_or_sound(tmp_path):
     for suffix in (".safetensors", ".npz"):     # neither a reader that refuses all, nor one that refuses nothing
         assert results[suffix, "loaded"] >= 20
         assert results[suffix, "refused"] >= 1000
+
+
+def test_mutations_in_a_process_of_their_own():
+    """Where nothing is imported yet."""
+    done = run("-m", "tests.fuzz_checkpoints", "--count", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1].startswith("2 mutations in ")
 
 
 def test_mutations_are_the_same_for_a_seed():

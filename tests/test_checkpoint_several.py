@@ -10,6 +10,7 @@ from fastbn.checkpoints.npz import MOST_COMMENT_BYTES
 from tests import checkpoint_files as made
 from tests.compare import same_bits
 from tests.layers import STATE, trained
+from tests.work import calls
 
 SUFFIXES = (".safetensors", ".npz")
 
@@ -234,3 +235,19 @@ def test_more_layers_than_an_npz_file_has_room_for(tmp_path):
     few = {f"layer{k}.": BatchNorm(1) for k in range(200)}
     checkpoints.save(tmp_path / "model.npz", few)
     assert len(checkpoints.load(tmp_path / "model.npz")) == 200
+
+
+@pytest.mark.parametrize("append", [False, True], ids=["load", "append"])
+def test_the_work_is_proportional_to_the_layers(append, tmp_path):
+    """A header of ten megabytes has room for 50,000 layers, each of which must not look at the names of all others."""
+    def work(count):
+        path = tmp_path / f"{count}.safetensors"
+        layers = {f"layer{k}.": BatchNorm(1) for k in range(count)}
+        checkpoints.save(path, layers)
+        more = {f"more.{prefix}": layer for prefix, layer in layers.items()}
+        _, made = calls(lambda: checkpoints.save(path, more, append=True) if append else checkpoints.load(path))
+        assert len(checkpoints.load(path)) == (2 * count if append else count)
+        return made
+
+    work(1)     # what is done once
+    assert work(160) < 2.2 * work(80)

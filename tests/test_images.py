@@ -363,6 +363,10 @@ def test_in_place_is_refused():
     (([0.5], [0.5], 0), ValueError, "scale must be a finite number other than 0, or None, got 0"),
     (([0.5], [0.5], np.inf), ValueError, "scale must be a finite number other than 0, or None, got inf"),
     (([0.5], [0.5], "1/255"), ValueError, "scale must be a finite number other than 0, or None, got '1/255'"),
+    (([0.5], [0.5], np.array([1, 2])), ValueError, r"scale must be a finite number .*, got array\(\[1, 2\]\)"),
+    (([0.5, np.nan], [0.5, 0.5]), ValueError, "mean has values that are not finite, in channel 1"),
+    (([1e300], [0.5], 1e-300), ValueError, "mean / scale has values that are not finite, in channel 0"),
+    (([0.5], [1e-300], 1e300), ValueError, "scale / std has values that are not finite, in channel 0"),
     (([np.inf], [0.5]), ValueError, "mean has values that are not finite"),
 ])
 def test_bad_mean_or_std(arguments, error, message):

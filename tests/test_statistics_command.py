@@ -16,6 +16,8 @@ import fastbn
 from fastbn import _console
 from fastbn.__main__ import main
 from fastbn.statistics_command import grid
+from fastbn.statistics_command.counting import State
+from fastbn.statistics_command.tally import Tally
 from tests.process import PATIENCE, run, settings
 from tests.statistics_files import expect, normal, stats
 
@@ -178,7 +180,7 @@ def test_what_is_not_finite_is_named_and_null(tmp_path, capsys):
     np.save(tmp_path / "x.npy", x)
     np.save(tmp_path / "y.npy", y)
     found = stats(tmp_path, tmp_path / "x.npy", tmp_path / "y.npy", tmp_path / "y.npy")
-    assert capsys.readouterr().err == f"{tmp_path / 'y.npy'}: has NaN or Inf in channel 1, 3\n"
+    assert capsys.readouterr().err == f"{tmp_path / 'y.npy'}: has NaN or Inf in channels 1, 3\n"
     for key in ("mean", "std", "min", "max"):
         assert [value is None for value in found[key]] == [False, True, False, True], key
     assert found["count"] == [1800] * 4
@@ -314,12 +316,27 @@ def test_many_channels_are_not_all_listed(tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.full((3, 2000), np.nan))
     found = stats(tmp_path, tmp_path / "x.npy")
     out, err = capsys.readouterr()
-    assert err.endswith("x.npy: has NaN or Inf in channel 0, 1, 2, 3, 4, 5, 6, 7 and 1992 more\n")
+    assert err.endswith("x.npy: has NaN or Inf in channels 0, 1, 2, 3, 4, 5, 6, 7 and 1992 more\n")
     assert found["mean"] == [None] * 2000
     np.save(tmp_path / "x.npy", np.full((3, 2000), 7, np.uint8))
     stats(tmp_path, tmp_path / "x.npy")
     out, err = capsys.readouterr()
-    assert "# no normalize = ...: channel 0, 1, 2, 3, 4, 5, 6, 7 and 1992 more is constant\n" in out
+    assert "# no normalize = ...: channels 0, 1, 2, 3, 4, 5, 6, 7 and 1992 more are constant\n" in out
+
+
+def test_the_work_is_proportional_to_the_channels_with_nan(monkeypatch):
+    class Channel(int):
+        compared = 0
+        __hash__ = int.__hash__
+
+        def __eq__(self, other):
+            Channel.compared += 1
+            return int(self) == int(other)
+
+    monkeypatch.setattr(Tally, "spoilt", property(lambda tally: [Channel(channel) for channel in range(1000)]))
+    tally = Tally.of(np.zeros((1, 1)), 1, 0, 1)
+    assert State(total=tally).spoilt_since(tally) == []
+    assert 1000 <= Channel.compared < 3000
 
 
 def test_singular(tmp_path, capsys):

@@ -90,6 +90,8 @@ MALFORMED = {
     "brackets.npy": (npy_with_header("(" * 5000 + "\n"), "has no npy header that can be read: "),
     "long header.npy": (npy_with_header(" " * 20000, (2, 0)), "has no npy header that can be read: "),
     "negative shape.npy": (npy_with_header(HEADER % "-2, 3"), "has no npy header that can be read: shape (-2, 3)"),
+    "flags in the shape.npy": (npy_with_header(HEADER % "True, 3") + bytes(12),
+                               "has no npy header that can be read: shape (True, 3)"),
     "enormous.npy": (npy_with_header(HEADER % "1000000000000, 3") + b"x", "ends after "),
     "two arrays.npy": (X + X, "has bytes behind its array"),
     "objects.npy": (npy(np.array([[None, 1, 2]], object)), "holds Python objects, which are never loaded"),
@@ -274,8 +276,23 @@ def test_no_output_over_an_input(option, tmp_path, capsys):
     before = npy(GOOD)
     path.write_bytes(before)
     assert main(["stats", str(path), option, str(path)]) == 1
-    assert "is an input; the output needs another path" in capsys.readouterr().err
+    assert "x.png: is an input, or in one; the output needs another path" in capsys.readouterr().err
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["x.png", "below/link.png"])
+def test_no_output_over_an_input_in_a_folder(name, tmp_path, capsys):
+    images = tmp_path / "images"
+    (images / "below").mkdir(parents=True)
+    (images / "x.png").write_bytes(b"an image")
+    (images / "below" / "link.png").symlink_to(images / "x.png")
+    assert main(["stats", str(images), "--on-error", "skip", "--plot", str(images / name)]) == 1
+    assert capsys.readouterr().err == (
+        f"{images / name}: is an input, or in one; the output needs another path\n")
+    assert (images / "x.png").read_bytes() == b"an image"
+    # A new picture beside the others is no input.
+    assert main(["stats", str(images), "--on-error", "skip", "--plot", str(images / "new.png")]) == 1
+    assert "skipped" in capsys.readouterr().err
 
 
 def test_many_members_are_not_all_named(tmp_path, capsys):

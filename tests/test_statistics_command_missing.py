@@ -91,7 +91,7 @@ def test_nan_raises(tmp_path, capsys):
     np.save(tmp_path / "y.npy", y)
     arguments = ["stats", str(tmp_path / "y.npy"), str(tmp_path / "x.npz"), "--nan", "raise"]
     assert main(arguments) == 1
-    reason = f"{tmp_path / 'x.npz'}: member 'x' has NaN in channel 1, 2, 3, 4, 5, 6, 7, 8 and 2 more\n"
+    reason = f"{tmp_path / 'x.npz'}: member 'x' has NaN in channels 1, 2, 3, 4, 5, 6, 7, 8 and 2 more\n"
     assert capsys.readouterr() == ("", reason)
     found = stats(tmp_path, *arguments[1:], "--on-error", "skip")
     assert found["count"] == [700] * 12

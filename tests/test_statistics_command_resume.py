@@ -288,6 +288,26 @@ def test_what_was_skipped_is_remembered(left, files, tmp_path):
     assert [entry["path"] for entry in found["skipped"]] == [str(files[1])]
 
 
+def test_most_inputs_decide_when_the_one_begun_is_skipped(files, tmp_path):
+    """The first input has begun and turns out to be damaged; the second is none of those that most are."""
+    np.savez(files[1], normal(4000, 3, seed=1))
+    files[1].write_bytes(damaged_at_its_end(files[1].read_bytes()))
+    np.save(files[0], normal(1000, 4))
+    inputs = [files[1], files[0], files[2], files[3]]
+    wanted = stats(tmp_path, *inputs, "--on-error", "skip")
+    assert wanted["channels"] == 3
+    assert [entry["path"] for entry in wanted["skipped"]] == [str(files[1]), str(files[0])]
+    code, _, err = start(1, tmp_path, *inputs, "--on-error", "skip")
+    assert code == 130, err
+    same(go_on(tmp_path, *inputs, "--on-error", "skip"), wanted)
+
+
+def damaged_at_its_end(archive):
+    """The bytes of an archive whose last value is another than that of the checksum."""
+    at = archive.index(b"PK\1\2") - 1
+    return archive[:at] + bytes([archive[at] ^ 1]) + archive[at + 1:]
+
+
 @pytest.mark.parametrize("number", [1, 2, 3])
 @pytest.mark.parametrize("change", ["time", "size", "missing"])
 def test_a_changed_input_is_refused(number, change, left, files, capsys):
@@ -393,12 +413,13 @@ def test_a_block_that_is_not_there(left, files, capsys):
     assert capsys.readouterr().err == f"{files[2]}: is not cut as it was when the run was interrupted\n"
 
 
-@pytest.mark.parametrize("make", [lambda path: os.mkfifo(path), lambda path: path.symlink_to("/dev/zero")],
-                         ids=["pipe", "device"])
-def test_no_regular_file(make, files, tmp_path, capsys):
+@pytest.mark.parametrize(("make", "kind"), [
+    (lambda path: os.mkfifo(path), "a named pipe"), (lambda path: path.symlink_to("/dev/zero"), "a device"),
+], ids=["pipe", "device"])
+def test_no_regular_file(make, kind, files, tmp_path, capsys):
     make(tmp_path / "x.resume")
     assert resume(tmp_path / "x.resume", files) == 1
-    assert capsys.readouterr() == ("", f"{tmp_path / 'x.resume'}: is no regular file\n")
+    assert capsys.readouterr() == ("", f"{tmp_path / 'x.resume'}: is {kind}; expected a regular file\n")
 
 
 def test_a_file_that_is_larger_than_memory_allows(left, files, capsys):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from bisect import bisect_left
+from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from fastbn.checkpoints.header import shortened
@@ -38,6 +40,17 @@ class Archive(ABC):
     @abstractmethod
     def __init__(self, file: BinaryIO) -> None:
         """Read the directory."""
+
+    def under(self, prefix: str) -> list[str]:
+        """Return the names that begin with a prefix, sorted, without a look at all others."""
+        begin = end = bisect_left(self._sorted, prefix)
+        while end < len(self._sorted) and self._sorted[end].startswith(prefix):
+            end += 1
+        return self._sorted[begin:end]
+
+    @cached_property
+    def _sorted(self) -> list[str]:
+        return sorted(self.names)
 
     @abstractmethod
     def shape(self, name: str) -> tuple[int, ...]:

@@ -70,7 +70,7 @@ def read(archive: Archive, prefix: str, convention: Convention) -> tuple[dict[st
     ValueError
         If there is no such layer, or one that is malformed.
     """
-    full = without_prefix({name: name for name in archive.names}, prefix)
+    full = without_prefix({name: name for name in archive.under(prefix)}, prefix)
     names = match(full, convention)
     # Vectors of one length, before any is read: what is not a batch normalization may be as large as the file.
     check_shapes({name: archive.shape(full[name]) for field, name in names.items() if field != COUNTER})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastbn._checks import counted
 from fastbn._overrides import check_methods
 
 
@@ -25,5 +26,5 @@ def check_module(module: Any, bases: tuple[type[Any], ...]) -> None:
     check_methods(module, "module", base, ("forward", "__call__", "_call_impl"))
     hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
     if hooks:
-        raise ValueError(f"module has {hooks} forward hook{'s' * (hooks > 1)}, which may change its result; remove "
+        raise ValueError(f"module has {counted(hooks, 'forward hook')}, which may change its result; remove "
                          "them first, or load module.state_dict() into a BatchNorm")

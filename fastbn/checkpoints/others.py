@@ -64,7 +64,8 @@ def put(
             if append:
                 _check_apart_from(archive, others, prefixes, convention)
                 kept = {name: archive.entry(name) for name in others}
-                texts = {key: text for key, text in archive.metadata.items() if prefix_of(key) not in prefixes}
+                replaced = set(prefixes)
+                texts = {key: text for key, text in archive.metadata.items() if prefix_of(key) not in replaced}
     files.write(path, arrays, {**texts, **metadata}, kept)
 
 
@@ -96,8 +97,9 @@ def _check_apart_from(
     archive: Archive, others: Iterable[str], prefixes: Collection[str], convention: Convention
 ) -> None:
     check_apart({*prefixes, *layers_in(archive, convention)})
+    foreign = set(others)
     for prefix in prefixes:
-        taken = [repr(name) for name in others if name.startswith(prefix)]
+        taken = [repr(name) for name in archive.under(prefix) if name in foreign]
         if taken:
             raise ValueError(f"prefix {prefix!r} is the beginning of {abbreviated(taken)} in the file, which would "
                              "belong to the layer")

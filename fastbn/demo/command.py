@@ -39,10 +39,12 @@ def run(epochs: int, batch: int, rate: float, seed: int, out: Path) -> int:
         tell(f"--batch must be between 2 and the {len(train.labels)} training digits, got {batch}")
         return WRONG_ARGUMENTS
     runs = train_all(train, test, epochs, batch, rate, seed)
-    show("", f"Test accuracy in %: trained on {len(train.labels)} digits, tested on {len(test.labels)} others", "",
-         *table(runs))
-    alike = classify_alone(runs[-1], test.images)
-    write_file(out, draw(runs, len(test.labels), out.suffix[1:].lower()))
+    try:
+        show("", f"Test accuracy in %: trained on {len(train.labels)} digits, tested on {len(test.labels)} others", "",
+             *table(runs))
+        alike = classify_alone(runs[-1], test.images)
+    finally:    # also for a reader who takes the first lines alone
+        write_file(out, draw(runs, len(test.labels), out.suffix[1:].lower()))
     show("", f"picture: {out}")
     return 0 if alike else FAILED
 

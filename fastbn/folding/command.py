@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastbn._checks import counted
 from fastbn._console import FAILED, OutputError, check_writable, show, tell
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def describe(done: Conversion, output: Path) -> list[str]:
     norms = [outcome for outcome in done.outcomes if outcome.is_batch_norm]
     folded = sum(outcome.target is not None for outcome in norms)
     constants = len(done.outcomes) - len(norms)
-    more = f" and {constants} operation{'s' * (constants > 1)} with constants" if constants else ""
+    more = f" and {counted(constants, 'operation')} with constants" if constants else ""
     nothing = "" if folded or constants else "nothing to fold: "
     agreement = done.agreement
     lines += [

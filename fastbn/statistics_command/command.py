@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastbn._checks import counted, listed
+from fastbn._checks import channels, counted
 from fastbn._console import FAILED, OutputError, show, tell, write_file
 from fastbn._selection import NAN_POLICIES
 from fastbn.statistics_command import inputs, limits, resume
@@ -122,12 +122,13 @@ def number(value: str) -> int | float:
     return int(parsed) if math.isfinite(parsed) and parsed.is_integer() else parsed
 
 
-def same_file(output: Path, path: str) -> bool:
-    """Return whether an output would replace an input."""
-    if path == inputs.STANDARD_INPUT:
+def replaces(output: Path, source: Input) -> bool:
+    """Return whether an output would replace an input, or a file within it."""
+    if source.kind == inputs.STREAM:
         return False
     try:
-        return os.path.samefile(output, path)
+        return os.path.samefile(output, source.path) or (
+            source.kind == "zarr" and Path(source.path).resolve() in output.resolve().parents)
     except OSError:     # one of them is not there, or cannot be seen
         return False
 
@@ -177,9 +178,6 @@ class Run:
         arguments = self.arguments
         if arguments.paths.count(inputs.STANDARD_INPUT) > 1:
             raise CommandError("standard input (-) can be read only once")
-        for given in (arguments.json, arguments.plot):
-            if given not in (None, STANDARD_OUTPUT) and any(same_file(given, path) for path in arguments.paths):
-                raise CommandError(f"{given}: is an input; the output needs another path")
         if arguments.plot is not None:
             require("matplotlib", "matplotlib", "stats", "--plot")
 
@@ -190,7 +188,7 @@ class Run:
             self.fingerprints[:] = fingerprints
             self.axis_noted = self.state.shape is not None
         total, done = self.survey()
-        if self.arguments.on_error == "skip" and self.state.so_far is None:
+        if self.arguments.on_error == "skip" and self.state.total is None:
             self.settings = replace(self.settings, expected=majority(inputs.find(self.arguments.paths), self.settings))
         with Progress(total, done) as progress:
             for index, source in enumerate(inputs.find(self.arguments.paths)):
@@ -201,6 +199,7 @@ class Run:
     def survey(self) -> tuple[int, int]:
         """Return the stored bytes of all inputs and of those finished; what is wrong at first sight is found here."""
         total, done, number, archives = 0, 0, 0, False
+        outputs = [path for path in (self.arguments.json, self.arguments.plot) if path not in (None, STANDARD_OUTPUT)]
         for number, source in enumerate(inputs.find(self.arguments.paths), 1):
             known = self.fingerprints[(number - 1) * FINGERPRINT_BYTES:number * FINGERPRINT_BYTES]
             if known and source.fingerprint != known:
@@ -209,6 +208,9 @@ class Run:
                 raise CommandError(f"{source.path}: {changed}; begin anew, without --resume")
             if source.problem and self.arguments.on_error == "stop" and number > self.state.finished:
                 raise InputError(source.path, source.problem)
+            for output in outputs:
+                if replaces(output, source):
+                    raise CommandError(f"{output}: is an input, or in one; the output needs another path")
             archives |= source.kind == "npz"
             total += source.size
             done += source.size if number <= self.state.finished else 0
@@ -236,7 +238,7 @@ class Run:
             self.state = State(index + 1, before, skipped=(*self.state.skipped, (source.path, error.reason)))
         spoilt = self.state.spoilt_since(before)
         if spoilt:
-            progress.say(f"{source.path}: has NaN or Inf in channel {listed(spoilt)}")
+            progress.say(f"{source.path}: has NaN or Inf in {channels(spoilt)}")
 
     def note_axis(self, path: str, progress: Progress) -> None:
         """Warn, once, if the channel axis of the first array looks like one of another kind."""

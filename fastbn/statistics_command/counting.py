@@ -101,7 +101,7 @@ class State:
         """Return the channels that have had NaN or Inf only since the total was that one."""
         if self.total is None:
             return []
-        before = [] if total is None else total.spoilt
+        before = set() if total is None else set(total.spoilt)      # of which there may be half a million
         return [channel for channel in self.total.spoilt if channel not in before]
 
 

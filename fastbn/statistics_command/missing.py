@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbn._checks import listed
+from fastbn._checks import channels
 from fastbn.stats import ChannelStats
 
 if TYPE_CHECKING:
@@ -93,6 +93,6 @@ def as_dtype(value: int | float, dtype: np.dtype[Any]) -> Any:
 def refuse_nan(x: NDArray[Any], axis: int) -> None:
     """Raise ValueError for NaN, naming the channels that have some."""
     others = tuple(k for k in range(x.ndim) if k != axis)
-    channels = np.flatnonzero(np.isnan(x).any(axis=others)).tolist()
-    if channels:
-        raise ValueError(f"has NaN in channel {listed(channels)}")
+    spoilt = np.flatnonzero(np.isnan(x).any(axis=others)).tolist()
+    if spoilt:
+        raise ValueError(f"has NaN in {channels(spoilt)}")

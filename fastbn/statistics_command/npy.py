@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
+from fastbn._reading import NotRegularError, open_raw
 from fastbn.statistics_command.errors import Place
-from fastbn.statistics_command.files import open_regular
 from fastbn.statistics_command.grid import Grid
 from fastbn.statistics_command.part import Part, check
 
@@ -63,9 +63,11 @@ def open_standard_input(path: str, _: int, settings: Settings) -> Iterator[Itera
 def open_binary(path: str) -> io.FileIO:
     """Open a regular file."""
     try:
-        return open_regular(path)
+        return open_raw(path)
     except OSError as error:
         raise Place(path).error(error.strerror) from None
+    except NotRegularError as error:
+        raise Place(path).error(error.reason) from None
 
 
 def part(stream: Stream, place: Place, settings: Settings, size: int | None = None,
@@ -124,7 +126,7 @@ def header(stream: Stream, place: Place) -> tuple[tuple[int, ...], bool, np.dtyp
         if version not in HEADERS:
             raise ValueError(f"npy format {version[0]}.{version[1]}; expected 1.0 or 2.0")
         shape, fortran, dtype = HEADERS[version](counted)
-        if any(length < 0 for length in shape):
+        if any(length < 0 or isinstance(length, bool) for length in shape):
             raise ValueError(f"shape {shape}")
     except Exception as error:  # a header is a Python literal, and there are many ways in which that is refused
         raise place.error(f"has no npy header that can be read: {error}") from None

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from fastbn._checks import counted, listed
+from fastbn._checks import channels, counted
 from fastbn.demo.picture import FAINT, GREY, INK
 from fastbn.statistics_command.report import extrema, moments
 
@@ -35,21 +35,21 @@ def draw(tally: Tally, inputs: int, form: str) -> bytes:
     form : str
         "png", "pdf" or "svg".
     """
-    channels, counts = len(tally.stats.count), tally.stats.count
+    number, counts = len(tally.stats.count), tally.stats.count
     least, most = int(counts.min()), int(counts.max())
     figure = Figure(figsize=(9, 4.8), dpi=160, facecolor="white")
     axes = figure.subplots()
     figure.subplots_adjust(left=0.1, right=0.97, top=0.8, bottom=0.13)
-    figure.text(0.1, 0.925, counted(channels, "channel"), size=14.5, weight="bold", color=INK)
+    figure.text(0.1, 0.925, counted(number, "channel"), size=14.5, weight="bold", color=INK)
     spoilt = tally.spoilt
     figure.text(0.1, 0.865, f"{least:,}{'' if least == most else f' to {most:,}'} values a channel, of "
-                + counted(inputs, "input") + (f"; NaN or Inf in channel {listed(spoilt)}" if spoilt else ""),
+                + counted(inputs, "input") + (f"; NaN or Inf in {channels(spoilt)}" if spoilt else ""),
                 size=10, color=GREY)
-    (draw_bars if channels <= MOST_BARS else draw_bands)(axes, tally.stats)
+    (draw_bars if number <= MOST_BARS else draw_bands)(axes, tally.stats)
     axes.set_xlabel("Channel", color=INK)
     axes.set_ylabel("Value", color=INK)
-    axes.set_xlim(-0.6, channels - 0.4)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=16) if channels > 1 else FixedLocator([0]))
+    axes.set_xlim(-0.6, number - 0.4)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=16) if number > 1 else FixedLocator([0]))
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)

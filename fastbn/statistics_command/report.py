@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbn._checks import listed
+from fastbn._checks import channels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -58,8 +58,9 @@ def text(tally: Tally, axis: int) -> list[str]:
     mean, std = moments(tally.stats)
     lines = [f"mean, std = {vector(mean)}, {vector(std)}"]
     if tally.uint8:
-        hindrances = [f"channel {listed(np.flatnonzero(which).tolist())} {what}"
-                      for which, what in ((std == 0, "is constant"), (tally.stats.count == 0, "has no values"))
+        hindrances = [f"{channels(np.flatnonzero(which).tolist())} {one if which.sum() == 1 else more}"
+                      for which, one, more in ((std == 0, "is constant", "are constant"),
+                                               (tally.stats.count == 0, "has no values", "have no values"))
                       if which.any()]
         lines.append(f"# no normalize = ...: {'; '.join(hindrances)}" if hindrances else
                      f"normalize = fastbn.ChannelAffine.from_mean_std({vector(mean * BYTE_SCALE)}, "

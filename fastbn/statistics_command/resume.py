@@ -8,10 +8,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from fastbn._reading import NotRegularError, open_regular
 from fastbn.statistics_command import grid, limits
 from fastbn.statistics_command.counting import Partial, Settings, State
 from fastbn.statistics_command.errors import CommandError
-from fastbn.statistics_command.files import open_regular
 from fastbn.statistics_command.inputs import FINGERPRINT_BYTES
 from fastbn.statistics_command.tally import Tally
 from fastbn.stats import ChannelStats
@@ -81,6 +81,8 @@ def load(path: Path, settings: Settings) -> tuple[State, bytes]:
             raise ValueError("its checksum is another")
     except OSError as error:
         raise CommandError(f"{path}: {error.strerror}") from None
+    except NotRegularError as error:
+        raise CommandError(str(error)) from None
     except MemoryError:
         raise CommandError(f"{path}: there is not enough memory to read it") from None
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:

@@ -10,8 +10,8 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
+from fastbn._reading import open_regular
 from fastbn.checkpoints.header import shortened
-from fastbn.statistics_command.files import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fastbn import _pyinstaller
-from tests.process import settings
+from tests.process import PATIENCE, settings
 
 HOOKS = Path(_pyinstaller.hook_dirs()[0])
 
@@ -66,7 +66,7 @@ def run(folder, *command, **env):
     # Neither finds the source folder.
     environment = {name: value for name, value in settings(env)["env"].items() if name != "PYTHONPATH"}
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False)
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def both(folder, *arguments, **env):

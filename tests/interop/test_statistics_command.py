@@ -220,7 +220,7 @@ def test_a_picture_of_what_is_not_finite(tmp_path):
     with Image.open(tmp_path / "x.png") as image:
         assert image.size == (1440, 768)
     assert main(["stats", str(tmp_path / "x.npy"), "--plot", str(tmp_path / "x.svg")]) == 0
-    assert "NaN or Inf in channel 1, 2 -->" in (tmp_path / "x.svg").read_text()
+    assert "NaN or Inf in channels 1, 2 -->" in (tmp_path / "x.svg").read_text()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")

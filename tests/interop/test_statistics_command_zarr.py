@@ -196,6 +196,16 @@ def test_a_limit_that_is_raised(tmp_path):
     expect(stats(tmp_path, path, "--max-memory", "5M"), [whole])
 
 
+def test_no_output_over_a_chunk(tmp_path, capsys):
+    x = normal(4, 3)
+    path = planted(tmp_path / "x.zarr", version_2(), x.tobytes())
+    [chunk] = (file for file in path.iterdir() if not file.name.startswith("."))
+    before = chunk.read_bytes()
+    assert main(["stats", str(path), "--json", str(chunk)]) == 1
+    assert capsys.readouterr().err == f"{chunk}: is an input, or in one; the output needs another path\n"
+    assert chunk.read_bytes() == before
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
 @pytest.mark.parametrize("make", [lambda path: os.mkfifo(path), lambda path: path.symlink_to("/dev/zero")],
                          ids=["pipe", "device"])
@@ -208,7 +218,7 @@ def test_chunks_that_never_end(make, tmp_path, capsys):
     (path / ".zarray").unlink()
     make(path / ".zarray")
     assert refused(path, capsys) == "holds '.zarray', which is no regular file"
-    with pytest.raises(OSError, match="is no regular file"):
+    with pytest.raises(ValueError, match="expected a regular file"):
         zarr_metadata.array_version(str(path))
 
 

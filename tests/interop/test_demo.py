@@ -1,0 +1,38 @@
+"""python -m fastbn demo writes its picture whatever becomes of its output."""
+
+import pytest
+
+from fastbn.__main__ import main
+from fastbn._console import OutputError
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("sklearn")
+pytest.importorskip("tqdm")
+
+
+@pytest.fixture
+def demo(tmp_path):
+    """The exit code of a short demonstration, and whether there is a picture."""
+    picture = tmp_path / "x.svg"
+
+    def run():
+        return main(["demo", "--epochs", "1", "--out", str(picture)]), picture.exists()
+
+    return run
+
+
+def test_the_picture_is_named(demo, capsys):
+    assert demo() == (0, True)
+    assert capsys.readouterr().out.splitlines()[-1].endswith("x.svg")
+
+
+@pytest.mark.parametrize(("code", "messages"), [(1, ["standard output: is full"]), (141, [])])
+def test_a_picture_without_standard_output(code, messages, demo, monkeypatch, capsys):
+    def refuse(*lines):
+        raise OutputError("standard output: is full", code)
+
+    monkeypatch.setattr("fastbn.demo.command.show", refuse)
+    assert demo() == (code, True)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert [line for line in captured.err.splitlines() if "standard output" in line] == messages
