@@ -295,6 +295,23 @@ def test_float64_outliers_where_the_pivot_is_sampled(shape, shift, layout):
     contract_in_float64(arranged(x, layout), axis_of(layout))
 
 
+@extended
+@pytest.mark.parametrize("rows", [20, 33, 300])
+@pytest.mark.parametrize("shift", [100.0, 1e4], ids="{:g}".format)
+def test_float64_where_one_value_dominates(rows, shift, layout):
+    # More than the contract: M2 is nearly all one square, so that no roundings average out.
+    x = np.random.default_rng(rows).standard_normal((rows, 500))
+    x[0] += shift
+    x = x if layout == "rows" else np.ascontiguousarray(x.T)[None]
+    y, saved = batch_norm_training(x, axis=1)
+    means, variances = exact.population([x], 1)
+    assert exact.relative(saved.var, variances) <= 8 * unit(np.float64)
+    high, low = (np.asarray(v, np.longdouble) for v in zip(*map(words, means), strict=True))
+    var = sum(np.asarray(v, np.longdouble) for v in zip(*map(words, variances), strict=True))
+    d = x - oracle.along(high, x, 1, np.longdouble) - oracle.along(low, x, 1, np.longdouble)
+    close(y, d / oracle.along(np.sqrt(var + np.longdouble(1e-5)), x, 1, np.longdouble), np.float64, 5)
+
+
 HUGE = [1e140, 1e152, 1e160, 1e250, 1e300]      # squares overflow from 1.3e154 on, the sums of many of them before
 
 

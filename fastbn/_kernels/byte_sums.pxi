@@ -133,8 +133,8 @@ cdef void bytes_planes(Job* job, Py_ssize_t unit) noexcept nogil:
 
 cdef void bytes_rows(Job* job, Py_ssize_t unit) noexcept nogil:
     cdef Strip strip = strip_of(job, unit)
-    cdef double s1[ROOM_OF_DOUBLES]
-    cdef double s2[ROOM_OF_DOUBLES]
+    cdef double s1[ROOM_OF_SUMS]
+    cdef double s2[ROOM_OF_SUMS]
     cdef double* out1 = job.part1 + unit * job.c
     cdef double* out2 = job.part2 + unit * job.c
     cdef Py_ssize_t first = 0, width, w, c
@@ -142,7 +142,7 @@ cdef void bytes_rows(Job* job, Py_ssize_t unit) noexcept nogil:
         out1[c] = 0
         out2[c] = 0
     while first < strip.width:
-        width = least(DOUBLES, strip.width - first)
+        width = least(SUMS, strip.width - first)
         for w in range(width):
             s1[w] = 0
             s2[w] = 0
@@ -152,4 +152,4 @@ cdef void bytes_rows(Job* job, Py_ssize_t unit) noexcept nogil:
             c = (first + w) % job.c
             out1[c] += s1[w]
             out2[c] += s2[w]
-        first += DOUBLES
+        first += SUMS

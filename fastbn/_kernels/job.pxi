@@ -198,9 +198,10 @@ cdef void forward_coefs(Job* job, real* coef, Py_ssize_t c, int width) noexcept 
         var[j] = m2[j] / n
         scale[j] = 1.0 / sqrt(var[j] + eps)
         left[j] = left_of_rstd(m2[j], n, var[j], eps, scale[j]) if real is double else 0.0
-        bad += var[j] - var[j]      # NaN, once one is not finite
     for j in range(width):
         job.var[c + j] = var[j]
+        bad += var[j] - var[j]      # NaN, once one is not finite
+    for j in range(width):
         if bad != 0 and not finite(var[j]):
             scale_channel(job, c + j, &scale[j])
             left[j] = 0

@@ -107,6 +107,7 @@ cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit, int thread) n
     u.width = least(job.slab, strip.width - first)
     u.type = job.type
     u.itemsize = job.itemsize
+    u.flush = FLUSH_EXACT if job.type == FLOAT64 and job.g.p == NULL and not job.exact else FLUSH_ROWS
     u.index = job.index
     if job.index != NULL:
         u.index = job.index + strip.row

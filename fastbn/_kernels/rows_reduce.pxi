@@ -2,7 +2,8 @@
 #
 # a) The same two sums as in planes_reduce.pxi. Four rows are taken at once, each read from end to end, and added to
 #    each other before they are added to the running sums: a quarter of the rounding, a quarter of the traffic to the
-#    sums, which are in the first-level cache. After FLUSH_ROWS rows the sums go to double, doubles to two words.
+#    sums, which are in the first-level cache. After FLUSH_ROWS rows the sums go to double, those of doubles to two
+#    words.
 # b) The pivot of a column is the mean of a sample of rows, and judged as in planes_reduce.pxi.
 # c) Columns whose float sums overflowed or underflowed, or whose pivot was far off, are summed again in double, at last
 #    about the mean that was found, and no others: the bits of a column do not depend on its neighbours.
@@ -14,10 +15,13 @@
 
 cdef enum:
     FLUSH_ROWS = 24
+    FLUSH_EXACT = 8         # of doubles that are to be normalized
     # The room of a local array: side by side, no two begin at the same place in a page, where a store to one would hold
     # up a load from the other.
     ROOM = SLAB + 80
-    DOUBLES = 256           # columns whose sums are double and that are summed side by side
+    SUMS = 512              # columns whose sums are double and that are summed side by side
+    DOUBLES = 256           # and columns of doubles
+    ROOM_OF_SUMS = SUMS + 80
     ROOM_OF_DOUBLES = DOUBLES + 80
 
 cdef struct Room:           # of a thread, for the reduction of a unit
@@ -39,6 +43,7 @@ cdef struct Columns:        # a unit: `rows` rows of `width` <= SLAB columns
     const uint16_t* bits    # (rows, parts(width, LANES))
     Py_ssize_t bits_step
     int gate
+    Py_ssize_t flush        # rows after which sums go to double, or to two words
 
 
 cdef inline bint columns_held(Columns* u, double s1, double s2) noexcept nogil:
@@ -206,8 +211,8 @@ cdef inline void sum_columns_of(
 ) noexcept nogil:
     cdef float room1[ROOM]
     cdef float room2[ROOM]
-    cdef double double_room1[ROOM_OF_DOUBLES]
-    cdef double double_room2[ROOM_OF_DOUBLES]
+    cdef double double_room1[ROOM_OF_SUMS]
+    cdef double double_room2[ROOM_OF_SUMS]
     cdef double rest1[ROOM_OF_DOUBLES]
     cdef double rest2[ROOM_OF_DOUBLES]
     cdef float room_m[ROOM]
@@ -244,7 +249,7 @@ cdef inline void sum_columns_of(
         m[w] = m_in[first + w]
         out1[w] = 0
         out2[w] = 0
-        if lane is double:
+        if real is double:
             rest1[w] = 0
             rest2[w] = 0
     if u.gate == REPLAY:
@@ -252,7 +257,7 @@ cdef inline void sum_columns_of(
             scale[w] = scale_in[first + w]
             shift[w] = shift_in[first + w]
     while i < u.rows:
-        stop = least(i + FLUSH_ROWS, u.rows)
+        stop = least(i + u.flush, u.rows)
         for w in range(width):
             s1[w] = 0
             s2[w] = 0
@@ -266,15 +271,16 @@ cdef inline void sum_columns_of(
         else:
             add_block(type, g, g_step, x, x_step, index, bits, u.bits_step, i, stop, u.rows, width, m, m, m, BITS,
                       s1, s2)
-        for w in range(width):
-            if lane is float:
-                out1[w] += s1[w]
-                out2[w] += s2[w]
-            else:
+        if real is double and u.gate == MOMENTS:
+            for w in range(width):
                 add_to_long_sum(out1 + w, rest1 + w, s1[w])
                 add_to_long_sum(out2 + w, rest2 + w, s2[w])
+        else:
+            for w in range(width):
+                out1[w] += s1[w]
+                out2[w] += s2[w]
         i = stop
-    if lane is double:
+    if real is double:
         for w in range(width):
             out1[w] = whole_sum(out1[w], rest1[w])
             out2[w] = whole_sum(out2[w], rest2[w])
@@ -316,7 +322,7 @@ cdef void sum_columns(
     double* out1, double* out2,                                                 # OUT (width,), of columns from `first`
     lane kind,
 ) noexcept nogil:
-    cdef Py_ssize_t w = 0, most = SLAB if lane is float else DOUBLES
+    cdef Py_ssize_t w = 0, most = DOUBLES if real is double else (SUMS if lane is double else SLAB)
     while w < width:
         sum_some_columns(u, m, scale, shift, first + w, least(most, width - w), out1 + w, out2 + w, kind)
         w += most
