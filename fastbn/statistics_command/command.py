@@ -14,7 +14,7 @@ from fastbn._checks import channels, counted
 from fastbn._console import FAILED, OutputError, show, tell, write_file
 from fastbn._selection import NAN_POLICIES
 from fastbn.statistics_command import inputs, limits, resume
-from fastbn.statistics_command.counting import Settings, State, count
+from fastbn.statistics_command.counting import State, count
 from fastbn.statistics_command.errors import CommandError, InputError, require
 from fastbn.statistics_command.inputs import FINGERPRINT_BYTES
 from fastbn.statistics_command.interrupts import Interrupted, interrupting_once
@@ -22,6 +22,7 @@ from fastbn.statistics_command.majority import majority
 from fastbn.statistics_command.missing import Missing
 from fastbn.statistics_command.progress import Progress
 from fastbn.statistics_command.report import report, text
+from fastbn.statistics_command.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fastbn.statistics_command.counting import Settings
+    from fastbn.statistics_command.settings import Settings
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 # What a file may be by its content. Pillow knows others, one of which (EPS) it hands to another program.

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
-    from fastbn.statistics_command.counting import Settings
     from fastbn.statistics_command.part import Part
+    from fastbn.statistics_command.settings import Settings
 
 STANDARD_INPUT = "-"
 STREAM = "standard input"     # the kind

@@ -11,9 +11,9 @@ from fastbn.statistics_command.inputs import STREAM
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from fastbn.statistics_command.counting import Settings
     from fastbn.statistics_command.inputs import Input
-    from fastbn.statistics_command.part import Kind
+    from fastbn.statistics_command.kind import Kind
+    from fastbn.statistics_command.settings import Settings
 
 
 def majority(sources: Iterable[Input], settings: Settings) -> Kind | None:

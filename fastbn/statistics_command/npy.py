@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fastbn.statistics_command.counting import Settings
+    from fastbn.statistics_command.settings import Settings
 
 READ_ERRORS = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

@@ -17,8 +17,8 @@ from fastbn.statistics_command.grid import BLOCK_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fastbn.statistics_command.counting import Settings
     from fastbn.statistics_command.part import Part
+    from fastbn.statistics_command.settings import Settings
 
 ENCRYPTED = 0x1
 DIRECTORY_EXPANSION = 16    # how much larger what zipfile makes of a directory is, by order of magnitude

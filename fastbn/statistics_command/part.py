@@ -4,47 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbn._checks import counted
 from fastbn._layout import axis_of
 from fastbn.statistics_command import limits
+from fastbn.statistics_command.kind import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-    from fastbn.statistics_command.counting import Settings
     from fastbn.statistics_command.errors import Place
     from fastbn.statistics_command.grid import Grid
+    from fastbn.statistics_command.settings import Settings
 
 DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool", "float16", "float32",
           "float64")
-
-
-class Kind(NamedTuple):
-    """What all that is counted must have in common.
-
-    Attributes
-    ----------
-    channels : int
-    uint8 : bool
-        Whether the values are of uint8. Beside them, those of another dtype are most likely 0 to 1.
-    """
-
-    channels: int
-    uint8: bool
-
-    def check(self, place: Place, kind: Kind, whose: str) -> None:
-        """Raise an error if another kind is not this one, which is that of "those before", for example."""
-        if kind.channels != self.channels:
-            raise place.misfit(f"has {counted(kind.channels, 'channel')}; {whose} have {self.channels}")
-        if kind.uint8 != self.uint8:
-            ours, theirs = ("values of uint8", "values of another dtype")[::1 if kind.uint8 else -1]
-            raise place.misfit(f"has {ours}; {whose} have {theirs}")
 
 
 @dataclass(frozen=True)

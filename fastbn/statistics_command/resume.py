@@ -10,9 +10,10 @@ from typing import Any
 
 from fastbn._reading import NotRegularError, open_regular
 from fastbn.statistics_command import grid, limits
-from fastbn.statistics_command.counting import Partial, Settings, State
+from fastbn.statistics_command.counting import Partial, State
 from fastbn.statistics_command.errors import CommandError
 from fastbn.statistics_command.inputs import FINGERPRINT_BYTES
+from fastbn.statistics_command.settings import Settings
 from fastbn.statistics_command.tally import Tally
 from fastbn.stats import ChannelStats
 

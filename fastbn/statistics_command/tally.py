@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastbn.statistics_command.kind import Kind
 from fastbn.statistics_command.missing import ALL_COUNT, Missing, measure
-from fastbn.statistics_command.part import Kind
 from fastbn.stats import ChannelStats
 
 if TYPE_CHECKING:

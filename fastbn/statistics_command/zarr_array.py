@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fastbn.statistics_command.counting import Settings
+    from fastbn.statistics_command.settings import Settings
 
 # Chunks that are not there count, so that a small folder can claim an array that takes years to read. How much it may
 # claim, in chunks of at least the size whose reading takes as long as finding out that a chunk is not there:
