@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from fastbn import _layout, _masked_channels, functional
-from fastbn._checks import check_activation, check_choice
+from fastbn._checks import check_activation, check_choice, listed
 from fastbn._saved import Saved
 from fastbn._selection import selection
 from fastbn._tensors import to_tensor
@@ -112,7 +112,8 @@ def is_jagged(x: tuple[Any, ...]) -> bool:
     if offsets.dtype.kind not in "iu":
         raise TypeError(f"offsets has dtype {offsets.dtype}; expected integers")
     if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(x[0]) or (np.diff(offsets.astype(np.int64)) < 0).any():
-        raise ValueError(f"offsets must rise from 0 to {len(x[0])}, the number of values")
+        raise ValueError(f"offsets must rise from 0 to {len(x[0])}, the number of values; "
+                         f"got {listed(offsets.tolist())}")
     return True
 
 

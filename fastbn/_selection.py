@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from fastbn import _layout
-from fastbn._checks import check_choice
+from fastbn._checks import check_choice, listed
 from fastbn._dispatch import kernels
 from fastbn._extrema import extrema as find_extrema
 from fastbn._extrema import reduced
@@ -109,7 +109,8 @@ def selection(
         return valid
     weight = check_samples(sample_weight, "sample_weight", shape[0], "fiu", "numbers").astype(np.float64)
     if not (np.isfinite(weight).all() and (weight >= 0).all()):
-        raise ValueError("sample_weight must be finite and not negative")
+        wrong = weight[~(np.isfinite(weight) & (weight >= 0))]
+        raise ValueError(f"sample_weight must be finite and not negative, got {listed(wrong.tolist())}")
     with np.errstate(over="ignore"):
         if not np.isfinite(weight.sum() * max(1, math.prod(shape[1:]))):
             raise ValueError("sample_weight has a sum that is not finite")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastbn._checks import channels as channels_text
 from fastbn._checks import check_integer, listed
 
 if TYPE_CHECKING:
@@ -59,9 +60,11 @@ def check_vector(name: str, value: Any, channels: int, dtype: np.dtype[Any]) -> 
     with np.errstate(over="ignore"):  # seen below, as a value that is not finite
         array = given.astype(dtype)
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} has values that are not finite in {dtype}")
+        wrong = np.flatnonzero(~np.isfinite(array)).tolist()
+        raise ValueError(f"{name} has values that are not finite in {dtype}, in {channels_text(wrong)}")
     if name == "running_var" and (array < 0).any():
-        raise ValueError(f"running_var has negative values, down to {array.min()}")
+        wrong = np.flatnonzero(array < 0).tolist()
+        raise ValueError(f"running_var has negative values, down to {array.min()}, in {channels_text(wrong)}")
     return array
 
 

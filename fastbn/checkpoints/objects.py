@@ -33,6 +33,8 @@ def from_torch(layer_type: type[Layer], module: Any) -> Layer:
     if torch is None or not isinstance(module, _types(torch, MODULES)):
         raise TypeError(f"module must be one of torch.nn.{', '.join(MODULES)}, got {type(module).__name__}")
     check_module(module, _types(torch, MODULES))
+    if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
+        raise ValueError("module has tensors on the device meta, which hold no values; load its state on a real device")
     settings: Settings = {"eps": module.eps, "momentum": module.momentum}
     state = module.state_dict()
     if state:

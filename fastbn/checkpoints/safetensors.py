@@ -64,6 +64,8 @@ class Safetensors(Archive):
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         length = int.from_bytes(file.read(8), "little")
+        if not size:
+            raise ValueError("the file is empty; expected a header and tensors")
         if size < 10 or length > min(size - 8, MOST_HEADER_BYTES):
             raise ValueError(f"header of {length} bytes does not fit; the file has {size} bytes, and headers of up to "
                              f"{MOST_HEADER_BYTES} are read")

@@ -179,8 +179,6 @@ class Run:
         arguments = self.arguments
         if arguments.paths.count(inputs.STANDARD_INPUT) > 1:
             raise CommandError("standard input (-) can be read only once")
-        if arguments.plot is not None:
-            require("matplotlib", "matplotlib", "stats", "--plot")
 
     def read(self) -> None:
         """Count all inputs that are not finished."""
@@ -189,6 +187,8 @@ class Run:
             self.fingerprints[:] = fingerprints
             self.axis_noted = self.state.shape is not None
         total, done = self.survey()
+        if self.arguments.plot is not None:
+            require("matplotlib", "matplotlib", "stats", "--plot")
         if self.arguments.on_error == "skip" and self.state.total is None:
             self.settings = replace(self.settings, expected=majority(inputs.find(self.arguments.paths), self.settings))
         with Progress(total, done) as progress:

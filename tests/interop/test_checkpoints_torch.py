@@ -145,6 +145,11 @@ def test_a_model_of_many_layers():
         convert(model.state_dict(), "torch", "fastbn", prefix="0.")
 
 
+def test_a_module_without_values():
+    with pytest.raises(ValueError, match="module has tensors on the device meta"):
+        BatchNorm.from_torch(torch.nn.BatchNorm2d(3, device="meta"))
+
+
 def test_lazy_modules():
     lazy = torch.nn.LazyBatchNorm2d()
     with pytest.raises(ValueError, match="module is a LazyBatchNorm2d without parameters"):

@@ -171,5 +171,5 @@ def cases():
     for name, (length, message) in BAD_LENGTHS.items():
         yield f"length {name}", framed(TEXT, DATA, length), message
     for at in CUTS:
-        message = "does not fit|'weight' ends at byte 20 of the data|'num_batches_tracked' ends at byte 88"
+        message = "is empty|does not fit|'weight' ends at byte 20 of the data|'num_batches_tracked' ends at byte 88"
         yield f"cut at {at}", safetensors()[:at], message
