@@ -72,9 +72,16 @@ def contract_in_float64(x, axis, eps=1e-5):
 
 
 @extended
-@pytest.mark.parametrize("ratio", [*RATIOS, 1e8], ids="{:g}".format)
+@pytest.mark.parametrize("ratio", [*RATIOS, 1e8, 1e12, 1e15], ids="{:g}".format)
 def test_float64(ratio, layout):
     contract_in_float64(array(case(64, 7, 7, 7), layout, np.float64, mean=ratio), axis_of(layout))
+
+
+@extended
+def test_neighbours_in_float64(layout):
+    # A mean of 1e16 deviations: the pivot must be the mean that was found, to the last bit.
+    x = np.broadcast_to(np.array([0.1 + 0.2, 0.3] * 50).reshape(-1, 1), (100, 3))
+    contract_in_float64(arranged(np.array(x), layout), axis_of(layout), eps=1e-37)
 
 
 def words(value):

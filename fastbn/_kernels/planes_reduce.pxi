@@ -287,14 +287,17 @@ cdef inline void add_channel(
         add_span(BFLOAT16, s, m, scale, shift, gate, out, kind)
 
 
+cdef inline real center_of(bint whole, double mean, const real* kind) noexcept nogil:
+    # The pivot of a second reading: the mean that was found.
+    return <real> (rint(mean) if whole else mean)
+
+
 cdef inline real pivot_of(bint whole, double mean, const real* kind) noexcept nogil:
-    # A double keeps 30 bits: x - pivot is then exact wherever x is not much closer to zero, and the square of a value
-    # that exceeds all others has one rounding, not three.
+    # That of the first: the mean of a sample. A double keeps 30 bits of it: x - pivot is then exact wherever x is not
+    # much closer to zero, and the square of a value that exceeds all others has one rounding, not three.
     cdef double high = 8388609.0 * mean
     high = high - (high - mean)
-    if whole:
-        return <real> rint(mean)
-    return <real> (high if real is double and finite(high) else mean)
+    return center_of(whole, high if real is double and finite(high) else mean, kind)
 
 
 cdef void span_moments(
@@ -322,7 +325,7 @@ cdef void span_moments(
             if lane is float:
                 span_moments(channel_of(s, c), out + c, kind, <double> 0)
             elif finite(out[c].mean):
-                pivot[c] = pivot_of(s.whole, out[c].mean, kind)
+                pivot[c] = center_of(s.whole, out[c].mean, kind)
                 add_channel(channel_of(s, c), pivot[c], 0, 0, MOMENTS, sums + 2 * c, of)
                 out[c] = moments_about(<double> pivot[c], n, sums[2 * c], sums[2 * c + 1])
 

@@ -373,7 +373,7 @@ cdef void center_columns(
             e[c] = 0
             q[c] = 0
             for k in range(repeats):
-                pivot[k * channels + c] = pivot_of(whole, mean, kind)
+                pivot[k * channels + c] = center_of(whole, mean, kind)
     while some and w < u.width:
         width = least(TILE, u.width - w)
         here = False
