@@ -142,7 +142,7 @@ class Checkpointed:
             As in `fastbn.checkpoints.convert`; needed where the layer's `unbiased` is not the convention's.
         append : bool
             Keep what else is in the file, and replace this layer in it. Without it a file that holds anything else is
-            an error. The file is read into memory and written anew.
+            an error. The file is read into memory and rewritten.
 
         Raises
         ------

@@ -219,7 +219,7 @@ def inference_saved(
 ) -> Saved:
     """Return what `batch_norm_backward` needs of a `batch_norm_inference`, which returns nothing of the kind.
 
-    Without a ReLU only whether there is a residual matters, and True will do for one.
+    Without a ReLU the values of a residual are not used, and True can stand for it.
     `count`, if it is given, is that of the training batch of which x is a part, and whose statistics these are.
     """
     if count is None:

@@ -248,7 +248,7 @@ class ChannelStats:
         Raises
         ------
         TypeError, ValueError
-            If `ddof` is no integer, or negative.
+            If `ddof` is not an integer, or is negative.
         """
         ddof = check_integer(ddof, "ddof", 0)
         count, m2 = self._moments.count, self._moments.m2

@@ -363,7 +363,7 @@ def changed(*keys, value):
     return change
 
 
-NO_FILE, DAMAGED = "is no file that this version of python -m fastbn stats wrote", "is damaged: "
+NO_FILE, DAMAGED = "is not a resume file of this version of python -m fastbn stats", "is damaged: "
 BAD = {
     "empty": (lambda content: "", NO_FILE),
     "cut short": (lambda content: json.dumps(content)[:-1], DAMAGED),

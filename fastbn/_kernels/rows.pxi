@@ -171,8 +171,7 @@ cdef void merge_channels(Job* job, real* coef, Py_ssize_t c0, Py_ssize_t stop) n
     cdef double[TILE] t1
     cdef double[TILE] t2
     cdef double[TILE] t3
-    cdef double[TILE] rest1
-    cdef double[TILE] rest2
+    cdef double[TILE] low2
     cdef double n, before, delta, rest
     cdef Pair pair
     cdef const double* p1
@@ -198,27 +197,26 @@ cdef void merge_channels(Job* job, real* coef, Py_ssize_t c0, Py_ssize_t stop) n
                     t1[j] = p1[j]
                     t2[j] = p2[j]
                     t3[j] = p3[j] if job.g.p == NULL else 0
-                    rest1[j] = 0
-                    rest2[j] = 0
+                    low2[j] = 0
             elif job.g.p != NULL:
                 for j in range(width):
-                    add_to_sum(&t1[j], &rest1[j], p1[j])
-                    add_to_sum(&t2[j], &rest2[j], p2[j])
+                    t1[j] += p1[j]
+                    t2[j] += p2[j]
             else:
                 for j in range(width):
                     distance(t1[j], t3[j], p1[j], p3[j], &delta, &rest)
                     add_to_mean(&t1[j], &t3[j], delta * pair.share + t3[j])
-                    add_to_sum(&t2[j], &rest2[j], p2[j])
-                    add_between(&t2[j], &rest2[j], delta, rest, pair)
+                    add_to_sum(&t2[j], &low2[j], p2[j])
+                    add_between(&t2[j], &low2[j], delta, rest, pair)
             before += n
         for j in range(width):
             moments.n = before
             moments.mean = t1[j]
             moments.low = t3[j]
             moments.m2 = t2[j]
-            moments.rest = rest2[j]
-            sums[0] = whole_sum(t1[j], rest1[j])
-            sums[1] = whole_sum(t2[j], rest2[j])
+            moments.rest = low2[j]
+            sums[0] = t1[j]
+            sums[1] = t2[j]
             set_result(job, c + j, &moments, sums)
         c += TILE
     if job.y.p != NULL:

@@ -2,8 +2,8 @@
 #
 # a) The same two sums as in planes_reduce.pxi. Four rows are taken at once, each read from end to end, and added to
 #    each other before they are added to the running sums: a quarter of the rounding, a quarter of the traffic to the
-#    sums, which are in the first-level cache. After FLUSH_ROWS rows the sums go to double, those of doubles to two
-#    words.
+#    sums, which are in the first-level cache. After FLUSH_ROWS rows the sums go to double; the moments of
+#    doubles go to two words.
 # b) The pivot of a column is the mean of a sample of rows, and judged as in planes_reduce.pxi.
 # c) Columns whose float sums overflowed or underflowed, or whose pivot was far off, are summed again in double, at last
 #    about the mean that was found, and no others: the bits of a column do not depend on its neighbours.
@@ -249,7 +249,7 @@ cdef inline void sum_columns_of(
         m[w] = m_in[first + w]
         out1[w] = 0
         out2[w] = 0
-        if real is double:
+        if real is double and u.gate == MOMENTS:
             rest1[w] = 0
             rest2[w] = 0
     if u.gate == REPLAY:
@@ -280,7 +280,7 @@ cdef inline void sum_columns_of(
                 out1[w] += s1[w]
                 out2[w] += s2[w]
         i = stop
-    if real is double:
+    if real is double and u.gate == MOMENTS:
         for w in range(width):
             out1[w] = whole_sum(out1[w], rest1[w])
             out2[w] = whole_sum(out2[w], rest2[w])

@@ -68,7 +68,7 @@ def read(archive: Archive, prefix: str, convention: Convention) -> tuple[dict[st
     Raises
     ------
     ValueError
-        If there is no such layer, or one that is malformed.
+        If the layer is missing or malformed.
     """
     full = without_prefix({name: name for name in archive.under(prefix)}, prefix)
     names = match(full, convention)

@@ -50,7 +50,7 @@ def fold_conv(
     bias : array_like of one of these, not necessarily the same, shape (O,), or None
     bn : BatchNorm or ChannelAffine
         With O channels. Of a layer, the running averages count, whatever its mode. Its axis does not matter. A subclass
-        with a ``__call__`` of its own must have a ``frozen`` of its own too.
+        that overrides ``__call__`` must override ``frozen`` too.
     groups : int
         1 for a full convolution, the number of channels for a depthwise one.
     transposed : bool

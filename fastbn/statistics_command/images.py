@@ -130,7 +130,7 @@ def values(strip: Any, mode: str, unsigned: bool) -> NDArray[Any]:
 
 
 def raw_modes(image: Any) -> list[str]:
-    """Return how the values of an image that has not been decoded are stored, as far as its format says so."""
+    """Return how an image stores its values, if its format tells that before it is decoded."""
     arguments = [tile[3] for tile in image.tile]
     firsts = [given[0] if isinstance(given, tuple) and given else given for given in arguments]
     return [first for first in firsts if isinstance(first, str)]

@@ -106,7 +106,7 @@ def read(path: Path, most: int) -> bytes:
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if file.read(len(BEGINNING)) != BEGINNING:
-            raise CommandError(f"{path}: is no file that this version of python -m fastbn stats wrote when interrupted")
+            raise CommandError(f"{path}: is not a resume file of this version of python -m fastbn stats")
         if size > most:
             raise CommandError(
                 f"{path}: has {limits.shown(size)}; expected up to {limits.shown(most)}; see --max-memory")
