@@ -30,6 +30,7 @@ X86_64 = {
     "v4": (["-march=x86-64-v4"], ["-mprefer-vector-width=512"]),
 }
 ELSEWHERE = {"base": ([], [])}
+LEVELS = {**X86_64, **ELSEWHERE}
 
 # -ffast-math and its parts are never used: they change results, and at link they turn subnormals off for the process.
 # Without contraction every level rounds alike, which is what makes the bits the same.
@@ -223,19 +224,19 @@ class BuildKernels(build_ext):
         inline = compiler.inline()
         openmp_compile, openmp_link = compiler.openmp()
         for extension in self.extensions:
-            level = extension.name.rpartition("._")[2]
-            if extension.name.startswith("fastbn._kernels._"):
+            module = extension.name.rpartition(".")[2]
+            if module in LEVELS:
                 extension.define_macros = [*extension.define_macros, *inline]
-                needed, wanted = {**X86_64, **ELSEWHERE}[level]
+                needed, wanted = LEVELS[module]
                 extension.extra_compile_args = [*common, *openmp_compile, *compiler.required(needed),
                                                 *compiler.wanted(wanted)]
                 extension.extra_link_args = list(openmp_link)
             else:
                 extension.extra_compile_args = list(base)
-            if extension.name in ("fastbn._kernels.fork", "fastbn._kernels.runtime"):
+            if module in ("fork", "runtime"):
                 extension.extra_compile_args += openmp_compile
                 extension.extra_link_args = [*openmp_link, *(["-ldl"] if sys.platform == "linux" else [])]
-            if extension.name == "fastbn._kernels.cpu":
+            if module == "cpu":
                 flags = " ".join([*common, *openmp_compile])
                 extension.define_macros = [*extension.define_macros, ("FASTBN_FLAGS", f'"{flags}"')]
         self.translate({"compiler": compiler.identity(), "flags": [common, inline, openmp_compile, openmp_link]})
@@ -289,10 +290,10 @@ class CopyPython(build_py):
 
 
 def extension(name):
-    """Return the Extension of a module of the package."""
+    """Return the Extension of a module of fastbn._core."""
     return Extension(
-        f"fastbn.{name}",
-        [f"fastbn/{name.replace('.', '/')}.pyx"],
+        f"fastbn._core.{name}",
+        [f"fastbn/_core/{name.replace('.', '/')}.pyx"],
         include_dirs=[np.get_include()],
         define_macros=[(name, "NPY_1_25_API_VERSION") for name in ("NPY_NO_DEPRECATED_API", "NPY_TARGET_VERSION")],
     )
@@ -341,8 +342,8 @@ setup(
     long_description=long_description(),
     long_description_content_type="text/markdown",
     # Those that take longest come first, so that the short ones fill the time of the last.
-    ext_modules=[extension(name) for name in (*(f"_kernels._{level}" for level in levels()),
-                                              "_layout", "_kernels.cpu", "_kernels.fork", "_kernels.runtime")],
+    ext_modules=[extension(name) for name in (
+        *(f"kernels.{level}" for level in levels()), "views", "kernels.cpu", "kernels.fork", "kernels.runtime")],
     cmdclass={"build_ext": BuildKernels, "build_py": CopyPython},
     options=options(),
 )

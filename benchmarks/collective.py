@@ -16,8 +16,8 @@ from mpi4py import MPI
 
 import fastbn
 from benchmarks.cases import filled
-from fastbn._peers import HEADER, channel_of
-from fastbn.sync import merge, total
+from fastbn.layers.ranks import HEADER, channel_of
+from fastbn.layers.sync import merge, total
 
 if TYPE_CHECKING:
     from collections.abc import Callable

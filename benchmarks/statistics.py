@@ -24,7 +24,7 @@ from benchmarks import floors
 from benchmarks.cases import Case, filled
 from benchmarks.compare.tables import table, time
 from benchmarks.timing import best_time
-from tests import exact
+from tests.statistics import rational as exact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

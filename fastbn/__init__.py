@@ -5,19 +5,19 @@
 and its relatives make it part of the layer beside it.
 """
 
-from fastbn._source_tree import use_built
+from fastbn._core.source_tree import use_built
 
 use_built(__path__)
 
 from fastbn import functional  # noqa: E402
-from fastbn._config import __version__, show_config  # noqa: E402
-from fastbn._threads import get_num_threads, num_threads, set_num_threads  # noqa: E402
+from fastbn._core.config import __version__, show_config  # noqa: E402
+from fastbn._core.threads import get_num_threads, num_threads, set_num_threads  # noqa: E402
 from fastbn.affine import ChannelAffine  # noqa: E402
-from fastbn.batchnorm import BatchNorm  # noqa: E402
 from fastbn.folding import fold_before_conv, fold_before_linear, fold_conv, fold_linear  # noqa: E402
-from fastbn.population import population_statistics  # noqa: E402
-from fastbn.stats import ChannelStats  # noqa: E402
-from fastbn.sync import SyncBatchNorm  # noqa: E402
+from fastbn.layers.batchnorm import BatchNorm  # noqa: E402
+from fastbn.layers.population import population_statistics  # noqa: E402
+from fastbn.layers.sync import SyncBatchNorm  # noqa: E402
+from fastbn.statistics.channel_stats import ChannelStats  # noqa: E402
 
 __all__ = [
     "BatchNorm",

@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastbn import _threads
-from fastbn._config import __version__, config, describe
-from fastbn._console import (
+from fastbn._core import threads as _threads
+from fastbn._core.config import __version__, config, describe
+from fastbn.cli import fold as folding
+from fastbn.cli.console import (
     FAILED,
     WRONG_ARGUMENTS,
     OutputError,
@@ -23,8 +24,7 @@ from fastbn._console import (
     show,
     tell,
 )
-from fastbn.folding import command as folding
-from fastbn.statistics_command import command as statistics
+from fastbn.cli.stats import command as statistics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,7 +106,7 @@ def info(arguments: argparse.Namespace) -> int:
 def demo(arguments: argparse.Namespace) -> int:
     """Run the demonstration, or say what it needs."""
     try:
-        from fastbn.demo.command import run
+        from fastbn.cli.demo.command import run
     except ModuleNotFoundError as error:
         missing = DEMO_EXTRA.get((error.name or "").partition(".")[0])
         if missing is None:

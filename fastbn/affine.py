@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbn import _images
-from fastbn._checks import channels, check_activation, check_integer
-from fastbn._dispatch import kernels
-from fastbn._layout import is_image
-from fastbn._saved import Saved
-from fastbn._tensors import as_constant, to_float
-from fastbn._threads import check as check_threads
+from fastbn._core import images
+from fastbn._core.checks import channels, check_activation, check_integer
+from fastbn._core.dispatch import kernels
+from fastbn._core.saved import Saved
+from fastbn._core.tensors import as_constant, to_float
+from fastbn._core.threads import check as check_threads
+from fastbn._core.views import is_image
 from fastbn.functional import relu_coefficients
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-    from fastbn._checks import Activation
+    from fastbn._core.checks import Activation
 
 
 class ChannelAffine:
@@ -198,7 +198,7 @@ class ChannelAffine:
         if scale is not None:
             return scaled(scale)
         own = scaled(1.0)
-        own._integers.update({kind: scaled(1 / np.iinfo(kind).max) for kind in _images.IMAGES})
+        own._integers.update({kind: scaled(1 / np.iinfo(kind).max) for kind in images.IMAGES})
         return own
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -270,7 +270,7 @@ class ChannelAffine:
         if axis is None:
             axis = self.axis
         if out_axis is not None or dtype is not None or is_image(x):
-            y: NDArray[Any] = _images.convert(self, x, residual, activation, out, axis, out_axis, dtype)
+            y: NDArray[Any] = images.convert(self, x, residual, activation, out, axis, out_axis, dtype)
             return y
         return kernels.inference(x, axis, self._constants, residual, out, code, slope, self.num_threads)
 

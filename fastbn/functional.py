@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbn import _layout
-from fastbn._checks import check_activation, check_eps
-from fastbn._dispatch import kernels
-from fastbn._saved import Saved, check_variance, normalizing
-from fastbn._tensors import as_constant
-from fastbn._threads import check as check_threads
+from fastbn._core import views
+from fastbn._core.checks import check_activation, check_eps
+from fastbn._core.dispatch import kernels
+from fastbn._core.saved import Saved, check_variance, normalizing
+from fastbn._core.tensors import as_constant
+from fastbn._core.threads import check as check_threads
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from fastbn._checks import Activation
+    from fastbn._core.checks import Activation
 
 __all__ = ["Saved", "batch_norm_backward", "batch_norm_inference", "batch_norm_training"]
 
@@ -24,7 +24,7 @@ __all__ = ["Saved", "batch_norm_backward", "batch_norm_inference", "batch_norm_t
 def check_vectors(channels: int, **vectors: Any) -> None:
     """Raise an error unless each vector is None or of shape (channels,) and a supported dtype."""
     for name, vector in vectors.items():
-        _layout.check_vector(vector, channels, name)
+        views.check_vector(vector, channels, name)
 
 
 def batch_norm_training(
@@ -90,11 +90,11 @@ def batch_norm_training(
     >>> saved.mean, saved.var
     (array([ 2., 20.]), array([  1., 100.]))
     """
-    return train(_layout.view(x, axis), gamma, beta, eps, residual, activation, out, num_threads)
+    return train(views.view(x, axis), gamma, beta, eps, residual, activation, out, num_threads)
 
 
 def train(
-    view: _layout.View,
+    view: views.View,
     gamma: ArrayLike | None,
     beta: ArrayLike | None,
     eps: float,
@@ -114,12 +114,12 @@ def train(
     if num_threads is not None:
         check_threads(num_threads)
     n, channels, s = view.shape
-    other = None if residual is None else _layout.like(view, residual, "residual")
+    other = None if residual is None else views.like(view, residual, "residual")
     if n * s == 1 and channels:
         raise ValueError(
             f"x has shape {view.array.shape}, one value per channel along axis {view.axis}, so there is no variance to "
             "learn from; use a larger batch, or given statistics (batch_norm_inference, or eval() on a layer)")
-    y = _layout.output(view, out, other)
+    y = views.output(view, out, other)
     if not view.size:
         check_vectors(channels, gamma=gamma, beta=beta)
         zeros = np.zeros(channels)
@@ -227,7 +227,7 @@ def inference_saved(
     mean64, var64, rstd = normalizing(mean, var, eps)
     if count == 0:
         rstd[...] = 0       # as of an empty training batch
-    view = _layout.view(x, axis)
+    view = views.view(x, axis)
     scale = shift = mask = arrangement = None
     if relu and residual is None:
         scale, shift = relu_coefficients(rstd, gamma, beta)
@@ -313,8 +313,8 @@ def gradients(
     all parts of a batch of ``saved.count`` values per channel, of which x is one.
     """
     view, gradient = backward_views(dy, x, saved, axis, num_threads)
-    dx = _layout.output(view, out, gradient)
-    dresidual = _layout.output(view) if saved._residual else None
+    dx = views.output(view, out, gradient)
+    dresidual = views.output(view) if saved._residual else None
     given = None
     if sums is not None:
         dbeta, about_mean = sums
@@ -349,7 +349,7 @@ def gradient_sums(
     return out
 
 
-def left_over(saved: Saved, view: _layout.View) -> NDArray[np.float64]:
+def left_over(saved: Saved, view: views.View) -> NDArray[np.float64]:
     """Return the mean less what the kernels take for it, which is rounded to what they compute in."""
     dtype = np.float64 if view.array.dtype == np.float64 else np.float32
     with np.errstate(over="ignore", invalid="ignore"):
@@ -359,11 +359,11 @@ def left_over(saved: Saved, view: _layout.View) -> NDArray[np.float64]:
 
 def backward_views(
     dy: ArrayLike, x: ArrayLike, saved: Saved, axis: int, num_threads: int | None
-) -> tuple[_layout.View, _layout.View]:
+) -> tuple[views.View, views.View]:
     """Return views of x and dy, after a check that they are those of the forward."""
     if not isinstance(saved, Saved):
         raise TypeError(f"saved must be a Saved, the second value of batch_norm_training, got {type(saved).__name__}")
     if num_threads is not None:
         check_threads(num_threads)
     view = saved._view_of(x, axis)
-    return view, _layout.like(view, dy, "dy")
+    return view, views.like(view, dy, "dy")

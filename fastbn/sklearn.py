@@ -24,12 +24,13 @@ except ImportError as error:
     raise ImportError(
         f"fastbn.sklearn needs scikit-learn 1.6 or newer: pip install 'fastbn[sklearn]' ({error})") from None
 
-from fastbn import _layout, _sparse
-from fastbn._checks import channels, check_choice, check_flag, check_integer, counted
-from fastbn._dispatch import kernels
-from fastbn._extrema import reduced
-from fastbn._scaled import Scaled, power_of_two
-from fastbn.stats import ChannelStats
+from fastbn._core import views
+from fastbn._core.checks import channels, check_choice, check_flag, check_integer, counted
+from fastbn._core.dispatch import kernels
+from fastbn.statistics import sparse as _sparse
+from fastbn.statistics.channel_stats import ChannelStats
+from fastbn.statistics.extrema import reduced
+from fastbn.statistics.scaled import Scaled, power_of_two
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -223,7 +224,7 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         none = np.zeros_like(self.mean_)
         mean, low = (self.mean_, self.mean_low_) if self.with_mean else (none, none)
         out = None if copies or not array.flags.writeable else array
-        return affine(array, _layout.axis_of(self.axis, array.ndim), mean, low, self.scale_, inverse, out)
+        return affine(array, views.axis_of(self.axis, array.ndim), mean, low, self.scale_, inverse, out)
 
     def _checked(self, X: ArrayLike, reset: bool) -> Any:  # noqa: N803
         for name in ("copy", "with_mean", "with_std"):
@@ -237,7 +238,7 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         array: Any = check_array(
             X, accept_sparse=("csr", "csc"), dtype=DTYPES[:2] if sparse else DTYPES, allow_nd=True, estimator=self,
             ensure_all_finite=True if self.nan_policy == "raise" else "allow-nan", input_name="X")
-        axis = _layout.axis_of(self.axis, array.ndim)
+        axis = views.axis_of(self.axis, array.ndim)
         if axis == 0:
             raise ValueError(
                 f"axis is {self.axis}, along which the samples of X with shape {array.shape} lie; expected another")
@@ -279,7 +280,7 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
 
     def _statistics(self, array: Any, weights: NDArray[np.float64] | None) -> Scaled:
         # Of an array or sparse matrix whose values and dtype have been checked.
-        axis = _layout.axis_of(self.axis, array.ndim)
+        axis = views.axis_of(self.axis, array.ndim)
 
         def read(exponent: NDArray[np.int64] | None) -> ChannelStats:
             if issparse(array):

@@ -32,9 +32,9 @@ def with_residual(request):
 @pytest.fixture
 def default_threads():
     """Leaves the thread count of the process as it was."""
-    before = fastbn._threads._process
+    before = fastbn._core.threads._process
     yield
-    fastbn._threads._process = before
+    fastbn._core.threads._process = before
 
 
 @pytest.fixture

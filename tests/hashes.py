@@ -1,6 +1,6 @@
 """Prints, for the ISA level this process runs on, a hash of every result of every case at several thread counts.
 
-``python -m tests.hashes`` is what tests/test_bits.py starts once a level, with FASTBN_ISA set.
+``python -m tests.hashes`` is what tests/_core/test_bits.py starts once a level, with FASTBN_ISA set.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from fastbn import ChannelAffine, ChannelStats
-from fastbn._dispatch import isa
+from fastbn._core.dispatch import isa
 from fastbn.functional import batch_norm_backward, batch_norm_inference, batch_norm_training
 from tests.cases import CASES, DTYPES, LARGE_CASES, LAYOUTS, inputs
 

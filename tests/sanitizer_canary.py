@@ -13,7 +13,7 @@ PROGRAM = """
 import ctypes
 import numpy as np
 import fastbn
-from fastbn._dispatch import kernels
+from fastbn._core.dispatch import kernels
 
 assert kernels.openmp_version(), "this build has no OpenMP"
 
@@ -34,7 +34,7 @@ def main() -> int:
     status = 0
     for report, address in FAULTS.items():
         done = run("-c", PROGRAM.format(address=address))
-        if done.returncode and report in done.stderr and "fastbn/_kernels/" in done.stderr:
+        if done.returncode and report in done.stderr and "fastbn/_core/kernels/" in done.stderr:
             print(f"reported: {report}")
         else:
             print(f"NOT reported: {report}\n{done.stderr}")

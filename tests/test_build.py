@@ -50,12 +50,12 @@ def test_how_many_at_once(cpus, arguments, expected):
     parallel, *names = output(PROGRAM.format(cpus=cpus, arguments=arguments)).split()
     assert int(parallel) == expected
     # The large ones first.
-    assert names[-4:] == ["fastbn._layout", "fastbn._kernels.cpu", "fastbn._kernels.fork", "fastbn._kernels.runtime"]
+    assert names[-4:] == [f"fastbn._core.{name}" for name in ("views", "kernels.cpu", "kernels.fork", "kernels.runtime")]
 
 
 def test_a_32_bit_python_on_a_64_bit_system_has_no_levels_of_x86_64():
     program = "import sys; sys.maxsize = 2**31 - 1\n" + PROGRAM.format(cpus=1, arguments=["build_ext"])
-    assert output(program).split()[1] == "fastbn._kernels._base"
+    assert output(program).split()[1] == "fastbn._core.kernels.base"
 
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -190,10 +190,10 @@ setuptools.setup = small
 sys.argv = ["setup.py", *{commands}]
 runpy.run_path("setup.py", run_name="__main__")
 """
-SMALL = ("fastbn._kernels.cpu", "fastbn._kernels.fork")
+SMALL = ("fastbn._core.kernels.cpu", "fastbn._core.kernels.fork")
 FLAGS = """
 import sys
-sys.path.insert(0, {folder!r} + "/fastbn/_kernels")     # without the package, which needs all of its modules
+sys.path.insert(0, {folder!r} + "/fastbn/_core/kernels")     # without the package, which needs all of its modules
 import cpu, fork
 print(cpu.compiler(), cpu.flags(), fork.state, sep="|")
 """
@@ -246,13 +246,13 @@ def test_all_is_built_again_when_the_way_of_building_changes(checkout):
 @needs_compiler
 def test_files_of_an_earlier_build_are_removed(checkout):
     out, _ = build(checkout)
-    names = (f"_kernels/_v9{SUFFIX}", f"gone{SUFFIX}", "gone.py", "_kernels/gone.py")
+    names = (f"_core/kernels/v9{SUFFIX}", f"gone{SUFFIX}", "gone.py", "_core/kernels/gone.py")
     stale = [out / "fastbn" / name for name in names]
     for path in stale:
         path.touch()
     build(checkout)
     assert not [path for path in stale if path.exists()]
-    assert (out / "fastbn" / "_kernels" / "__init__.py").exists()
+    assert (out / "fastbn" / "_core" / "kernels" / "__init__.py").exists()
 
 
 @needs_compiler

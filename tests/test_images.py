@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fastbn import ChannelAffine
-from fastbn._images import MOST_TABLES
-from fastbn._rounding import rounded
+from fastbn._core.images import MOST_TABLES
+from fastbn._core.rounding import rounded
 from tests.compare import same_bits
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

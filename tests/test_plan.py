@@ -7,7 +7,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fastbn import ChannelAffine, _dispatch
+from fastbn import ChannelAffine
+from fastbn._core import dispatch
 from tests.cases import CASES, LARGE_CASES, inputs
 from tests.compare import same_bits
 from tests.process import output
@@ -76,8 +77,8 @@ def test_a_pickle_may_go_to_another_machine():
     plan = ChannelAffine([1.0, 2.0], [2.0, 2.0], [0.0, 1.0]).bind((1, 2))
     code = (f"import pickle, numpy as np; plan = pickle.loads({pickle.dumps(plan)!r}); "
             "print(type(plan).__module__, plan(np.full((1, 2), 2, np.float32), np.empty((1, 2), np.float32)))")
-    for isa in _dispatch.supported():
-        assert output(code, FASTBN_ISA=isa) == f"fastbn._kernels._{isa} [[2. 1.]]"
+    for isa in dispatch.supported():
+        assert output(code, FASTBN_ISA=isa) == f"fastbn._core.kernels.{isa} [[2. 1.]]"
 
 
 X = np.arange(12, dtype=np.float32).reshape(4, 3)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn import BatchNorm, ChannelAffine, fold_conv
-from fastbn.demo.network import CLASSES, WIDTHS, convolve, patches
+from fastbn.cli.demo.network import CLASSES, WIDTHS, convolve, patches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,8 +8,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from fastbn import BatchNorm, ChannelAffine, ChannelStats
-from fastbn.demo.network import Network
-from fastbn.demo.training import Digits, Run, load, train_epoch
+from fastbn.cli.demo.network import Network
+from fastbn.cli.demo.training import Digits, Run, load, train_epoch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,11 +1,11 @@
-"""The kernels of all ISA levels: `fastbn._dispatch` imports one of them by its name."""
+"""The kernels of all ISA levels: `fastbn._core.dispatch` imports one of them by its name."""
 
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-KERNELS = Path(__file__).parents[1] / "_kernels"
+KERNELS = Path(__file__).parents[1] / "_core" / "kernels"
 
 hiddenimports = sorted({
-    f"fastbn._kernels.{file.name.removesuffix(suffix)}"
+    f"fastbn._core.kernels.{file.name.removesuffix(suffix)}"
     for suffix in EXTENSION_SUFFIXES for file in KERNELS.glob(f"*{suffix}") if "." not in file.name.removesuffix(suffix)
 })

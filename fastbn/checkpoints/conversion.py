@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import numpy as np
 
-from fastbn._checks import check_flag, check_integer, check_momentum
+from fastbn._core.checks import check_flag, check_integer, check_momentum
 from fastbn.checkpoints.conventions import COUNTER, VECTORS, Convention, find
 
 if TYPE_CHECKING:

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastbn._reading import open_regular
-from fastbn._state import check_exact, check_initial_weight
-from fastbn._writing import replace
+from fastbn._core.reading import open_regular
+from fastbn._core.writing import replace
 from fastbn.checkpoints.conventions import COUNTER, Convention
 from fastbn.checkpoints.conversion import check_shapes, check_state, match, without_prefix
 from fastbn.checkpoints.npz import Npz
 from fastbn.checkpoints.safetensors import Safetensors
 from fastbn.checkpoints.settings import Settings, decode
+from fastbn.layers.state import check_exact, check_initial_weight
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbn._checks import check_flag
+from fastbn._core.checks import check_flag
 from fastbn.checkpoints import files
 from fastbn.checkpoints.conventions import CONVENTIONS, Convention, find
 from fastbn.checkpoints.conversion import Choices, check_prefix, convert, convert_momentum
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Unpack
 
-    from fastbn._checkpointed import Checkpointable, Layer
     from fastbn.checkpoints.archive import Archive
+    from fastbn.layers.checkpointed import Checkpointable, Layer
 
 FASTBN = CONVENTIONS["fastbn"]
 

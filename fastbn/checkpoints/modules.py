@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastbn._checks import counted
-from fastbn._overrides import check_methods
+from fastbn._core.checks import counted
+from fastbn._core.overrides import check_methods
 
 
 def check_module(module: Any, bases: tuple[type[Any], ...]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbn._overrides import check_methods
+from fastbn._core.overrides import check_methods
 from fastbn.checkpoints.conventions import CONVENTIONS
 from fastbn.checkpoints.conversion import as_array, convert, convert_momentum
 from fastbn.checkpoints.layers import FASTBN, build
@@ -17,7 +17,7 @@ from fastbn.checkpoints.modules import check_module
 from fastbn.checkpoints.settings import Settings
 
 if TYPE_CHECKING:
-    from fastbn._checkpointed import Layer
+    from fastbn.layers.checkpointed import Layer
 
 MODULES = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")
 LAZY = ("LazyBatchNorm1d", "LazyBatchNorm2d", "LazyBatchNorm3d")

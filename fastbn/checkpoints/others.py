@@ -6,12 +6,12 @@ import os
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from fastbn._checks import check_flag
-from fastbn._state import EXTRA
+from fastbn._core.checks import check_flag
 from fastbn.checkpoints import files
 from fastbn.checkpoints.conventions import CONVENTIONS, Convention
 from fastbn.checkpoints.conversion import abbreviated
 from fastbn.checkpoints.settings import prefix_of, prefixes_of
+from fastbn.layers.state import EXTRA
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping

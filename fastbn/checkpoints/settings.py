@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, TypedDict
 
-from fastbn._checks import check_eps, check_momentum
+from fastbn._core.checks import check_eps, check_momentum
 from fastbn.checkpoints.header import shortened
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike
 
-    from fastbn._checkpointed import Checkpointable
+    from fastbn.layers.checkpointed import Checkpointable
 
 
 class Settings(TypedDict, total=False):

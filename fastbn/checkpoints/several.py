@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fastbn.batchnorm import BatchNorm
 from fastbn.checkpoints import files
 from fastbn.checkpoints.conventions import Convention, find
 from fastbn.checkpoints.conversion import check_prefix
 from fastbn.checkpoints.layers import entries_of, layer_of
 from fastbn.checkpoints.others import layers_in, put
+from fastbn.layers.batchnorm import BatchNorm
 
 if TYPE_CHECKING:
     import os

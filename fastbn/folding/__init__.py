@@ -4,9 +4,9 @@
 one that comes before it. ``python -m fastbn fold`` does all of a graph in an ONNX file.
 """
 
-from fastbn.folding._certificate import Certificate
-from fastbn.folding._fold import Folded
+from fastbn.folding.certificate import Certificate
 from fastbn.folding.errors import FoldingError
+from fastbn.folding.folded import Folded
 from fastbn.folding.parameters import fold_before_conv, fold_before_linear, fold_conv, fold_linear
 
 __all__ = [

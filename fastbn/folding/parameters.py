@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastbn._checks import check_flag
-from fastbn._overrides import check_methods
+from fastbn._core.checks import check_flag
+from fastbn._core.overrides import check_methods
 from fastbn.affine import ChannelAffine
-from fastbn.batchnorm import BatchNorm
-from fastbn.folding._borders import (
+from fastbn.folding.borders import (
     all_taps_everywhere,
     check_conv_borders,
     check_padding,
@@ -16,9 +15,10 @@ from fastbn.folding._borders import (
     check_transposed_borders,
     per_axis,
 )
-from fastbn.folding._certificate import Probe
-from fastbn.folding._fold import Folded, check_channels, constant_of, fold_after, fold_before
-from fastbn.folding._layer import Layer
+from fastbn.folding.certificate import Probe
+from fastbn.folding.folded import Folded, check_channels, constant_of, fold_after, fold_before
+from fastbn.folding.layer import Layer
+from fastbn.layers.batchnorm import BatchNorm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

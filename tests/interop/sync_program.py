@@ -17,7 +17,7 @@ import pytest
 from mpi4py import MPI
 
 import fastbn
-from fastbn._dispatch import kernels
+from fastbn._core.dispatch import kernels
 from fastbn.functional import batch_norm_inference
 from tests import oracle
 from tests.cases import array, axis_of, case

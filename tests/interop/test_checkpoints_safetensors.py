@@ -8,10 +8,10 @@ safetensors = pytest.importorskip("safetensors", reason="the interop extra is no
 from safetensors.numpy import load_file, save_file  # noqa: E402
 
 from fastbn import BatchNorm  # noqa: E402
-from tests.checkpoint_files import state  # noqa: E402
+from tests.checkpoints.files import state  # noqa: E402
+from tests.checkpoints.malformed.safetensors import cases  # noqa: E402
 from tests.compare import same_bits  # noqa: E402
-from tests.layers import STATE, trained  # noqa: E402
-from tests.malformed.safetensors import cases  # noqa: E402
+from tests.layers.trained import STATE, trained  # noqa: E402
 
 # Files that the package takes, and fastbn does not: keys that the format does not have, names that come twice (the
 # format forbids them), white space before the header (the format has it begin with a brace), metadata of null, more
@@ -74,7 +74,7 @@ def test_what_the_package_refuses_is_refused():
 
 
 def test_the_package_takes_the_right_file_of_the_corpus():
-    from tests.checkpoint_files import safetensors as made
+    from tests.checkpoints.files import safetensors as made
 
     names = [name for name, _ in safetensors.deserialize(made())]
     assert sorted(names) == sorted(state())

@@ -3,7 +3,7 @@
 import pytest
 
 from fastbn.__main__ import main
-from fastbn._console import OutputError
+from fastbn.cli.console import OutputError
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
@@ -31,7 +31,7 @@ def test_a_picture_without_standard_output(code, messages, demo, monkeypatch, ca
     def refuse(*lines):
         raise OutputError("standard output: is full", code)
 
-    monkeypatch.setattr("fastbn.demo.command.show", refuse)
+    monkeypatch.setattr("fastbn.cli.demo.command.show", refuse)
     assert demo() == (code, True)
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fastbn import ChannelStats
-from fastbn.distributed import channel_stats
+from fastbn.dask import channel_stats
 from tests import oracle
 from tests.compare import same_bits
 from tests.process import PATIENCE

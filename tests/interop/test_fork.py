@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from tests._core.test_fork import DEFINITIONS, SETUP
 from tests.process import output
-from tests.test_fork import DEFINITIONS, SETUP
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason=f"forks are guarded on Linux, not on {sys.platform}")
 
@@ -45,8 +45,8 @@ def test_with_the_runtime_of_intel():
         pytest.skip("intel-openmp is not installed, or has no libiomp5.so for this system")
     # It answers to libgomp's names, and sees to forks itself; pausing it would hang the fork.
     assert output(SETUP + """
-assert fastbn._config.config()["openmp"]["fork_guard"] == "not needed: the runtime is not GNU libgomp"
-assert "libiomp5" in fastbn._config.openmp_runtime()
+assert fastbn._core.config.config()["openmp"]["fork_guard"] == "not needed: the runtime is not GNU libgomp"
+assert "libiomp5" in fastbn._core.config.openmp_runtime()
 for fork in (os.fork, ctypes.PyDLL(None).fork):
     for _ in range(20):
         pid = fork()

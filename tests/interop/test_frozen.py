@@ -21,13 +21,13 @@ PROGRAM = """
 import json, sys
 import numpy as np
 import fastbn
-from fastbn import _dispatch
+from fastbn._core import dispatch
 from fastbn.__main__ import main
 
 x = np.random.default_rng(0).standard_normal((4, 3, 5, 7)).astype(np.float32)
 layer = fastbn.BatchNorm(3)
 y = layer(x)
-print(json.dumps({"built": _dispatch.built(), "supported": _dispatch.supported(), "isa": _dispatch.isa,
+print(json.dumps({"built": dispatch.built(), "supported": dispatch.supported(), "isa": dispatch.isa,
                   "y": y.tobytes().hex(), "dx": layer.backward(x).tobytes().hex()}))
 sys.stdout.flush()
 for path in sys.argv[1:]:
@@ -45,7 +45,7 @@ def installed():
     """Whether PyInstaller finds what it has to freeze, by the folder of its distribution and its entry point."""
     hooks = importlib.metadata.entry_points(group="pyinstaller40", name="hook-dirs")
     of_fastbn = [hook.dist for hook in hooks if hook.value == "fastbn._pyinstaller:hook_dirs"]
-    return any(Path(dist.locate_file("fastbn/_layout.pyi")).exists() for dist in of_fastbn)
+    return any(Path(dist.locate_file("fastbn/_core/views.pyi")).exists() for dist in of_fastbn)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the interop extra is not installed: no torch")
 
 from fastbn import BatchNorm, population_statistics  # noqa: E402
-from tests import exact  # noqa: E402
+from tests.statistics import rational as exact  # noqa: E402
 
 SIZES = (64, 2, 7, 33, 5)
 BATCHES = [5 * k + np.random.default_rng(k).standard_normal((n, 3)) for k, n in enumerate(SIZES)]

@@ -18,9 +18,9 @@ import zarr  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from fastbn.__main__ import main  # noqa: E402
-from fastbn.statistics_command import command, counting, grid, inputs  # noqa: E402
+from fastbn.cli.stats import command, counting, grid, inputs  # noqa: E402
+from tests.cli.stats.arrays import expect, normal, same, stats  # noqa: E402
 from tests.process import PATIENCE, settings  # noqa: E402
-from tests.statistics_files import expect, normal, same, stats  # noqa: E402
 
 SHAPES = {"L": (), "LA": (2,), "RGB": (3,), "RGBA": (4,)}
 

@@ -13,10 +13,10 @@ pytest.importorskip("PIL", reason="the images extra is not installed: no PIL")
 from PIL import EpsImagePlugin, Image
 
 from fastbn.__main__ import main
-from fastbn.statistics_command import grid, images
+from fastbn.cli.stats import grid, images
+from tests.cli.stats.arrays import expect, stats
+from tests.cli.stats.test_memory import peak
 from tests.process import run
-from tests.statistics_files import expect, stats
-from tests.test_statistics_command_memory import peak
 
 SIZE = (20, 30)
 UINT16 = np.random.default_rng(0).integers(0, 1 << 16, SIZE, np.uint16)

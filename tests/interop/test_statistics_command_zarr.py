@@ -11,8 +11,8 @@ import pytest
 zarr = pytest.importorskip("zarr", reason="the zarr extra is not installed: no zarr")
 
 from fastbn.__main__ import main  # noqa: E402
-from fastbn.statistics_command import inputs, zarr_metadata  # noqa: E402
-from tests.statistics_files import expect, normal, stats  # noqa: E402
+from fastbn.cli.stats import inputs, zarr_metadata  # noqa: E402
+from tests.cli.stats.arrays import expect, normal, stats  # noqa: E402
 
 CODEC = "expected blosc, bytes, bz2, crc32c, delta, gzip, lz4, lzma, shuffle, transpose, zlib or zstd"
 BYTES = {"name": "bytes", "configuration": {"endian": "little"}}

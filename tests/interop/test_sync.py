@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from fastbn.sync import merge
+from fastbn.layers.sync import merge
 from tests.interop import mpi
 
 PROGRAM = "tests.interop.sync_program"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import NodeProto
 
-    from fastbn.folding._layer import Layer
+    from fastbn.folding.layer import Layer
     from fastbn.folding.onnx_graph.graph import Graph
 
 LAYERS = (BATCH_NORM, *CONVOLUTIONS, *MATRICES)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastbn.affine import ChannelAffine
-from fastbn.folding._fold import fold_after, fold_before
 from fastbn.folding.errors import FoldingError
+from fastbn.folding.folded import fold_after, fold_before
 from fastbn.folding.onnx_graph.chain import (
     ARITHMETIC,
     LAYERS,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
 
-    from fastbn.folding._certificate import Certificate
+    from fastbn.folding.certificate import Certificate
 
 
 @dataclass(frozen=True, slots=True)

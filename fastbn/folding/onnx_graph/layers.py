@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbn._checks import channels
+from fastbn._core.checks import channels
 from fastbn.affine import ChannelAffine, check_finite
-from fastbn.folding._borders import all_taps_everywhere, check_conv_borders, check_transposed_borders
-from fastbn.folding._certificate import Probe
-from fastbn.folding._fold import constant_of
-from fastbn.folding._layer import Layer
+from fastbn.folding.borders import all_taps_everywhere, check_conv_borders, check_transposed_borders
+from fastbn.folding.certificate import Probe
 from fastbn.folding.errors import FoldingError
+from fastbn.folding.folded import constant_of
+from fastbn.folding.layer import Layer
 from fastbn.folding.onnx_graph.graph import attribute, is_operator
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import NodeProto
 
-    from fastbn.folding._fold import Folded
+    from fastbn.folding.folded import Folded
     from fastbn.folding.onnx_graph.graph import Graph
 
 # ONNX Runtime, which compares the models, has no convolutions of bfloat16 on the CPU.

@@ -1,0 +1,148 @@
+"""Checks of the arguments that are no arrays: each returns the value in its type, or raises an error that names it.
+
+And `listed`, by which errors name channels.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+# The least number above 0 that float32 holds to full precision.
+LEAST_EPS = float(np.finfo(np.float32).tiny)
+
+Activation: TypeAlias = str | tuple[str, float] | None
+
+# As the kernels number them (activations.pxi).
+ACTIVATIONS = {
+    "relu": 1, "relu6": 2, "leaky_relu": 3, "hardswish": 4, "sigmoid": 5, "silu": 6, "tanh": 7,
+}
+LEAKY_SLOPE = 0.01      # PyTorch's default
+
+
+def check_integer(value: object, name: str, least: int | None = None, most: int | None = None) -> int:
+    """Return an integer that is no bool, within bounds if there are any."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    try:
+        integer = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if (least is not None and integer < least) or (most is not None and integer > most):
+        bounds = f"at least {least}" if most is None else f"between {least} and {most}"
+        raise ValueError(f"{name} must be {bounds}, got {integer}")
+    return integer
+
+
+def check_flag(value: object, name: str) -> bool:
+    """Return a bool."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def check_iterable(value: object, name: str, expected: str = "an iterable of arrays") -> None:
+    """Raise an error for what cannot be gone through one by one, and for text."""
+    if not isinstance(value, Iterable) or isinstance(value, (str, bytes)):
+        raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
+
+
+def check_choice(value: object, name: str, choices: tuple[str, ...]) -> str:
+    """Return one of some words."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def check_number(value: object, name: str, expected: str = "a number") -> float:
+    """Return a float."""
+    if isinstance(value, (bool, np.bool_, str)):
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be {expected}, got {value!r}") from None
+    except OverflowError:
+        raise ValueError(f"{name} must be within the range of a float") from None
+
+
+def check_eps(eps: object) -> float:
+    """Return eps: 0, or large enough that rstd of a constant channel is within float32 and its y is beta."""
+    value = check_number(eps, "eps")
+    if value != 0 and not LEAST_EPS <= value < math.inf:
+        raise ValueError(f"eps must be 0, or finite and at least {LEAST_EPS:.3g}, got {eps!r}")
+    return abs(value)       # of -0.0
+
+
+def check_momentum(momentum: object) -> float | None:
+    """Return the weight of a new batch in the running averages, or None."""
+    if momentum is None:
+        return None
+    value = check_number(momentum, "momentum", "a number or None")
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"momentum must be between 0 and 1, got {momentum!r}")
+    return value
+
+
+def check_activation(activation: object, inference: bool = True) -> tuple[int, float]:
+    """Return the number that the kernels know an activation by, and the slope of a leaky ReLU."""
+    if activation is None:
+        return 0, 0.0
+    slope = LEAKY_SLOPE
+    name = activation
+    if isinstance(activation, tuple) and len(activation) == 2 and (
+            isinstance(activation[0], str) and activation[0] == "leaky_relu"):
+        name = "leaky_relu"
+        slope = check_number(activation[1], "the slope of leaky_relu")
+        if not math.isfinite(slope):
+            raise ValueError(f"the slope of leaky_relu must be finite, got {slope}")
+    if not inference and not (isinstance(name, str) and name == "relu"):
+        raise ValueError(f"activation must be None or 'relu', got {activation!r}; training, whose backward knows no "
+                         "other, takes fewer than inference")
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise ValueError(f"activation must be None, {', '.join(map(repr, ACTIVATIONS))} or ('leaky_relu', slope), "
+                         f"got {activation!r}")
+    return ACTIVATIONS[name], slope
+
+
+def listed(items: Sequence[object], most: int = 8) -> str:
+    """Return channel numbers or names as text, the first few of many.
+
+    Examples
+    --------
+    >>> from fastbn._core.checks import listed
+    >>> listed([0, 2, 5], most=2)
+    '0, 2 and 1 more'
+    """
+    text = ", ".join(map(str, items[:most]))
+    return text if len(items) <= most else f"{text} and {len(items) - most} more"
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun.
+
+    Examples
+    --------
+    >>> from fastbn._core.checks import counted
+    >>> counted(1, "channel"), counted(3, "batch", "batches")
+    ('1 channel', '3 batches')
+    """
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def channels(numbers: Sequence[int]) -> str:
+    """Return some channels as text.
+
+    Examples
+    --------
+    >>> from fastbn._core.checks import channels
+    >>> channels([3]), channels(range(2000))
+    ('channel 3', 'channels 0, 1, 2, 3, 4, 5, 6, 7 and 1992 more')
+    """
+    return f"channel{'' if len(numbers) == 1 else 's'} {listed(numbers)}"

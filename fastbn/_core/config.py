@@ -1,0 +1,82 @@
+"""What this build is and what it chose: for bug reports, and for a service's start-up log."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastbn._core import dispatch
+from fastbn._core import threads as _threads
+from fastbn._core.kernels import cpu, fork
+
+__version__ = "0.1.0"
+
+
+def config() -> dict[str, Any]:
+    """Return version, compiler, ISA levels, OpenMP runtime and threads as plain values."""
+    threads = _threads.current()
+    return {
+        "fastbn": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "compiler": cpu.compiler(),
+        "flags": cpu.flags(),
+        "isa": {
+            "built": dispatch.built(),
+            "supported": dispatch.supported(),
+            "chosen": dispatch.isa,
+        },
+        "openmp": {
+            "version": dispatch.kernels.openmp_version(),
+            "runtime": openmp_runtime(),
+            "fork_guard": fork.state,
+        },
+        "threads": {"count": threads.count, "source": threads.source},
+        "cache_bytes": cpu.cache_bytes(),
+    }
+
+
+def openmp_runtime() -> str | None:
+    """Return the path of the OpenMP runtime in this process, or None where there is none to be seen."""
+    try:
+        mapped = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return None
+    paths = {line.split(maxsplit=5)[5] for line in mapped if line.count("/") and ("gomp" in line or "omp" in line)}
+    runtimes = sorted(p for p in paths if Path(p).name.startswith(("libgomp", "libomp", "libiomp")))
+    return ", ".join(runtimes) or None
+
+
+def show_config() -> None:
+    """Print version, compiler and flags, ISA levels, OpenMP runtime, and threads with where their count came from.
+
+    ``python -m fastbn info`` prints the same, and with ``--json`` for programs.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> fastbn.show_config()  # doctest: +ELLIPSIS
+    fastbn       ...
+    """
+    print(describe(config()))
+
+
+def describe(values: dict[str, Any]) -> str:
+    """Return the text of `show_config`."""
+    isa, openmp, threads = values["isa"], values["openmp"], values["threads"]
+    rows = {
+        "fastbn": values["fastbn"],
+        "python": values["python"],
+        "numpy": values["numpy"],
+        "compiler": values["compiler"],
+        "flags": values["flags"],
+        "isa": f"{isa['chosen']} (built {', '.join(isa['built'])}; this CPU {', '.join(isa['supported'])})",
+        "openmp": f"{openmp['runtime']} (version {openmp['version']})" if openmp["version"] else "none, one thread",
+        "fork guard": openmp["fork_guard"],
+        "threads": f"{threads['count']} (from {threads['source']})",
+        "cache": f"{values['cache_bytes'] // 1024} KiB of second level for each core",
+    }
+    return "\n".join(f"{name:<12} {text}" for name, text in rows.items())

@@ -1,0 +1,58 @@
+"""Picks the kernels for this CPU, once, at import.
+
+``FASTBN_ISA=v2|v3|v4`` overrides the choice, and raises if this CPU or this build cannot.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from typing import TYPE_CHECKING
+
+from fastbn._core.kernels import cpu
+
+# Best first. The number is the x86-64 level that the CPU must have.
+LEVELS = {"v4": 4, "v3": 3, "v2": 2, "base": 1}
+
+
+def built() -> list[str]:
+    """Return the levels that this build has, best first."""
+    return [name for name in LEVELS if importlib.util.find_spec(f"fastbn._core.kernels.{name}")]
+
+
+def supported() -> list[str]:
+    """Return the levels of `built` that this CPU can run, best first."""
+    level = cpu.level()
+    return [name for name in built() if LEVELS[name] <= level]
+
+
+def choose(wanted: str | None) -> str:
+    """Return the level to use: the best, or `wanted` if it can be had.
+
+    Raises
+    ------
+    ImportError
+        If `wanted` is unknown, not built, or beyond this CPU; or if no level fits.
+    """
+    can = supported()
+    if not wanted:
+        if not can:
+            raise ImportError(f"fastbn was built for {', '.join(built())}, and this CPU has x86-64 level {cpu.level()}")
+        return can[0]
+    if wanted not in LEVELS:
+        raise ImportError(f"FASTBN_ISA={wanted!r}; expected one of {', '.join(built())}")
+    if wanted not in built():
+        raise ImportError(f"FASTBN_ISA={wanted!r}, but this build has only {', '.join(built())}")
+    if wanted not in can:
+        raise ImportError(f"FASTBN_ISA={wanted!r}, but this CPU has only {', '.join(can)}")
+    return wanted
+
+
+isa: str = choose(os.environ.get("FASTBN_ISA", "").strip().lower() or None)
+if TYPE_CHECKING:
+    from fastbn._core.kernels import v2
+
+    kernels = v2  # all levels are built from one body, so one stub stands for them
+else:
+    kernels = importlib.import_module(f"fastbn._core.kernels.{isa}")

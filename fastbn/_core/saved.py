@@ -1,0 +1,219 @@
+"""What a forward leaves for its backward, and statistics that are given in place of a batch's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from fastbn._core import views
+from fastbn._core.checks import channels, check_eps
+from fastbn._core.dispatch import kernels
+from fastbn._core.tensors import as_constant
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+
+class Saved:
+    """What a backward needs of its forward; opaque, but for the statistics that normalized.
+
+    `batch_norm_training` returns one, and `from_statistics` makes one for `batch_norm_inference`. It can be copied and
+    pickled. What else it holds is checked by the backward against the arrays there, before anything is computed.
+
+    Attributes
+    ----------
+    mean, var, rstd : ndarray of float64, shape (C,)
+        Mean, biased variance, and 1 / sqrt(var + eps). Read-only.
+    count : int
+        Values per channel; 0 where the statistics were given.
+    """
+
+    __slots__ = (
+        "_arrangement", "_axis", "_count", "_frozen", "_index", "_mask", "_mean", "_mean_low", "_residual", "_rstd",
+        "_scale", "_shape", "_shift", "_var",
+    )
+
+    def __init__(
+        self,
+        mean: NDArray[np.float64],
+        var: NDArray[np.float64],
+        rstd: NDArray[np.float64],
+        count: int,
+        *,
+        mean_low: NDArray[np.float64] | None = None,
+        frozen: bool = False,
+        shape: tuple[int, ...] | None = None,
+        axis: int | None = None,
+        residual: bool = False,
+        scale: NDArray[np.float64] | None = None,
+        shift: NDArray[np.float64] | None = None,
+        mask: NDArray[np.uint16] | None = None,
+        arrangement: tuple[int, tuple[int, ...] | None] | None = None,
+        index: NDArray[np.intp] | None = None,
+    ) -> None:
+        self._mean, self._var, self._rstd, self._count = mean, var, rstd, count
+        self._mean_low = mean_low       # the second word of the mean
+        self._frozen = frozen           # the statistics are constants to the backward
+        self._shape, self._axis = shape, axis       # of the forward's x, where there was one
+        self._residual = residual       # there was one
+        # With a ReLU and no residual gamma * rstd and beta: from them and x the backward sees where the ReLU was open.
+        self._scale, self._shift = scale, shift
+        # With a ReLU and a residual one bit for each element, set where it was open, and their order in memory.
+        self._mask, self._arrangement = mask, arrangement
+        self._index = index             # which positions counted, in C order, if not all
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """The mean of each channel."""
+        return read_only(self._mean)
+
+    @property
+    def var(self) -> NDArray[np.float64]:
+        """The biased variance of each channel."""
+        return read_only(self._var)
+
+    @property
+    def rstd(self) -> NDArray[np.float64]:
+        """1 / sqrt(var + eps) of each channel."""
+        return read_only(self._rstd)
+
+    @property
+    def count(self) -> int:
+        """Values per channel."""
+        return self._count
+
+    def __repr__(self) -> str:
+        return f"Saved({len(self._mean)}, count={self._count})"
+
+    @classmethod
+    def from_statistics(cls, mean: ArrayLike, var: ArrayLike, *, eps: float = 1e-5) -> Saved:
+        """Return what `batch_norm_backward` needs of a forward with given statistics.
+
+        Parameters
+        ----------
+        mean, var : array_like, shape (C,)
+        eps : float
+            As given to `batch_norm_inference`.
+
+        Returns
+        -------
+        Saved
+
+        Raises
+        ------
+        ValueError
+            If the vectors are not of one length, or a variance is negative, or 0 where eps is 0 too.
+
+        Examples
+        --------
+        >>> from fastbn.functional import Saved
+        >>> saved = Saved.from_statistics([0.0], [3.0], eps=1.0)
+        >>> saved.rstd
+        array([0.5])
+        """
+        eps = check_eps(eps)
+        check_variance(var, eps)
+        return cls(*normalizing(mean, var, eps), 0, frozen=True)
+
+    def _view_of(self, x: ArrayLike, axis: int) -> views.View:
+        """Return a view of the forward's x as the kernels walk it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is not that of the forward, or a part of this is not what a forward leaves, which the kernels would
+            follow without looking.
+        """
+        if not isinstance(self._mean, np.ndarray) or self._mean.ndim != 1:
+            refuse("mean", self._mean)
+        view = views.view(x, axis, len(self._mean))
+        if self._shape is not None:
+            if view.array.shape != self._shape:
+                raise ValueError(f"x has shape {view.array.shape}; expected that of the forward, {self._shape}")
+            if view.axis != self._axis:
+                raise ValueError(f"axis {axis} is not that of the forward, {self._axis}")
+        elif self._mask is not None or not self._frozen:
+            raise ValueError("saved must be what batch_norm_training returned, or come from Saved.from_statistics")
+        if self._arrangement is not None:
+            if not is_arrangement(self._arrangement, view):
+                refuse("order of memory", self._arrangement)
+            view = views.view(x, axis, arrangement=self._arrangement)
+        if self._index is not None:
+            if not is_index(self._index, view.shape[0]):
+                refuse("index", self._index)
+            if not views.choose(view, self._index):
+                raise ValueError("x must lie in memory as in the forward, where only some positions counted")
+        # A mask goes with the gradient of a residual, and scale and shift with none: the kernels have no other loops.
+        if self._mask is not None and not (
+                self._residual and is_vector(self._mask, np.uint16) and len(self._mask) == kernels.bits_words(view)):
+            refuse("mask", self._mask)
+        if self._scale is not None and self._residual:
+            refuse("scale", self._scale)
+        return view
+
+
+def read_only(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a view that cannot be written to."""
+    view: NDArray[np.float64] = vector.view()
+    view.flags.writeable = False
+    return view
+
+
+def normalizing(
+    mean: ArrayLike, var: ArrayLike, eps: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return new float64 vectors of mean, variance and rstd; that is Inf where variance and eps are 0."""
+    mean64, var64 = (np.array(as_constant(v, n), np.float64) for v, n in ((mean, "mean"), (var, "var")))
+    if mean64.ndim != 1 or mean64.shape != var64.shape:
+        raise ValueError(f"mean and var have shapes {mean64.shape} and {var64.shape}; expected (C,) for both")
+    with np.errstate(divide="ignore"):
+        rstd: NDArray[np.float64] = 1 / np.sqrt(var64 + eps)
+    return mean64, var64, rstd
+
+
+def in_range(var: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return variances with NaN for those beyond float64: 1 / sqrt(Inf) is 0, and would make beta of finite values."""
+    return np.where(np.isinf(var), np.nan, var)
+
+
+def check_variance(var: ArrayLike, eps: float, name: str = "var") -> None:
+    """Raise an error for variances that given statistics may not have: negative, or 0 where eps is 0 too."""
+    given = views.as_plain(as_constant(var, name), name)
+    if given.dtype.kind not in "fiu":
+        raise TypeError(f"{name} has dtype {given.dtype}; expected float32 or float64")
+    if (given < 0).any():
+        raise ValueError(f"{name} has negative values, down to {given.min()}")
+    zero = np.flatnonzero(given == 0).tolist() if eps == 0 else []
+    if zero:
+        raise ValueError(f"{name} is 0 in {channels(zero)} and eps is 0; expected a positive variance or eps")
+
+
+def refuse(what: str, got: object) -> NoReturn:
+    """Raise an error for a part of a Saved that no forward has left; the kernels would follow it without looking."""
+    text = f"{got.dtype}{got.shape}" if isinstance(got, np.ndarray) else repr(got)
+    raise ValueError(f"saved must be as a forward returned it, and its {what} is not; got {text:.80}")
+
+
+def is_vector(value: object, dtype: type[np.generic]) -> bool:
+    """Return whether this is a vector of that dtype that C can walk."""
+    return type(value) is np.ndarray and value.ndim == 1 and value.dtype == dtype and (
+        value.flags.c_contiguous and value.flags.aligned)
+
+
+def is_index(index: Any, rows: int) -> bool:
+    """Return whether these are rising numbers of rows."""
+    return is_vector(index, np.intp) and len(index) > 0 and bool(
+        index[0] >= 0 and index[-1] < rows and (index[1:] > index[:-1]).all())
+
+
+def is_arrangement(arrangement: Any, view: views.View) -> bool:
+    """Return whether this is an order of the axes of a view, and the place of its channel axis therein."""
+    if not isinstance(arrangement, tuple) or len(arrangement) != 2:
+        return False
+    outer, order = arrangement
+    axes = tuple(range(view.array.ndim))
+    if order is not None and not (isinstance(order, tuple) and all(type(k) is int for k in order)
+                                  and sorted(order) == list(axes)):
+        return False
+    return type(outer) is int and outer in axes and (axes if order is None else order)[outer] == view.axis

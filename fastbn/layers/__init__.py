@@ -1,0 +1,1 @@
+"""Layers: objects with parameters and running averages, one file for each layer."""

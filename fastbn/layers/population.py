@@ -1,0 +1,170 @@
+"""Running statistics of layers, computed exactly over a data set."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastbn._core import views
+from fastbn._core.checks import channels, check_flag, check_iterable
+from fastbn.layers.batchnorm import BatchNorm
+from fastbn.layers.running import Gathering, values_per_channel
+from fastbn.statistics.channel_stats import ChannelStats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+
+def population_statistics(
+    bn_layers: BatchNorm | Iterable[BatchNorm],
+    batches: Iterable[Any],
+    forward: Callable[[Any], object],
+    *,
+    progress: bool | None = None,
+) -> list[ChannelStats]:
+    """Replace the running averages of layers by mean and variance of all values that they see in a data set.
+
+    A layer's variance is that of all values, ::
+
+        M2 = sum of M2_i + sum of n_i (mean_i - mean)^2,    running_var = M2 / (n - 1), or M2 / n if not `unbiased`
+
+    over batches i of n_i values a channel: batches of any size count by their values, and the differences between their
+    means are part of it (Chan, Golub and LeVeque, 1983, "Algorithms for Computing the Sample Variance"). Averages of
+    batch variances have neither. The sums are kept in float64, the mean in two words.
+
+    While the statistics are gathered each batch is normalized by its own, as in training; so a layer sees what it sees
+    in training, whatever its running averages are. This is PreciseBN of Wu and Johnson (2021), "Rethinking 'Batch' in
+    BatchNorm", section 3, https://arxiv.org/abs/2105.07576, with exact sums in place of averages.
+
+    Parameters
+    ----------
+    bn_layers : BatchNorm or iterable of BatchNorm
+        The layers, which keep running averages. Other layers stay in the mode that they are in.
+    batches : iterable
+        What `forward` takes. A batch that leaves a layer one value per channel is refused, as in training.
+    forward : callable
+        Runs the network on one batch, without changing the modes of the layers. What it returns is ignored.
+    progress : bool, optional
+        Whether to show a progress bar (tqdm, extra "population"). By default one is shown if tqdm is installed and
+        stderr is a terminal.
+
+    Returns
+    -------
+    list of ChannelStats
+        What each layer saw, in the order of `bn_layers`.
+
+    Raises
+    ------
+    ImportError
+        If `progress` is True and tqdm is not installed.
+    TypeError, ValueError
+        If an argument is not what it must be, a layer sees no values, or its statistics are not finite in its dtype.
+
+    Notes
+    -----
+    All layers change or, with an error, whatever its source, none. In the end running_mean and running_var are the new
+    ones and num_batches_tracked is the number of batches that the layer saw; ``averaging="exact"`` goes on from these
+    statistics and ``debias`` finds nothing to correct. Mode, gradients and what the last forward left for `backward`
+    are as before. A batch whose statistics are not finite is left out, with a warning, by a layer with
+    ``nan_policy="skip_update"``. With a `SyncBatchNorm` all this holds on each rank by itself: where one fails outside
+    the layers, others may have finished, and the ranks should be started again.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> bn = fastbn.BatchNorm(1, unbiased=False)
+    >>> batches = [np.array([[1.0], [3.0]]), np.array([[10.0], [10.0], [16.0]])]
+    >>> [stats] = fastbn.population_statistics(bn, batches, bn)
+    >>> bn.running_mean, bn.running_var        # of 1, 3, 10, 10, 16
+    (array([8.], dtype=float32), array([29.2], dtype=float32))
+    """
+    layers = _check_layers(bn_layers)
+    if not callable(forward):
+        raise TypeError(f"forward must be callable, got {type(forward).__name__}")
+    check_iterable(batches, "batches", "an iterable")
+    if progress is not None:
+        check_flag(progress, "progress")
+    with _gathering(layers) as gatherings:
+        for batch in _watched(batches, progress):
+            forward(batch)
+    new = [_averages(f"bn_layers[{i}]", layer, gathering)
+           for i, (layer, gathering) in enumerate(zip(layers, gatherings, strict=True))]
+    targets, values = {}, {}
+    for i, (layer, vectors) in enumerate(zip(layers, new, strict=True)):
+        for name, vector in vectors.items():
+            targets[f"bn_layers[{i}].{name}"], values[f"bn_layers[{i}].{name}"] = getattr(layer, name), vector
+    views.assign(targets, values)
+    for layer, gathering in zip(layers, gatherings, strict=True):
+        layer.num_batches_tracked = gathering.batches
+        layer._averages.take(ChannelStats(layer.num_features, axis=layer.axis) + gathering.stats, gathering.weights)
+    return [gathering.stats for gathering in gatherings]
+
+
+def _check_layers(bn_layers: BatchNorm | Iterable[BatchNorm]) -> list[BatchNorm]:
+    if not isinstance(bn_layers, (BatchNorm, Iterable)):
+        raise TypeError(f"bn_layers must be a BatchNorm or an iterable of them, got {type(bn_layers).__name__}")
+    layers = [bn_layers] if isinstance(bn_layers, BatchNorm) else list(bn_layers)
+    if not layers:
+        raise ValueError("bn_layers is empty; expected one BatchNorm or more")
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, BatchNorm):
+            raise TypeError(f"bn_layers[{i}] must be a BatchNorm, got {type(layer).__name__}")
+        if layer.running_mean is None or layer.running_var is None:
+            raise ValueError(f"bn_layers[{i}] keeps no running averages; expected track_running_stats=True")
+        if any(layer is other for other in layers[:i]):
+            raise ValueError(f"bn_layers[{i}] is there twice; expected each layer once")
+    return layers
+
+
+@contextlib.contextmanager
+def _gathering(layers: list[BatchNorm]) -> Iterator[list[Gathering]]:
+    # Each layer in training mode with a Gathering for its averages; in the end, as it was.
+    gatherings = [Gathering(stats=ChannelStats(layer.num_features, axis=layer.axis)) for layer in layers]
+    before = [(layer.training, layer._averages, layer._tape.last) for layer in layers]
+    try:
+        for layer, gathering in zip(layers, gatherings, strict=True):
+            layer.training, layer._averages, layer._tape.last = True, gathering, None
+        yield gatherings
+    finally:
+        for layer, (training, averages, last) in zip(layers, before, strict=True):
+            layer.training, layer._averages, layer._tape.last = training, averages, last
+
+
+def _averages(name: str, layer: BatchNorm, gathering: Gathering) -> dict[str, NDArray[Any]]:
+    # In the dtype of the layer, finite.
+    stats = gathering.stats
+    if not values_per_channel(stats):
+        seen = "only values that it skips" if gathering.skipped else "no values in training mode"
+        raise ValueError(f"{name} saw {seen}; expected forward to run batches through it")
+    empty = np.flatnonzero(stats.count == 0)
+    if empty.size:
+        raise ValueError(f"{name} saw no values in {channels(empty.tolist())}, by its masks; expected some in each")
+    with np.errstate(over="ignore", invalid="ignore"):  # seen below
+        vectors = {"running_mean": stats.mean.astype(layer.dtype),
+                   "running_var": stats.var(ddof=int(layer.unbiased)).astype(layer.dtype)}
+    wrong = np.flatnonzero(~(np.isfinite(vectors["running_mean"]) & np.isfinite(vectors["running_var"])))
+    if wrong.size:
+        raise ValueError(f"{name} has a mean or variance that is not finite in {layer.dtype} in "
+                         f"{channels(wrong.tolist())}")
+    return vectors
+
+
+def _watched(batches: Iterable[Any], progress: bool | None) -> Iterable[Any]:
+    if progress is False or (progress is None and not sys.stderr.isatty()):
+        return batches
+    try:
+        from tqdm import tqdm  # type: ignore[import-untyped]
+    except ModuleNotFoundError:
+        if progress is None:
+            return batches
+        raise ImportError(
+            "progress=True needs tqdm, which is not installed: pip install 'fastbn[population]'") from None
+    bar: Iterable[Any] = tqdm(batches, unit="batch", desc="population statistics")
+    return bar

@@ -1,0 +1,111 @@
+"""What a state must be before a layer takes it over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastbn._core.checks import channels as channels_text
+from fastbn._core.checks import check_integer, listed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+EXACT = ("exact_count", "exact_mean", "exact_mean_low", "exact_m2")
+# Beside PyTorch's names: a state may do without them, and have them without need.
+EXTRA = (*EXACT, "initial_weight")
+MOST_BATCHES = 2 ** 63 - 1      # a state holds the counter as int64
+
+
+def check_state(
+    state: object, names: Mapping[str, str], channels: int, dtype: np.dtype[Any]
+) -> tuple[dict[str, NDArray[Any]], int]:
+    """Return the vectors of a state by attribute, and its number of batches.
+
+    Parameters
+    ----------
+    state : mapping of str to array_like
+    names : mapping of str to str
+        The attribute for each name there must be.
+    channels : int
+    dtype : dtype
+        What the vectors are converted to.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `BatchNorm.load_state_dict`.
+    """
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be a mapping of names to arrays, got {type(state).__name__}")
+    missing = sorted(names.keys() - state.keys())
+    unknown = sorted(map(str, state.keys() - names.keys() - {*EXTRA, "num_batches_tracked"}))
+    if missing or unknown:
+        wrong = [f"misses {listed(missing)}"] if missing else []
+        wrong += [f"has also {listed(unknown)}"] if unknown else []
+        raise ValueError(f"state {' and '.join(wrong)}; expected {', '.join(names)}")
+    vectors = {attribute: check_vector(name, state[name], channels, dtype) for name, attribute in names.items()}
+    return vectors, check_tracked(state.get("num_batches_tracked", 0))
+
+
+def check_vector(name: str, value: Any, channels: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return one vector of a state in the dtype of the layer."""
+    given = np.asarray(value)
+    if given.dtype.kind != "f":
+        raise TypeError(f"{name} has dtype {given.dtype}; expected a floating-point type")
+    if given.shape != (channels,):
+        raise ValueError(f"{name} has shape {given.shape}; expected ({channels},)")
+    with np.errstate(over="ignore"):  # seen below, as a value that is not finite
+        array = given.astype(dtype)
+    if not np.isfinite(array).all():
+        wrong = np.flatnonzero(~np.isfinite(array)).tolist()
+        raise ValueError(f"{name} has values that are not finite in {dtype}, in {channels_text(wrong)}")
+    if name == "running_var" and (array < 0).any():
+        wrong = np.flatnonzero(array < 0).tolist()
+        raise ValueError(f"running_var has negative values, down to {array.min()}, in {channels_text(wrong)}")
+    return array
+
+
+def check_tracked(value: object) -> int:
+    """Return a number of training batches, of a state or a layer."""
+    if type(value) is int and 0 <= value <= MOST_BATCHES:      # as a layer counts, batch by batch
+        return value
+    if type(value) is not int:
+        array = np.asarray(value)
+        if array.dtype.kind not in "iu" or array.size != 1:
+            raise TypeError(f"num_batches_tracked must be one integer, got {value!r}")
+        value = array.item()
+    return check_integer(value, "num_batches_tracked", 0, MOST_BATCHES)
+
+
+def check_exact(
+    state: Mapping[str, Any], channels: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return values per channel, mean in two words and M2 of a state that may have them; zeros if it has not."""
+    absent = [name for name in EXACT if name not in state]
+    if len(absent) == len(EXACT):
+        return np.zeros(channels), np.zeros(channels), np.zeros(channels), np.zeros(channels)
+    if absent:
+        raise ValueError(f"state misses {', '.join(absent)}; expected all of {', '.join(EXACT)}, or none")
+    count, mean, low, m2 = (check_vector(name, state[name], channels, np.dtype(np.float64)) for name in EXACT)
+    wrong = np.flatnonzero((count < 0) | (count != np.floor(count)))
+    if wrong.size:
+        raise ValueError(f"exact_count must be whole numbers, not negative; channel {wrong[0]} has {count[wrong[0]]:g}")
+    if (m2 < 0).any():
+        raise ValueError(f"exact_m2 has negative values, down to {m2.min()}")
+    return count, mean, low, m2
+
+
+def check_initial_weight(state: Mapping[str, Any]) -> float | None:
+    """Return the weight of the initial values in the averages of a state, if it has that."""
+    if "initial_weight" not in state:
+        return None
+    array = np.asarray(state["initial_weight"])
+    if array.dtype.kind != "f" or array.size != 1:
+        raise TypeError(f"initial_weight must be one floating-point number, got {state['initial_weight']!r}")
+    weight = float(array.reshape(()))
+    if not 0 <= weight <= 1:
+        raise ValueError(f"initial_weight must be between 0 and 1, got {weight}")
+    return weight

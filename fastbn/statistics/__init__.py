@@ -1,0 +1,1 @@
+"""Statistics of channels that can be merged."""

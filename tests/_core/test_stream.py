@@ -1,0 +1,54 @@
+"""Outputs that go around the caches hold the same bits as others."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from fastbn import ChannelAffine
+from fastbn._core.dispatch import kernels
+from fastbn.functional import batch_norm_training
+from tests.cases import axis_of
+from tests.compare import same_bits
+
+DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
+
+
+@pytest.fixture
+def streaming():
+    """Every output is larger than the last cache."""
+    before = kernels.assume_last_cache(0)
+    yield
+    kernels.assume_last_cache(before)
+
+
+def place(shape, dtype, offset):
+    """An array whose memory begins some bytes after a multiple of 64."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.zeros(size + 256, np.uint8)
+    first = -memory.ctypes.data % 64 + offset
+    return memory[first:first + size].view(dtype).reshape(shape)
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "silu"])
+@pytest.mark.parametrize("offset", [0, 16, 32, 40])
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
+@pytest.mark.parametrize("shape", [(3, 5, 16, 16), (2, 64, 7, 7), (2, 3, 40, 41), (4, 2048, 2, 2), (5, 24, 28, 28)],
+                         ids=lambda s: "x".join(map(str, s)))
+def test_bits(streaming, shape, dtype, offset, activation, layout):
+    rng = np.random.default_rng(0)
+    x, residual = (rng.normal(0, 2, shape).astype(dtype) for _ in range(2))
+    channels, axis = shape[1], axis_of(layout)
+    if layout == "rows":
+        x, residual = (np.ascontiguousarray(np.moveaxis(a, 1, -1)) for a in (x, residual))
+    affine = ChannelAffine(*rng.normal(0, 1, (3, channels)), axis=axis)
+    gamma = rng.normal(0, 1, channels).astype(np.float32)
+    for other in (None, residual):
+        calls = [lambda out, other=other: affine(x, other, activation, out)]
+        if activation != "silu":
+            calls.append(lambda out, other=other: batch_norm_training(
+                x, gamma, axis=axis, residual=other, activation=activation, out=out)[0])
+        for call in calls:
+            streamed = call(place(x.shape, dtype, offset))
+            before = kernels.assume_last_cache(1 << 40)
+            same_bits(streamed, call(np.empty_like(x)))
+            kernels.assume_last_cache(before)

@@ -1,0 +1,168 @@
+"""python -m fastbn stats --nan and --nodata: which values do not count, each in its own channel."""
+
+import signal
+
+import numpy as np
+import pytest
+
+from fastbn.__main__ import main
+from fastbn.cli.stats import command, counting, grid
+from fastbn.cli.stats.missing import Missing, equal, measure
+from tests import oracle
+from tests.cli.stats.arrays import normal, same, stats
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(grid, "BLOCK_BYTES", 4096)
+
+
+def expect(found, x, counted, axis=-1):
+    """Compare with the exact statistics of the values that count."""
+    for channel in range(x.shape[axis]):
+        values = np.take(x, channel, axis)[np.take(counted, channel, axis)].reshape(1, -1)
+        assert found["count"][channel] == values.size
+        if not values.size:
+            assert [found[key][channel] for key in ("mean", "std", "min", "max")] == [None] * 4
+            continue
+        mean, var = oracle.moments(values, 0)
+        assert (found["min"][channel], found["max"][channel]) == (values.min(), values.max())
+        np.testing.assert_allclose(found["mean"][channel], mean[0], rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(found["std"][channel], np.sqrt(var[0]), rtol=1e-12, atol=1e-12)
+
+
+def holes(shape, pattern):
+    """Where values are missing: single ones, whole positions, a whole channel, or none."""
+    rng = np.random.default_rng(7)
+    missing = rng.random(shape) < 0.2
+    if pattern == "positions":
+        missing = np.broadcast_to(rng.random((*shape[:-1], 1)) < 0.2, shape)
+    elif pattern == "channel":
+        missing[..., 1] = True
+    elif pattern == "none":
+        missing[:] = False
+    return missing
+
+
+@pytest.mark.parametrize("pattern", ["values", "positions", "channel", "none"])
+@pytest.mark.parametrize(("dtype", "value"), [
+    ("float32", -9999), ("float64", 1e300), ("float16", 0.1), (">f4", -9999), ("int16", -32768), ("uint8", 0),
+    ("uint16", 65535), ("int32", -2147483648), ("float32", np.nan),
+    ("float32", float(np.finfo(np.float32).min)), ("float64", -np.inf)])
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_nodata(dtype, value, axis, pattern, tmp_path):
+    x = np.moveaxis(np.maximum(normal(40, 30, 3, dtype="float64") * 9, 1).astype(dtype), -1, axis)
+    missing = np.moveaxis(holes((40, 30, 3), pattern), -1, axis)
+    x[missing] = value
+    np.save(tmp_path / "x.npy", x)
+    found = stats(tmp_path, tmp_path / "x.npy", "--nodata", repr(value), "--axis", axis)
+    expect(found, x, ~missing, axis)
+
+
+@pytest.mark.parametrize("pattern", ["values", "positions", "channel", "none"])
+@pytest.mark.parametrize("nodata", [[], ["--nodata", "-1"]], ids=["", "nodata"])
+def test_nan_omit(nodata, pattern, tmp_path, capsys):
+    x, missing = normal(400, 7, 3), holes((400, 7, 3), pattern)
+    x[missing] = np.nan
+    counted = ~missing
+    if nodata:
+        x[::5] = -1
+        counted[::5] = False
+    np.save(tmp_path / "x.npy", x)
+    expect(stats(tmp_path, tmp_path / "x.npy", "--nan", "omit", *nodata), x, counted)
+    assert capsys.readouterr().err == ""
+
+
+def test_nan_propagates_unless_told_otherwise(tmp_path, capsys):
+    x = normal(700, 3)
+    x[5, 1], x[6, 2] = np.nan, -1
+    np.save(tmp_path / "x.npy", x)
+    for options in ([], ["--nan", "propagate"], ["--nodata", "-1"]):
+        found = stats(tmp_path, tmp_path / "x.npy", *options)
+        assert [value is None for value in found["mean"]] == [False, True, False]
+        assert capsys.readouterr().err == f"{tmp_path / 'x.npy'}: has NaN or Inf in channel 1\n"
+    assert found["count"] == [700, 700, 699]
+
+
+def test_nan_raises(tmp_path, capsys):
+    x, y = normal(700, 12), normal(700, 12)
+    x[5, 1:11] = np.nan
+    np.savez(tmp_path / "x.npz", x=x)
+    np.save(tmp_path / "y.npy", y)
+    arguments = ["stats", str(tmp_path / "y.npy"), str(tmp_path / "x.npz"), "--nan", "raise"]
+    assert main(arguments) == 1
+    reason = f"{tmp_path / 'x.npz'}: member 'x' has NaN in channels 1, 2, 3, 4, 5, 6, 7, 8 and 2 more\n"
+    assert capsys.readouterr() == ("", reason)
+    found = stats(tmp_path, *arguments[1:], "--on-error", "skip")
+    assert found["count"] == [700] * 12
+    assert capsys.readouterr().err == f"skipped: {reason}inputs counted: 1; skipped: 1\n"
+    y[0, 0] = np.inf    # which is no NaN
+    np.save(tmp_path / "y.npy", y)
+    assert stats(tmp_path, tmp_path / "y.npy", "--nan", "raise")["max"][0] is None
+    x[5, 1:11] = -1
+    x[6, 1] = np.nan
+    np.save(tmp_path / "y.npy", np.where(np.isnan(x), -1, x))
+    assert stats(tmp_path, tmp_path / "y.npy", "--nan", "raise", "--nodata", "-1")["count"][:3] == [700, 698, 699]
+
+
+@pytest.mark.parametrize(("dtype", "value", "found"), [
+    ("uint8", -9999, []), ("uint8", 256, []), ("uint8", 1.5, []), ("uint8", 3.0, [3]), ("uint8", np.inf, []),
+    ("uint8", np.nan, []), ("int64", 2**63 - 1, [4]), ("uint64", 2**64 - 1, [4]), ("float16", 1e10, []),
+    ("float32", 0.1, [2]), ("float32", np.inf, [4]), ("float32", 10**400, []), ("bool", 1, [1, 2, 3, 4]),
+    ("bool", 2, []),
+], ids=lambda value: str(value)[:20])
+def test_what_is_equal(dtype, value, found):
+    last = np.iinfo(dtype).max if np.dtype(dtype).kind in "iu" else np.inf
+    x = np.array([0, 1, 2, 3, last], dtype)
+    if np.dtype(dtype) == np.float32:
+        x[2] = 0.1
+    assert np.flatnonzero(equal(x, value)).tolist() == found
+
+
+def test_integers_are_not_converted():
+    x = np.array([[2**31 - 1, -5], [2**31 - 1, -5], [0, -5]], np.int32)
+    found = measure(x, 1, Missing(nodata=0))
+    assert (found.count.tolist(), found.mean.tolist(), found.var().tolist()) == ([2, 3], [2.0**31 - 1, -5], [0, 0])
+
+
+def test_what_is_printed(tmp_path, capsys):
+    x = np.array([[1, 9, 0], [3, 0, 0], [3, 9, 0]], np.uint8)
+    np.save(tmp_path / "x.npy", x)
+    assert main(["stats", str(tmp_path / "x.npy"), "--nodata", "0"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.splitlines() == [
+        'mean, std = (2.33333333, 9, float("nan")), (0.942809042, 0, float("nan"))',
+        "# no normalize = ...: channel 1 is constant; channel 2 has no values",
+        "# channel axis -1; the first array has shape (3, 3)",
+        "",
+        "channel            count             min             max            mean             std",
+        "      0                3               1               3      2.33333333     0.942809042",
+        "      1                2               9               9               9               0",
+        "      2                0             nan             nan             nan             nan",
+    ]
+
+
+@pytest.mark.parametrize("options", [["--nan", "omit"], ["--nodata", "-1"], ["--nodata", "nan"]], ids=str)
+def test_an_interrupted_run_goes_on_with_the_same_options_alone(options, tmp_path, monkeypatch, capsys, heard_signals):
+    x = normal(3000, 3)
+    x[::7, 1] = -1 if "-1" in options else np.nan
+    np.save(tmp_path / "x.npy", x)
+    wanted = stats(tmp_path, tmp_path / "x.npy", *options)
+    monkeypatch.chdir(tmp_path)
+
+    def interrupted(*arguments):
+        for number, state in enumerate(counting.count(*arguments)):
+            yield state
+            if number == 3:
+                signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "count", interrupted)
+        assert main(["stats", "x.npy", *options]) == 143
+    capsys.readouterr()
+    assert main(["stats", "x.npy", "--resume", "fastbn-stats.resume"]) == 1
+    message = {"--nan": "treatment of NaN omit; now it is propagate",
+               "--nodata": f"nodata {options[1]}; now it is None"}[options[0]]
+    assert capsys.readouterr().err == f"fastbn-stats.resume: was written with the {message}\n"
+    same(stats(tmp_path, "x.npy", *options, "--resume", "fastbn-stats.resume"), wanted)

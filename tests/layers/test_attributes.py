@@ -1,0 +1,131 @@
+"""What may be assigned to the attributes of a layer: what the constructor takes, or an error that names them."""
+
+import numpy as np
+import pytest
+
+from fastbn import BatchNorm
+from tests.layers.trained import batches, trained
+
+V = np.ones(3, np.float32)
+
+BAD = {
+    "axis": [(True, TypeError, "axis must be an integer, got True"), ("1", TypeError, "axis must be an integer")],
+    "eps": [(-1, ValueError, "eps must be .*, got -1"), (np.nan, ValueError, "eps must be .*, got nan"),
+            ("small", TypeError, "eps must be a number, got 'small'")],
+    "momentum": [(2, ValueError, "momentum must be between 0 and 1, got 2"),
+                 ("0.1", TypeError, "momentum must be a number or None, got '0.1'")],
+    "unbiased": [("no", TypeError, "unbiased must be True or False, got 'no'"),
+                 (0, TypeError, "unbiased must be True or False, got 0")],
+    "training": [("yes", TypeError, "training must be True or False, got 'yes'"),
+                 (None, TypeError, "training must be True or False, got None")],
+    "debias": [(1, TypeError, "debias must be True or False, got 1")],
+    "nan_policy": [("Raise", ValueError, "nan_policy must be one of 'propagate', .*, got 'Raise'"),
+                   (None, TypeError, "nan_policy must be one of .*, got None")],
+    "num_threads": [(0, ValueError, "num_threads must be between 1 and [0-9]+, got 0"),
+                    (2.0, TypeError, "num_threads must be an integer, got 2.0")],
+    "num_batches_tracked": [("a", TypeError, "num_batches_tracked must be one integer, got 'a'"),
+                            (True, TypeError, "num_batches_tracked must be one integer, got True"),
+                            (1.0, TypeError, "num_batches_tracked must be one integer, got 1.0"),
+                            (-1, ValueError, "num_batches_tracked must be between 0 and .*, got -1"),
+                            (2**63, ValueError, "num_batches_tracked must be between 0 and .*, got 92233")],
+    "num_features": [(3, AttributeError, "num_features of a BatchNorm cannot be assigned; make a new layer")],
+    "dtype": [(np.float64, AttributeError, "dtype of a BatchNorm cannot be assigned; make a new layer")],
+    "affine": [(False, AttributeError, "affine of a BatchNorm cannot be assigned; assign gamma and beta, or None")],
+    "track_running_stats": [(False, AttributeError, "track_running_stats .* cannot be assigned; assign running_mean")],
+    "averaging": [("exact", AttributeError, "averaging .* cannot be assigned; make a new layer, or assign momentum")],
+}
+BAD_VECTORS = [
+    (np.ones(4, np.float32), ValueError, r" has shape \(4,\); expected \(3,\)"),
+    (np.ones((3, 1)), ValueError, r" has shape \(3, 1\); expected \(3,\)"),
+    (1.0, ValueError, r" has shape \(\); expected \(3,\)"),
+    (np.ones(3, int), TypeError, " has dtype int64; expected float32 or float64"),
+    (np.ones(3, np.float16), TypeError, " has dtype float16; expected float32 or float64"),
+    ("abc", ValueError, r" has shape \(\); expected \(3,\)"),
+    (np.ma.array(V), TypeError, " is a masked array"),
+]
+CASES = [(name, *case) for name, cases in BAD.items() for case in cases]
+CASES += [(name, value, error, name + text) for name in ("gamma", "beta", "running_mean", "running_var")
+          for value, error, text in BAD_VECTORS]
+
+
+@pytest.mark.parametrize(("name", "value", "error", "message"), CASES, ids=[f"{c[0]}={c[1]!r}" for c in CASES])
+def test_a_bad_assignment_changes_nothing(name, value, error, message):
+    bn = BatchNorm(3, averaging="ema")
+    before = getattr(bn, name)
+    with pytest.raises(error, match=message):
+        setattr(bn, name, value)
+    assert getattr(bn, name) is before
+
+
+@pytest.mark.parametrize(("name", "value", "stored"), [
+    ("axis", np.int64(-1), -1), ("eps", 1, 1.0), ("momentum", None, None), ("momentum", np.float32(0.5), 0.5),
+    ("unbiased", np.False_, False), ("training", False, False), ("debias", True, True),
+    ("nan_policy", "raise", "raise"),
+    ("num_threads", None, None), ("num_threads", np.int32(2), 2), ("num_batches_tracked", np.array(7), 7),
+], ids=str)
+def test_a_good_assignment_is_stored_in_its_type(name, value, stored):
+    bn = BatchNorm(3)
+    setattr(bn, name, value)
+    assert getattr(bn, name) == stored
+    assert type(getattr(bn, name)) is type(stored)
+
+
+def test_arrays_are_kept_and_lists_become_arrays():
+    bn = BatchNorm(3)
+    for name in ("gamma", "beta", "running_mean", "running_var"):
+        for array in (V, np.ones(3), np.ones(6, np.float32)[::2], np.ones(3, ">f8")):
+            setattr(bn, name, array)
+            assert getattr(bn, name) is array
+        setattr(bn, name, [1, 2, 3])
+        assert getattr(bn, name).dtype == np.float32
+        np.testing.assert_array_equal(getattr(bn, name), [1, 2, 3])
+    bn.gamma += 1
+    np.testing.assert_array_equal(bn.gamma, [2, 3, 4])
+
+
+@pytest.mark.parametrize(("options", "name", "value", "message"), [
+    ({"averaging": "exact"}, "debias", True, "debias must be False where averaging is 'exact'"),
+    ({"momentum": None}, "debias", True, "debias must be False where averaging is 'cumulative'"),
+    ({"track_running_stats": False}, "debias", True, "track_running_stats must be True with debias=True"),
+    ({"debias": True}, "running_mean", None, "running_mean must be an array with debias=True, got None"),
+    ({"averaging": "exact"}, "running_var", None, "running_var must be an array with averaging='exact', got None"),
+    ({"debias": True}, "momentum", None, "momentum must be a number where debias is True, got None"),
+])
+def test_attributes_that_exclude_each_other(options, name, value, message):
+    bn = BatchNorm(3, **options)
+    with pytest.raises(ValueError, match=message):
+        setattr(bn, name, value)
+
+
+@pytest.mark.parametrize("momentum", [0.3, 0.0, 1])
+def test_cumulative_averages_take_no_momentum(momentum):
+    with pytest.raises(ValueError, match=f"momentum must be None, .* with averaging='cumulative', got {momentum}"):
+        BatchNorm(3, averaging="cumulative", momentum=momentum)
+    assert BatchNorm(3, averaging="cumulative", momentum=None).momentum is None
+
+
+def test_cumulative_averages_of_a_file_with_a_momentum(tmp_path):
+    trained(momentum=0.3).save(tmp_path / "layer.npz")
+    assert BatchNorm.load(tmp_path / "layer.npz", averaging="cumulative").momentum is None
+    with pytest.raises(ValueError, match="momentum must be None, or not given"):
+        BatchNorm.load(tmp_path / "layer.npz", averaging="cumulative", momentum=0.3)
+
+
+def test_no_dtype_is_the_default(tmp_path):
+    assert BatchNorm(3, dtype=None).gamma.dtype == np.float32
+    trained(dtype=np.float64).save(tmp_path / "layer.npz")
+    assert BatchNorm.load(tmp_path / "layer.npz", dtype=None).gamma.dtype == np.float64      # that of the file
+
+
+def test_what_a_layer_keeps_follows_its_arrays():
+    bn = trained()
+    bn.running_mean = bn.running_var = None
+    assert bn.track_running_stats is False
+    assert set(bn.state_dict()) == {"weight", "bias"}
+    bn.gamma = bn.beta = None
+    assert bn.affine is False
+    assert bn.state_dict() == {}
+    bn.eval()(batches()[0])
+    bn.running_mean = np.zeros(5)
+    with pytest.raises(ValueError, match="running_var is None; expected both running averages, or neither"):
+        bn.state_dict()
