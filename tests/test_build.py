@@ -50,7 +50,8 @@ def test_how_many_at_once(cpus, arguments, expected):
     parallel, *names = output(PROGRAM.format(cpus=cpus, arguments=arguments)).split()
     assert int(parallel) == expected
     # The large ones first.
-    assert names[-4:] == [f"fastbn._core.{name}" for name in ("views", "kernels.cpu", "kernels.fork", "kernels.runtime")]
+    last = ("views", "kernels.cpu", "kernels.fork", "kernels.runtime")
+    assert names[-4:] == [f"fastbn._core.{name}" for name in last]
 
 
 def test_a_32_bit_python_on_a_64_bit_system_has_no_levels_of_x86_64():
