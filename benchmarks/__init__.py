@@ -1,5 +1,1 @@
-"""Benchmarks of fastbn.
-
-``pytest benchmarks`` times every operation on every case and sets it beside the speed of memory;
-``python -m benchmarks.compare`` sets fastbn beside PyTorch, ONNX Runtime and NumPy, each in a process of its own.
-"""
+"""Benchmarks of fastbn: ``python -m benchmarks --help``, and ``pytest benchmarks`` for one operation at a time."""

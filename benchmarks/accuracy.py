@@ -1,76 +1,76 @@
-"""How far y and the variance are from the exact result, beside PyTorch and NumPy.
+"""Errors of y and of the variance, beside PyTorch and NumPy.
 
-``python -m benchmarks.accuracy`` prints the table that the README quotes. The exact result is worked out in extended
-precision from the float32 input as it is, so that only the library's own error counts.
+The exact result is computed in extended precision from the float32 input, so only the library's own error counts.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 import fastbn
+from benchmarks.peers import EPS
+from benchmarks.report import table
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Result = tuple[NDArray[np.floating], NDArray[np.floating]]
 
 SHAPE = (32, 16, 28, 28)
-RATIOS = (1.0, 1e2, 1e4, 1e6)
+RATIOS = (1.0, 1e2, 1e4, 1e6)   # mean/std
 UNIT = 2.0**-24
-EPS = 1e-5
+AXES = (0, 2, 3)
 
 
-def exact(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def exact(x: NDArray[np.float32]) -> Result:
     """Return y and the biased variance in extended precision."""
     wide = x.astype(np.longdouble)
-    axes = (0, 2, 3)
-    mean = wide.mean(axes, keepdims=True)
-    var = ((wide - mean) ** 2).mean(axes, keepdims=True)
+    mean = wide.mean(AXES, keepdims=True)
+    var = ((wide - mean) ** 2).mean(AXES, keepdims=True)
     return (wide - mean) / np.sqrt(var + np.longdouble(EPS)), var.ravel()
 
 
-def by_fastbn(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return what fastbn gives."""
+def by_fastbn(x: NDArray[np.float32]) -> Result:
     y, saved = fastbn.functional.batch_norm_training(x, eps=EPS)
     return y, saved.var
 
 
-def by_numpy(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the formula gives in NumPy, in float32."""
-    mean = x.mean((0, 2, 3), keepdims=True)
-    var = x.var((0, 2, 3), keepdims=True)
+def by_numpy(x: NDArray[np.float32]) -> Result:
+    mean, var = x.mean(AXES, keepdims=True), x.var(AXES, keepdims=True)
     return (x - mean) / np.sqrt(var + np.float32(EPS)), var.ravel()
 
 
-def by_torch(x: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return what PyTorch gives, or None where it is not installed."""
-    try:
-        import torch
-    except ImportError:
-        return None
+def by_torch(x: NDArray[np.float32]) -> Result:
+    import torch
+
     y, _, rstd = torch.native_batch_norm(torch.from_numpy(x), None, None, None, None, True, 0.1, EPS)
     return y.numpy(), 1 / rstd.numpy().astype(np.float64) ** 2 - EPS
 
 
-def main() -> None:
-    """Print the table in Markdown."""
+def main(tiny: bool) -> None:
+    """Print the table."""
     peers = {"fastbn": by_fastbn, "PyTorch": by_torch, "NumPy": by_numpy}
-    names = [name for name, peer in peers.items() if peer(np.ones((2, 1, 1, 2), np.float32)) is not None]
-    print("| mean/std | " + " | ".join(f"{n}: y, units | {n}: variance" for n in names) + " |")
-    print("|---" * (1 + 2 * len(names)) + "|")
-    rng = np.random.default_rng(0)
-    noise = rng.standard_normal(SHAPE)
+    try:
+        by_torch(np.ones((2, 1, 1, 2), np.float32))
+    except ImportError as error:
+        print(f"PyTorch is left out: {error}\n")
+        del peers["PyTorch"]
+    shape = (2, 4, 8, 8) if tiny else SHAPE
+    noise = np.random.default_rng(0).standard_normal(shape)
+    lines = [["mean/std", *(f"{name}: {what}" for name in peers for what in ("y, units", "variance"))]]
     for ratio in RATIOS:
         x = (noise + ratio).astype(np.float32)
         y_exact, var_exact = exact(x)
-        cells = []
-        for name in names:
-            result = peers[name](x)
-            assert result is not None
-            y, var = result
+        line = [f"{ratio:g}"]
+        for peer in peers.values():
+            y, var = peer(x)
             units = float(np.abs(y - y_exact).max() / np.abs(y_exact).max() / UNIT)
-            cells += [f"{units:,.1f}", f"{float(np.abs(var / var_exact - 1).max()):.1e}"]
-        print(f"| {ratio:g} | " + " | ".join(cells) + " |")
-    constant = np.full(SHAPE, 1.1e7, np.float32)
-    cells = [f"max abs y {abs(peers[name](constant)[0]).max():g} | 0 expected" for name in names]
-    print("| constant 1.1e7 | " + " | ".join(cells) + " |")
-
-
-if __name__ == "__main__":
-    main()
+            line += [f"{units:,.1f}", f"{float(np.abs(var / var_exact - 1).max()):.1e}"]
+        lines.append(line)
+    constant = np.full(shape, 1.1e7, np.float32)
+    lines.append(["constant 1.1e7: largest abs y, 0 expected",
+                  *(cell for peer in peers.values() for cell in (f"{np.abs(peer(constant)[0]).max():g}", ""))])
+    print(f"Largest errors over {shape} normal values: y in units of 2^-24 of the largest value, variance relative.\n")
+    print(table(lines))

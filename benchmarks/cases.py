@@ -1,4 +1,9 @@
-"""What is measured on what: the shapes of tests/cases.py in both memory layouts, and arrays of that shape."""
+"""What is measured: operations, shapes, and the three suites that combine them.
+
+- training: training, inference and backward through the functional interface
+- inference: what services run: fused inference, half precision, images
+- statistics: ChannelStats, and training on padded sequences
+"""
 
 from __future__ import annotations
 
@@ -11,11 +16,16 @@ import numpy as np
 from tests.cases import BENCHMARK_SHAPES, LAYOUTS, TINY_SHAPES, axis_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
     from numpy.typing import NDArray
     from typing_extensions import Self
 
+    Shape = tuple[int, ...]
+
 MB = 1 << 20
-_POOL = 1 << 20  # drawing every number of a large array would take longer than measuring on it
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1}
+_POOL = 1 << 20  # numbers drawn; large arrays repeat them
 
 
 @dataclass(frozen=True)
@@ -25,17 +35,17 @@ class Case:
     Attributes
     ----------
     shape : tuple of int
-        With the channels second, whatever the layout: (N, C, ...).
+        Channels second in either layout: (N, C, ...).
     layout : {"planes", "rows"}
         Channels first, or last.
     """
 
-    shape: tuple[int, ...]
+    shape: Shape
     layout: str
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
-        """Return the case of what `dataclasses.asdict` made, after a way through JSON."""
+        """Return the case of what `dataclasses.asdict` made, after a round trip through JSON."""
         return cls(tuple(fields["shape"]), fields["layout"])
 
     @property
@@ -64,35 +74,173 @@ class Case:
         return axis_of(self.layout)
 
     @property
-    def array_shape(self) -> tuple[int, ...]:
+    def array_shape(self) -> Shape:
         """The shape with the axes in the order of memory."""
-        n, channels, *spatial = self.shape
-        return self.shape if self.layout == "planes" else (n, *spatial, channels)
+        return self.shape if self.layout == "planes" else (*self.shape[:1], *self.shape[2:], *self.shape[1:2])
 
     @property
     def learns(self) -> bool:
-        """Whether there is more than one value per channel, so that there is a variance."""
+        """Whether a channel has more than one value, as training requires."""
         return self.size > self.channels
 
-    def array(self, seed: int) -> NDArray[np.float32]:
-        """Return normal numbers in the order of memory."""
-        return filled(self.array_shape, seed)
+
+@dataclass(frozen=True)
+class Operation:
+    """What is timed.
+
+    Attributes
+    ----------
+    name : str
+        In the results.
+    title : str
+        In the tables.
+    kind : str
+        The method of a `benchmarks.peers.Peer` that does it.
+    dtype : str
+        Of x.
+    residual : bool
+    activation : str or None
+        What follows the transform.
+    fresh : bool
+        Return a new array; otherwise write into a warm buffer where the library can.
+    frozen : bool
+        A backward with given statistics.
+    baseline : tuple (name, title), optional
+        An operation of fastbn to compare with.
+    """
+
+    name: str
+    title: str
+    kind: str
+    dtype: str = "float32"
+    residual: bool = False
+    activation: str | None = None
+    fresh: bool = False
+    frozen: bool = False
+    baseline: tuple[str, str] | None = None
+
+    @property
+    def arrays(self) -> int:
+        """Arrays that are read or written at least once."""
+        return 1 if self.kind == "moments" else 3 if self.residual or self.kind == "backward" else 2
+
+    def nbytes(self, case: Case) -> int:
+        """Return the bytes of x."""
+        return ITEM_BYTES[self.dtype] * case.size
+
+    def applies(self, case: Case) -> bool:
+        """Return whether the operation is defined on a case."""
+        return case.learns or self.frozen or self.kind not in ("training", "backward")
 
 
-def cases(tiny: bool = False) -> list[Case]:
-    """Return every shape in every layout it has; (N, C) is rows."""
-    shapes = [named.shape for named in (TINY_SHAPES if tiny else BENCHMARK_SHAPES)]
+@dataclass(frozen=True)
+class Suite:
+    """Operations, each with its cases.
+
+    Attributes
+    ----------
+    name : str
+    document : str
+        Name of the files of figures, text and chart, without a suffix.
+    plan : mapping of Operation to a sequence of Case
+    """
+
+    name: str
+    document: str
+    plan: Mapping[Operation, Sequence[Case]]
+
+
+def both(*shapes: Shape) -> list[Case]:
+    """Return each shape in each of its layouts; (N, C) is rows."""
     return [Case(shape, layout) for shape in shapes for layout in LAYOUTS if len(shape) > 2 or layout == "rows"]
 
 
-def filled(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
-    """Return a new array of normal numbers, its memory from NumPy (which asks for huge pages) and warm."""
+def rows(*shapes: Shape) -> list[Case]:
+    """Return each shape with the channels last."""
+    return [Case(shape, "rows") for shape in shapes]
+
+
+def plan(*parts: tuple[Iterable[Operation], Sequence[Case]]) -> dict[Operation, list[Case]]:
+    """Return the cases that apply to each operation."""
+    return {op: [case for case in cases if op.applies(case)] for operations, cases in parts for op in operations}
+
+
+CASES = both(*(named.shape for named in BENCHMARK_SHAPES))
+TINY_CASES = both(*(named.shape for named in TINY_SHAPES))
+SMALL_CALL = rows((1, 64))
+
+TRAINING = (
+    Operation("training", "Training", "training"),
+    Operation("training_fresh", "Training, new array", "training", fresh=True),
+    Operation("inference", "Inference", "inference"),
+    Operation("inference_fresh", "Inference, new array", "inference", fresh=True),
+    Operation("backward", "Backward", "backward"),
+    Operation("backward_fresh", "Backward, new array", "backward", fresh=True),
+)
+CALL = Operation("call", "Small call: `bn(x, out=y)` in evaluation mode", "call")
+AFFINE = (
+    Operation("bn", "Batch norm", "affine"),
+    Operation("bn_relu", "Batch norm + ReLU", "affine", activation="relu"),
+    Operation("bn_residual_relu", "Batch norm + residual + ReLU", "affine", residual=True, activation="relu"),
+)
+ACTIVATIONS = tuple(
+    Operation(f"bn_{name}", f"Batch norm + {name}", "affine", activation=name, baseline=("bn", "batch norm alone"))
+    for name in ("relu6", "leaky_relu", "hardswish", "sigmoid", "tanh", "silu"))
+HALVES = (
+    Operation("bn_float16", "float16: inference", "affine", "float16", baseline=("bn", "float32")),
+    Operation("bn_bfloat16", "bfloat16: inference", "affine", "bfloat16", baseline=("bn", "float32")),
+    Operation("training_float32", "float32: training, for comparison", "training"),
+    Operation("training_float16", "float16: training", "training", "float16",
+              baseline=("training_float32", "float32")),
+    Operation("training_bfloat16", "bfloat16: training", "training", "bfloat16",
+              baseline=("training_float32", "float32")),
+)
+IMAGES = Operation("images", "Images: uint8 NHWC to float32 NCHW", "images", "uint8")
+PLAN = Operation("plan", "Small call: a bound plan", "plan")
+MOMENTS = Operation("moments", "ChannelStats.update, float32", "moments")
+MOMENTS_UINT8 = Operation("moments_uint8", "ChannelStats.update, uint8", "moments", "uint8")
+SEQUENCES = (
+    Operation("sequences", "Training on sequences, no padding", "sequences"),
+    Operation("padded", "Training on sequences, half of the steps padding", "padded",
+              baseline=("sequences", "no padding")),
+)
+# `pytest benchmarks` measures these.
+KERNELS = (
+    *(op for op in TRAINING if not op.fresh),
+    Operation("frozen_backward", "Backward, given statistics", "backward", frozen=True),
+    Operation("relu", "Training + ReLU", "training", activation="relu"),
+    Operation("residual_relu", "Training + residual + ReLU", "training", residual=True, activation="relu"),
+)
+
+SUITES = {suite.name: suite for suite in (
+    Suite("training", "benchmarks", plan((TRAINING, CASES), ((CALL,), SMALL_CALL))),
+    Suite("inference", "inference", plan(
+        (AFFINE, both((1, 64, 56, 56), (1, 256, 14, 14), (1, 2048, 7, 7), (8, 64, 28, 28), (8, 256, 28, 28),
+                      (32, 64, 112, 112), (32, 256, 56, 56), (64, 512), (4096, 256))),
+        (HALVES, both((1, 64, 56, 56), (8, 256, 28, 28), (32, 64, 112, 112), (32, 256, 56, 56), (32, 512, 28, 28))),
+        ((IMAGES,), rows((1, 3, 224, 224), (8, 3, 224, 224), (32, 3, 224, 224), (1, 3, 1080, 1920))),
+        ((PLAN,), SMALL_CALL),
+        (ACTIVATIONS, both((32, 64, 112, 112), (8, 64, 28, 28))))),
+    Suite("statistics", "statistics", plan(
+        ((MOMENTS,), [*both((1, 64, 128, 128), (32, 64, 128, 128)), *rows((100_000, 64))]),
+        ((MOMENTS_UINT8,), [*both((32, 3, 256, 128), (1024, 3, 256, 128)), *rows((64, 3, 224, 224))]),
+        (SEQUENCES, rows((64, 256, 512), (64, 64, 512))))),
+)}
+TINY_SUITES = {suite.name: suite for suite in (
+    Suite("training", "benchmarks", plan((TRAINING, TINY_CASES), ((CALL,), SMALL_CALL))),
+    Suite("inference", "inference", plan(
+        (AFFINE, both((2, 8, 7, 7), (8, 24))), (HALVES, both((2, 8, 7, 7))), ((IMAGES,), rows((2, 3, 16, 16))),
+        ((PLAN,), SMALL_CALL), (ACTIVATIONS, both((2, 8, 7, 7))))),
+    Suite("statistics", "statistics", plan(
+        ((MOMENTS, MOMENTS_UINT8), both((2, 3, 8, 8))), (SEQUENCES, rows((4, 64, 8))))),
+)}
+OPERATIONS = {op.name: op for suite in SUITES.values() for op in suite.plan}
+
+
+def filled(shape: Shape, seed: int) -> NDArray[np.float32]:
+    """Return a new array of normal numbers, allocated by NumPy (which asks for huge pages) and warm."""
     pool = np.random.default_rng(seed).standard_normal(min(_POOL, math.prod(shape)), np.float32)
-    flat = np.empty(math.prod(shape), np.float32)
-    for start in range(0, flat.size, pool.size):
-        part = flat[start:start + pool.size]
-        part[...] = pool[:part.size]
-    return flat.reshape(shape)
+    return np.resize(pool, shape)
 
 
 def parameters(channels: int) -> dict[str, NDArray[np.float32]]:

@@ -1,12 +1,11 @@
-"""What SyncBatchNorm costs: its exchanges, and ResNet-50's layers with and without them; an estimate for more ranks.
+"""The cost of SyncBatchNorm: its exchanges, ResNet-50's layers with and without them, and an estimate for more ranks.
 
-``mpiexec -n 2 python -m benchmarks.collective`` prints the tables that docs/scale.md quotes. On a cluster, two ranks on
-two machines measure its network. Times are the best of all samples, of the slowest rank in each.
+docs/scale.md quotes the tables. On a cluster, two ranks on two machines measure its network. Each time is the best of
+all samples, of the slowest rank in each.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +15,7 @@ from mpi4py import MPI
 
 import fastbn
 from benchmarks.cases import filled
+from benchmarks.report import table
 from fastbn.layers.ranks import HEADER, channel_of
 from fastbn.layers.sync import merge, total
 
@@ -28,7 +28,7 @@ CHANNELS = (64, 256, 1024, 2048)
 
 
 class Layers(NamedTuple):
-    """Layers of ResNet-50 that are alike."""
+    """Equal layers of ResNet-50."""
 
     channels: int
     side: int
@@ -61,41 +61,42 @@ def numbers(channels: int) -> int:
 
 
 def exchanges(budget: float) -> dict[int, tuple[float, float]]:
-    """Return the seconds of an exchange, as the layer does it and as MPI's blocking all-gather, by channels."""
+    """Return the seconds of the layer's exchange and of MPI's blocking all-gather, by channels."""
     channel = channel_of(COMM, 60.0, "benchmark")
-    out = {}
+    seconds = {}
     for channels in CHANNELS:
         piece = np.ones(numbers(channels))
-        room = np.empty((COMM.size, len(piece)))
-        out[channels] = (best(lambda piece=piece: channel.all_gather(piece, 60.0, "benchmark"), budget),
-                         best(lambda piece=piece, room=room: COMM.Allgather(piece, room), budget))
-    return out
+        everything = np.empty((COMM.size, len(piece)))
+        seconds[channels] = (
+            best(lambda piece=piece: channel.all_gather(piece, 60.0, "benchmark"), budget),
+            best(lambda piece=piece, everything=everything: COMM.Allgather(piece, everything), budget))
+    return seconds
 
 
 def whole_step(budget: float) -> float:
-    """Return the seconds of all exchanges of a step of ResNet-50, one after the other."""
+    """Return the seconds of all exchanges of a step of ResNet-50."""
     channel = channel_of(COMM, 60.0, "benchmark")
     pieces = [np.ones(numbers(layers.channels)) for layers in RESNET50 for _ in range(2 * layers.number)]
     return best(lambda: [channel.all_gather(piece, 60.0, "benchmark") for piece in pieces], budget)
 
 
-def compute(batch: int, budget: float) -> list[tuple[float, float, float, float]]:
-    """Return the seconds of forward and backward, without and with the other ranks, for each row of RESNET50."""
-    out = []
+def compute(batch: int, budget: float) -> list[list[float]]:
+    """Return the seconds of each row of RESNET50: forward and SyncBatchNorm's, backward and SyncBatchNorm's."""
+    rows = []
     for layers in RESNET50:
         shape = batch, layers.channels, layers.side, layers.side
         x, dy, y = (filled(shape, COMM.rank + seed) for seed in range(3))
-        row = []
+        times = []
         for layer in (fastbn.BatchNorm(layers.channels), fastbn.SyncBatchNorm(layers.channels)):
-            row += [best(lambda layer=layer, x=x, y=y: layer(x, out=y), budget),
-                    best(lambda layer=layer, dy=dy, y=y: layer.backward(dy, out=y), budget)]
-        out.append((row[0], row[1], row[2], row[3]))
-    return out
+            times.append((best(lambda layer=layer, x=x, y=y: layer(x, out=y), budget),
+                          best(lambda layer=layer, dy=dy, y=y: layer.backward(dy, out=y), budget)))
+        rows.append([seconds for pair in zip(*times, strict=True) for seconds in pair])
+    return rows
 
 
 def merging(budget: float) -> dict[tuple[int, int], float]:
-    """Return the seconds that a rank merges in a forward and adds in a backward, by ranks and channels."""
-    out = {}
+    """Return the seconds in which a rank merges all parts of a forward and a backward, by ranks and channels."""
+    merged = {}
     for ranks in RANKS:
         for channels in sorted({layers.channels for layers in RESNET50}):
             parts = np.ones((ranks, 1 + 3 * channels))
@@ -106,12 +107,12 @@ def merging(budget: float) -> dict[tuple[int, int], float]:
                 merge(parts)
                 total(sums)
                 seconds = min(seconds, perf_counter() - start)
-            out[ranks, channels] = seconds
-    return out
+            merged[ranks, channels] = seconds
+    return merged
 
 
 def estimate(ranks: int, latency: float, bandwidth: float, merged: dict[tuple[int, int], float]) -> tuple[float, ...]:
-    """Return seconds a step of ResNet-50 for latency, transfer and merging: see docs/scale.md."""
+    """Return the seconds of latency, transfer and merging in a step of ResNet-50 (see docs/scale.md)."""
     waiting = moving = merge_time = 0.0
     for layers in RESNET50:
         waiting += layers.number * 2 * math.ceil(math.log2(ranks)) * latency
@@ -120,48 +121,45 @@ def estimate(ranks: int, latency: float, bandwidth: float, merged: dict[tuple[in
     return waiting, moving, merge_time
 
 
-def main() -> None:
-    """Measure, and print the tables on rank 0."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=8, help="samples a rank (default: 8)")
-    parser.add_argument("--tiny", action="store_true", help="a smoke test: one sample, hardly measured")
-    options = parser.parse_args()
-    batch, budget = (1, 0.001) if options.tiny else (options.batch, 0.3)
-    fastbn.set_num_threads(1)
-    gathered = exchanges(budget)
-    step = whole_step(budget)
-    layers = compute(batch, budget)
-    if COMM.rank:
-        return
-    merged = merging(budget / 10)
-    print(f"{COMM.size} ranks, one thread each; {MPI.Get_library_version().split(',')[0].strip()}\n")
-    print("| channels | bytes a rank | exchange | blocking all-gather |\n|---:|---:|---:|---:|")
-    for channels, (ours, blocking) in gathered.items():
-        print(f"| {channels} | {8 * numbers(channels):,} | {ours * 1e6:.1f} us | {blocking * 1e6:.1f} us |")
+def print_layers(batch: int, rows: list[list[float]]) -> None:
+    """Print the time of each layer, and of all."""
+    lines = [[f"{batch} samples a rank", "layers", "BatchNorm", "SyncBatchNorm", "backward", "SyncBatchNorm backward"]]
+    for layers, row in zip(RESNET50, rows, strict=True):
+        lines.append([f"{layers.channels}x{layers.side}x{layers.side}", str(layers.number),
+                      *(f"{seconds * 1e3:.3f} ms" for seconds in row)])
+    counts = np.array([layers.number for layers in RESNET50])
+    lines.append(["all", str(counts.sum()), *(f"{seconds * 1e3:.1f} ms" for seconds in counts @ np.array(rows))])
+    print(f"\n{table(lines)}")
 
-    print(f"\n| {batch} samples a rank | layers | BatchNorm | SyncBatchNorm | backward | SyncBatchNorm backward |\n"
-          "|---|---:|---:|---:|---:|---:|")
-    sums = np.zeros(4)
-    for (channels, side, number), row in zip(RESNET50, layers, strict=True):
-        sums += number * np.array(row)
-        cells = " | ".join(f"{row[k] * 1e3:.3f} ms" for k in (0, 2, 1, 3))
-        print(f"| {channels}x{side}x{side} | {number} | {cells} |")
-    print(f"| all | 53 | {' | '.join(f'{sums[k] * 1e3:.1f} ms' for k in (0, 2, 1, 3))} |")
-    if COMM.size < 2:
-        return
 
-    # t = rounds * latency + (ranks - 1) * bytes / bandwidth, through the smallest and the largest piece
+def print_estimate(gathered: dict[int, tuple[float, float]], step: float, merged: dict[tuple[int, int], float]) -> None:
+    """Fit t = rounds * latency + (ranks - 1) * bytes / bandwidth to the smallest and largest piece, and extrapolate."""
     small, large = CHANNELS[0], CHANNELS[-1]
     slope = (gathered[large][0] - gathered[small][0]) / (8 * (numbers(large) - numbers(small)))
     bandwidth = (COMM.size - 1) / slope
     latency = (gathered[small][0] - slope * 8 * numbers(small)) / math.ceil(math.log2(COMM.size))
     print(f"\nall exchanges of a step, measured: {step * 1e3:.2f} ms")
-    print(f"latency {latency * 1e6:.1f} us a round, bandwidth {bandwidth / 1e9:.2f} GB/s\n")
-    print("| ranks | latency | transfer | merging (measured) | a step |\n|---:|---:|---:|---:|---:|")
+    print(f"latency {latency * 1e6:.1f} µs a round, bandwidth {bandwidth / 1e9:.2f} GB/s\n")
+    lines = [["ranks", "latency", "transfer", "merging (measured)", "a step"]]
     for ranks in RANKS:
         times = estimate(ranks, latency, bandwidth, merged)
-        print(f"| {ranks:,} | {' | '.join(f'{seconds * 1e3:,.1f} ms' for seconds in (*times, sum(times)))} |")
+        lines.append([f"{ranks:,}", *(f"{seconds * 1e3:,.1f} ms" for seconds in (*times, sum(times)))])
+    print(table(lines))
 
 
-if __name__ == "__main__":
-    main()
+def main(tiny: bool, batch: int) -> None:
+    """Measure with `batch` samples a rank, and print the tables on rank 0."""
+    batch, budget = (1, 0.001) if tiny else (batch, 0.3)
+    fastbn.set_num_threads(1)
+    gathered = exchanges(budget)
+    step = whole_step(budget)
+    rows = compute(batch, budget)
+    if COMM.rank:
+        return
+    print(f"{COMM.size} ranks, one thread each; {MPI.Get_library_version().split(',')[0].strip()}\n")
+    print(table([["channels", "bytes a rank", "exchange", "blocking all-gather"], *(
+        [str(channels), f"{8 * numbers(channels):,}", f"{ours * 1e6:.1f} µs", f"{blocking * 1e6:.1f} µs"]
+        for channels, (ours, blocking) in gathered.items())]))
+    print_layers(batch, rows)
+    if COMM.size > 1:
+        print_estimate(gathered, step, merging(budget / 10))

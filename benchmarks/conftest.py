@@ -8,7 +8,8 @@ import pytest
 
 import fastbn
 from benchmarks import floors
-from benchmarks.cases import Case, cases
+from benchmarks.cases import CASES, TINY_CASES, Case, Operation
+from benchmarks.peers import FLOORS
 from benchmarks.worker import Worker
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ TINY_BUDGET, BUDGET = 0.005, 0.2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--tiny", action="store_true", help="a smoke run: tiny cases, few rounds")
+    parser.addoption("--tiny", action="store_true", help="a smoke test: tiny cases, few rounds")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,25 +31,23 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" in metafunc.fixturenames:
-        chosen = cases(metafunc.config.getoption("--tiny"))
-        metafunc.parametrize("case", chosen, ids=[f"{case.layout}-{case.name}" for case in chosen])
+        cases = TINY_CASES if metafunc.config.getoption("--tiny") else CASES
+        metafunc.parametrize("case", cases, ids=[f"{case.layout}-{case.name}" for case in cases])
 
 
 @pytest.fixture(scope="session")
-def memory(request: pytest.FixtureRequest) -> Iterator[Callable[[str, Case], float]]:
-    """Return the floor of an operation in seconds, measured in this run in a process of its own."""
+def memory(request: pytest.FixtureRequest) -> Iterator[Callable[[Operation, Case], float]]:
+    """Return the floor of an operation in seconds, measured in this run in its own process."""
     budget = TINY_BUDGET if request.config.getoption("--tiny") else BUDGET
     measured: dict[tuple[int, str], float] = {}
     l3 = floors.l3_bytes()
-    with Worker(floors.LIBRARY, fastbn.get_num_threads()) as worker:
+    with Worker(FLOORS, fastbn.get_num_threads()) as worker:
 
-        def floor(op: str, case: Case) -> float:
-            flat = Case((case.size,), "rows")
-            for name in floors.passes(op, case, l3):
+        def floor(op: Operation, case: Case) -> float:
+            needed = floors.passes(op, case, l3)
+            for name in needed:
                 if (case.size, name) not in measured:
-                    measured[case.size, name] = worker.measure(flat, name, budget)
-            seconds = floors.floor(op, case, {name: s for (size, name), s in measured.items() if size == case.size}, l3)
-            assert seconds is not None
-            return seconds
+                    measured[case.size, name] = worker.measure(floors.PASSES[name], floors.flat(op, case), budget)
+            return sum(measured[case.size, name] for name in needed)
 
         yield floor

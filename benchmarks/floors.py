@@ -1,11 +1,12 @@
-"""The speed of memory, which no batch normalization can beat: read, copy and add2, and the floor of each operation.
+"""The speed of memory, and the floor that it sets for each operation.
 
 - read: the sum of x
+- read2: the sum of x * dy
 - copy: y = x into a warm buffer
 - add2: dx = x + dy into a warm buffer
 
-With PyTorch's loops where it is installed, else with NumPy's, split over threads: both are plain vectorised loops over
-all cores. Several ways are tried and the best one counts, since a slow floor would flatter what stands on it.
+PyTorch's loops do these passes if it is installed, otherwise NumPy's, split over threads. The fastest way counts,
+because a slow floor would flatter the operations compared with it.
 """
 
 from __future__ import annotations
@@ -13,54 +14,66 @@ from __future__ import annotations
 import importlib.util
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.cases import Case, filled
+from benchmarks.cases import Case, Operation
+from benchmarks.peers import Peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-PASSES = ("read", "copy", "add2")
+    from benchmarks.peers import Calls
+
+PASSES = {name: Operation(name, name, name) for name in ("read", "read2", "copy", "add2")}
 DEFAULT_L3 = 32 << 20
 PROVIDER = "torch" if importlib.util.find_spec("torch") else "numpy"
-LIBRARY = f"benchmarks.floors:{PROVIDER.capitalize()}Floors"  # for benchmarks.worker
 
 
-def passes(op: str, case: Case, l3: int) -> dict[str, int]:
-    """Return the passes over memory that `op` needs at least, and how often.
+def passes(op: Operation, case: Case, l3: int) -> list[str]:
+    """Return the passes over memory that `op` needs at least, none if it has no floor.
 
     Parameters
     ----------
-    op : {"training", "inference", "backward", "frozen_backward", "relu", "residual_relu"}
-        Either of the last two as a training forward.
+    op : Operation
     case : Case
     l3 : int
         Bytes of the last level of cache.
 
     Notes
     -----
-    A channel of planes is a few long runs, so that a group of them stays in L2 between statistics and result. In rows
-    every channel runs through the whole array: what L3 does not hold is read twice.
+    A channel of planes is a few long runs, so a group of channels stays in L2 between statistics and result. A channel
+    of rows runs through the whole array: what L3 does not hold is read twice.
     """
-    if op == "inference":
-        return {"copy": 1}
-    if op == "frozen_backward":  # dgamma needs x
-        return {"add2": 1}
-    if op == "backward":
-        again = 2 if case.layout == "rows" and 2 * case.nbytes > l3 else 0
-        return {"read": again, "add2": 1}
-    again = 1 if case.layout == "rows" and case.nbytes > l3 else 0
-    return {"read": again, "add2" if op == "residual_relu" else "copy": 1}
+    if op.kind == "moments":
+        return ["read"]
+    if op.fresh or op.dtype != "float32":
+        return []
+    if op.kind == "backward":
+        twice = not op.frozen and case.layout == "rows" and 2 * case.nbytes > l3
+        return ["read2", "add2"] if twice else ["add2"]
+    last = "add2" if op.residual else "copy"
+    if op.kind == "training":
+        return ["read", last] if case.layout == "rows" and case.nbytes > l3 else [last]
+    return [last] if op.kind in ("inference", "affine") else []
 
 
-def floor(op: str, case: Case, seconds: Mapping[str, float], l3: int) -> float | None:
-    """Return the least seconds of `op`, from those of each pass; None where a pass was not measured."""
-    needed = {name: times for name, times in passes(op, case, l3).items() if times}
-    if not needed.keys() <= seconds.keys():
+def floor(needed: list[str], seconds: Mapping[str, float]) -> float | None:
+    """Return the least seconds of an operation, from those of each pass; None if one was not measured."""
+    if "read" in seconds:   # figures from before read2 was measured
+        seconds = {"read2": 2 * seconds["read"], **seconds}
+    if not needed or not set(needed) <= seconds.keys():
         return None
-    return sum(times * seconds[name] for name, times in needed.items())
+    return sum(seconds[name] for name in needed)
+
+
+def flat(op: Operation, case: Case) -> Case:
+    """Return the case whose float32 arrays have as many bytes as x.
+
+    Floors depend on the size alone. The layout is kept so that each size is measured at two moments.
+    """
+    return Case((op.nbytes(case) // 4,), case.layout)
 
 
 def l3_bytes() -> int:
@@ -73,46 +86,47 @@ def l3_bytes() -> int:
     return int(text[:-1]) * units[text[-1]] if text[-1] in units else int(text)
 
 
-class TorchFloors:
-    """The three passes with PyTorch."""
+class Floors(Peer):
+    """The passes over memory, as a peer."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, case: Case, threads: int) -> None:
+        self.case = case
+        self.threads = threads
+
+    @classmethod
+    def supports(cls, op: Operation, case: Case) -> bool:
+        """Return whether `op` is a pass."""
+        return op.name in PASSES
+
+    def calls(self, op: Operation) -> Calls:
+        """Return the ways to do a pass."""
+        ways = self._by_torch if PROVIDER == "torch" else self._by_numpy
+        return ways(op.name)
+
+    def _by_torch(self, name: str) -> Calls:
         import torch
 
-        torch.set_num_threads(threads)
-        self.torch = torch
-
-    def prepare(self, case: Case) -> None:
-        """Make arrays of as many elements as the case has."""
-        self.x, self.dy, self.y = (self.torch.from_numpy(filled((case.size,), seed)) for seed in range(3))
-
-    def calls(self, op: str) -> list[Callable[[], object]]:
-        """Return the ways to do a pass."""
-        torch, x, dy, y = self.torch, self.x, self.dy, self.y
-        return {
+        torch.set_num_threads(self.threads)
+        x, dy, y = map(torch.from_numpy, (self.x, self.dy, self.y))
+        calls: dict[str, Calls] = {
             "read": [lambda: torch.sum(x), lambda: torch.dot(x, x)],
+            "read2": [lambda: torch.dot(x, dy)],
             "copy": [lambda: y.copy_(x), lambda: torch.mul(x, 2.0, out=y)],
             "add2": [lambda: torch.add(x, dy, out=y)],
-        }[op]
+        }
+        if len(x) % self.threads == 0:  # a product for each thread
+            left, right = x.view(self.threads, 1, -1), dy.view(self.threads, -1, 1)
+            calls["read2"].append(lambda: torch.bmm(left, right))
+        return calls[name]
 
-
-class NumpyFloors:
-    """The three passes with NumPy, one part of the array a thread: NumPy lets go of the interpreter inside."""
-
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-        self.pool = ThreadPoolExecutor(threads)
-
-    def prepare(self, case: Case) -> None:
-        """Make arrays of as many elements as the case has."""
-        self.arrays = tuple(filled((case.size,), seed) for seed in range(3))
-
-    def calls(self, op: str) -> list[Callable[[], object]]:
-        """Return the ways to do a pass."""
-        do: Callable[..., object] = {
+    def _by_numpy(self, name: str) -> Calls:
+        passes: dict[str, Callable[..., Any]] = {
             "read": lambda x, dy, y: np.add.reduce(x),
+            "read2": lambda x, dy, y: np.dot(x, dy),
             "copy": lambda x, dy, y: np.copyto(y, x),
             "add2": lambda x, dy, y: np.add(x, dy, out=y),
-        }[op]
-        parts = list(zip(*(np.array_split(array, self.threads) for array in self.arrays), strict=True))
-        return [lambda: do(*self.arrays), lambda: list(self.pool.map(lambda part: do(*part), parts))]
+        }
+        do, arrays = passes[name], (self.x, self.dy, self.y)
+        parts = list(zip(*(np.array_split(array, self.threads) for array in arrays), strict=True))
+        pool = ThreadPoolExecutor(self.threads)     # NumPy releases the GIL inside
+        return [lambda: do(*arrays), lambda: list(pool.map(lambda part: do(*part), parts))]

@@ -1,49 +1,84 @@
-"""That all libraries of the comparison compute the same: a benchmark of the wrong function is worse than none."""
+"""All libraries compute the same: a benchmark of the wrong function is worse than none."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.cases import cases
-from benchmarks.compare.libraries import LIBRARIES, Library
-from benchmarks.compare.peers import EPS, OPS, Peer, applies
+from benchmarks.cases import KERNELS, TINY_SUITES, Operation
+from benchmarks.peers import EPS, LIBRARIES, MEAN, STD, Library, Peer
+
+ACTIVATIONS = {
+    None: lambda y: y,
+    "relu": lambda y: np.maximum(y, 0),
+    "relu6": lambda y: np.clip(y, 0, 6),
+    "leaky_relu": lambda y: np.where(y > 0, y, 0.01 * y),
+    "hardswish": lambda y: y * np.clip(y + 3, 0, 6) / 6,
+    "sigmoid": lambda y: 1 / (1 + np.exp(-y)),
+    "tanh": np.tanh,
+    "silu": lambda y: y / (1 + np.exp(-y)),
+}
+TOLERANCES = {"float32": 2e-5, "float16": 4e-3, "bfloat16": 4e-2, "uint8": 2e-5}
+CELLS = [(op, case) for suite in TINY_SUITES.values() for op, cases in suite.plan.items() for case in cases]
+CELLS += [(op, case) for case in dict.fromkeys(case for _, case in CELLS) for op in KERNELS if op.applies(case)]
 
 
-def expected(peer: Peer, op: str) -> np.ndarray:
-    """Return what `op` must give, in double precision."""
+def expected(peer: Peer, op: Operation) -> np.ndarray:
+    """Return the result of `op` in double precision, with the channels last."""
     axis = peer.case.axis
-    x, dy = (np.moveaxis(a.astype(np.float64), axis, -1) for a in (peer.x, peer.dy))
-    gamma, beta, mean, var = (v.ravel().astype(np.float64) for v in (peer.gamma, peer.beta, peer.mean, peer.var))
+    values = peer.pixels if op.dtype == "uint8" else peer.x
+    x, dy = (np.moveaxis(a.astype(np.float64), axis, -1) for a in (values, peer.dy))
     axes = tuple(range(x.ndim - 1))
-    if not (op.startswith("inference") or op == "call"):
-        mean, var = x.mean(axes), x.var(axes)
+    if op.kind == "images":
+        return (x / 255 - MEAN) / STD
+    if op.kind == "moments":
+        return np.stack([x.mean(axes), x.var(axes)])
+    valid = np.ones(x.shape[:-1], bool)
+    if op.kind == "padded":
+        lengths = np.linspace(0, x.shape[1], len(x)).round()
+        valid = np.arange(x.shape[1]) < lengths[:, None]
+    gamma, beta, mean, var = (v.ravel().astype(np.float64) for v in (peer.gamma, peer.beta, peer.mean, peer.var))
+    if op.kind in ("training", "sequences", "padded") or (op.kind == "backward" and not op.frozen):
+        mean, var = x[valid].mean(0), x[valid].var(0)
     rstd = 1 / np.sqrt(var + EPS)
     x_hat = (x - mean) * rstd
-    result = x_hat * gamma + beta
-    if op.startswith("backward"):
-        result = gamma * rstd * (dy - dy.mean(axes) - x_hat * (dy * x_hat).mean(axes))
-    return np.moveaxis(result, -1, axis)
+    if op.frozen:
+        return gamma * rstd * dy
+    if op.kind == "backward":
+        return gamma * rstd * (dy - dy.mean(axes) - x_hat * (dy * x_hat).mean(axes))
+    y = ACTIVATIONS[op.activation](x_hat * gamma + beta + (dy if op.residual else 0))
+    return np.where(valid[..., None], y, 0)
+
+
+def result_of(peer: Peer, op: Operation, call: Any) -> np.ndarray:
+    """Return the result of a call with the channels last, from its return value or from the buffer."""
+    peer.y.fill(np.nan)
+    result = call()
+    if op.kind == "moments":
+        mean, var = (result.mean, result.var()) if hasattr(result, "mean") else result
+        return np.stack([np.asarray(mean).ravel(), np.asarray(var).ravel()])
+    y = peer.y if np.isfinite(peer.y).all() else result[0] if isinstance(result, (tuple, list)) else result
+    if op.kind == "images":
+        return np.moveaxis(np.asarray(y), 1, -1)
+    if hasattr(y, "movedim"):   # PyTorch has the channels second in either layout
+        return np.moveaxis(y.float().numpy(), 1, -1)
+    return np.moveaxis(np.asarray(y).reshape(peer.case.array_shape), peer.case.axis, -1)
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.peer.__name__)
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.target.partition(":")[2])
 def test_peer_computes_the_operation(library: Library) -> None:
     pytest.importorskip(library.module)
-    peer = library.peer(threads=1)
-    for case in cases(tiny=True):
-        peer.prepare(case)
-        for op in OPS:
-            if not (applies(op, case) and library.peer.supports(op, case)):
-                continue
-            for way, call in enumerate(peer.calls(op)):
-                peer.y.fill(np.nan)
-                result = call()
-                # A fresh result is the first of what comes back; torch's has the channels second, whatever the memory.
-                y = peer.y
-                if np.isnan(y).any():
-                    y = result[0] if isinstance(result, (tuple, list)) else result
-                    if hasattr(y, "movedim"):
-                        y = y.movedim(1, case.axis).numpy()
-                np.testing.assert_allclose(
-                    y.reshape(peer.x.shape), expected(peer, op), atol=2e-5, err_msg=f"{case} {op}, way {way}")
+    compared = 0
+    for op, case in CELLS:
+        if not library.peer.supports(op, case):
+            continue
+        peer = library.peer(case, threads=1)
+        for way, call in enumerate(peer.calls(op)):
+            np.testing.assert_allclose(
+                result_of(peer, op, call).reshape(expected(peer, op).shape).astype(np.float64), expected(peer, op),
+                atol=TOLERANCES[op.dtype], rtol=TOLERANCES[op.dtype], err_msg=f"{case} {op.name}, way {way}")
+            compared += 1
+    assert compared

@@ -1,4 +1,4 @@
-"""What the measurements ran on, and what else ran there meanwhile."""
+"""What the figures were measured on, and what else ran there."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ import psutil
 
 from benchmarks.floors import PROVIDER, l3_bytes
 from benchmarks.worker import ROOT
+from fastbn._core.config import config
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 BUSY_PERCENT = 5.0
-PACKAGES = ("numpy", "torch", "onnxruntime", "openvino", "opencv-python-headless")
+PACKAGES = ("numpy", "torch", "onnxruntime", "openvino", "opencv-python-headless", "scikit-learn")
+SOURCES = {".py", ".pyx", ".pxd", ".pxi"}
 
 
 def configuration() -> dict[str, Any]:
@@ -62,23 +64,32 @@ def _version(package: str) -> str | None:
 
 
 def _fastbn() -> dict[str, str]:
-    # The digest of what runs: figures of two builds never mix.
-    import fastbn
+    values = config()
+    return {
+        "version": values["fastbn"],
+        "isa": values["isa"]["chosen"],
+        "compiler": values["compiler"],
+        "kernels": digest(ROOT / "fastbn" / "_core"),
+        "package": digest(ROOT / "fastbn"),
+    }
 
-    digest = hashlib.sha256()
-    for path in sorted((ROOT / "fastbn").rglob("*")):
-        if path.suffix in {".py", ".so"}:
-            digest.update(path.read_bytes())
-    return {"version": fastbn.__version__, "digest": digest.hexdigest()[:12]}
+
+def digest(folder: Path) -> str:
+    """Return a digest of the sources in a folder."""
+    value = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in SOURCES:
+            value.update(path.read_bytes())
+    return value.hexdigest()[:12]
 
 
 class Load:
-    """The CPU time of this machine between `start` and `stop`, ours and that of everybody else.
+    """The CPU time of this machine between `start` and `stop`: that of the benchmark, and that of other processes.
 
     Parameters
     ----------
     pids : iterable of int
-        Of the processes that are ours, beside this one.
+        The benchmark's processes besides this one.
     """
 
     def __init__(self, pids: Iterable[int]) -> None:
@@ -91,16 +102,15 @@ class Load:
         self._first = self._snapshot()
 
     def stop(self) -> dict[str, Any]:
-        """Return when it was, the load averages, and the percentage of all CPU time that others took."""
+        """Return the time of the start, the load averages, and the percentage of all CPU time that others took."""
         elapsed, all_busy, ours, stolen = (b - a for a, b in zip(self._first, self._snapshot(), strict=True))
         capacity = max(elapsed, 1e-9) * (os.cpu_count() or 1)
-        others = max(0.0, 100 * (all_busy - ours) / capacity)
         return {
             "started": self._started,
             "seconds": round(elapsed, 1),
             "load_before": round(self._before, 2),
             "load_after": round(os.getloadavg()[0], 2),
-            "others_percent": round(others, 1),
+            "others_percent": round(max(0.0, 100 * (all_busy - ours) / capacity), 1),
             "stolen_percent": round(100 * stolen / capacity, 1),
         }
 
@@ -112,5 +122,5 @@ class Load:
 
 
 def is_busy(run: dict[str, Any]) -> bool:
-    """Return whether others took so much of the machine that the figures of a run suffer."""
+    """Return whether other processes took so much of the machine that the figures of a run suffer."""
     return bool(run["others_percent"] + run["stolen_percent"] > BUSY_PERCENT)

@@ -1,1 +1,0 @@
-"""fastbn beside its peers; see ``python -m benchmarks.compare --help``."""

@@ -1,0 +1,110 @@
+"""The figures of a suite, saved as they come: an interrupted run loses nothing, and runs add up."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import floors
+from benchmarks.cases import LAYOUTS, OPERATIONS, Case, Operation
+from benchmarks.peers import UNTHREADED
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Results:
+    """The best time of each cell, measured in one configuration.
+
+    Parameters
+    ----------
+    path : Path or None
+        The file, if any.
+    configuration : dict
+        What the figures were measured on (`benchmarks.machine.configuration`). Figures of another one are dropped.
+    """
+
+    def __init__(self, path: Path | None, configuration: dict[str, Any]) -> None:
+        self.path = path
+        self.configuration = configuration
+        self.cells: dict[str, dict[str, Any]] = {}
+        self.runs: list[dict[str, Any]] = []
+        self.dropped = False
+        if path is not None and path.exists():
+            stored = json.loads(path.read_text())
+            if stored["configuration"] == configuration:
+                self.cells, self.runs = stored["cells"], stored["runs"]
+            else:
+                self.dropped = True
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """Return the contents of a file, whatever machine they came from."""
+        return cls(path, json.loads(path.read_text())["configuration"])
+
+    @staticmethod
+    def key(library: str, op: Operation, case: Case, threads: int) -> str:
+        """Return the name of a cell."""
+        return f"{library} {op.name} {case.name} {case.layout} {1 if library in UNTHREADED else threads}"
+
+    def rounds(self, key: str) -> int:
+        """Return how often a cell was measured."""
+        return self.cells[key]["rounds"] if key in self.cells else 0
+
+    def add(self, key: str, seconds: float) -> None:
+        """Keep the best time of a cell."""
+        cell = self.cells.setdefault(key, {"seconds": seconds, "rounds": 0})
+        cell["seconds"] = min(cell["seconds"], seconds)
+        cell["rounds"] += 1
+
+    def save(self) -> None:
+        """Write the file as a whole."""
+        if self.path is None:
+            return
+        fields = {"configuration": self.configuration, "runs": self.runs, "cells": self.cells}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        new = self.path.with_suffix(".tmp")
+        new.write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n")
+        new.replace(self.path)
+
+    def threads(self) -> list[int]:
+        """Return the numbers of threads that were measured."""
+        return sorted({int(key.rpartition(" ")[2]) for key in self.cells if key.partition(" ")[0] not in UNTHREADED})
+
+    def seconds(self, library: str, op: Operation, case: Case, threads: int) -> float | None:
+        """Return the best time of a cell, or None if it was not measured."""
+        cell = self.cells.get(self.key(library, op, case, threads))
+        return None if cell is None else cell["seconds"]
+
+    def floor(self, op: Operation, case: Case, threads: int) -> float | None:
+        """Return the floor of an operation, or None if it has none or it was not measured.
+
+        Small passes are faster on fewer threads, so those of every number up to `threads` count.
+        """
+        flat = floors.flat(op, case)
+        measured = {
+            name: [seconds for layout in LAYOUTS for count in self.threads() if count <= threads
+                   if (seconds := self.seconds("floors", memory, Case(flat.shape, layout), count)) is not None]
+            for name, memory in floors.PASSES.items()}
+        best = {name: min(times) for name, times in measured.items() if times}
+        return floors.floor(floors.passes(op, case, self.configuration["l3"]), best)
+
+    def ratio(self, against: str, op: Operation, case: Case, threads: int) -> float | None:
+        """Return how many times faster fastbn is than a peer or than its baseline, or how many times a floor it takes.
+
+        Parameters
+        ----------
+        against : str
+            Name of a library, "baseline" or "floor".
+        op : Operation
+        case : Case
+        threads : int
+        """
+        ours = self.seconds("fastbn", op, case, threads)
+        if against == "floor":
+            ours, other = self.floor(op, case, threads), ours
+        elif against == "baseline":
+            other = self.seconds("fastbn", OPERATIONS[op.baseline[0]], case, threads) if op.baseline else None
+        else:
+            other = self.seconds(against, op, case, threads)
+        return None if ours is None or other is None else other / ours

@@ -1,0 +1,178 @@
+"""What fastbn sets out to reach, and the cells that miss it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from benchmarks.cases import CALL, MB, TRAINING, Case, Operation, Suite
+
+if TYPE_CHECKING:
+    from benchmarks.results import Results
+
+NOISE = 0.95    # a speed-up of 1, within the noise of a measurement
+
+
+def every(case: Case) -> bool:
+    return True
+
+
+def resnet(case: Case) -> bool:
+    return len(case.shape) == 4 and case.shape[0] == 32
+
+
+def seven(case: Case) -> bool:
+    return case.shape[2:] == (7, 7)
+
+
+def small(case: Case) -> bool:
+    return case.nbytes <= 4 * MB
+
+
+def large(case: Case) -> bool:
+    return case.nbytes > 32 * MB
+
+
+def planes(case: Case) -> bool:
+    return case.layout == "planes"
+
+
+def rows(case: Case) -> bool:
+    return case.layout == "rows"
+
+
+def resnet_rows(case: Case) -> bool:
+    """Rows of ResNet-50, and (N, C)."""
+    return rows(case) and (resnet(case) or len(case.shape) == 2)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound on the cells of some operations.
+
+    Attributes
+    ----------
+    name : str
+    against : str
+        A library or "baseline", for a least speed-up; or "floor", for the most times it.
+    bound : float
+    ops : sequence of str
+    selects : callable
+        Whether a case belongs to it.
+    threads : sequence of int
+        Numbers of threads; empty for all that were measured.
+    """
+
+    name: str
+    against: str
+    bound: float
+    ops: Sequence[str]
+    selects: Callable[[Case], bool] = every
+    threads: Sequence[int] = ()
+
+    @property
+    def limit(self) -> str:
+        """The bound as text."""
+        return f"{'≤' if self.against == 'floor' else '≥'} {self.bound:g}x"
+
+    def met(self, value: float) -> bool:
+        """Return whether a ratio keeps to the bound."""
+        return value <= self.bound if self.against == "floor" else value >= self.bound
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A target and the ratio of one cell."""
+
+    target: Target
+    value: float
+    op: Operation
+    case: Case
+    threads: int
+
+    @property
+    def met(self) -> bool:
+        """Whether the cell keeps to the bound."""
+        return self.target.met(self.value)
+
+    @property
+    def reached(self) -> float:
+        """The part of the target that was reached: below 1 if it was missed."""
+        part = self.value / self.target.bound
+        return 1 / part if self.target.against == "floor" else part
+
+
+def fresh(name: str, bound: float, op: str, selects: Callable[[Case], bool]) -> list[Target]:
+    """Return a target against PyTorch on two threads, into a buffer and into a new array."""
+    return [Target(name, "torch", bound, [op], selects, [2]),
+            Target(f"{name}, new array", "torch", bound, [f"{op}_fresh"], selects, [2])]
+
+
+TARGETS = {
+    "training": [
+        Target("training, planes of ResNet-50", "torch", 2.7, ["training"], lambda c: planes(c) and resnet(c), [2]),
+        Target("training, planes of ResNet-50 over 32 MB, new array", "torch", 2.5, ["training_fresh"],
+               lambda c: planes(c) and resnet(c) and large(c), [2]),
+        Target("training, planes of ResNet-50 except 7x7", "floor", 1.4, ["training"],
+               lambda c: planes(c) and resnet(c) and not seven(c), [2]),
+        Target("training, planes of ResNet-50, 7x7", "floor", 2.2, ["training"],
+               lambda c: planes(c) and resnet(c) and seven(c), [2]),
+        *fresh("training, planes up to 4 MB", 4.0, "training", lambda c: planes(c) and small(c)),
+        *fresh("backward, planes of ResNet-50", 2.2, "backward", lambda c: planes(c) and resnet(c)),
+        Target("backward, planes of ResNet-50", "floor", 1.4, ["backward"], lambda c: planes(c) and resnet(c), [2]),
+        *fresh("training, rows of ResNet-50 and (N, C) over 4 MB", 1.15, "training",
+               lambda c: resnet_rows(c) and not small(c)),
+        *fresh("training, rows of ResNet-50 and (N, C) up to 4 MB", 1.5, "training",
+               lambda c: resnet_rows(c) and small(c)),
+        Target("training, rows of ResNet-50 and (N, C)", "floor", 1.2, ["training"], resnet_rows, [2]),
+        *fresh("backward, rows", 1.7, "backward", rows),
+        Target("backward, rows", "floor", 1.25, ["backward"], rows, [2]),
+        Target("inference over 4 MB", "torch", NOISE, ["inference"], lambda c: not small(c), [2]),
+        Target("inference up to 4 MB", "torch", 1.2, ["inference"], small, [2]),
+        Target("inference over 32 MB, new array", "torch", 1.9, ["inference_fresh"], large, [2]),
+        Target("inference over 4 MB", "floor", 1.1, ["inference"], lambda c: not small(c), [2]),
+        Target("small call", "torch", 3.0, ["call"], threads=[2]),
+        Target("small call", "numpy", 1.0, ["call"], threads=[2]),
+        Target("every cell", "torch", NOISE, [op.name for op in (*TRAINING, CALL)]),
+    ],
+    "inference": [
+        Target("batch norm + residual + ReLU", "torch", 2.0, ["bn_residual_relu"]),
+        Target("float32", "onnxruntime", 1.0, ["bn", "bn_relu", "bn_residual_relu"]),
+        Target("half precision, over 32 MB in float32", "baseline", 1.6,
+               ["bn_float16", "bn_bfloat16", "training_float16", "training_bfloat16"], large),
+        Target("bfloat16", "torch", 1.0, ["bn_bfloat16", "training_bfloat16"]),
+        Target("images", "numpy", 3.0, ["images"]),
+        Target("images", "torch", 1.5, ["images"]),
+        Target("images", "opencv", 1.5, ["images"]),
+        Target("small call", "numpy", 2.0, ["plan"]),
+    ],
+    "statistics": [],
+}
+
+
+def verdicts(target: Target, results: Results, suite: Suite) -> list[Verdict]:
+    """Return every measured cell of a target, the worst one first."""
+    found = []
+    for op, cases in suite.plan.items():
+        for threads in target.threads or results.threads():
+            for case in filter(target.selects, cases if op.name in target.ops else ()):
+                value = results.ratio(target.against, op, case, threads)
+                if value is not None:
+                    found.append(Verdict(target, value, op, case, threads))
+    return sorted(found, key=lambda verdict: verdict.reached)
+
+
+def missed(results: Results, suite: Suite) -> list[Verdict]:
+    """Return the cells that miss a target, by operation and peer, the worst one first.
+
+    Of several bounds on a cell against the same peer, the strictest counts.
+    """
+    worst: dict[tuple[str, Operation, Case, int], Verdict] = {}
+    for target in TARGETS[suite.name]:
+        for verdict in verdicts(target, results, suite):
+            place = target.against, verdict.op, verdict.case, verdict.threads
+            if not verdict.met and (place not in worst or verdict.reached < worst[place].reached):
+                worst[place] = verdict
+    order = list(suite.plan)
+    return sorted(worst.values(), key=lambda v: (order.index(v.op), v.target.against, v.reached))
