@@ -20,15 +20,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import accuracy, charts, neighbour, report, variance
+from benchmarks import accuracy, charts, neighbour, report
 from benchmarks.cases import LAYOUTS, OPERATIONS, SUITES, TINY_SUITES, Suite
-from benchmarks.machine import configuration
-from benchmarks.results import Results
-from benchmarks.runner import Effort, measure
-from benchmarks.worker import ROOT
+from benchmarks.results import ROOT, Results, configuration
+from benchmarks.runner import measure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 DOCS = ROOT / "docs"
 ROUNDS, BUDGET, TINY_BUDGET = 3, 0.2, 0.005
@@ -46,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = top.add_subparsers(required=True, metavar="command")
 
-    def add(name: str, command: object, text: str) -> argparse.ArgumentParser:
+    def add(name: str, command: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command)
         sub.add_argument("--tiny", action="store_true", help="a smoke test: tiny cases, hardly measured")
@@ -64,8 +62,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--resume", action="store_true", help="skip what was measured in all rounds")
     _suites(add("report", render, "write tables and charts from saved figures"))
     _suites(add("targets", targets, "print the targets and the cells that miss them, from saved figures"))
-    add("accuracy", errors, "print the errors of y and of variances, beside other libraries")
-    add("neighbour", beside, "print latencies while another process keeps a core busy")
+    add("accuracy", lambda options: accuracy.main(options.tiny),
+        "print the errors of y and of variances, beside other libraries")
+    add("neighbour", lambda options: neighbour.main(options.tiny),
+        "print latencies while another process keeps a core busy")
     sub = add("collective", collective, "print the cost of SyncBatchNorm; start it with mpiexec")
     sub.add_argument("--batch", type=int, default=8, metavar="N", help="samples a rank; default 8")
     return top
@@ -89,10 +89,7 @@ def chosen(options: argparse.Namespace) -> list[tuple[Suite, Path | None]]:
 
 def run(options: argparse.Namespace) -> None:
     """Measure suites, and write the report."""
-    effort = Effort(
-        rounds=options.rounds or (1 if options.tiny else ROUNDS),
-        budget=options.budget or (TINY_BUDGET if options.tiny else BUDGET),
-        threads=options.threads, resume=options.resume)
+    rounds, budget = (1, TINY_BUDGET) if options.tiny else (ROUNDS, BUDGET)
     for suite, path in chosen(options):
         plan = {op: [case for case in cases if case.layout in options.layouts
                      and case.name in (options.shapes or [case.name])]
@@ -100,7 +97,8 @@ def run(options: argparse.Namespace) -> None:
         results = Results(path, configuration())
         if results.dropped:
             print(f"{path} holds figures of another build or machine: they are replaced", file=sys.stderr)
-        measure(results, plan, effort)
+        measure(results, plan, threads=options.threads, rounds=options.rounds or rounds,
+                budget=options.budget or budget, resume=options.resume)
         publish(results, suite)
 
 
@@ -134,18 +132,6 @@ def targets(options: argparse.Namespace) -> None:
     """Print the targets of saved figures."""
     for suite, results in saved(options):
         print(f"# {suite.name.capitalize()}\n\n{report.summary(results, suite)}\n\n{report.missed(results, suite)}\n")
-
-
-def errors(options: argparse.Namespace) -> None:
-    """Print the tables of errors."""
-    accuracy.main(options.tiny)
-    print()
-    variance.main(options.tiny)
-
-
-def beside(options: argparse.Namespace) -> None:
-    """Print latencies beside a busy process."""
-    neighbour.main(options.tiny)
 
 
 def collective(options: argparse.Namespace) -> None:

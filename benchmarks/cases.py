@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-
-from tests.cases import BENCHMARK_SHAPES, LAYOUTS, TINY_SHAPES, axis_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
-    from typing_extensions import Self
-
     Shape = tuple[int, ...]
 
+LAYOUTS = ("planes", "rows")
 MB = 1 << 20
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1}
 _POOL = 1 << 20  # numbers drawn; large arrays repeat them
@@ -30,23 +27,10 @@ _POOL = 1 << 20  # numbers drawn; large arrays repeat them
 
 @dataclass(frozen=True)
 class Case:
-    """A shape in one memory layout.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        Channels second in either layout: (N, C, ...).
-    layout : {"planes", "rows"}
-        Channels first, or last.
-    """
+    """A shape (N, C, ...) in one memory layout: "planes" with the channels first, or "rows" with the channels last."""
 
     shape: Shape
     layout: str
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Self:
-        """Return the case of what `dataclasses.asdict` made, after a round trip through JSON."""
-        return cls(tuple(fields["shape"]), fields["layout"])
 
     @property
     def name(self) -> str:
@@ -71,17 +55,12 @@ class Case:
     @property
     def axis(self) -> int:
         """The channel axis in memory."""
-        return axis_of(self.layout)
+        return {"planes": 1, "rows": -1}[self.layout]
 
     @property
     def array_shape(self) -> Shape:
         """The shape with the axes in the order of memory."""
         return self.shape if self.layout == "planes" else (*self.shape[:1], *self.shape[2:], *self.shape[1:2])
-
-    @property
-    def learns(self) -> bool:
-        """Whether a channel has more than one value, as training requires."""
-        return self.size > self.channels
 
 
 @dataclass(frozen=True)
@@ -90,19 +69,16 @@ class Operation:
 
     Attributes
     ----------
-    name : str
-        In the results.
-    title : str
-        In the tables.
+    name, title : str
+        In the results, and in the tables.
     kind : str
         The method of a `benchmarks.peers.Peer` that does it.
     dtype : str
         Of x.
-    residual : bool
-    activation : str or None
+    residual, activation
         What follows the transform.
     fresh : bool
-        Return a new array; otherwise write into a warm buffer where the library can.
+        Return a new array; otherwise write into a warm buffer if the library can.
     frozen : bool
         A backward with given statistics.
     baseline : tuple (name, title), optional
@@ -130,20 +106,13 @@ class Operation:
 
     def applies(self, case: Case) -> bool:
         """Return whether the operation is defined on a case."""
-        return case.learns or self.frozen or self.kind not in ("training", "backward")
+        has_variance = case.size > case.channels
+        return has_variance or self.frozen or self.kind not in ("training", "backward")
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Operations, each with its cases.
-
-    Attributes
-    ----------
-    name : str
-    document : str
-        Name of the files of figures, text and chart, without a suffix.
-    plan : mapping of Operation to a sequence of Case
-    """
+    """Operations, each with its cases; `document` names the files of figures, text and chart, without a suffix."""
 
     name: str
     document: str
@@ -165,8 +134,10 @@ def plan(*parts: tuple[Iterable[Operation], Sequence[Case]]) -> dict[Operation, 
     return {op: [case for case in cases if op.applies(case)] for operations, cases in parts for op in operations}
 
 
-CASES = both(*(named.shape for named in BENCHMARK_SHAPES))
-TINY_CASES = both(*(named.shape for named in TINY_SHAPES))
+CASES = both((32, 64, 112, 112), (32, 256, 56, 56), (32, 512, 28, 28), (32, 1024, 14, 14), (32, 2048, 7, 7),
+             (1, 64, 56, 56), (1, 256, 14, 14), (1, 2048, 7, 7), (8, 64, 8, 8), (64, 512), (256, 1024), (4096, 256),
+             (32, 128, 1000), (8, 3, 224, 224), (16, 40, 28, 28), (1, 64))
+TINY_CASES = both((2, 8, 7, 7), (4, 3, 16, 16), (8, 24), (1, 64))
 SMALL_CALL = rows((1, 64))
 
 TRAINING = (

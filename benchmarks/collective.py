@@ -7,6 +7,7 @@ all samples, of the slowest rank in each.
 from __future__ import annotations
 
 import math
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +22,8 @@ from fastbn.layers.sync import merge, total
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from numpy.typing import NDArray
 
 COMM = MPI.COMM_WORLD
 RANKS = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -60,24 +63,21 @@ def numbers(channels: int) -> int:
     return HEADER + 1 + 3 * channels
 
 
-def exchanges(budget: float) -> dict[int, tuple[float, float]]:
-    """Return the seconds of the layer's exchange and of MPI's blocking all-gather, by channels."""
+def exchanges(budget: float) -> tuple[dict[int, tuple[float, float]], float]:
+    """Return the seconds of the layer's exchange and of MPI's blocking all-gather by channels, and of a whole step."""
     channel = channel_of(COMM, 60.0, "benchmark")
+
+    def gather(piece: NDArray[np.float64]) -> None:
+        channel.all_gather(piece, 60.0, "benchmark")
+
     seconds = {}
     for channels in CHANNELS:
         piece = np.ones(numbers(channels))
         everything = np.empty((COMM.size, len(piece)))
-        seconds[channels] = (
-            best(lambda piece=piece: channel.all_gather(piece, 60.0, "benchmark"), budget),
-            best(lambda piece=piece, everything=everything: COMM.Allgather(piece, everything), budget))
-    return seconds
-
-
-def whole_step(budget: float) -> float:
-    """Return the seconds of all exchanges of a step of ResNet-50."""
-    channel = channel_of(COMM, 60.0, "benchmark")
+        seconds[channels] = (best(partial(gather, piece), budget),
+                             best(partial(COMM.Allgather, piece, everything), budget))
     pieces = [np.ones(numbers(layers.channels)) for layers in RESNET50 for _ in range(2 * layers.number)]
-    return best(lambda: [channel.all_gather(piece, 60.0, "benchmark") for piece in pieces], budget)
+    return seconds, best(lambda: [gather(piece) for piece in pieces], budget)
 
 
 def compute(batch: int, budget: float) -> list[list[float]]:
@@ -88,8 +88,7 @@ def compute(batch: int, budget: float) -> list[list[float]]:
         x, dy, y = (filled(shape, COMM.rank + seed) for seed in range(3))
         times = []
         for layer in (fastbn.BatchNorm(layers.channels), fastbn.SyncBatchNorm(layers.channels)):
-            times.append((best(lambda layer=layer, x=x, y=y: layer(x, out=y), budget),
-                          best(lambda layer=layer, dy=dy, y=y: layer.backward(dy, out=y), budget)))
+            times.append((best(partial(layer, x, out=y), budget), best(partial(layer.backward, dy, out=y), budget)))
         rows.append([seconds for pair in zip(*times, strict=True) for seconds in pair])
     return rows
 
@@ -151,8 +150,7 @@ def main(tiny: bool, batch: int) -> None:
     """Measure with `batch` samples a rank, and print the tables on rank 0."""
     batch, budget = (1, 0.001) if tiny else (batch, 0.3)
     fastbn.set_num_threads(1)
-    gathered = exchanges(budget)
-    step = whole_step(budget)
+    gathered, step = exchanges(budget)
     rows = compute(batch, budget)
     if COMM.rank:
         return

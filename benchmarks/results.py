@@ -1,16 +1,26 @@
-"""The figures of a suite, saved as they come: an interrupted run loses nothing, and runs add up."""
+"""The figures of a suite, and what they were measured on.
+
+Figures are saved as they come: an interrupted run loses nothing, and runs add up.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
 
 from benchmarks import floors
 from benchmarks.cases import LAYOUTS, OPERATIONS, Case, Operation
 from benchmarks.peers import UNTHREADED
+from fastbn._core.config import config
 
-if TYPE_CHECKING:
-    from pathlib import Path
+PACKAGES = ("numpy", "torch", "onnxruntime", "openvino", "opencv-python-headless", "scikit-learn")
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = {".py", ".pyx", ".pxd", ".pxi"}
 
 
 class Results:
@@ -21,7 +31,7 @@ class Results:
     path : Path or None
         The file, if any.
     configuration : dict
-        What the figures were measured on (`benchmarks.machine.configuration`). Figures of another one are dropped.
+        What the figures were measured on (`configuration`). Figures of another one are dropped.
     """
 
     def __init__(self, path: Path | None, configuration: dict[str, Any]) -> None:
@@ -92,13 +102,7 @@ class Results:
     def ratio(self, against: str, op: Operation, case: Case, threads: int) -> float | None:
         """Return how many times faster fastbn is than a peer or than its baseline, or how many times a floor it takes.
 
-        Parameters
-        ----------
-        against : str
-            Name of a library, "baseline" or "floor".
-        op : Operation
-        case : Case
-        threads : int
+        `against` is the name of a library, "baseline" or "floor".
         """
         ours = self.seconds("fastbn", op, case, threads)
         if against == "floor":
@@ -108,3 +112,62 @@ class Results:
         else:
             other = self.seconds(against, op, case, threads)
         return None if ours is None or other is None else other / ours
+
+
+def configuration() -> dict[str, Any]:
+    """Return all that two measurements must share to be compared."""
+    return {
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "caches": _caches(),
+        "l3": floors.l3_bytes(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "floors": floors.PROVIDER,
+        "fastbn": _fastbn(),
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _caches() -> str:
+    caches = []
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        level, kind, size = ((folder / name).read_text().strip() for name in ("level", "type", "size"))
+        if kind != "Instruction":
+            caches.append(f"L{level} {size}")
+    return ", ".join(caches)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _fastbn() -> dict[str, str]:
+    values = config()
+    return {
+        "version": values["fastbn"],
+        "isa": values["isa"]["chosen"],
+        "compiler": values["compiler"],
+        "kernels": digest(ROOT / "fastbn" / "_core"),
+        "package": digest(ROOT / "fastbn"),
+    }
+
+
+def digest(folder: Path) -> str:
+    """Return a digest of the sources in a folder."""
+    value = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in SOURCES:
+            value.update(path.read_bytes())
+    return value.hexdigest()[:12]

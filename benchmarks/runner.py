@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from benchmarks import floors
+import psutil
+
+from benchmarks import floors, report
 from benchmarks.cases import Case, Operation
-from benchmarks.machine import Load, is_busy
 from benchmarks.peers import FLOORS, LIBRARIES, Library
 from benchmarks.results import Results
 from benchmarks.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 SAVE_EVERY = 50     # cells
 
@@ -33,26 +36,6 @@ class Cell:
     def key(self) -> str:
         """Its name in the results."""
         return Results.key(self.library.name, self.op, self.case, self.threads)
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much is measured.
-
-    Attributes
-    ----------
-    rounds : int
-    budget : float
-        Seconds for one cell in one round.
-    threads : sequence of int
-    resume : bool
-        Skip the rounds of a cell that were measured before.
-    """
-
-    rounds: int
-    budget: float
-    threads: Sequence[int]
-    resume: bool = False
 
 
 def cells(plan: Mapping[Operation, Sequence[Case]], threads: Sequence[int], l3: int) -> Iterator[Cell]:
@@ -77,30 +60,43 @@ def cells(plan: Mapping[Operation, Sequence[Case]], threads: Sequence[int], l3: 
                         yield cell
 
 
-def measure(results: Results, plan: Mapping[Operation, Sequence[Case]], effort: Effort) -> None:
-    """Measure every cell in every round, and save the figures as they come."""
-    chosen = list(cells(plan, effort.threads, results.configuration["l3"]))
-    before = {cell.key: results.rounds(cell.key) if effort.resume else 0 for cell in chosen}
+def measure(results: Results, plan: Mapping[Operation, Sequence[Case]], *, threads: Sequence[int], rounds: int,
+            budget: float, resume: bool) -> None:
+    """Measure every cell in every round, and save the figures as they come.
+
+    Parameters
+    ----------
+    results : Results
+    plan : mapping of Operation to a sequence of Case
+    threads : sequence of int
+    rounds : int
+    budget : float
+        Seconds for one cell in one round.
+    resume : bool
+        Skip the rounds of a cell that were measured before.
+    """
+    chosen = list(cells(plan, threads, results.configuration["l3"]))
+    before = {cell.key: results.rounds(cell.key) if resume else 0 for cell in chosen}
     with ExitStack() as stack:
         workers: dict[tuple[str, int], Worker] = {}
         for cell in chosen:
             if (cell.library.target, cell.threads) not in workers:
                 workers[cell.library.target, cell.threads] = stack.enter_context(Worker(cell.library, cell.threads))
         load = Load(worker.pid for worker in workers.values())
-        for turn in range(effort.rounds):
+        for turn in range(rounds):
             todo = [cell for cell in chosen if before[cell.key] <= turn]
             if not todo:
                 continue
             load.start()
             for done, cell in enumerate(todo, 1):
-                progress(f"round {turn + 1} of {effort.rounds}, {done} of {len(todo)}: {cell.key}")
+                progress(f"round {turn + 1} of {rounds}, {done} of {len(todo)}: {cell.key}")
                 worker = workers[cell.library.target, cell.threads]
-                results.add(cell.key, worker.measure(cell.op, cell.case, effort.budget))
+                results.add(cell.key, worker.measure(cell.op, cell.case, budget))
                 if done % SAVE_EVERY == 0:
                     results.save()
             results.runs.append(load.stop())
             results.save()
-            if is_busy(results.runs[-1]):
+            if report.is_busy(results.runs[-1]):
                 print(f"\nthe machine was busy: {results.runs[-1]}", file=sys.stderr)
     progress("")
 
@@ -109,3 +105,35 @@ def progress(text: str) -> None:
     """Show what is being measured, on a terminal only."""
     if sys.stderr.isatty():
         print(f"\r{text:<100.100}", end="\r" if not text else "", file=sys.stderr, flush=True)
+
+
+class Load:
+    """The CPU time that other processes take between `start` and `stop`.
+
+    Parameters
+    ----------
+    pids : iterable of int
+        The benchmark's processes besides this one.
+    """
+
+    def __init__(self, pids: Iterable[int]) -> None:
+        self._ours = [psutil.Process(), *map(psutil.Process, pids)]
+
+    def start(self) -> None:
+        """Take the first reading."""
+        self._started = time.strftime("%Y-%m-%d %H:%M")
+        self._first = self._snapshot()
+
+    def stop(self) -> dict[str, Any]:
+        """Return the time of the start, and the percentage of all CPU time that other processes and the host took."""
+        elapsed, busy, ours, stolen = (b - a for a, b in zip(self._first, self._snapshot(), strict=True))
+        percent = 100 / (max(elapsed, 1e-9) * (os.cpu_count() or 1))
+        return {"started": self._started, "seconds": round(elapsed, 1),
+                "others_percent": round(max(0.0, percent * (busy - ours)), 1),
+                "stolen_percent": round(percent * stolen, 1)}
+
+    def _snapshot(self) -> tuple[float, float, float, float]:
+        times = psutil.cpu_times()
+        busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
+        ours = sum(t.user + t.system for t in (process.cpu_times() for process in self._ours))
+        return time.monotonic(), busy, ours, getattr(times, "steal", 0.0)

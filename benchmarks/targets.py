@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.cases import CALL, MB, TRAINING, Case, Operation, Suite
 
@@ -51,17 +51,8 @@ def resnet_rows(case: Case) -> bool:
 class Target:
     """A bound on the cells of some operations.
 
-    Attributes
-    ----------
-    name : str
-    against : str
-        A library or "baseline", for a least speed-up; or "floor", for the most times it.
-    bound : float
-    ops : sequence of str
-    selects : callable
-        Whether a case belongs to it.
-    threads : sequence of int
-        Numbers of threads; empty for all that were measured.
+    A bound against a library or "baseline" is the least speed-up; one against "floor" is the most times it. Without
+    `threads`, all numbers of threads that were measured count.
     """
 
     name: str
@@ -76,14 +67,18 @@ class Target:
         """The bound as text."""
         return f"{'≤' if self.against == 'floor' else '≥'} {self.bound:g}x"
 
-    def met(self, value: float) -> bool:
-        """Return whether a ratio keeps to the bound."""
-        return value <= self.bound if self.against == "floor" else value >= self.bound
+    def verdicts(self, results: Results, suite: Suite) -> list[Verdict]:
+        """Return every measured cell, the worst one first."""
+        found = [
+            Verdict(self, value, op, case, threads)
+            for op, cases in suite.plan.items() if op.name in self.ops
+            for case in filter(self.selects, cases) for threads in self.threads or results.threads()
+            if (value := results.ratio(self.against, op, case, threads)) is not None]
+        return sorted(found, key=lambda verdict: verdict.reached)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """A target and the ratio of one cell."""
+class Verdict(NamedTuple):
+    """The ratio of one cell, and a target for it."""
 
     target: Target
     value: float
@@ -92,15 +87,9 @@ class Verdict:
     threads: int
 
     @property
-    def met(self) -> bool:
-        """Whether the cell keeps to the bound."""
-        return self.target.met(self.value)
-
-    @property
     def reached(self) -> float:
         """The part of the target that was reached: below 1 if it was missed."""
-        part = self.value / self.target.bound
-        return 1 / part if self.target.against == "floor" else part
+        return self.target.bound / self.value if self.target.against == "floor" else self.value / self.target.bound
 
 
 def fresh(name: str, bound: float, op: str, selects: Callable[[Case], bool]) -> list[Target]:
@@ -151,18 +140,6 @@ TARGETS = {
 }
 
 
-def verdicts(target: Target, results: Results, suite: Suite) -> list[Verdict]:
-    """Return every measured cell of a target, the worst one first."""
-    found = []
-    for op, cases in suite.plan.items():
-        for threads in target.threads or results.threads():
-            for case in filter(target.selects, cases if op.name in target.ops else ()):
-                value = results.ratio(target.against, op, case, threads)
-                if value is not None:
-                    found.append(Verdict(target, value, op, case, threads))
-    return sorted(found, key=lambda verdict: verdict.reached)
-
-
 def missed(results: Results, suite: Suite) -> list[Verdict]:
     """Return the cells that miss a target, by operation and peer, the worst one first.
 
@@ -170,9 +147,9 @@ def missed(results: Results, suite: Suite) -> list[Verdict]:
     """
     worst: dict[tuple[str, Operation, Case, int], Verdict] = {}
     for target in TARGETS[suite.name]:
-        for verdict in verdicts(target, results, suite):
+        for verdict in target.verdicts(results, suite):
             place = target.against, verdict.op, verdict.case, verdict.threads
-            if not verdict.met and (place not in worst or verdict.reached < worst[place].reached):
+            if verdict.reached < min(1.0, worst[place].reached if place in worst else 1.0):
                 worst[place] = verdict
     order = list(suite.plan)
     return sorted(worst.values(), key=lambda v: (order.index(v.op), v.target.against, v.reached))

@@ -1,14 +1,24 @@
-"""All libraries compute the same: a benchmark of the wrong function is worse than none."""
+"""The benchmarks under pytest: ``pytest benchmarks``, or ``pytest benchmarks --tiny`` for a smoke test.
+
+`test_kernel` times every operation of fastbn on every case. Its extra information holds the bytes per second of the
+best round and the ratio of that round to the floor (`benchmarks.floors`). `test_peer` compares the results of every
+library, because a benchmark of the wrong function is worse than none.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from benchmarks.cases import KERNELS, TINY_SUITES, Operation
+import fastbn
+from benchmarks.arrays import Fastbn
+from benchmarks.cases import KERNELS, TINY_SUITES, Case, Operation
 from benchmarks.peers import EPS, LIBRARIES, MEAN, STD, Library, Peer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ACTIVATIONS = {
     None: lambda y: y,
@@ -23,6 +33,22 @@ ACTIVATIONS = {
 TOLERANCES = {"float32": 2e-5, "float16": 4e-3, "bfloat16": 4e-2, "uint8": 2e-5}
 CELLS = [(op, case) for suite in TINY_SUITES.values() for op, cases in suite.plan.items() for case in cases]
 CELLS += [(op, case) for case in dict.fromkeys(case for _, case in CELLS) for op in KERNELS if op.applies(case)]
+
+
+@pytest.mark.parametrize("op", KERNELS, ids=lambda op: op.name)
+def test_kernel(benchmark: Any, memory: Callable[[Operation, Case], float], op: Operation, case: Case) -> None:
+    if not op.applies(case):
+        pytest.skip("one value per channel has no variance")
+    floor = memory(op, case)
+    benchmark.group = f"{case.layout} {op.name}"
+    peer = Fastbn(case, fastbn.get_num_threads())
+    benchmark(*peer.calls(op))
+    assert np.isfinite(peer.y).all()
+    if benchmark.stats is not None:  # None with --benchmark-disable
+        best = benchmark.stats.stats.min
+        benchmark.extra_info.update(
+            threads=fastbn.get_num_threads(), bytes_per_second=op.arrays * op.nbytes(case) / best,
+            floor_seconds=floor, ratio_to_floor=best / floor)
 
 
 def expected(peer: Peer, op: Operation) -> np.ndarray:
@@ -69,7 +95,7 @@ def result_of(peer: Peer, op: Operation, call: Any) -> np.ndarray:
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.target.partition(":")[2])
-def test_peer_computes_the_operation(library: Library) -> None:
+def test_peer(library: Library) -> None:
     pytest.importorskip(library.module)
     compared = 0
     for op, case in CELLS:
