@@ -192,7 +192,7 @@ SUITES = {suite.name: suite for suite in (
         ((IMAGES,), rows((1, 3, 224, 224), (8, 3, 224, 224), (32, 3, 224, 224), (1, 3, 1080, 1920))),
         ((PLAN,), SMALL_CALL),
         (ACTIVATIONS, both((32, 64, 112, 112), (8, 64, 28, 28))))),
-    Suite("statistics", "statistics", plan(
+    Suite("statistics", "statistics-benchmarks", plan(
         ((MOMENTS,), [*both((1, 64, 128, 128), (32, 64, 128, 128)), *rows((100_000, 64))]),
         ((MOMENTS_UINT8,), [*both((32, 3, 256, 128), (1024, 3, 256, 128)), *rows((64, 3, 224, 224))]),
         (SEQUENCES, rows((64, 256, 512), (64, 64, 512))))),
@@ -202,7 +202,7 @@ TINY_SUITES = {suite.name: suite for suite in (
     Suite("inference", "inference", plan(
         (AFFINE, both((2, 8, 7, 7), (8, 24))), (HALVES, both((2, 8, 7, 7))), ((IMAGES,), rows((2, 3, 16, 16))),
         ((PLAN,), SMALL_CALL), (ACTIVATIONS, both((2, 8, 7, 7))))),
-    Suite("statistics", "statistics", plan(
+    Suite("statistics", "statistics-benchmarks", plan(
         ((MOMENTS, MOMENTS_UINT8), both((2, 3, 8, 8))), (SEQUENCES, rows((4, 64, 8))))),
 )}
 OPERATIONS = {op.name: op for suite in SUITES.values() for op in suite.plan}

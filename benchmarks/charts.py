@@ -52,21 +52,23 @@ def draw(path: Path, results: Results, suite: Suite) -> bool:
         axis.grid(axis="x" if bars else "both", color="#e2e2e2", linewidth=0.8, zorder=0)
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
-    values = {name: value for rows in panels.values() for row in rows.values() for name, value in row.items()}
-    ratios = [value for rows in panels.values() for row in rows.values() for value in row.values()]
+    series = [row for rows in panels.values() for row in rows.values()]
+    ratios = [value for row in series for value in row.values()]
     low, high = min(0.8, *ratios) / 1.25, max(2.0, *ratios) * 1.35
     axis.set(xscale="log", xlim=(low, high))
     axis.set_xticks([], minor=True)
     axis.set_xticks([tick for tick in TICKS if low < tick < high])
     axis.xaxis.set_major_formatter("{x:g}x")
-    names = [name for name in COLOURS if name in values]
+    names = [name for name in COLOURS if any(name in row for row in series)]
     handles = [plt.Line2D([], [], marker="s" if bars else "o", linestyle="", color=COLOURS[name]) for name in names]
-    figure.legend(handles, names, loc="outside upper right", ncols=len(names), frameon=False, fontsize=9)
-    version = results.configuration["versions"].get("torch", "").partition("+")[0]
-    figure.suptitle(f"Speed of fastbn relative to PyTorch {version}" if bars else "Speed of fastbn relative to", x=0.01,
-                    ha="left", fontsize=12.5, fontweight="bold")
-    figure.supxlabel(f"{count(threads, 'thread')}, into preallocated buffers; above 1x fastbn is faster; log scale",
-                     fontsize=9, color="#444444")
+    figure.legend(handles, names, loc=f"outside upper {'right' if bars else 'center'}", ncols=len(names), frameon=False,
+                  fontsize=9)
+    if bars:
+        version = results.configuration["versions"].get("torch", "").partition("+")[0]
+        figure.suptitle(f"Speed of fastbn relative to PyTorch {version}", x=0.01, ha="left", fontsize=12.5,
+                        fontweight="bold")
+    figure.supxlabel(f"{'float32, ' if bars else ''}{count(threads, 'thread')}, preallocated buffers; above 1x fastbn "
+                     "is faster; log scale", fontsize=9, color="#444444")
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return True

@@ -32,17 +32,8 @@ PROVIDER = "torch" if importlib.util.find_spec("torch") else "numpy"
 
 
 def passes(op: Operation, case: Case, l3: int) -> list[str]:
-    """Return the passes over memory that `op` needs at least, none if it has no floor.
+    """Return the passes over memory that `op` needs at least, none if it has no floor; `l3` are the bytes of L3.
 
-    Parameters
-    ----------
-    op : Operation
-    case : Case
-    l3 : int
-        Bytes of the last level of cache.
-
-    Notes
-    -----
     A channel of planes is a few long runs, so a group of channels stays in L2 between statistics and result. A channel
     of rows runs through the whole array: what L3 does not hold is read twice.
     """

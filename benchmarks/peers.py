@@ -35,11 +35,6 @@ class Peer:
     """The arrays of a case. A library adds one method for each kind of operation that it has.
 
     Such a method takes the operation and returns callables that all do it, in different ways; the fastest one counts.
-
-    Parameters
-    ----------
-    case : Case
-    threads : int
     """
 
     def __init__(self, case: Case, threads: int) -> None:
@@ -87,20 +82,9 @@ class Peer:
 class Library:
     """A library, and the process that it needs.
 
-    Attributes
-    ----------
-    name : str
-        In the results. Two processes may share one if they do different operations.
-    title : str
-        In the tables.
-    target : str
-        ``module:class`` of its `Peer`.
-    module : str
-        The module that must be installed.
-    environment : dict
-        Variables of its process.
-    threaded : bool
-        Whether the number of threads makes a difference.
+    `name` is its name in the results (two processes may share one if they do different operations) and `title` that in
+    the tables. `target` is the ``module:class`` of its `Peer`, `module` must be installed, `environment` has variables of
+    its process, and `threaded` is whether the number of threads makes a difference.
     """
 
     name: str

@@ -20,19 +20,12 @@ from fastbn._core.config import config
 
 PACKAGES = ("numpy", "torch", "onnxruntime", "openvino", "opencv-python-headless", "scikit-learn")
 ROOT = Path(__file__).resolve().parent.parent
+BUSY_PERCENT = 5.0  # of the machine's CPU time
 SOURCES = {".py", ".pyx", ".pxd", ".pxi"}
 
 
 class Results:
-    """The best time of each cell, measured in one configuration.
-
-    Parameters
-    ----------
-    path : Path or None
-        The file, if any.
-    configuration : dict
-        What the figures were measured on (`configuration`). Figures of another one are dropped.
-    """
+    """The best time of each cell. Figures in the file that were measured on another `configuration` are dropped."""
 
     def __init__(self, path: Path | None, configuration: dict[str, Any]) -> None:
         self.path = path
@@ -112,6 +105,11 @@ class Results:
         else:
             other = self.seconds(against, op, case, threads)
         return None if ours is None or other is None else other / ours
+
+
+def is_busy(run: dict[str, Any]) -> bool:
+    """Return whether other processes took so much CPU time that the figures of a run suffer."""
+    return bool(run["others_percent"] + run["stolen_percent"] > BUSY_PERCENT)
 
 
 def configuration() -> dict[str, Any]:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from benchmarks import floors, report
+from benchmarks import floors
 from benchmarks.cases import Case, Operation
 from benchmarks.peers import FLOORS, LIBRARIES, Library
-from benchmarks.results import Results
+from benchmarks.results import Results, is_busy
 from benchmarks.worker import Worker
 
 if TYPE_CHECKING:
@@ -64,16 +64,7 @@ def measure(results: Results, plan: Mapping[Operation, Sequence[Case]], *, threa
             budget: float, resume: bool) -> None:
     """Measure every cell in every round, and save the figures as they come.
 
-    Parameters
-    ----------
-    results : Results
-    plan : mapping of Operation to a sequence of Case
-    threads : sequence of int
-    rounds : int
-    budget : float
-        Seconds for one cell in one round.
-    resume : bool
-        Skip the rounds of a cell that were measured before.
+    `budget` is the time for one cell in one round, in seconds. `resume` skips the rounds that were measured before.
     """
     chosen = list(cells(plan, threads, results.configuration["l3"]))
     before = {cell.key: results.rounds(cell.key) if resume else 0 for cell in chosen}
@@ -96,7 +87,7 @@ def measure(results: Results, plan: Mapping[Operation, Sequence[Case]], *, threa
                     results.save()
             results.runs.append(load.stop())
             results.save()
-            if report.is_busy(results.runs[-1]):
+            if is_busy(results.runs[-1]):
                 print(f"\nthe machine was busy: {results.runs[-1]}", file=sys.stderr)
     progress("")
 
@@ -108,13 +99,7 @@ def progress(text: str) -> None:
 
 
 class Load:
-    """The CPU time that other processes take between `start` and `stop`.
-
-    Parameters
-    ----------
-    pids : iterable of int
-        The benchmark's processes besides this one.
-    """
+    """The CPU time that other processes take between `start` and `stop`; `pids` are the benchmark's own."""
 
     def __init__(self, pids: Iterable[int]) -> None:
         self._ours = [psutil.Process(), *map(psutil.Process, pids)]

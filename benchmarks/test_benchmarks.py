@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 import fastbn
+from benchmarks import report
 from benchmarks.arrays import Fastbn
-from benchmarks.cases import KERNELS, TINY_SUITES, Case, Operation
+from benchmarks.cases import KERNELS, SUITES, TINY_SUITES, Case, Operation, Suite
 from benchmarks.peers import EPS, LIBRARIES, MEAN, STD, Library, Peer
+from benchmarks.results import ROOT, Results
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,3 +110,14 @@ def test_peer(library: Library) -> None:
                 atol=TOLERANCES[op.dtype], rtol=TOLERANCES[op.dtype], err_msg=f"{case} {op.name}, way {way}")
             compared += 1
     assert compared
+
+
+@pytest.mark.parametrize("suite", SUITES.values(), ids=SUITES)
+def test_documents_match_the_saved_figures(suite: Suite) -> None:
+    document = ROOT / "docs" / f"{suite.document}.md"
+    if not document.exists():
+        pytest.skip("not measured")
+    results = Results.read(document.with_suffix(".json"))
+    chart = document.with_suffix(".png")
+    generated = report.markdown(results, suite, chart.name if chart.exists() else None)
+    assert f"{report.BEGIN}\n\n{generated}\n{report.END}" in document.read_text()
