@@ -90,16 +90,22 @@ def chosen(options: argparse.Namespace) -> list[tuple[Suite, Path | None]]:
 def run(options: argparse.Namespace) -> None:
     """Measure suites, and write the report."""
     rounds, budget = (1, TINY_BUDGET) if options.tiny else (ROUNDS, BUDGET)
+    measured = False
     for suite, path in chosen(options):
         plan = {op: [case for case in cases if case.layout in options.layouts
                      and case.name in (options.shapes or [case.name])]
                 for op, cases in suite.plan.items() if op.name in (options.ops or [op.name])}
+        if not any(plan.values()):
+            continue
+        measured = True
         results = Results(path, configuration())
         if results.dropped:
             print(f"{path} holds figures of another build or machine: they are replaced", file=sys.stderr)
         measure(results, plan, threads=options.threads, rounds=options.rounds or rounds,
                 budget=options.budget or budget, resume=options.resume)
         publish(results, suite)
+    if not measured:
+        sys.exit("no case has these shapes, layouts and operations")
 
 
 def publish(results: Results, suite: Suite) -> None:

@@ -83,8 +83,8 @@ class Library:
     """A library, and the process that it needs.
 
     `name` is its name in the results (two processes may share one if they do different operations) and `title` that in
-    the tables. `target` is the ``module:class`` of its `Peer`, `module` must be installed, `environment` has variables of
-    its process, and `threaded` is whether the number of threads makes a difference.
+    the tables. `target` is the ``module:class`` of its `Peer`, `module` must be installed, `environment` holds variables
+    of its process, and `threaded` is whether the number of threads makes a difference.
     """
 
     name: str
