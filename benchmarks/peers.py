@@ -82,9 +82,18 @@ class Peer:
 class Library:
     """A library, and the process that it needs.
 
-    `name` is its name in the results (two processes may share one if they do different operations) and `title` that in
-    the tables. `target` is the ``module:class`` of its `Peer`, `module` must be installed, `environment` holds variables
-    of its process, and `threaded` is whether the number of threads makes a difference.
+    Attributes
+    ----------
+    name, title : str
+        In the results, and in the tables. Two processes may share a name if they do different operations.
+    target : str
+        ``module:class`` of its `Peer`.
+    module : str
+        The module that must be installed.
+    environment : dict
+        Variables of its process.
+    threaded : bool
+        Whether the number of threads makes a difference.
     """
 
     name: str
