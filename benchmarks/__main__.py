@@ -35,7 +35,10 @@ ROUNDS, BUDGET, TINY_BUDGET = 3, 0.2, 0.005
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command."""
     options = parser().parse_args(arguments)
-    options.command(options)
+    try:
+        options.command(options)
+    except KeyboardInterrupt:
+        sys.exit("interrupted: `run` continues with --resume")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = add("run", run, "measure suites, save the figures and write the report")
     _suites(sub)
-    sub.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="default 1 2")
+    sub.add_argument("--threads", type=int, nargs="+", metavar="N", help="default 1 2, or 2 with --tiny")
     sub.add_argument("--rounds", type=int, metavar="R", help=f"default {ROUNDS}, or 1 with --tiny")
     sub.add_argument("--budget", type=float, metavar="SECONDS", help=f"for one cell in one round; default {BUDGET}")
     sub.add_argument("--ops", nargs="+", choices=OPERATIONS, metavar="OP", help=", ".join(OPERATIONS))
@@ -89,7 +92,7 @@ def chosen(options: argparse.Namespace) -> list[tuple[Suite, Path | None]]:
 
 def run(options: argparse.Namespace) -> None:
     """Measure suites, and write the report."""
-    rounds, budget = (1, TINY_BUDGET) if options.tiny else (ROUNDS, BUDGET)
+    threads, rounds, budget = ([2], 1, TINY_BUDGET) if options.tiny else ([1, 2], ROUNDS, BUDGET)
     measured = False
     for suite, path in chosen(options):
         plan = {op: [case for case in cases if case.layout in options.layouts
@@ -101,7 +104,7 @@ def run(options: argparse.Namespace) -> None:
         results = Results(path, configuration())
         if results.dropped:
             print(f"{path} holds figures of another build or machine: they are replaced", file=sys.stderr)
-        measure(results, plan, threads=options.threads, rounds=options.rounds or rounds,
+        measure(results, plan, threads=options.threads or threads, rounds=options.rounds or rounds,
                 budget=options.budget or budget, resume=options.resume)
         publish(results, suite)
     if not measured:

@@ -69,6 +69,7 @@ def measure(results: Results, plan: Mapping[Operation, Sequence[Case]], *, threa
     chosen = list(cells(plan, threads, results.configuration["l3"]))
     before = {cell.key: results.rounds(cell.key) if resume else 0 for cell in chosen}
     with ExitStack() as stack:
+        stack.callback(results.save)
         workers: dict[tuple[str, int], Worker] = {}
         for cell in chosen:
             if (cell.library.target, cell.threads) not in workers:
