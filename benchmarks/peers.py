@@ -125,8 +125,8 @@ LIBRARIES = (
     Library("openvino", "OpenVINO", "benchmarks.engines:OpenVino", "openvino"),
     Library("opencv", "OpenCV", "benchmarks.arrays:OpenCv", "cv2"),
     Library("numpy", "NumPy", "benchmarks.arrays:Numpy", "numpy", threaded=False),
-    Library("numpy.tricks", "NumPy's fastest way", "benchmarks.arrays:NumpyTricks", "numpy", threaded=False),
-    Library("sklearn", "StandardScaler.partial_fit", "benchmarks.arrays:ScikitLearn", "sklearn", threaded=False),
+    Library("numpy.tricks", "NumPy tricks", "benchmarks.arrays:NumpyTricks", "numpy", threaded=False),
+    Library("sklearn", "scikit-learn", "benchmarks.arrays:ScikitLearn", "sklearn", threaded=False),
 )
 TITLES = {library.name: library.title for library in LIBRARIES}
 PEERS = [name for name in TITLES if name != "fastbn"]
