@@ -92,10 +92,9 @@ class Verdict(NamedTuple):
         return self.target.bound / self.value if self.target.against == "floor" else self.value / self.target.bound
 
 
-def fresh(name: str, bound: float, op: str, selects: Callable[[Case], bool]) -> list[Target]:
-    """Return a target against PyTorch on two threads, into a buffer and into a new array."""
-    return [Target(name, "torch", bound, [op], selects, [2]),
-            Target(f"{name}, new array", "torch", bound, [f"{op}_fresh"], selects, [2])]
+def both(op: str) -> list[str]:
+    """Return an operation into a buffer and into a new array."""
+    return [op, f"{op}_fresh"]
 
 
 TARGETS = {
@@ -107,15 +106,16 @@ TARGETS = {
                lambda c: planes(c) and resnet(c) and not seven(c), [2]),
         Target("training, planes of ResNet-50, 7x7", "floor", 2.2, ["training"],
                lambda c: planes(c) and resnet(c) and seven(c), [2]),
-        *fresh("training, planes up to 4 MB", 4.0, "training", lambda c: planes(c) and small(c)),
-        *fresh("backward, planes of ResNet-50", 2.2, "backward", lambda c: planes(c) and resnet(c)),
-        Target("backward, planes of ResNet-50", "floor", 1.4, ["backward"], lambda c: planes(c) and resnet(c), [2]),
-        *fresh("training, rows of ResNet-50 and (N, C) over 4 MB", 1.15, "training",
-               lambda c: resnet_rows(c) and not small(c)),
-        *fresh("training, rows of ResNet-50 and (N, C) up to 4 MB", 1.5, "training",
-               lambda c: resnet_rows(c) and small(c)),
+        Target("training, planes up to 4 MB", "torch", 4.0, both("training"), lambda c: planes(c) and small(c), [2]),
+        Target("training, rows of ResNet-50 and (N, C) over 4 MB", "torch", 1.15, both("training"),
+               lambda c: resnet_rows(c) and not small(c), [2]),
+        Target("training, rows of ResNet-50 and (N, C) up to 4 MB", "torch", 1.5, both("training"),
+               lambda c: resnet_rows(c) and small(c), [2]),
         Target("training, rows of ResNet-50 and (N, C)", "floor", 1.2, ["training"], resnet_rows, [2]),
-        *fresh("backward, rows", 1.7, "backward", rows),
+        Target("backward, planes of ResNet-50", "torch", 2.2, both("backward"),
+               lambda c: planes(c) and resnet(c), [2]),
+        Target("backward, planes of ResNet-50", "floor", 1.4, ["backward"], lambda c: planes(c) and resnet(c), [2]),
+        Target("backward, rows", "torch", 1.7, both("backward"), rows, [2]),
         Target("backward, rows", "floor", 1.25, ["backward"], rows, [2]),
         Target("inference over 4 MB", "torch", NOISE, ["inference"], lambda c: not small(c), [2]),
         Target("inference up to 4 MB", "torch", 1.2, ["inference"], small, [2]),
