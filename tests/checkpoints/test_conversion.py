@@ -170,7 +170,7 @@ BAD_CALLS = {
     "half an average": (({k: v for k, v in T.items() if k != "running_var"}, "fastbn", "torch"), {}, ValueError,
                         "misses running_var;"),
     "no averages": (({"weight": T["weight"], "bias": T["bias"]}, "torch", "keras"), {}, ValueError,
-                    "state has no running averages, and keras does not do without"),
+                    "state has no running averages, which keras requires"),
     "many unknown": ((T | {f"x{k}": 1 for k in range(9)}, "torch", "fastbn"), {}, ValueError, "'x3' and 5 more;"),
     "shape": ((T | {"bias": np.ones(3)}, "torch", "fastbn"), {}, ValueError, r"bias has shape \(3,\); expected \(2,\)"),
     "integers": ((T | {"bias": [1, 2]}, "torch", "fastbn"), {}, TypeError, "bias has dtype int64; expected a floating"),

@@ -14,7 +14,7 @@ import pytest
 
 from fastbn import BatchNorm, ChannelStats, checkpoints
 from fastbn.checkpoints import restore
-from fastbn.checkpoints.safetensors import MOST_HEADER_BYTES, Safetensors
+from fastbn.checkpoints.formats.safetensors import MOST_HEADER_BYTES, Safetensors
 from tests.checkpoints import files as made
 from tests.checkpoints import fuzz as fuzz_checkpoints
 from tests.checkpoints.malformed.corpus import corpus
@@ -188,7 +188,7 @@ def test_entries_as_writers_have_them_are_read_at_once(tmp_path, monkeypatch):
         raise AssertionError(f"{name} is read member by member")
 
     trained().save(tmp_path / "model.safetensors")
-    monkeypatch.setattr("fastbn.checkpoints.safetensors._members", slowly)
+    monkeypatch.setattr("fastbn.checkpoints.formats.safetensors._members", slowly)
     for text in ('{"weight":{"dtype":"F32","shape":[5],"data_offsets":[0,20]}}',
                  '{"weight": {"dtype": "F32", "shape": [5, 1, 1], "data_offsets": [0, 20]} }  ',
                  '{ "weight" :\n{"dtype"\t:"F64","shape":[ ] , "data_offsets":[ 0 , 8 ] }\r\n}'):

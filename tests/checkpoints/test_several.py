@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastbn import BatchNorm, checkpoints
-from fastbn.checkpoints.npz import MOST_COMMENT_BYTES
+from fastbn._core.npz import MOST_COMMENT_BYTES
 from tests.checkpoints import files as made
 from tests.compare import same_bits
 from tests.layers.trained import STATE, trained
@@ -67,7 +67,7 @@ def test_another_layer_is_not_lost(path):
     before = path.read_bytes()
     for save in (lambda: trained().save(path, prefix="bn1."), lambda: trained().save(path, prefix="new."),
                  lambda: trained().save(path), lambda: checkpoints.save(path, {"bn1.": trained(), "new.": trained()})):
-        with pytest.raises(ValueError, match=r"holds also '.*, which would be lost; pass append=True") as caught:
+        with pytest.raises(ValueError, match=r"also holds '.*, which would be lost; pass append=True") as caught:
             save()
         assert str(caught.value).startswith(f"{path}: ")
         assert path.read_bytes() == before
@@ -177,7 +177,7 @@ def nan():
 
 
 BAD = {
-    "a list": ([BatchNorm(2)], TypeError, "layers must be a mapping of prefixes to BatchNorms, got list"),
+    "a list": ([BatchNorm(2)], TypeError, "layers must be a mapping of prefixes to layers, got list"),
     "none": ({}, ValueError, "layers is empty; expected at least one layer"),
     "a number": ({1: BatchNorm(2)}, TypeError, "prefix must be a string, got 1"),
     "no layer": ({"a.": BatchNorm(2).state_dict()}, TypeError, r"layers\['a.'\] must be a BatchNorm, got dict"),
