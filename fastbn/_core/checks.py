@@ -136,6 +136,13 @@ def shortened(name: str) -> str:
     return repr(name if len(name) <= 80 else f"{name[:80]}...")
 
 
+def check_complete(data: bytes, size: int, name: str) -> bytes:
+    """Return the bytes read from a file for the array `name`, or raise an error if the file ended too early."""
+    if len(data) != size:
+        raise ValueError(f"{shortened(name)} ends after {len(data)} of its {size} bytes")
+    return data
+
+
 def counted(count: int, one: str, many: str | None = None) -> str:
     """Return a number with its noun.
 

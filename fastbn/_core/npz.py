@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from fastbn._core.checks import shortened
-from fastbn._core.reading import read_exactly
+from fastbn._core.checks import check_complete, shortened
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -116,7 +115,8 @@ class NpzReader:
         self._left -= member.file_size
         try:
             with self._archive.open(member) as file:
-                return read_exactly(file, member.file_size, name)   # an unbounded read would expand everything
+                # An unbounded read would expand everything.
+                return check_complete(file.read(member.file_size), member.file_size, name)
         except _ZIP_ERRORS as error:
             raise ValueError(f"{shortened(name)} is damaged: {error}") from None
 

@@ -6,9 +6,7 @@ import errno
 import io
 import os
 import stat
-from typing import IO, BinaryIO
-
-from fastbn._core.checks import shortened
+from typing import BinaryIO
 
 _KINDS = ((stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"),
           (stat.S_ISBLK, "a device"))
@@ -56,17 +54,3 @@ def open_raw(path: str | os.PathLike[str]) -> io.FileIO:
     except BaseException:
         os.close(descriptor)
         raise
-
-
-def read_exactly(file: IO[bytes], size: int, name: str) -> bytes:
-    """Return the next `size` bytes, which hold the array `name`.
-
-    Raises
-    ------
-    ValueError
-        If the file ends first.
-    """
-    data = file.read(size)
-    if len(data) != size:
-        raise ValueError(f"{shortened(name)} ends after {len(data)} of its {size} bytes")
-    return data

@@ -124,11 +124,11 @@ class Named(keras.layers.BatchNormalization):
     """Computes what its base does."""
 
 
-def test_a_call_of_its_own_is_refused():
+def test_an_overridden_call_is_refused():
     layer = Act()
     layer.build((None, 5))
-    with pytest.raises(TypeError, match="layer of class Act has a call of its own, whose result may be another than "
-                                        "that of BatchNormalization"):
+    with pytest.raises(TypeError, match="layer of class Act overrides call, so its result may differ from that of "
+                                        "BatchNormalization"):
         BatchNorm.from_keras(layer)
     layer = Named()
     layer.build((None, 5))

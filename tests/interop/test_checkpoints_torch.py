@@ -185,16 +185,16 @@ class Named(torch.nn.BatchNorm2d):
 @pytest.mark.parametrize(("kind", "method", "base"), [
     (Act, "forward", "BatchNorm2d"), (Called, "__call__", "BatchNorm1d"), (Synchronized, "forward", "SyncBatchNorm"),
     (type("Deeper", (Act,), {}), "forward", "BatchNorm2d")])
-def test_a_forward_of_its_own_is_refused(kind, method, base):
-    with pytest.raises(TypeError, match=f"module of class {kind.__name__} has a {method} of its own, whose result may "
-                                        f"be another than that of {base}; expected a plain {base}"):
+def test_an_overridden_forward_is_refused(kind, method, base):
+    with pytest.raises(TypeError, match=f"module of class {kind.__name__} overrides {method}, so its result may differ "
+                                        f"from that of {base}; expected a plain {base}"):
         BatchNorm.from_torch(kind(3))
 
 
-def test_a_forward_of_the_object_is_refused():
+def test_a_forward_assigned_to_the_module_is_refused():
     theirs = module("2d")
     theirs.forward = torch.relu
-    with pytest.raises(TypeError, match="module of class BatchNorm2d has a forward of its own"):
+    with pytest.raises(TypeError, match="module of class BatchNorm2d overrides forward"):
         BatchNorm.from_torch(theirs)
 
 

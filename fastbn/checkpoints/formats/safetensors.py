@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from fastbn._core.checks import shortened
-from fastbn._core.reading import read_exactly
+from fastbn._core.checks import check_complete, shortened
 from fastbn.checkpoints.formats.archive import Archive
 from fastbn.checkpoints.formats.json_scanner import INTEGERS, SPACE, Scanner, integers_of
 
@@ -104,7 +103,7 @@ class Safetensors(Archive):
         """Return one tensor of any dtype in its stored form."""
         dtype, shape, begin, end = self._tensors[name]
         self._file.seek(self._data + begin)
-        return Entry(dtype, shape, read_exactly(self._file, end - begin, name))
+        return Entry(dtype, shape, check_complete(self._file.read(end - begin), end - begin, name))
 
     @staticmethod
     def encode(array: NDArray[Any]) -> Entry:
