@@ -28,5 +28,5 @@ def check_methods(value: object, name: str, base: type[Any], methods: tuple[str,
         if method in vars(value) or getattr(kind, method) is not getattr(base, method):
             raise TypeError(
                 f"{name} of class {kind.__name__} overrides {method}, so its result may differ from that of "
-                f"{base.__name__}; expected a plain {base.__name__}. To convert it without the override, load its state "
-                "into a BatchNorm")
+                f"{base.__name__}; expected a plain {base.__name__}. To convert it without the override, load its "
+                "state into a BatchNorm")

@@ -199,7 +199,7 @@ def test_input_shapes(tmp_path):
     done = fold(path, tmp_path / "folded.onnx")
     assert done.returncode == 1
     assert done.stderr.startswith("nothing was written: ONNX Runtime cannot run the model: ")
-    assert done.stderr.endswith("(on random inputs; --input-shape tells their shapes)\n")
+    assert done.stderr.endswith("(on random inputs; set their shapes with --input-shape)\n")
     assert fold(path, tmp_path / "folded.onnx", "--input-shape", "x=1,3,6,8").returncode == 0
     done = fold(path, tmp_path / "other.onnx", "--input-shape", "z=1,3,6,8")
     assert done.stderr == "nothing was written: the model has no input 'z'; it has 'x'\n"
@@ -215,7 +215,7 @@ def test_open_lengths(tmp_path):
 
 NOT_RUN = {
     "text": ('<ir_version: 8, opset_import: ["" : 17]> g (string[2] x) => (string[2] y) { y = Identity(x) }',
-             "input 'x' is a tensor(string), which there are no random values for"),
+             "input 'x' is a tensor(string), for which there are no random values"),
     "not finite": ('<ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[2] y) '
                    '{ a = Abs(x) n = Neg(a) y = Log(n) }', "no output of the model is a finite number on random"),
     "unknown operator": ('<ir_version: 8, opset_import: ["" : 17, "other" : 1]> g (float[2] x) => (float[2] y) '

@@ -200,19 +200,19 @@ LEFT = {
     "as a weight": (f"h = {BN}(x, s, t, m, v) y = MatMul(many, h)", {"x": "[4, 4]"},
                     "; its output goes to MatMul 'y'$"),
     "matmul of three axes": (f"h = MatMul(x, matrix) {NORM}", {"x": "[N, 4, 3]"},
-                             "^the channels of MatMul 'h' are on axis 2, and come as axis 1; "),
+                             "^the channels of MatMul 'h' are on axis 2; expected axis 1; "),
     "matmul of an unknown number of axes": (
         f"u = Identity(x) h = MatMul(u, matrix) {NORM}", {"x": "[]"}, "^the input of MatMul 'h' is not known to"),
     # Reshapes, Dropout and Transpose on the way
     "reshape that takes channels apart": (
         f"h = Gemm(x, matrix, b) r = Constant<value_ints=[-1,2,2]>() k = Reshape(h, r) y = {BN}(k, s2, t2, m2, v2)",
-        {"x": "[N, 3]"}, "^its input comes from Reshape 'k', which takes the channels apart; "),
+        {"x": "[N, 3]"}, "^its input comes from Reshape 'k', which splits or joins the channels; "),
     "reshape that joins channels": (
         f"h = Conv(x, w1) k = Flatten(h) y = {BN}(k, s16, t16, m16, v16)", {"x": "[N, 3, 2, 2]"},
-        "^its input comes from Flatten 'k', which takes the channels apart; "),
+        "^its input comes from Flatten 'k', which splits or joins the channels; "),
     "reshape that mixes the channels": (
         f"h = MatMul(x, matrix) r = Constant<value_ints=[0,4,5]>() k = Reshape(h, r) y = {BN}(k, s, t, m, v)",
-        {"x": "[N, 5, 3]"}, "^its input comes from Reshape 'k', which takes the channels apart; "),
+        {"x": "[N, 5, 3]"}, "^its input comes from Reshape 'k', which splits or joins the channels; "),
     "reshape of an open length": (
         f"h = MatMul(x, matrix) r = Constant<value_ints=[0,4,-1]>() k = Reshape(h, r) y = {BN}(k, s, t, m, v)",
         {"x": "[N, T, 3]"}, "^the shapes before and after Reshape 'k' are not known; "),
@@ -221,15 +221,15 @@ LEFT = {
         {"x": "[N, 3, H, W]"}, "^the shapes before and after Reshape 'k' are not known; "),
     "transpose of the channels": (
         f"h = Conv(x, w1) k = Transpose<perm=[0,2,1,3]>(h) y = {BN}(k, s, t, m, v)", {"x": "[N, 3, 4, 4]"},
-        "^the channels of Conv 'h' are on axis 1, and come as axis 2; "),
+        "^the channels of Conv 'h' are on axis 1; expected axis 2; "),
     "dropout in training": (
         f"h = Conv(x, w) o = Constant<value_float=0.5>() on = Cast<to=9>(o) k = Dropout(h, o, on) "
         f"y = {BN}(k, s, t, m, v)",
-        {}, "^its input comes from Dropout 'k', which is in training mode or may be; "),
+        {}, "^its input comes from Dropout 'k', which is, or may be, in training mode; "),
     "dropout whose mode is computed": (
         f"h = Conv(x, w) o = Constant<value_float=0.5>() top = ReduceMax<keepdims=0>(x) on = Greater(top, o) "
         f"k = Dropout(h, o, on) y = {BN}(k, s, t, m, v)", {},
-        "^its input comes from Dropout 'k', which is in training mode or may be; "),
+        "^its input comes from Dropout 'k', which is, or may be, in training mode; "),
     "value before a dropout used elsewhere": (
         f"h = Conv(x, w) k = Dropout(h) i = {BN}(k, s, t, m, v) y = Add(h, i)", {},
         "^the output of Conv 'h' before it is used 2 times; "),

@@ -106,7 +106,7 @@ MODELS = {
     "huge": (lambda: text("(float[1000000, 1000000] x) => (float[1000000, 1000000] y) { y = Relu(x) }"),
              "input 'x' of shape (1000000, 1000000) does not fit in memory"),
     "sequence": (lambda: text("(seq(float[2]) x) => (int64 y) { y = SequenceLength(x) }"),
-                 "input 'x' is a seq(tensor(float)), which there are no random values for"),
+                 "input 'x' is a seq(tensor(float)), for which there are no random values"),
     "new opset": (lambda: graph(FOLDABLE, opset=99), "ONNX Runtime cannot load bad.onnx: ONNX Runtime only"),
     "channels": (lambda: graph(FOLDABLE, "[N, 5, 8, 8]"), "ONNX Runtime cannot run the model: Non-zero status code"),
 }
