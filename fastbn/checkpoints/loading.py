@@ -219,8 +219,9 @@ def _read(archive: Archive, prefix: str, convention: Convention) -> _Stored:
 
 
 def _check_kind(layer_type: type[Checkpointable], stored: _Stored) -> None:
-    if stored.kind is not None and stored.kind != kinds.name_of(layer_type):
-        raise ValueError(f"holds a {stored.kind}; expected a {layer_type.__name__}")
+    expected = kinds.name_of(layer_type)
+    if stored.kind not in (None, expected):
+        raise ValueError(f"the layer is of the class {stored.kind}; expected {expected}")
 
 
 def _layer(layer_type: type[Layer], stored: _Stored, settings: Settings, **choices: Unpack[Choices]) -> Layer:

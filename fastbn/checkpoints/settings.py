@@ -91,7 +91,7 @@ def decode(metadata: Mapping[str, str], prefix: str) -> tuple[Settings, str | No
     Raises
     ------
     ValueError
-        If `encode` does not write such a value.
+        If `encode` does not write such a value, or no class of that name is registered.
     """
     texts = {name: metadata[_key(prefix, name)] for name in _PATTERNS if _key(prefix, name) in metadata}
     for name, text in texts.items():
@@ -100,6 +100,7 @@ def decode(metadata: Mapping[str, str], prefix: str) -> tuple[Settings, str | No
     if not texts:
         return {}, None
     kind = texts.pop(_KIND, kinds.registered()[0])
+    kinds.named(kind)
     values: Any = {name: SETTINGS[name].parse(text) for name, text in texts.items()}
     settings: Settings = values
     return settings, kind

@@ -354,7 +354,7 @@ def test_left(name):
 @pytest.mark.parametrize("name", [name for name, (*_, reason) in LEFT.items() if "pads" in reason or "taps" in reason])
 def test_what_is_left_at_borders_would_be_wrong(name, monkeypatch):
     for check in ("check_conv_borders", "check_transposed_borders"):
-        monkeypatch.setattr(f"fastbn.folding.onnx_graph.layers.{check}", lambda *_: None)
+        monkeypatch.setattr(f"fastbn.folding.onnx_graph.nodes.{check}", lambda *_: None)
     body, options, _ = LEFT[name]
     model = graph(body, **options)
     original = copy.deepcopy(model)

@@ -56,4 +56,8 @@ BAD_SETTINGS = {
     "eps": ("", "-1e-05", "nan", "inf", "1e-50", "1e999", "1_0", "0x1p-3", "None", "1e-05 "),
     "momentum": ("", "2.0", "-0.1", "nan", "none", "1e999", "0,1"),
     "unbiased": ("", "true", "1", "None"),
+    "averaging": ("", "cumulative", "EMA"),
+    "debias": ("", "true", "None"),
+    "nan_policy": ("", "ignore", "raise "),
+    "kind": ("", "Unknown", "batchnorm", "os.system", "BatchNorm ", "1", "object", "x" * 5000),
 }
