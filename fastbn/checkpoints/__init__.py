@@ -44,7 +44,7 @@ if not TYPE_CHECKING:
     }
 
     def __getattr__(name: str) -> Any:
-        """Import a public name on first use: ``import fastbn`` must not pay for file formats."""
+        """Import a public name on first use, so that ``import fastbn`` does not load the file formats."""
         for module, names in _MODULES.items():
             if name in names:
                 globals()[name] = value = getattr(import_module(f"{__name__}.{module}"), name)

@@ -19,7 +19,7 @@ _DECIMAL = Context(prec=40)     # independent of the context of the calling thre
 
 
 class Choices(TypedDict, total=False):
-    """The keyword arguments of `convert` that settle what a state does not determine."""
+    """The keyword arguments of `convert` for what a state does not determine."""
 
     count: int | None
     keep_variance: bool

@@ -122,6 +122,17 @@ def load_layer(
     ------
     OSError, TypeError, ValueError
         As `fastbn.BatchNorm.load`.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from fastbn import BatchNorm, checkpoints
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "layer.npz")
+    ...     BatchNorm(3).save(path, prefix="bn.")
+    ...     bn = checkpoints.load_layer(BatchNorm, path, "bn.", "fastbn", {"eps": 1e-3})
+    >>> bn.num_features, bn.eps
+    (3, 0.001)
     """
     check_prefix(prefix)
     source = find(convention)

@@ -102,6 +102,7 @@ def save_layer(
     prefix : str
     convention : str or Convention
     append : bool
+        Whether to keep other content of the file.
     **choices
         count and keep_variance, as in `convert`.
 
@@ -109,6 +110,17 @@ def save_layer(
     ------
     OSError, TypeError, ValueError
         As `fastbn.BatchNorm.save`.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from fastbn import BatchNorm, checkpoints
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "layer.npz")
+    ...     checkpoints.save_layer(BatchNorm(3, affine=False), path, "bn.", "flax", False, keep_variance=True)
+    ...     sorted(np.load(path))
+    ['bn.mean', 'bn.var']
     """
     check_prefix(prefix)
     target = find(convention)

@@ -1,4 +1,4 @@
-"""Layers from layers of Keras 3."""
+"""Layers from Keras 3 layers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def from_keras(layer_type: type[Layer], layer: Any) -> Layer:
-    """Create a layer with the state and the settings of a layer of Keras 3.
+    """Create a layer with the state and the settings of a Keras 3 layer.
 
     Parameters
     ----------

@@ -146,7 +146,7 @@ class Graph:
             raise FoldingError(f"{what} is used {count} times")
 
     def connect(self, node: NodeProto, index: int, name: str) -> None:
-        """Make a value the input of a node, at an index up to one behind its last."""
+        """Make a value the input of a node, at an index up to one past the last."""
         if index == len(node.input):
             node.input.append(name)
         else:
