@@ -1,4 +1,4 @@
-"""What folding refuses, and that the text says what was wrong."""
+"""Invalid arguments of folding, and their messages."""
 
 import ml_dtypes
 import numpy as np

@@ -1,9 +1,9 @@
-"""Graphs for the tests of folding in ONNX, by name: what is folded, what is left, and arithmetic with constants."""
+"""Graphs for the tests of folding in ONNX: folds, refusals, and arithmetic with constants."""
 
 BN = "BatchNormalization"
 NORM = f"y = {BN}(h, s, t, m, v)"           # after a layer of 4 channels
 FIRST = f"h = {BN}(x, s3, t3, m3, v3)"      # before a layer that takes 3
-# name: body, keywords, targets of the folds, operators left
+# name: body, keywords, targets of the folds, remaining operators
 FOLDS = {
     "conv": (f"h = Conv(x, w, b) {NORM}", {}, ["Conv 'h'"], ["Conv"]),
     "conv without bias": (f"h = Conv(x, w) {NORM}", {}, ["Conv 'h'"], ["Conv"]),
@@ -53,7 +53,7 @@ FOLDS = {
     "constants behind nodes": (
         f"c = Identity(w) d = Transpose<perm=[0,1,3,2]>(c) o = Constant<value_floats=[1.0,2.0,3.0,4.0]>() "
         f"h = Conv(x, d) y = {BN}(h, o, t, m, o)", {}, ["Conv 'h'"], ["Conv"]),
-    # Other nodes on the way
+    # Other nodes in between
     "conv, mul and add": (f"h = Conv(x, w, b) k = Mul(h, column) a = Add(k, other) y = {BN}(a, s, t, m, v)", {},
                           ["Conv 'h'"], ["Conv"]),
     "conv, sub and div": (f"h = Conv(x, w) k = Sub(column, h) a = Div(k, other) y = {BN}(a, s, t, m, v)", {},
@@ -97,7 +97,7 @@ FOLDS = {
     "conv in other order": (
         f"h = Conv(x, w1) k = Transpose<perm=[0,1,3,2]>(h) y = {BN}(k, s, t, m, v)", {"x": "[N, 3, 4, 5]"},
         ["Conv 'h'"], ["Conv", "Transpose"]),
-    # Several layers behind a batch norm
+    # Several layers after a batch norm
     "before two convs": (f"{FIRST} i = Conv(h, w) j = Conv<strides=[2,2]>(h, w1) k = ReduceMax(j) y = Add(i, k)", {},
                          ["Conv 'i', Conv 'j'"], ["Conv", "Conv", "ReduceMax", "Add"]),
     "before two convs with one weight": (f"{FIRST} i = Conv(h, w, b) j = Conv(h, w) k = Relu(i) "
@@ -191,7 +191,7 @@ LEFT = {
                              "^the channels of MatMul 'h' are on axis 2; expected axis 1; "),
     "matmul of an unknown number of axes": (
         f"u = Identity(x) h = MatMul(u, matrix) {NORM}", {"x": "[]"}, "^the input of MatMul 'h' is not known to"),
-    # Reshapes, Dropout and Transpose on the way
+    # Reshapes, Dropout and Transpose in between
     "reshape that takes channels apart": (
         f"h = Gemm(x, matrix, b) r = Constant<value_ints=[-1,2,2]>() k = Reshape(h, r) y = {BN}(k, s2, t2, m2, v2)",
         {"x": "[N, 3]"}, "^its input comes from Reshape 'k', which splits or joins the channels; "),
@@ -247,7 +247,7 @@ LEFT = {
 }
 
 
-# name: body, keywords, targets of the folds of batch norms, of arithmetic, operators left
+# name: body, keywords, targets of the folds of batch norms and of arithmetic, remaining operators
 CONSTANTS = {
     "mul and add behind conv": ("h = Conv(x, w) a = Mul(h, column) y = Add(a, other)", {}, [], ["Conv 'h'"] * 2,
                                 ["Conv"]),

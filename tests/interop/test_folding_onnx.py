@@ -1,4 +1,4 @@
-"""Batch norms of ONNX graphs: every way to fold one, and every reason to leave one."""
+"""Batch norms in ONNX graphs: each kind of fold, and each reason to leave one."""
 
 import copy
 import re
@@ -29,7 +29,7 @@ def test_arithmetic_with_constants(name):
 
 
 def feed(model, seed=1):
-    """Normal values for x; an open batch is 2."""
+    """Return normal values for x; an unknown batch size is 2."""
     tensor = model.graph.input[0].type.tensor_type
     shape = [d.dim_value or 2 for d in tensor.shape.dim]
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
@@ -79,7 +79,7 @@ def test_what_is_left_at_borders_would_be_wrong(name, monkeypatch):
 
 
 def test_float16():
-    # ONNX Runtime has no Conv of float16 on most CPUs.
+    # ONNX Runtime has no float16 Conv on most CPUs.
     model = graph(f"h = Conv(x, w) {NORM}", dtype="float16")
     [outcome] = fold_batch_norms(model)
     assert 1e-5 < outcome.certificate.relative < 1e-2

@@ -1,4 +1,4 @@
-"""Malformed safetensors files, as (name, bytes, pattern of the message)."""
+"""Malformed safetensors files: (name, bytes, pattern for the message)."""
 
 import json
 
@@ -6,7 +6,7 @@ from tests.checkpoints.files import COUNTER, NAMES, entries, framed, header_text
 
 
 def edited(name, key, value):
-    """A file in which one value of one entry is another JSON text, or is not there."""
+    """Return a file in which the JSON text of one value of one entry is replaced, or removed."""
     items, data = entries(state())
     if value is None:
         del items[name][key]
