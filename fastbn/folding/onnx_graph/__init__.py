@@ -1,1 +1,1 @@
-"""Fold the batch norms of ONNX models; requires the extra ``fastbn[onnx]``."""
+"""Fold the batch norms of ONNX models; requires the extra ``onnx``."""
