@@ -39,9 +39,9 @@ def register(cls: Kind) -> Kind:
     return cls
 
 
-def registered() -> list[str]:
-    """Return the names of the registered classes; the first one is the default."""
-    return list(_kinds)
+def default() -> str:
+    """Return the name of the default class."""
+    return next(iter(_kinds))
 
 
 def named(name: str) -> type[Checkpointable]:
@@ -66,3 +66,9 @@ def check_layer(layer: object, name: str) -> None:
 def name_of(cls: type) -> str | None:
     """Return the name that a class, or the nearest of its bases, is registered under; None without one."""
     return next((name for base in cls.__mro__ for name, kind in _kinds.items() if base is kind), None)
+
+
+def name_in_file(cls: type) -> str | None:
+    """Return the name that a file gives for a class; None for the default class."""
+    name = name_of(cls)
+    return None if name == default() else name

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fastbn._core.checks import check_flag
-from fastbn.checkpoints import kinds
 from fastbn.checkpoints.build import build
 from fastbn.checkpoints.conventions import COUNTER, FASTBN, Convention, averaging, find
 from fastbn.checkpoints.conversion import Choices, convert, convert_momentum
-from fastbn.checkpoints.formats import files
+from fastbn.checkpoints.formats.files import located, opened
+from fastbn.checkpoints.kinds import check_layer, default, name_of, named
 from fastbn.checkpoints.matching import check_prefix, check_shapes, check_state, match, without_prefix
 from fastbn.checkpoints.prefixes import layers_in
 from fastbn.checkpoints.settings import Settings, decode
@@ -77,17 +77,17 @@ def load(
     (['bn.'], 4, False)
     """
     source = find(convention)
-    with files.opened(path) as archive:
+    with opened(path) as archive:
         prefixes = layers_in(archive, source)
         if not prefixes:
             raise ValueError(f"has no batch normalization under the names of {source.name}, such as "
                              f"{source.running_mean!r} and {source.running_var!r}")
         layers: dict[str, Any] = {}
         for prefix in prefixes:
-            with files.located(repr(prefix)):
+            with located(repr(prefix)):
                 stored = _read(archive, prefix, source)
-                kind = kinds.named(stored.kind or kinds.registered()[0])
-                layers[prefix] = _layer(kind, stored, settings, count=count, keep_variance=keep_variance,
+                layer_type = named(stored.kind or default())
+                layers[prefix] = _layer(layer_type, stored, settings, count=count, keep_variance=keep_variance,
                                         fix_gamma=fix_gamma)
         return layers
 
@@ -136,7 +136,7 @@ def load_layer(
     """
     check_prefix(prefix)
     source = find(convention)
-    with files.opened(path) as archive:
+    with opened(path) as archive:
         stored = _read(archive, prefix, source)
         _check_kind(layer_type, stored)
         return _layer(layer_type, stored, settings, **choices)
@@ -186,10 +186,10 @@ def restore(
     >>> bn.gamma
     array([1., 1.], dtype=float32)
     """
-    kinds.check_layer(layer, "layer")
+    check_layer(layer, "layer")
     check_prefix(prefix)
     source = find(convention)
-    with files.opened(path) as archive:
+    with opened(path) as archive:
         stored = _read(archive, prefix, source)
         _check_kind(type(layer), stored)
         layer.load_state_dict(convert(stored.state, stored.convention, averaging(layer.unbiased), **choices))
@@ -226,11 +226,15 @@ def _read(archive: Archive, prefix: str, convention: Convention) -> _Stored:
     except TypeError as error:      # a dtype in the file, not the type of an argument
         raise ValueError(str(error)) from error
     settings, kind = decode(archive.metadata, prefix)
+    if kind is not None:
+        named(kind)       # an unknown name is an error
+    elif settings:
+        kind = default()
     return _Stored(state, replace(convention, unbiased=settings.get("unbiased", convention.unbiased)), settings, kind)
 
 
 def _check_kind(layer_type: type[Checkpointable], stored: _Stored) -> None:
-    expected = kinds.name_of(layer_type)
+    expected = name_of(layer_type)
     if stored.kind not in (None, expected):
         raise ValueError(f"the layer is of the class {stored.kind}; expected {expected}")
 

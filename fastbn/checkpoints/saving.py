@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fastbn._core.checks import check_flag
-from fastbn.checkpoints import kinds
 from fastbn.checkpoints.conventions import FASTBN, Convention, averaging, find
 from fastbn.checkpoints.conversion import Choices, convert
-from fastbn.checkpoints.formats import files
+from fastbn.checkpoints.formats.files import located, opened, write
+from fastbn.checkpoints.kinds import check_layer, name_in_file
 from fastbn.checkpoints.matching import abbreviated, check_prefix
 from fastbn.checkpoints.prefixes import check_apart, layers_in, names_of_layers
 from fastbn.checkpoints.settings import encode, prefix_of
@@ -77,8 +77,8 @@ def save(
     metadata: dict[str, str] = {}
     for prefix, layer in layers.items():
         check_prefix(prefix)
-        kinds.check_layer(layer, f"layers[{prefix!r}]")
-        with files.located(f"layers[{prefix!r}]"):
+        check_layer(layer, f"layers[{prefix!r}]")
+        with located(f"layers[{prefix!r}]"):
             more, texts = _entries(layer, prefix, target, count=count, keep_variance=keep_variance)
         arrays |= more
         metadata |= texts
@@ -136,7 +136,8 @@ def _entries(
     target = source if convention is FASTBN else convention     # fastbn keeps the variance that the layer averages
     state = convert(layer.state_dict(), source, target, **choices)
     unbiased = layer.unbiased if choices.get("keep_variance") else target.unbiased
-    return {prefix + name: array for name, array in state.items()}, encode(layer, prefix, unbiased)
+    arrays = {prefix + name: array for name, array in state.items()}
+    return arrays, encode(layer, prefix, unbiased, name_in_file(type(layer)))
 
 
 def _put(
@@ -153,7 +154,7 @@ def _put(
     kept: dict[str, Any] = {}
     texts: dict[str, str] = {}
     if _has_content(path):
-        with files.opened(path) as archive:
+        with opened(path) as archive:
             own = {prefix + name for prefix in prefixes for name in names_of_layers(convention)}
             others = [name for name in archive.names if name not in own]
             if others and not append:
@@ -164,7 +165,7 @@ def _put(
                 kept = {name: archive.entry(name) for name in others}
                 replaced = set(prefixes)
                 texts = {key: text for key, text in archive.metadata.items() if prefix_of(key) not in replaced}
-    files.write(path, arrays, {**texts, **metadata}, kept)
+    write(path, arrays, {**texts, **metadata}, kept)
 
 
 def _check_apart_from(

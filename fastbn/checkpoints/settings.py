@@ -6,7 +6,6 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from fastbn._core.checks import check_eps, check_momentum, shortened
-from fastbn.checkpoints import kinds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -64,7 +63,7 @@ _PATTERNS = {name: re.compile(setting.pattern) for name, setting in SETTINGS.ite
     _KIND: re.compile("[A-Za-z][A-Za-z0-9_]{0,63}")}
 
 
-def encode(layer: object, prefix: str, unbiased: bool) -> dict[str, str]:
+def encode(layer: object, prefix: str, unbiased: bool, kind: str | None) -> dict[str, str]:
     """Return the settings of a layer as metadata.
 
     Parameters
@@ -73,34 +72,32 @@ def encode(layer: object, prefix: str, unbiased: bool) -> dict[str, str]:
     prefix : str
     unbiased : bool
         Whether the running variance in the file is unbiased.
+    kind : str or None
+        The name of the layer's class; None is the default class.
     """
     values = {name: getattr(layer, name) for name in SETTINGS if hasattr(layer, name)} | {"unbiased": unbiased}
     if values.get("averaging") == "cumulative":
         values["averaging"] = "ema"
     texts = {name: value if isinstance(value, str) else repr(value) for name, value in values.items()}
     texts = {name: text for name, text in texts.items() if text != SETTINGS[name].default}
-    kind = kinds.name_of(type(layer))
-    if kind is not None and kind != kinds.registered()[0]:
+    if kind is not None:
         texts[_KIND] = kind
     return {_key(prefix, name): text for name, text in texts.items()}
 
 
 def decode(metadata: Mapping[str, str], prefix: str) -> tuple[Settings, str | None]:
-    """Return the settings of a layer from metadata, and the name of its class; files of other origin have neither.
+    """Return the settings of a layer from metadata, and the name of its class or None.
 
     Raises
     ------
     ValueError
-        If `encode` does not write such a value, or no class of that name is registered.
+        If `encode` does not write such a value.
     """
     texts = {name: metadata[_key(prefix, name)] for name in _PATTERNS if _key(prefix, name) in metadata}
     for name, text in texts.items():
         if not _PATTERNS[name].fullmatch(text):
             raise ValueError(f"metadata has {shortened(text)} as {_key(prefix, name)}")
-    if not texts:
-        return {}, None
-    kind = texts.pop(_KIND, kinds.registered()[0])
-    kinds.named(kind)
+    kind = texts.pop(_KIND, None)
     values: Any = {name: SETTINGS[name].parse(text) for name, text in texts.items()}
     settings: Settings = values
     return settings, kind

@@ -35,7 +35,7 @@ def other(monkeypatch):
 
 
 def test_batch_norm_is_the_default():
-    assert kinds.registered()[0] == "BatchNorm"
+    assert kinds.default() == "BatchNorm"
     assert kinds.named("BatchNorm") is BatchNorm
     assert kinds.name_of(fastbn.SyncBatchNorm) == "BatchNorm"
     assert kinds.name_of(dict) is None
