@@ -1,11 +1,11 @@
-"""How each framework names, orders and averages the state of a batch normalization: one table."""
+"""How each framework names the state of a batch normalization, and what it averages: one table."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from fastbn.layers.state import EXTRA
+from fastbn.checkpoints.state import EXTRA
 
 VECTORS = ("gamma", "beta", "running_mean", "running_var")
 COUNTER = "num_batches_tracked"
@@ -13,33 +13,34 @@ COUNTER = "num_batches_tracked"
 
 @dataclass(frozen=True, slots=True)
 class Convention:
-    """How one framework keeps a batch normalization.
+    """The convention of one framework for the state of a batch normalization.
 
-    Derive a variant with ``dataclasses.replace``; wherever a convention is asked for, it will do in place of a name.
+    Use ``dataclasses.replace`` to derive a custom convention. Functions that take the name of a convention accept a
+    `Convention` too.
 
     Attributes
     ----------
     name : str
     gamma, beta, running_mean, running_var : str
-        What the framework calls these vectors.
+        The framework's names of these vectors.
     num_batches_tracked : str or None
-        What it calls the counter of training batches, if there is one.
+        The framework's name of the counter of training batches, or None without a counter.
     eps : float
-        Its default.
+        The default.
     momentum : float
-        Its default, as the framework means it.
+        The default, in the framework's own definition.
     momentum_weighs : {"batch", "running"}
-        What momentum is the weight of: the new batch's statistics, or the running ones.
+        Whether momentum is the weight of the new batch's statistics or of the running ones.
     axis : int
-        Its default channel axis.
+        The default channel axis.
     unbiased : bool
         Whether the running variance averages unbiased variances, n / (n - 1) times the biased ones.
     optional : tuple of tuple of str
-        Which vectors a state may do without: those of one group, or of several, but all of each.
+        Groups of vectors that a state may omit. A group is omitted as a whole.
     may_fix_gamma : bool
         Whether the framework has a mode in which gamma is stored and ignored.
     extra : tuple of str
-        Names that a state may have beside these; they are kept where the target of a conversion has them too.
+        Names of optional further entries, which a conversion keeps if the target has them too.
 
     Examples
     --------
@@ -66,7 +67,7 @@ class Convention:
 
     @property
     def names(self) -> dict[str, str]:
-        """What this framework calls each vector and the counter, by fastbn's attribute."""
+        """The framework's names of the vectors and of the counter, by fastbn's attribute."""
         counter = {} if self.num_batches_tracked is None else {COUNTER: self.num_batches_tracked}
         return {vector: getattr(self, vector) for vector in VECTORS} | counter
 
@@ -75,7 +76,7 @@ _EACH = (("gamma",), ("beta",))
 _RUNNING = ("running_mean", "running_var")
 
 CONVENTIONS = {convention.name: convention for convention in (
-    # The names of fastbn's state are PyTorch's, but which variance it averages is an option of the layer.
+    # fastbn uses PyTorch's names. Each layer has a setting for the variance that it averages; see `averaging`.
     Convention("fastbn", "weight", "bias", "running_mean", "running_var", "num_batches_tracked",
                eps=1e-5, momentum=0.1, momentum_weighs="batch", axis=1, unbiased=True,
                optional=(*_EACH, _RUNNING), extra=EXTRA),
@@ -94,11 +95,13 @@ CONVENTIONS = {convention.name: convention for convention in (
     Convention("onnx", "scale", "B", "input_mean", "input_var", None,
                eps=1e-5, momentum=0.9, momentum_weighs="running", axis=1, unbiased=False, optional=()),
 )}
-"""By name: fastbn, torch, keras, flax, paddle, mxnet, onnx."""
+"""The conventions by name: fastbn, torch, keras, flax, paddle, mxnet, onnx."""
+
+FASTBN = CONVENTIONS["fastbn"]
 
 
 def find(convention: str | Convention, name: str = "convention") -> Convention:
-    """Return a convention by its name, or itself; the argument is called `name` in errors."""
+    """Return a convention, given itself or its name; errors call the argument `name`."""
     if isinstance(convention, Convention):
         return convention
     if not isinstance(convention, str):
@@ -106,3 +109,8 @@ def find(convention: str | Convention, name: str = "convention") -> Convention:
     if convention not in CONVENTIONS:
         raise ValueError(f"{name} must be one of {', '.join(CONVENTIONS)}, got {convention!r}")
     return CONVENTIONS[convention]
+
+
+def averaging(unbiased: bool) -> Convention:
+    """Return fastbn's convention for a layer that averages unbiased, or biased, variances."""
+    return replace(FASTBN, unbiased=unbiased)

@@ -1,25 +1,25 @@
-"""The state of a layer from one framework's convention to another's."""
+"""Convert the state and the momentum of a layer from one framework's convention to another's."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from decimal import Context, Decimal
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
 from fastbn._core.checks import check_flag, check_integer, check_momentum
-from fastbn.checkpoints.conventions import COUNTER, VECTORS, Convention, find
+from fastbn.checkpoints.conventions import VECTORS, Convention, find
+from fastbn.checkpoints.matching import as_array, check_state, omissible, without_prefix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Value = TypeVar("Value")
-_DECIMAL = Context(prec=40)     # not the thread's, which belongs to the caller
+_DECIMAL = Context(prec=40)     # independent of the context of the calling thread
 
 
 class Choices(TypedDict, total=False):
-    """What the conventions leave open; `convert` documents them."""
+    """The keyword arguments of `convert` for what a state does not determine."""
 
     count: int | None
     keep_variance: bool
@@ -36,28 +36,29 @@ def convert(
     fix_gamma: bool | None = None,
     prefix: str = "",
 ) -> dict[str, NDArray[Any]]:
-    """Return a state under another framework's names, and its running variance as that framework averages it.
+    """Convert the state of a batch normalization from one framework's convention to another's.
 
-    A gamma or beta that the source does without and the target does not is 1 or 0. A counter that the source does not
-    have is 0. What fastbn has beyond PyTorch's names (`BatchNorm.state_dict`) stays where the target is fastbn too.
+    The result has the names of the target, and its running variance is biased or unbiased as the target requires. If
+    the target requires a gamma or beta that the source omits, gamma is 1 and beta is 0. A counter that the source lacks
+    is 0. Entries that only fastbn has (see `fastbn.BatchNorm.state_dict`) are kept if the target is fastbn too.
 
     Parameters
     ----------
     state : mapping of str to array_like, shape (C,)
-        Float16 and bfloat16 become float32. Tensors of PyTorch, wherever they are, will do.
+        Arrays, or PyTorch tensors on any device. float16 and bfloat16 become float32.
     source, target : str or Convention
-        A name in `fastbn.checkpoints.CONVENTIONS`, or a convention of your own.
+        A name in `fastbn.checkpoints.CONVENTIONS`, or a custom convention.
     count : int, optional
-        Values per channel in a training batch (N * H * W), needed where one of the two averages unbiased variances and
-        the other biased ones: they differ by the factor count / (count - 1).
+        The number of values per channel in a training batch (N * H * W). Required if one framework averages unbiased
+        variances and the other one biased variances, which differ by the factor count / (count - 1).
     keep_variance : bool
-        Leave the running variance as it is instead. Evaluation then gives the same result in both frameworks; in
-        further training the running variance drifts by that factor.
+        Leave the running variance unchanged instead. Evaluation then gives the same result in both frameworks; further
+        training moves the running variance by that factor.
     fix_gamma : bool, optional
-        Of an MXNet source: whether gamma is ignored and 1 (the operator's default) or used (Gluon's). Needed where the
-        gamma stored is not 1.
+        For an MXNet source: whether gamma is ignored and taken as 1 (the operator's default), or used (Gluon's).
+        Required if the stored gamma is not 1.
     prefix : str
-        What precedes the names, in `state` and in the result; entries without it are left out.
+        The prefix of the names, in `state` and in the result. Other entries are ignored.
 
     Returns
     -------
@@ -67,10 +68,10 @@ def convert(
     Raises
     ------
     TypeError
-        If a value is not an array of floating-point numbers, or an argument is of the wrong type.
+        If a value is not an array of floating-point numbers, or an argument has the wrong type.
     ValueError
         If a name is missing or unknown, a shape is not (C,), a value is not finite, a variance is negative, or `count`
-        or `fix_gamma` is needed.
+        or `fix_gamma` is required.
 
     Examples
     --------
@@ -99,13 +100,14 @@ def convert(
 def convert_momentum(
     momentum: float | None, source: str | Convention, target: str | Convention
 ) -> float | None:
-    """Return what one framework's momentum is in another: itself, or 1 - momentum.
+    """Convert a momentum from one framework's convention to another's: momentum, or 1 - momentum.
 
     Parameters
     ----------
     momentum : float or None
-        None, the average over all batches, exists in PyTorch and fastbn alone.
+        None is the average over all batches, which only PyTorch and fastbn support.
     source, target : str or Convention
+        As in `convert`.
 
     Returns
     -------
@@ -113,8 +115,10 @@ def convert_momentum(
 
     Raises
     ------
+    TypeError
+        If an argument has the wrong type.
     ValueError
-        If momentum is not between 0 and 1, or None for a framework that has no such thing.
+        If momentum is not between 0 and 1, or is None and one of the frameworks does not support this.
 
     Examples
     --------
@@ -131,103 +135,8 @@ def convert_momentum(
         return None
     if before.momentum_weighs == after.momentum_weighs:
         return value
-    # In decimal, so that 0.99 becomes the 0.01 that one would have written, and goes back to 0.99.
+    # Decimal arithmetic, so that 0.99 becomes exactly 0.01, and 0.01 becomes exactly 0.99.
     return float(_DECIMAL.subtract(Decimal(1), Decimal(repr(value))))
-
-
-def check_prefix(prefix: object) -> None:
-    """Raise an error unless it is a string."""
-    if not isinstance(prefix, str):
-        raise TypeError(f"prefix must be a string, got {prefix!r}")
-
-
-def without_prefix(state: Mapping[str, Value], prefix: str) -> dict[str, Value]:
-    """Return the entries whose names begin with a prefix, without it."""
-    check_prefix(prefix)
-    if not all(isinstance(name, str) for name in state):
-        raise TypeError(f"state must have strings as names, got {sorted({type(name).__name__ for name in state})}")
-    own = {name[len(prefix):]: value for name, value in state.items() if name.startswith(prefix)}
-    if not own:
-        raise ValueError(f"state has no name that begins with {prefix!r}" if prefix else "state is empty")
-    return own
-
-
-def match(names: Collection[str], convention: Convention) -> dict[str, str]:
-    """Return fastbn's name of each vector or counter that is there, with the name it has in a convention.
-
-    Raises
-    ------
-    ValueError
-        If a name that must be there is not, or there is another.
-    """
-    known = convention.names
-    present = {vector for vector in VECTORS if known[vector] in names}
-    spared = absent(present, convention)
-    missing = [known[vector] for vector in VECTORS if vector not in present and vector not in spared]
-    if not missing and not any(known[vector] in names for vector in VECTORS):
-        missing = [known[vector] for vector in VECTORS]
-    unknown = sorted(map(repr, set(names) - {*known.values(), *convention.extra}))
-    if missing or unknown:
-        wrong = [f"misses {', '.join(missing)}"] if missing else []
-        wrong += [f"has also {abbreviated(unknown)}"] if unknown else []
-        raise ValueError(f"state {' and '.join(wrong)}; expected {', '.join(known.values())} of {convention.name}")
-    return {field: name for field, name in known.items() if name in names}
-
-
-def absent(present: Collection[str], convention: Convention) -> set[str]:
-    """Return the vectors that a state with some others does without, as the convention allows."""
-    return {vector for group in convention.optional if not set(group) & set(present) for vector in group}
-
-
-def abbreviated(texts: list[str], most: int = 4) -> str:
-    """Return the first few texts, each cut to a readable length, and how many more there are."""
-    shown = ", ".join(text if len(text) <= 80 else f"{text[:80]}..." for text in texts[:most])
-    return shown if len(texts) <= most else f"{shown} and {len(texts) - most} more"
-
-
-def check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise an error unless these are (C,), with one C for all that is at least 1."""
-    channels = None
-    for name, shape in shapes.items():
-        if len(shape) != 1 or shape[0] < 1 or channels not in (None, shape[0]):
-            raise ValueError(f"{name} has shape {shape}; expected ({'C' if channels is None else channels},)")
-        channels = shape[0]
-
-
-def check_state(state: Mapping[str, Any], convention: Convention) -> tuple[dict[str, NDArray[Any]], int]:
-    """Return new arrays of the vectors under fastbn's names, and the counter, or raise an error as `convert`."""
-    names = match(state.keys(), convention)
-    vectors = {vector: as_array(state[name]) for vector, name in names.items() if vector != COUNTER}
-    check_shapes({names[vector]: array.shape for vector, array in vectors.items()})
-    for vector, array in vectors.items():
-        if array.dtype.kind != "f":
-            raise TypeError(f"{names[vector]} has dtype {array.dtype}; expected a floating-point type")
-        if not np.isfinite(array).all():
-            raise ValueError(f"{names[vector]} has values that are not finite")
-    if "running_var" in vectors and (vectors["running_var"] < 0).any():
-        raise ValueError(f"{names['running_var']} has negative values, down to {vectors['running_var'].min()}")
-    tracked = _tracked(as_array(state[names[COUNTER]]), names[COUNTER]) if COUNTER in names else 0
-    return vectors, tracked
-
-
-def as_array(value: Any) -> NDArray[Any]:
-    """Return an array of its own, in native byte order, of a value that may be a tensor; float32 instead of halves."""
-    if hasattr(value, "detach"):  # a tensor of PyTorch: NumPy takes it from the CPU, without gradient, not as bfloat16
-        value = value.detach().cpu()
-        value = value.float() if str(value.dtype) == "torch.bfloat16" else value
-    array = np.asarray(value)
-    wide = np.dtype(np.float32) if array.dtype.name in ("float16", "bfloat16") else array.dtype.newbyteorder("=")
-    return array.astype(wide)
-
-
-def _tracked(array: NDArray[Any], name: str) -> int:
-    # Some writers keep the counter in a float, or in an array of one.
-    if array.dtype.kind not in "iuf" or array.size != 1:
-        raise TypeError(f"{name} must be one integer, got dtype {array.dtype} and shape {array.shape}")
-    value = array.reshape(()).item()
-    if not 0 <= value < 1 << 63 or value != int(value):
-        raise ValueError(f"{name} must be an integer from 0 to 2**63 - 1, got {value}")
-    return int(value)
 
 
 def _apply_fix_gamma(vectors: dict[str, NDArray[Any]], source: Convention, fix_gamma: bool | None) -> None:
@@ -238,8 +147,8 @@ def _apply_fix_gamma(vectors: dict[str, NDArray[Any]], source: Convention, fix_g
     if fix_gamma is None:
         if (vectors["gamma"] != 1).any():
             raise ValueError(
-                f"fix_gamma must be True (gamma is ignored, and 1) or False (it is used), because {source.gamma} has "
-                f"values other than 1 and {source.name} has both")
+                "fix_gamma must be True (gamma is ignored and taken as 1) or False (gamma is used), because "
+                f"{source.gamma} has values other than 1 and {source.name} supports both")
     elif check_flag(fix_gamma, "fix_gamma"):
         vectors["gamma"] = np.ones_like(vectors["gamma"])
 
@@ -248,7 +157,7 @@ def _rescale(
     vectors: dict[str, NDArray[Any]], source: Convention, target: Convention, count: int | None, keep: bool
 ) -> None:
     if check_flag(keep, "keep_variance") and count is not None:
-        raise ValueError(f"count must be None where keep_variance is True, got {count!r}")
+        raise ValueError(f"count must be None with keep_variance=True, got {count!r}")
     n = None if count is None else check_integer(count, "count", 2)
     if keep or "running_var" not in vectors or source.unbiased == target.unbiased:
         return
@@ -256,11 +165,11 @@ def _rescale(
     if n is None:
         raise ValueError(
             f"count is needed: {source.name} has the {kinds[source.unbiased]} running variance and {target.name} the "
-            f"{kinds[target.unbiased]} one. Pass the values per channel of a training batch (N * H * W) as count, or "
-            "keep_variance=True to leave it as it is")
+            f"{kinds[target.unbiased]} one. Pass the number of values per channel in a training batch (N * H * W) as "
+            "count, or keep_variance=True to leave the variance unchanged")
     var = vectors["running_var"]
     factor = n / (n - 1) if target.unbiased else (n - 1) / n
-    with np.errstate(over="ignore"):  # seen below
+    with np.errstate(over="ignore"):  # checked below
         scaled = np.multiply(var, factor, dtype=np.float64).astype(var.dtype)
     if not np.isfinite(scaled).all():
         raise ValueError(f"the {kinds[target.unbiased]} {target.running_var} is not finite in {var.dtype}")
@@ -269,10 +178,10 @@ def _rescale(
 
 def _fill(vectors: dict[str, NDArray[Any]], target: Convention) -> None:
     like = next(iter(vectors.values()))
-    spared = absent(vectors, target)
+    omitted = omissible(vectors, target)
     for vector in VECTORS:
-        if vector in vectors or vector in spared:
+        if vector in vectors or vector in omitted:
             continue
         if vector not in ("gamma", "beta"):
-            raise ValueError(f"state has no running averages, and {target.name} does not do without")
+            raise ValueError(f"state has no running averages, which {target.name} requires")
         vectors[vector] = np.ones_like(like) if vector == "gamma" else np.zeros_like(like)

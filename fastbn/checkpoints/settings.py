@@ -1,23 +1,24 @@
-"""What a state does not tell of a layer, kept as metadata of a file."""
+"""The settings of a layer, which its state does not include, as metadata of a file."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypedDict
 
-from fastbn._core.checks import check_eps, check_momentum
-from fastbn.checkpoints.header import shortened
+from fastbn._core.checks import check_eps, check_momentum, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from numpy.typing import DTypeLike
 
-    from fastbn.layers.checkpointed import Checkpointable
+
+Averaging: TypeAlias = Literal["ema", "cumulative", "exact"]
+NanPolicy: TypeAlias = Literal["propagate", "raise", "skip_update"]
 
 
 class Settings(TypedDict, total=False):
-    """Those arguments of `BatchNorm` that do not follow from a state."""
+    """The arguments of a layer that do not follow from its state."""
 
     axis: int
     eps: float
@@ -25,73 +26,95 @@ class Settings(TypedDict, total=False):
     unbiased: bool
     dtype: DTypeLike | None
     num_threads: int | None
-    averaging: str
+    averaging: Averaging
     debias: bool
-    nan_policy: str
+    nan_policy: NanPolicy
+
+
+class Setting(NamedTuple):
+    """How a setting is written in a file.
+
+    Attributes
+    ----------
+    pattern : str
+        A regular expression for the text.
+    parse : callable
+        From the text to the value.
+    default : str or None
+        A text that is not written.
+    """
+
+    pattern: str
+    parse: Callable[[str], Any]
+    default: str | None = None
 
 
 _ORIGIN = "fastbn."
 _NUMBER = r"[0-9]{1,20}(?:\.[0-9]{1,20})?(?:e[+-][0-9]{1,3})?"
-_PATTERNS = {
-    "axis": re.compile(r"-?[0-9]{1,9}"),
-    "eps": re.compile(_NUMBER),
-    "momentum": re.compile(f"None|{_NUMBER}"),
-    "unbiased": re.compile("True|False"),
-    # Of momentum None, "ema" is "cumulative".
-    "averaging": re.compile("ema|exact"),
-    "debias": re.compile("True|False"),
-    "nan_policy": re.compile("propagate|raise|skip_update"),
+_FLAG = "True|False"
+SETTINGS = {
+    "axis": Setting("-?[0-9]{1,9}", int),
+    "eps": Setting(_NUMBER, lambda text: check_eps(float(text))),
+    "momentum": Setting(f"None|{_NUMBER}", lambda text: check_momentum(None if text == "None" else float(text))),
+    "unbiased": Setting(_FLAG, "True".__eq__),
+    # "cumulative" is "ema" with the momentum None.
+    "averaging": Setting("ema|exact", str, "ema"),
+    "debias": Setting(_FLAG, "True".__eq__, "False"),
+    "nan_policy": Setting("propagate|raise|skip_update", str, "propagate"),
 }
+_KIND = "kind"      # the name of the layer's class
+_PATTERNS = {name: re.compile(setting.pattern) for name, setting in SETTINGS.items()} | {
+    _KIND: re.compile("[A-Za-z][A-Za-z0-9_]{0,63}")}
 
 
-def encode(layer: Checkpointable, unbiased: bool, prefix: str) -> dict[str, str]:
-    """Return the metadata of a layer whose file has a running variance of that kind."""
-    settings = {"axis": layer.axis, "eps": layer.eps, "momentum": layer.momentum, "unbiased": unbiased}
-    texts = {name: repr(value) for name, value in settings.items()}
-    texts |= {name: text for name, text, default in (
-        ("averaging", "exact" if layer.averaging == "exact" else "ema", "ema"),
-        ("debias", repr(layer.debias), "False"), ("nan_policy", layer.nan_policy, "propagate")) if text != default}
+def encode(layer: object, prefix: str, unbiased: bool, kind: str | None) -> dict[str, str]:
+    """Return the settings of a layer as metadata.
+
+    Parameters
+    ----------
+    layer : Checkpointable
+    prefix : str
+    unbiased : bool
+        Whether the running variance in the file is unbiased.
+    kind : str or None
+        The name of the layer's class; None is the default class.
+    """
+    values = {name: getattr(layer, name) for name in SETTINGS if hasattr(layer, name)} | {"unbiased": unbiased}
+    if values.get("averaging") == "cumulative":
+        values["averaging"] = "ema"
+    texts = {name: value if isinstance(value, str) else repr(value) for name, value in values.items()}
+    texts = {name: text for name, text in texts.items() if text != SETTINGS[name].default}
+    if kind is not None:
+        texts[_KIND] = kind
     return {_key(prefix, name): text for name, text in texts.items()}
 
 
-def decode(metadata: Mapping[str, str], prefix: str) -> Settings:
-    """Return the settings that a file has of a layer; those of another origin have none.
+def decode(metadata: Mapping[str, str], prefix: str) -> tuple[Settings, str | None]:
+    """Return the settings of a layer from metadata, and the name of its class or None.
 
     Raises
     ------
     ValueError
-        If a value is none that `encode` writes.
+        If `encode` does not write such a value.
     """
     texts = {name: metadata[_key(prefix, name)] for name in _PATTERNS if _key(prefix, name) in metadata}
     for name, text in texts.items():
         if not _PATTERNS[name].fullmatch(text):
             raise ValueError(f"metadata has {shortened(text)} as {_key(prefix, name)}")
-    settings: Settings = {}
-    if "axis" in texts:
-        settings["axis"] = int(texts["axis"])
-    if "eps" in texts:
-        settings["eps"] = check_eps(float(texts["eps"]))
-    if "momentum" in texts:
-        settings["momentum"] = check_momentum(None if texts["momentum"] == "None" else float(texts["momentum"]))
-    if "unbiased" in texts:
-        settings["unbiased"] = texts["unbiased"] == "True"
-    if "averaging" in texts:
-        settings["averaging"] = texts["averaging"]
-    if "debias" in texts:
-        settings["debias"] = texts["debias"] == "True"
-    if "nan_policy" in texts:
-        settings["nan_policy"] = texts["nan_policy"]
-    return settings
+    kind = texts.pop(_KIND, None)
+    values: Any = {name: SETTINGS[name].parse(text) for name, text in texts.items()}
+    settings: Settings = values
+    return settings, kind
 
 
 def prefix_of(key: str) -> str | None:
-    """Return the prefix of the layer that a key of metadata belongs to, or None for one of another origin."""
+    """Return the prefix of the layer that a key of metadata belongs to, or None for a key of other origin."""
     name = next((name for name in _PATTERNS if key.startswith(_ORIGIN) and key.endswith(name)), None)
     return None if name is None else key.removeprefix(_ORIGIN).removesuffix(name)
 
 
 def prefixes_of(metadata: Iterable[str]) -> set[str]:
-    """Return the prefixes of all layers that `encode` has written settings of."""
+    """Return the prefixes of all layers with settings in the metadata."""
     return {prefix for key in metadata if (prefix := prefix_of(key)) is not None}
 
 

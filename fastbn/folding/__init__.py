@@ -1,13 +1,14 @@
-"""Batch norms that vanish into the layers beside them: for inference, once training is over.
+"""Fold batch norms into the neighboring convolutions and linear layers, for inference.
 
-`fold_conv` and `fold_linear` fold a batch norm that comes after a layer, `fold_before_conv` and `fold_before_linear`
-one that comes before it. ``python -m fastbn fold`` does all of a graph in an ONNX file.
+`fold_conv` and `fold_linear` fold a batch norm that follows the layer; `fold_before_conv` and `fold_before_linear` fold
+one that precedes it. ``python -m fastbn fold`` folds all batch norms of an ONNX model.
 """
 
+from fastbn.folding.arithmetic import Folded
 from fastbn.folding.certificate import Certificate
+from fastbn.folding.conv import fold_before_conv, fold_conv
 from fastbn.folding.errors import FoldingError
-from fastbn.folding.folded import Folded
-from fastbn.folding.parameters import fold_before_conv, fold_before_linear, fold_conv, fold_linear
+from fastbn.folding.linear import fold_before_linear, fold_linear
 
 __all__ = [
     "Certificate",

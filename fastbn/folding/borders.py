@@ -1,19 +1,18 @@
-"""Where a layer mixes its input with zeros of its own, and what that allows of a batch norm before it.
+"""The conditions at the borders under which a batch norm folds into the convolution after it.
 
-A batch norm maps x to scale * x + constant, with constant = shift - mean * scale. The scale can always go into the
-weight of the layer behind it. The constant can go into the bias only if every output sees it through every tap of the
-kernel:
+A batch norm maps x to scale * x + constant, with constant = shift - mean * scale. The scale always folds into the
+weight of the next layer. The constant folds into the bias only if every output sees it through every tap of the kernel:
 
-- Zero padding comes after the batch norm. At the borders some taps meet zeros instead of the constant, so the padding
-  must be none, or the constant zero. Reflected, replicated and circular padding repeat values that went through the
-  batch norm, constant included.
-- A transposed convolution scatters. An output inside sees all taps only with a stride of 1; an output at the borders
-  never does, unless they are cropped: padding - output_padding >= dilation * (kernel - 1).
+- Zero padding is applied after the batch norm, so at the borders some taps see zeros instead of the constant. Either
+  there is no padding, or the constant is zero. Reflected, replicated and circular padding repeat outputs of the batch
+  norm, which include the constant.
+- A transposed convolution scatters its input. Outputs in the interior see all taps only with a stride of 1. Outputs at
+  the borders see fewer, unless they are cropped: padding - output_padding >= dilation * (kernel - 1).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
@@ -25,23 +24,26 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# PyTorch's names, and those that np.pad has for them.
-PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+Padding: TypeAlias = "int | Sequence[int] | Literal['valid', 'same']"
+PaddingMode: TypeAlias = Literal["zeros", "reflect", "replicate", "circular"]
+# The modes of np.pad by PyTorch's names.
+PADDING_MODES: dict[PaddingMode, Literal["constant", "reflect", "edge", "wrap"]] = {
+    "zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
-def check_padding(padding: int | Sequence[int] | str, kernel: tuple[int, ...]) -> tuple[int, ...]:
-    """Return how much each spatial axis is padded at its end, in the manner of ``torch.nn.Conv2d``.
+def check_padding(padding: Padding, kernel: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the padding at the end of each spatial axis, from an argument as of ``torch.nn.Conv2d``.
 
     Parameters
     ----------
     padding : int, sequence of int, "valid" or "same"
-        "same" counts as if the dilation were 1: whether there is padding does not depend on it.
+        For "same" the result assumes a dilation of 1, which decides only how much padding there is.
     kernel : tuple of int
 
     Raises
     ------
     TypeError, ValueError
-        If it is none of these, or a number is negative.
+        If `padding` is anything else, or a number is negative.
     """
     if isinstance(padding, str):
         if padding not in ("valid", "same"):
@@ -51,7 +53,7 @@ def check_padding(padding: int | Sequence[int] | str, kernel: tuple[int, ...]) -
 
 
 def per_axis(value: int | Sequence[int], rank: int, name: str, least: int) -> tuple[int, ...]:
-    """Return one integer for each spatial axis, from one for all or a sequence."""
+    """Return one integer for each spatial axis, from one integer for all or from a sequence."""
     if not isinstance(value, (tuple, list)):
         return (check_integer(value, name, least),) * rank
     if len(value) != rank:
@@ -59,40 +61,41 @@ def per_axis(value: int | Sequence[int], rank: int, name: str, least: int) -> tu
     return tuple(check_integer(v, name, least) for v in value)
 
 
-def check_padding_mode(mode: object) -> str:
+def check_padding_mode(mode: object) -> PaddingMode:
     """Return one of PyTorch's padding modes."""
-    if not isinstance(mode, str) or mode not in PADDING_MODES:
-        raise ValueError(f"padding_mode must be one of {', '.join(PADDING_MODES)}, got {mode!r}")
-    return mode
+    for known in PADDING_MODES:
+        if isinstance(mode, str) and mode == known:
+            return known
+    raise ValueError(f"padding_mode must be one of {', '.join(PADDING_MODES)}, got {mode!r}")
 
 
 def check_conv_borders(constant: NDArray[np.float64], padded: bool) -> None:
-    """Raise FoldingError if zeros that come after the batch norm meet a constant that is not zero."""
+    """Raise FoldingError if the convolution pads with zeros and the constant is not zero."""
     if padded and constant.any():
         raise FoldingError(
-            "the convolution pads with zeros after the batch norm, which maps zero to something else in "
+            "the convolution pads with zeros after the batch norm, which does not map zero to zero in "
             f"channels {_channels(constant)}, so that no bias is right at the borders")
 
 
 def check_transposed_borders(constant: NDArray[np.float64], uniform: bool) -> None:
-    """Raise FoldingError if some outputs see fewer taps than others, and the constant is not zero."""
+    """Raise FoldingError if some outputs see fewer taps than others and the constant is not zero."""
     if not uniform and constant.any():
         raise FoldingError(
-            "the transposed convolution gives some outputs fewer taps than others (all have as many only with stride 1 "
-            "and padding - output_padding >= dilation * (kernel - 1)), and the batch norm maps zero to something else "
-            f"in channels {_channels(constant)}, so that no bias is right everywhere")
+            "the transposed convolution gives some outputs fewer taps than others (all have the same number only with "
+            "stride 1 and padding - output_padding >= dilation * (kernel - 1)), and the batch norm does not map zero "
+            f"to zero in channels {_channels(constant)}, so that no bias is right everywhere")
 
 
 def all_taps_everywhere(
     kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], cropped: Sequence[int]
 ) -> bool:
-    """Tell whether every output of a transposed convolution sees every tap of the kernel.
+    """Return whether every output of a transposed convolution sees every tap of the kernel.
 
     Parameters
     ----------
     kernel, stride, dilation : sequence of int
     cropped : sequence of int
-        What is taken off the shorter-cropped end of each axis: the padding there, less the output padding.
+        The smaller number of outputs cropped at the two ends of each axis: the padding less the output padding.
     """
     return all(s == 1 and c >= d * (k - 1) for k, s, d, c in zip(kernel, stride, dilation, cropped, strict=True))
 

@@ -1,10 +1,10 @@
-"""What a fold changed, found out by running the layer both ways."""
+"""Measure the error of a fold: run the original and the folded layer on the same inputs."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,28 +14,28 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastbn.affine import ChannelAffine
+    from fastbn.folding.borders import PaddingMode
     from fastbn.folding.layer import Layer
 
 INPUTS = 4
-# Weights that are looked at: a larger layer is probed in some of its output channels.
-WEIGHTS = 1 << 18
+WEIGHTS = 1 << 18       # a larger layer is probed in some of its output channels
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """The largest difference between a layer and its folded form, as measured on random inputs.
+    """The largest difference between a layer and its folded form, measured on random inputs.
 
-    Both are computed in float64, the folded one from the parameters as they were rounded, so that the difference is
-    what rounding the parameters did. The rounding of the arithmetic that later runs the layer comes on top of both.
+    Both layers are computed in float64, the folded one with its rounded parameters. The difference is therefore the
+    effect of rounding the parameters; it does not include the rounding errors of running either layer.
 
     Attributes
     ----------
     absolute : float
         The largest absolute difference of two outputs.
     relative : float
-        The same, divided by the largest absolute output of the unfolded layer.
+        `absolute`, divided by the largest absolute output of the original layer.
     probes : int
-        Outputs compared.
+        The number of outputs compared.
     """
 
     absolute: float
@@ -43,30 +43,32 @@ class Certificate:
     probes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """How a layer meets the borders of the inputs that it is probed on.
+class Probe(NamedTuple):
+    """The setup of a measurement.
 
     Attributes
     ----------
     before : bool
         Whether the batch norm comes before the layer.
     padding : tuple of int
-        By how much to pad each spatial axis at both ends.
-    padding_mode : str
-        One of PyTorch's.
+        The padding at both ends of each spatial axis.
+    padding_mode : {"zeros", "reflect", "replicate", "circular"}
     crop : bool
-        Whether to leave out what a transposed convolution gives at the borders, where it has fewer taps.
+        Whether to crop the borders of a transposed convolution, where outputs see fewer taps.
     """
 
     before: bool
     padding: tuple[int, ...] = ()
-    padding_mode: str = "zeros"
+    padding_mode: PaddingMode = "zeros"
     crop: bool = False
 
 
 def certify(layer: Layer, affine: ChannelAffine, folded: Layer, probe: Probe) -> Certificate:
     """Run a layer with its batch norm, and the folded layer, on the same random inputs.
+
+    There are four inputs with a fixed seed, one element longer than the kernel on each axis. Stride and dilation are 1.
+    If the layer has more than 2^18 weights, only some of its output channels are computed: evenly spread ones, with the
+    first and the last.
 
     Parameters
     ----------
@@ -80,9 +82,6 @@ def certify(layer: Layer, affine: ChannelAffine, folded: Layer, probe: Probe) ->
     Returns
     -------
     Certificate
-        Of four random inputs with a fixed seed, one longer than the kernel on each axis, with stride and dilation 1. Of
-        a layer with more than 2^18 weights only some output channels are computed, evenly spread, the first and the
-        last among them.
     """
     rng = np.random.default_rng(0)
     channels = spread(layer.out_channels, WEIGHTS // math.prod(layer.weight.shape[2:]))
@@ -104,7 +103,7 @@ def certify(layer: Layer, affine: ChannelAffine, folded: Layer, probe: Probe) ->
 
 
 def spread(count: int, most: int) -> NDArray[np.intp]:
-    """Return at most `most` indices below `count`, evenly spread, and never none.
+    """Return up to `most` evenly spread indices below `count`, and at least two if `count` allows.
 
     Examples
     --------
@@ -115,21 +114,20 @@ def spread(count: int, most: int) -> NDArray[np.intp]:
 
 
 def along(vector: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a vector over channels, shaped to broadcast against x of shape (C, *spatial)."""
+    """Return a vector over channels in a shape that broadcasts against x of shape (C, *spatial)."""
     return vector.reshape(-1, *(1 for _ in x.shape[1:]))
 
 
 def apply(affine: ChannelAffine, x: NDArray[np.float64], channels: Any = slice(None)) -> NDArray[np.float64]:
-    """Return x of shape (C, *spatial), transformed by some channels of an affine."""
+    """Apply some channels of an affine transform to x of shape (C, *spatial)."""
     mean, scale, shift = (along(v[channels], x) for v in (affine.mean, affine.scale, affine.shift))
     return (x - mean) * scale + shift
 
 
 def run(layer: Layer, x: NDArray[np.float64], channels: NDArray[np.intp], probe: Probe) -> NDArray[np.float64]:
-    """Return some output channels of a layer, for one input of shape (C, *spatial)."""
+    """Return some output channels of a layer for one input of shape (C, *spatial)."""
     if any(probe.padding):
-        x = np.pad(x, [(0, 0), *((p, p) for p in probe.padding)],
-                   mode=PADDING_MODES[probe.padding_mode])  # type: ignore[call-overload]
+        x = np.pad(x, [(0, 0), *((p, p) for p in probe.padding)], mode=PADDING_MODES[probe.padding_mode])
     groups, rows = np.divmod(channels, layer.weight.shape[1])
     x = x.reshape(layer.groups, -1, *x.shape[1:])[groups]
     y = convolve(x, layer.weight[groups, rows], layer.transposed)
@@ -140,7 +138,7 @@ def run(layer: Layer, x: NDArray[np.float64], channels: NDArray[np.intp], probe:
 
 
 def convolve(x: NDArray[np.float64], weight: NDArray[np.float64], transposed: bool) -> NDArray[np.float64]:
-    """Convolve, tap by tap.
+    """Convolve with stride 1 and without padding, one tap of the kernel after the other.
 
     Parameters
     ----------
@@ -148,7 +146,7 @@ def convolve(x: NDArray[np.float64], weight: NDArray[np.float64], transposed: bo
         The inputs of each output channel.
     weight : ndarray, shape (C, I, *kernel)
     transposed : bool
-        Whether to scatter, to a larger output, or to gather, to a smaller one.
+        Whether the convolution is transposed, so that the output is larger than the input.
 
     Returns
     -------

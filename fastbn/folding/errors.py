@@ -1,5 +1,5 @@
-"""The refusal that every part of folding shares."""
+"""The error of all parts of folding."""
 
 
 class FoldingError(ValueError):
-    """A batch norm that cannot be folded without changing results; the text says why."""
+    """A batch norm cannot be folded without changing results; the message gives the reason."""

@@ -1,4 +1,4 @@
-"""A linear layer of any kind in one shape, so that folding is written once."""
+"""Convolutions and linear layers in one common shape, for one implementation of folding."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """A convolution, transposed or not, or a linear layer, which is a convolution without spatial axes.
+    """A convolution, ordinary or transposed, or a linear layer, which is a convolution without spatial axes.
 
     Attributes
     ----------
     weight : ndarray of float64, shape (groups, outputs, inputs, *kernel)
-        Outputs and inputs are those of one group.
+        With the outputs and inputs of one group.
     bias : ndarray of float64, shape (groups * outputs,)
     dtype : dtype
-        What the parameters are rounded to.
+        The dtype that `parameters` rounds to.
     transposed : bool
     """
 
@@ -40,7 +40,7 @@ class Layer:
     def from_parameters(
         cls, weight: ArrayLike, bias: ArrayLike | None, *, groups: int = 1, transposed: bool = False
     ) -> Layer:
-        """Check parameters in PyTorch's shapes and take them over.
+        """Create a layer from parameters in PyTorch's shapes.
 
         Parameters
         ----------
@@ -57,7 +57,7 @@ class Layer:
         Raises
         ------
         TypeError, ValueError
-            If they do not fit together, or have values that are not finite.
+            If shapes do not match, or a value is not finite.
         """
         array = check_floats(weight, "weight")
         if array.ndim < 2 or not array.size:
@@ -75,22 +75,22 @@ class Layer:
 
     @property
     def groups(self) -> int:
-        """How many groups of channels know nothing of each other."""
+        """The number of groups of channels."""
         return len(self.weight)
 
     @property
     def out_channels(self) -> int:
-        """Channels of the output, in all groups."""
+        """The number of output channels in all groups."""
         return len(self.weight) * int(self.weight.shape[1])
 
     @property
     def in_channels(self) -> int:
-        """Channels of the input, in all groups."""
+        """The number of input channels in all groups."""
         return len(self.weight) * int(self.weight.shape[2])
 
     @property
     def kernel(self) -> tuple[int, ...]:
-        """The spatial shape of the weight, () for a linear layer."""
+        """The spatial shape of the weight; () for a linear layer."""
         return self.weight.shape[3:]
 
     def per_output(self, vector: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -102,12 +102,12 @@ class Layer:
         return vector.reshape(self.groups, 1, -1, *(1 for _ in self.kernel))
 
     def parameters(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return weight and bias in PyTorch's shapes, rounded to `dtype`; what would be subnormal there is zero.
+        """Return weight and bias in PyTorch's shapes, rounded to `dtype`, with zeros for subnormal values.
 
         Raises
         ------
         FoldingError
-            If a value overflows; the text names the output channels.
+            If a value overflows; the message lists the output channels.
         """
         weight, bias = rounded(self.weight, self.dtype), rounded(self.bias, self.dtype)
         per_channel = weight.reshape(self.out_channels, math.prod(self.weight.shape[2:]))
@@ -115,7 +115,7 @@ class Layer:
             if not finite.all():
                 channels = listed(np.flatnonzero(~finite).tolist())
                 raise FoldingError(f"the folded {name} overflows {self.dtype} in output channels {channels}")
-        # NumPy has no finfo of bfloat16, which has the exponents of float32.
+        # NumPy has no finfo for bfloat16, whose exponent range is that of float32.
         tiny = np.finfo(np.float32 if self.dtype.name == "bfloat16" else self.dtype).tiny
         for array in (weight, bias):
             array[np.abs(array) < tiny] = 0
@@ -124,7 +124,7 @@ class Layer:
 
 
 def check_floats(values: ArrayLike, name: str) -> NDArray[Any]:
-    """Return an array of finite floating-point numbers, or raise an error that names it."""
+    """Return an array of finite floating-point numbers; errors call the argument `name`."""
     if isinstance(values, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array; expected an array without a mask")
     array = np.asarray(as_constant(values, name))

@@ -15,8 +15,8 @@ from fastbn._core import views
 from fastbn._core.checks import check_choice, check_eps, check_flag, check_integer, check_momentum
 from fastbn._core.tensors import as_constant
 from fastbn._core.threads import check as check_threads
+from fastbn.checkpoints.state import check_tracked
 from fastbn.layers import running as _averaging
-from fastbn.layers.state import check_tracked
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -23,6 +23,7 @@ from fastbn._core.dispatch import kernels
 from fastbn._core.saved import Saved, check_variance
 from fastbn._core.views import same_memory
 from fastbn.affine import ChannelAffine, as_vector, check_finite
+from fastbn.checkpoints.kinds import register
 from fastbn.layers import attributes as _attributes
 from fastbn.layers import masked as _masked
 from fastbn.layers import running as _averaging
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 _set = object.__setattr__       # without a check
 
 
+@register
 class BatchNorm(Averaged, Stateful, Checkpointed):
     """Batch normalization over every axis but one, as ``torch.nn.BatchNorm1d``, ``2d`` and ``3d``.
 

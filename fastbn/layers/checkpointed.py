@@ -5,49 +5,17 @@ That package is imported by the methods, so that who only trains does not pay fo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
     from typing_extensions import Unpack
 
     from fastbn.checkpoints.conventions import Convention
+    from fastbn.checkpoints.protocol import Checkpointable, Layer
     from fastbn.checkpoints.settings import Settings
-
-
-class Checkpointable(Protocol):
-    """What fastbn.checkpoints needs of a layer: the part of `BatchNorm` that holds state and settings."""
-
-    axis: int
-    eps: float
-    momentum: float | None
-    unbiased: bool
-    debias: bool
-    nan_policy: str
-
-    @property
-    def averaging(self) -> str:
-        """How the running averages follow the batches."""
-
-    def __init__(
-        self, num_features: int, *, affine: bool = True, scale: bool | None = None, center: bool | None = None,
-        track_running_stats: bool = True, **settings: Unpack[Settings],
-    ) -> None: ...
-
-    def train(self, mode: bool = True) -> object:
-        """Choose the mode."""
-
-    def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Return the state."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state."""
-
-
-Layer = TypeVar("Layer", bound=Checkpointable)
 
 
 class Checkpointed:
@@ -110,9 +78,9 @@ class Checkpointed:
         ...     fastbn.BatchNorm.load(path)
         BatchNorm(3, axis=1, eps=0.001, momentum=0.1, affine=True, track_running_stats=True, dtype=float32)
         """
-        from fastbn.checkpoints.layers import load_layer
+        from fastbn import checkpoints
 
-        return load_layer(
+        return checkpoints.load_layer(
             cls, path, prefix, convention, settings, count=count, keep_variance=keep_variance, fix_gamma=fix_gamma)
 
     def save(
@@ -165,9 +133,9 @@ class Checkpointed:
         ...     sorted(np.load(path))
         ['bn/beta', 'bn/gamma', 'bn/moving_mean', 'bn/moving_variance']
         """
-        from fastbn.checkpoints.layers import save_layer
+        from fastbn import checkpoints
 
-        save_layer(self, path, prefix, convention, append, count=count, keep_variance=keep_variance)
+        checkpoints.save_layer(self, path, prefix, convention, append, count=count, keep_variance=keep_variance)
 
     @classmethod
     def from_torch(cls: type[Layer], module: Any) -> Layer:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastbn._core.checks import channels
-from fastbn.layers.state import check_exact, check_initial_weight
+from fastbn.checkpoints.state import check_exact, check_initial_weight
 from fastbn.statistics.channel_stats import ChannelStats
 
 if TYPE_CHECKING:

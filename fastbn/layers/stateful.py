@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from fastbn._core import views
+from fastbn.checkpoints.state import check_state
 from fastbn.layers.running import check_pair
-from fastbn.layers.state import check_state
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -352,11 +352,11 @@ class ChannelStats:
         ValueError
             If it is no such file; the message begins with the path.
         """
-        from fastbn.checkpoints.npz import Npz
+        from fastbn._core.npz import NpzReader
 
         with open_regular(path) as file:
             try:
-                archive = Npz(file)
+                archive = NpzReader(file)
                 arrays = {name: archive.read(name) for name in archive.names}
                 numbers = {}
                 for name in ("axis", "extrema"):

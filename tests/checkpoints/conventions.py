@@ -1,8 +1,8 @@
-"""What the frameworks' conventions are, written down a second time, and states under them."""
+"""The conventions of the frameworks, independent of fastbn's table, and states under them."""
 
 import numpy as np
 
-# As released versions do it: eps, momentum, whose weight it is, channel axis, unbiased running variance.
+# The defaults of released versions: eps, momentum, whose weight it is, channel axis, unbiased running variance.
 DEFAULTS = {
     "fastbn": (1e-5, 0.1, "batch", 1, True),
     "torch": (1e-5, 0.1, "batch", 1, True),
@@ -33,5 +33,5 @@ def state_of(convention, dtype=np.float32, **values):
 
 
 def fixed(source):
-    """The option that MXNet's gamma needs."""
+    """Return the option that MXNet's gamma requires."""
     return {"fix_gamma": False} if source == "mxnet" else {}

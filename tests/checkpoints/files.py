@@ -1,4 +1,4 @@
-"""Checkpoint files made by hand.
+"""Checkpoint files, built byte by byte.
 
 Nothing here uses fastbn's own writers, so that a reader and a writer cannot be wrong together.
 """
@@ -17,7 +17,7 @@ NAMES = (*VECTORS, COUNTER)
 
 
 def state(dtype="float32"):
-    """A state of five channels under PyTorch's names."""
+    """Return a state of five channels under PyTorch's names."""
     rng = np.random.default_rng(7)
     vectors = {name: (rng.random(CHANNELS) + 0.5).astype(dtype) for name in VECTORS}
     return vectors | {COUNTER: np.array(9, np.int64)}
@@ -30,12 +30,12 @@ LETTERS = {"float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64",
 
 
 def bfloat16(array):
-    """The upper halves of float32: what a BF16 tensor has as bytes."""
+    """Return bfloat16 values as integers: the upper halves of float32."""
     return (np.asarray(array, "<f4").view("<u4") >> 16).astype("<u2")
 
 
 def entries(arrays, bf16=()):
-    """The entries of a header, each {key: JSON text}, and the data."""
+    """Return the entries of a header, each a dictionary of JSON texts, and the data."""
     out, data = {}, b""
     for name, value in arrays.items():
         array = bfloat16(value) if name in bf16 else np.asarray(value)
@@ -55,7 +55,7 @@ def header_text(items, metadata=None):
 
 
 def safetensors(arrays=None, metadata=None, bf16=()):
-    """A right file."""
+    """Return a valid file."""
     items, data = entries(state() if arrays is None else arrays, bf16)
     return framed(header_text(items, metadata), data)
 
@@ -81,12 +81,12 @@ def npy_of(header, data, version=b"\1\0", length=None):
 
 
 def zipped(members, method=zipfile.ZIP_STORED, comment=b""):
-    """An archive of (name, bytes), which may have names twice."""
+    """Return an archive of (name, bytes) pairs; duplicate names are allowed."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, data in members:
             info = zipfile.ZipInfo(name)
-            info.filename = name    # ZipInfo cleans names; a hostile writer does not
+            info.filename = name    # ZipInfo normalizes names; a malicious writer does not
             info.compress_type = method
             archive.writestr(info, data)
         archive.comment = comment
@@ -98,5 +98,5 @@ def members(arrays=None):
 
 
 def npz(arrays=None, metadata=None, method=zipfile.ZIP_STORED):
-    """A right file."""
+    """Return a valid file."""
     return zipped(members(arrays), method, b"" if metadata is None else metadata.encode())

@@ -1,4 +1,4 @@
-"""Mutations of right files of both formats: each is refused with a ValueError, or loads, and then its values are sound.
+"""Mutations of valid files of both formats: each is refused with a ValueError, or loads with valid values.
 
     python -m tests.checkpoints.fuzz --count 100000 --seed 0
 """
@@ -32,7 +32,7 @@ INTEGERS = tuple(struct.pack("<Q", n)[:width] for n in (0, 1, 0x7F, 0xFF, 1 << 1
 
 
 def seeds():
-    """Right files, by the ends of their names."""
+    """Return valid files by suffix."""
     widths = [made.state(dtype) for dtype in ("float32", "float64", "float16")]
     return {
         ".safetensors": [made.safetensors(arrays, METADATA) for arrays in widths] + [
@@ -87,7 +87,7 @@ def splice(rng, data, other):
 
 
 def edit_text(rng, text):
-    """Numbers, words and punctuation of a header changed, moved, dropped and doubled."""
+    """Change, move, drop and duplicate numbers, words and punctuation of a header."""
     tokens = re.findall(r"[A-Za-z_<>|.]\w*|-?\d+|\s+|.", text)
     for _ in range(rng.integers(1, 4)):
         at, to = rng.integers(len(tokens), size=2)
@@ -109,13 +109,13 @@ def edit_text(rng, text):
 
 
 def edit_safetensors(rng, data, other):
-    """The JSON edited, with a length that fits again."""
+    """Edit the JSON and adjust its length."""
     length = int.from_bytes(data[:8], "little")
     return made.framed(edit_text(rng, data[8:8 + length].decode()), data[8 + length:])
 
 
 def edit_npz(rng, data, other):
-    """A member or the comment edited, in an archive that is right otherwise."""
+    """Edit a member or the comment of a valid archive."""
     names = [f"{name}.npy" for name in made.NAMES]
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members, comment = {name: archive.read(name) for name in names}, archive.comment
@@ -138,7 +138,7 @@ STRUCTURED = {".safetensors": edit_safetensors, ".npz": edit_npz}
 
 
 def mutations(count, seed):
-    """Yield (description, suffix, data), the same for the same seed."""
+    """Yield (description, suffix, data), determined by the seed."""
     rng = np.random.default_rng(seed)
     files = seeds()
     for k in range(count):
@@ -149,7 +149,7 @@ def mutations(count, seed):
 
 
 def check(path):
-    """Load a file; return "refused" or "loaded". Any other exception and any unsound value goes through."""
+    """Load a file; return "refused" or "loaded". Raise for any other exception, and for invalid values."""
     try:
         bn = BatchNorm.load(path)
     except ValueError as error:
@@ -164,10 +164,10 @@ def check(path):
 
 
 def run(count, seed, folder):
-    """Check as many mutations; return what became of them, and the most function calls that one took."""
+    """Check `count` mutations; return the number of each result, and the largest number of function calls."""
     results = collections.Counter()
     most = 0
-    for suffix, files in seeds().items():       # a first load imports modules, which is no work on a file
+    for suffix, files in seeds().items():       # import everything first, so that imports do not count as work
         path = Path(folder) / f"first{suffix}"
         path.write_bytes(files[0])
         assert check(path) == "loaded"

@@ -1,4 +1,4 @@
-"""The conventions of the frameworks, and states from one to another."""
+"""The conventions of the frameworks, and the conversion of states and momenta."""
 
 import dataclasses
 import decimal
@@ -44,7 +44,7 @@ def test_names_values_and_variance(source, target):
 
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
-def test_there_and_back(source, target, dtype):
+def test_round_trip(source, target, dtype):
     rng = np.random.default_rng(3)
     state = state_of(source, dtype, var=rng.random(2), mean=rng.normal(size=2))
     there = convert(state, source, target, count=33, **fixed(source))
@@ -61,7 +61,7 @@ def test_the_variance_may_be_kept(source, target):
 
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
-def test_a_count_is_asked_for_where_it_matters(source, target):
+def test_a_count_is_required_if_the_variances_differ(source, target):
     if DEFAULTS[source][4] == DEFAULTS[target][4]:
         got = convert(state_of(source), source, target, **fixed(source))
         same_bits(got[NAMES[target][3]], np.array(VALUES["var"], np.float32))
@@ -82,19 +82,19 @@ def test_momentum(source, target, momentum, expected):
     assert convert_momentum(momentum, source, target) == expected
 
 
-def test_momentum_does_not_depend_on_the_callers_decimals():
+def test_momentum_does_not_depend_on_the_decimal_context():
     with decimal.localcontext(decimal.Context(prec=1, traps=[decimal.Inexact])):
         assert convert_momentum(0.9997, "keras", "torch") == 0.0003
 
 
 @pytest.mark.parametrize("momentum", [0.1, 0.01, 0.001, 0.003, 0.9, 0.99, 0.999, 0.9997, 0.5, 1 / 3])
-def test_momentum_comes_back(momentum):
+def test_momentum_round_trip(momentum):
     there = convert_momentum(momentum, "torch", "keras")
     assert convert_momentum(there, "keras", "torch") == momentum
     assert there == pytest.approx(1 - momentum, abs=1e-15)
 
 
-# What a target takes of a source without some vectors: what is left out there, what must come here.
+# States without some vectors: the vectors missing in the source, and the expected result.
 @pytest.mark.parametrize(("source", "without", "target", "expected"), [
     ("keras", ["gamma"], "torch", {"weight": [1, 1], "bias": [0.5, -1]}),
     ("keras", ["beta"], "torch", {"weight": [1.5, 2], "bias": None}),      # bias=False
@@ -115,7 +115,7 @@ def test_momentum_comes_back(momentum):
      {"running_mean": None, "num_batches_tracked": None, "weight": [1.5, 2]}),
     ("torch", ["num_batches_tracked"], "torch", {"num_batches_tracked": 0}),
 ])
-def test_vectors_that_are_not_there(source, without, target, expected):
+def test_missing_vectors(source, without, target, expected):
     state = {name: array for name, array in state_of(source).items() if name not in without}
     got = convert(state, source, target, keep_variance=True)
     for name, value in expected.items():
@@ -131,18 +131,18 @@ def test_gamma_of_mxnet(fix_gamma, expected):
     np.testing.assert_array_equal(got["gamma"], expected)
 
 
-def test_gamma_of_mxnet_that_is_one_needs_no_option():
+def test_gamma_of_mxnet_that_is_one_requires_no_option():
     got = convert(state_of("mxnet", gamma=[1, 1]), "mxnet", "keras")
     np.testing.assert_array_equal(got["gamma"], [1, 1])
 
 
-def test_a_prefix_selects_and_stays():
+def test_a_prefix_selects_and_is_kept():
     state = {f"a.{name}": value for name, value in state_of("torch").items()} | {"b.weight": np.ones(9), "fc": "text"}
     got = convert(state, "torch", "keras", count=COUNT, prefix="a.")
     assert list(got) == ["a.gamma", "a.beta", "a.moving_mean", "a.moving_variance"]
 
 
-def test_a_convention_of_ones_own():
+def test_a_custom_convention():
     fused = dataclasses.replace(CONVENTIONS["keras"], name="fused", running_var="variance", unbiased=True)
     got = convert(state_of("keras"), "keras", fused, count=COUNT)
     np.testing.assert_array_equal(got["variance"], np.array([2.5, 0], np.float32))
@@ -170,7 +170,7 @@ BAD_CALLS = {
     "half an average": (({k: v for k, v in T.items() if k != "running_var"}, "fastbn", "torch"), {}, ValueError,
                         "misses running_var;"),
     "no averages": (({"weight": T["weight"], "bias": T["bias"]}, "torch", "keras"), {}, ValueError,
-                    "state has no running averages, and keras does not do without"),
+                    "state has no running averages, which keras requires"),
     "many unknown": ((T | {f"x{k}": 1 for k in range(9)}, "torch", "fastbn"), {}, ValueError, "'x3' and 5 more;"),
     "shape": ((T | {"bias": np.ones(3)}, "torch", "fastbn"), {}, ValueError, r"bias has shape \(3,\); expected \(2,\)"),
     "integers": ((T | {"bias": [1, 2]}, "torch", "fastbn"), {}, TypeError, "bias has dtype int64; expected a floating"),

@@ -1,4 +1,4 @@
-"""Convolutions written down as their definition, slow and obvious, and the layers that folding is tested on."""
+"""Slow convolutions that follow the definition, and layers to test folding with."""
 
 import itertools
 from typing import NamedTuple
@@ -14,7 +14,7 @@ SIZES = {1: (7,), 2: (5, 6), 3: (4, 3, 5)}
 
 
 def conv(x, weight, bias=None, *, groups=1, stride=1, padding=0, dilation=1):
-    """One output at a time: x is (N, I, *spatial), weight (O, I / groups, *kernel), all in longdouble."""
+    """Compute one output at a time: x is (N, I, *spatial), weight (O, I / groups, *kernel), all in longdouble."""
     rank = x.ndim - 2
     x = np.pad(x, [(0, 0)] * 2 + [(padding, padding)] * rank)
     reach = [dilation * (k - 1) + 1 for k in weight.shape[2:]]
@@ -33,7 +33,7 @@ def conv(x, weight, bias=None, *, groups=1, stride=1, padding=0, dilation=1):
 
 
 def conv_transposed(x, weight, bias=None, *, groups=1, stride=1, padding=0, output_padding=0, dilation=1):
-    """One input at a time: weight is (I, O / groups, *kernel)."""
+    """Compute one input at a time: weight is (I, O / groups, *kernel)."""
     inputs, outputs = x.shape[1], weight.shape[1]
     full = [(s - 1) * stride + dilation * (k - 1) + 1 for s, k in zip(x.shape[2:], weight.shape[2:], strict=True)]
     y = np.zeros((len(x), groups * outputs, *(f + output_padding for f in full)), np.longdouble)
@@ -50,7 +50,7 @@ def linear(x, weight, bias=None):
 
 
 def normalized(x, bn):
-    """What a BatchNorm does at inference, from its definition."""
+    """Apply a BatchNorm at inference, by its definition."""
     mean, var, gamma, beta = (np.reshape(np.asarray(v, np.longdouble), (-1, *(1,) * (x.ndim - 2)))
                               for v in (bn.running_mean, bn.running_var, bn.gamma, bn.beta))
     return (x - mean) / np.sqrt(var + np.longdouble(bn.eps)) * gamma + beta
@@ -72,7 +72,7 @@ def parameters(shape, outputs, dtype, bias, seed=1):
 
 
 class Layout(NamedTuple):
-    """Channels in and out, in groups."""
+    """The number of input channels, output channels and groups."""
 
     inputs: int
     outputs: int
@@ -88,7 +88,7 @@ LAYOUTS = {"full": Layout(3, 4, 1), "one channel": Layout(1, 1, 1), "groups": La
 layouts = pytest.mark.parametrize("name", LAYOUTS)
 ranks = pytest.mark.parametrize("rank", KERNELS)
 both = pytest.mark.parametrize("transposed", [False, True], ids=["conv", "transposed"])
-# The rounding of the folded parameters: each is half a unit off, and some tens of products are added.
+# Each folded parameter is off by up to half a unit, and an output is a sum of some tens of products.
 UNITS = 16
 
 
@@ -97,5 +97,5 @@ def inputs(layout, rank, seed=2):
 
 
 def close_to(got, exact, dtype, units=UNITS):
-    """Assert that what the oracle makes of folded parameters is close, in roundings of their dtype."""
+    """Assert that the output for folded parameters is close, in units of rounding of their dtype."""
     close(got, exact, np.longdouble, units * unit(dtype) / unit(np.longdouble))

@@ -1,4 +1,4 @@
-"""The certificate of a fold tells the truth: a corrupted fold does not get a good one."""
+"""The certificate of a fold: a corrupted fold does not get a good one."""
 
 import math
 from dataclasses import replace
@@ -34,7 +34,7 @@ def test_a_corrupted_fold_is_found(rank, name, transposed, before):
     folded = replace(layer, weight=weight_folded, bias=b_folded)
     probe = Probe(before)
     assert certify(layer, affine, folded, probe).relative < UNITS * unit(np.float64)
-    # Any one wrong parameter shows, and by as much as it is wrong.
+    # Each single wrong parameter is detected, with the size of its error.
     for index in np.ndindex(weight_folded.shape):
         wrong = weight_folded.copy()
         wrong[index] += 0.01
@@ -66,7 +66,7 @@ def test_certificate_is_of_the_rounded_parameters():
 
 
 def test_inputs_of_a_batch_norm_that_comes_first_lie_around_its_mean():
-    # There rounding the bias, of size 1e4, shows; about zero it would drown in outputs of that size.
+    # Near the mean, the rounding error of a bias of 1e4 is visible; near zero, outputs of that size would hide it.
     affine = ChannelAffine([1e4, -1e4], [1, 1], [0, 0])
     folded = fastbn.fold_before_linear(affine, np.array([[0.1, 0.3]], np.float32), None)
     error = float(folded.bias[0]) + 1e4 * (float(np.float32(0.1)) - float(np.float32(0.3)))
@@ -100,7 +100,7 @@ def test_large_layers_are_probed_in_some_channels():
     assert folded.certificate.probes == 4 * 256
     assert 0 < folded.certificate.relative < UNITS * unit(np.float32)
     layer, wrong = Layer.from_parameters(weight, None), Layer.from_parameters(folded.weight, folded.bias)
-    for channel in (0, 2999):   # the first and the last are always among them
+    for channel in (0, 2999):   # the first and the last are always computed
         bias = wrong.bias.copy()
         bias[channel] += 1e3
         assert certify(layer, bn.frozen(), replace(wrong, bias=bias), Probe(before=False)).absolute > 999

@@ -1,4 +1,4 @@
-"""What folding refuses, and that the text says what was wrong."""
+"""Invalid arguments of folding, and their messages."""
 
 import ml_dtypes
 import numpy as np
@@ -95,7 +95,7 @@ def test_overflow_is_refused(dtype, most):
         fastbn.fold_before_linear(huge, np.ones((2, 3), dtype), None)
 
 
-def test_a_layer_with_a_call_of_its_own():
+def test_a_layer_that_overrides_call():
     class Act(BatchNorm):
         def __call__(self, x):
             return super().__call__(x, activation="relu")
@@ -107,7 +107,7 @@ def test_a_layer_with_a_call_of_its_own():
     class Named(BatchNorm):
         pass
 
-    with pytest.raises(TypeError, match="bn of class Act has a __call__ of its own, whose result may be another than"):
+    with pytest.raises(TypeError, match="bn of class Act overrides __call__, so its result may differ from"):
         fastbn.fold_conv(W, B, Act(4))
     np.testing.assert_array_equal(fastbn.fold_conv(W, B, Doubled(4)).weight, 2 * W)
     np.testing.assert_array_equal(fastbn.fold_conv(W, B, Named(4)).weight, fastbn.fold_conv(W, B, BatchNorm(4)).weight)

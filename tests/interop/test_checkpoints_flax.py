@@ -1,4 +1,4 @@
-"""States of flax.linen.BatchNorm, both ways."""
+"""States from and to flax.linen.BatchNorm."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def batch(seed):
 
 
 def trained(**options):
-    """A module and its variables after three batches."""
+    """Return a module and its variables after three batches."""
     import jax
 
     module = linen.BatchNorm(use_running_average=False, **options)

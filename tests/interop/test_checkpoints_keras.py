@@ -1,4 +1,4 @@
-"""Layers from Keras 3, and Keras from layers, over its torch backend."""
+"""Layers from and to Keras 3, with its torch backend."""
 
 import os
 
@@ -14,7 +14,7 @@ from fastbn.checkpoints import convert  # noqa: E402
 from tests import oracle  # noqa: E402
 from tests.compare import close, same_bits  # noqa: E402
 
-# Of Keras' own way to bring a tensor of torch to NumPy.
+# Keras converts torch tensors to NumPy in this way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 OPTIONS = {
@@ -34,7 +34,7 @@ def batch(seed):
 
 
 def trained(**options):
-    """A layer that has seen three batches and has parameters of its own."""
+    """Return a layer with non-default parameters after three batches."""
     layer = keras.layers.BatchNormalization(**options)
     layer.build((None, 5, 7, 5))
     if layer.gamma is not None:
@@ -59,14 +59,14 @@ def test_from_keras(options):
     assert (ours.scale, ours.center) == (theirs.scale, theirs.center)
     assert ours.dtype == ("float64" if options == "float64" else "float32")
     np.testing.assert_array_equal(ours.running_var, array(theirs.moving_variance))
-    if options == "mixed":      # y is in float16 there
+    if options == "mixed":      # y is float16
         return
     x = batch(9).astype(ours.dtype)
     y = ours.eval()(x)
     gamma, beta, mean, var = (None if v is None else array(v) for v in (
         theirs.gamma, theirs.beta, theirs.moving_mean, theirs.moving_variance))
     close(y, oracle.forward(x, gamma, beta, axis=theirs.axis, mean=mean, var=var, eps=theirs.epsilon).y, ours.dtype)
-    # Keras works in float32 whatever the dtype of the layer.
+    # Keras computes in float32 for every dtype of the layer.
     close(y.astype(np.float32), array(theirs(x, training=False)), np.float32)
 
 
@@ -90,7 +90,7 @@ def test_to_keras(unbiased):
         ours(batch(seed).astype("float32"))
     theirs = keras.layers.BatchNormalization()
     theirs.build((None, 5, 7, 5))
-    # Evaluation is the same where the variance is left as it is.
+    # Evaluation gives the same result if the variance is unchanged.
     theirs.set_weights(list(convert(ours.state_dict(), "fastbn", "keras", keep_variance=True).values()))
     x = batch(9).astype("float32")
     close(ours.eval()(x), array(theirs(x, training=False)), np.float32)
@@ -121,14 +121,14 @@ class Act(keras.layers.BatchNormalization):
 
 
 class Named(keras.layers.BatchNormalization):
-    """Computes what its base does."""
+    """A subclass without overrides."""
 
 
-def test_a_call_of_its_own_is_refused():
+def test_an_overridden_call_is_refused():
     layer = Act()
     layer.build((None, 5))
-    with pytest.raises(TypeError, match="layer of class Act has a call of its own, whose result may be another than "
-                                        "that of BatchNormalization"):
+    with pytest.raises(TypeError, match="layer of class Act overrides call, so its result may differ from that of "
+                                        "BatchNormalization"):
         BatchNorm.from_keras(layer)
     layer = Named()
     layer.build((None, 5))

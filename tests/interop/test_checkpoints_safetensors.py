@@ -1,4 +1,4 @@
-"""The files of the safetensors package, both ways, and what it makes of files that fastbn refuses."""
+"""Files from and to the safetensors package, and its verdict on files that fastbn refuses."""
 
 import numpy as np
 import pytest
@@ -13,9 +13,9 @@ from tests.checkpoints.malformed.safetensors import cases  # noqa: E402
 from tests.compare import same_bits  # noqa: E402
 from tests.layers.trained import STATE, trained  # noqa: E402
 
-# Files that the package takes, and fastbn does not: keys that the format does not have, names that come twice (the
-# format forbids them), white space before the header (the format has it begin with a brace), metadata of null, more
-# than 32 dimensions; and a counter of complex dtype, which is no concern of the package.
+# Files that the package accepts and fastbn refuses: unknown keys, duplicate names (which the format forbids), white
+# space before the header (which must begin with a brace), null as metadata, more than 32 dimensions, and a counter of
+# complex dtype, which is valid for the package.
 STRICTER = {
     *(f"{name} extra key" for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")),
     "header space first", "header name twice", "header name twice, once escaped", "header metadata key twice",
@@ -62,7 +62,7 @@ def test_torch_files(tmp_path):
 
 
 def test_what_the_package_refuses_is_refused():
-    # These are wrong as files, so the package ought to agree.
+    # Malformed as files, not as batch norms.
     accepted = set()
     for name, data, _ in cases():
         try:

@@ -1,4 +1,4 @@
-"""Layers from torch modules, and torch modules from layers."""
+"""Layers from and to torch modules."""
 
 import numpy as np
 import pytest
@@ -30,14 +30,14 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def module(kind, dtype="float32", **options):
-    """A module that has seen three batches."""
+    """Return a module after three batches."""
     layer = KINDS[kind][0](5, dtype=DTYPES[dtype], **options)
     with torch.no_grad():
         if layer.weight is not None:
             layer.weight.copy_(torch.linspace(0.5, 2, 5))
         if layer.bias is not None:
             layer.bias.copy_(torch.linspace(-1, 1, 5))
-        # SyncBatchNorm trains on accelerators only; its averages are those of its neighbours.
+        # SyncBatchNorm trains on accelerators only, so its averages come from a BatchNorm2d.
         seen = layer if kind != "sync" else torch.nn.BatchNorm2d(5, dtype=DTYPES[dtype], **options)
         for step in range(3):
             seen(torch.from_numpy(batch(kind, dtype, step)))
@@ -51,7 +51,7 @@ def batch(kind, dtype, step):
 
 
 def same_evaluation(ours, theirs, x):
-    """Assert that y is right for the module's state, and next to the module's own y, which has roundings too."""
+    """Assert that y is accurate for the module's state, and close to the module's y."""
     with torch.no_grad():
         y = theirs.eval()(torch.from_numpy(x)).numpy()
     vectors = ("weight", "bias", "running_mean", "running_var")
@@ -159,7 +159,7 @@ def test_lazy_modules():
 
 
 class Act(torch.nn.BatchNorm2d):
-    """As timm's BatchNormAct2d: the activation is a part of it."""
+    """Includes the activation, like timm's BatchNormAct2d."""
 
     def forward(self, x):
         return torch.relu(super().forward(x))
@@ -176,7 +176,7 @@ class Synchronized(torch.nn.SyncBatchNorm):
 
 
 class Named(torch.nn.BatchNorm2d):
-    """Computes what its base does."""
+    """A subclass that does not change the result."""
 
     def _check_input_dim(self, x):
         pass
@@ -185,16 +185,16 @@ class Named(torch.nn.BatchNorm2d):
 @pytest.mark.parametrize(("kind", "method", "base"), [
     (Act, "forward", "BatchNorm2d"), (Called, "__call__", "BatchNorm1d"), (Synchronized, "forward", "SyncBatchNorm"),
     (type("Deeper", (Act,), {}), "forward", "BatchNorm2d")])
-def test_a_forward_of_its_own_is_refused(kind, method, base):
-    with pytest.raises(TypeError, match=f"module of class {kind.__name__} has a {method} of its own, whose result may "
-                                        f"be another than that of {base}; expected a plain {base}"):
+def test_an_overridden_forward_is_refused(kind, method, base):
+    with pytest.raises(TypeError, match=f"module of class {kind.__name__} overrides {method}, so its result may differ "
+                                        f"from that of {base}; expected a plain {base}"):
         BatchNorm.from_torch(kind(3))
 
 
-def test_a_forward_of_the_object_is_refused():
+def test_a_forward_assigned_to_the_module_is_refused():
     theirs = module("2d")
     theirs.forward = torch.relu
-    with pytest.raises(TypeError, match="module of class BatchNorm2d has a forward of its own"):
+    with pytest.raises(TypeError, match="module of class BatchNorm2d overrides forward"):
         BatchNorm.from_torch(theirs)
 
 

@@ -1,4 +1,4 @@
-"""How two models are compared: what counts as a difference, and of what kinds of outputs."""
+"""The comparison of two models: differences, and kinds of outputs."""
 
 import math
 
@@ -39,7 +39,7 @@ def test_leaves():
 
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]> g (float[4] x) => '
-# A model, another, and whether they agree.
+# Two models, and whether they agree.
 PAIRS = {
     "integers": (HEAD + "(int64 y) { y = ArgMax<axis=0>(x) }", HEAD + "(int64 y) { y = ArgMin<axis=0>(x) }", False),
     "the same integers": (HEAD + "(int64 y) { y = ArgMax<axis=0>(x) }",

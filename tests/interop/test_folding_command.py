@@ -1,4 +1,4 @@
-"""python -m fastbn fold, as a user runs it: on networks exported by PyTorch and on those that onnx comes with."""
+"""The command python -m fastbn fold on networks exported by PyTorch and on the models in the onnx package."""
 
 import errno
 import json
@@ -21,13 +21,13 @@ from tests.process import run  # noqa: E402
 
 BN = "BatchNormalization"
 ONNX_DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
-# Of onnx: batch norms folded, batch norms in all, constants folded. In densenet a Mul, an Add and a ReLU follow each.
+# Batch norms folded, all batch norms, constants folded. In densenet a Mul, an Add and a ReLU follow each batch norm.
 LIGHT = {"shufflenet": (49, 49, 0), "densenet121": (59, 121, 242)}
 FOLDABLE = f"h = Conv(x, w, b) y = {BN}(h, s, t, m, v)"
 
 
 def fold(*arguments):
-    """Run the command in a process of its own."""
+    """Run the command in a new process."""
     return run("-m", "fastbn", "fold", *map(str, arguments))
 
 
@@ -37,7 +37,7 @@ def saved(model, path):
 
 
 def only(folder, *names):
-    """Whether a folder has these files and no others: nothing temporary stays behind."""
+    """Return whether a folder has exactly these files, and no temporary ones."""
     return sorted(path.name for path in folder.iterdir()) == sorted(names)
 
 
@@ -63,7 +63,7 @@ def test_exported_networks(name, opset, tmp_path):
     assert report["nodes"]["after"] <= report["nodes"]["before"] - folded
     assert source.read_bytes() == before
     assert only(tmp_path, "model.onnx", "folded.onnx")
-    # PyTorch itself is the judge.
+    # Compare with PyTorch.
     x = batch(name, 5, 7)
     [y] = onnxruntime.InferenceSession(target).run(None, {"x": x.numpy()})
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_exported_networks(name, opset, tmp_path):
 
 
 def with_random_parameters(model):
-    """The models of onnx have constant parameters, so that their outputs depend on nothing; these have random ones."""
+    """Replace the constant parameters of a model in the onnx package, so that its outputs depend on the input."""
     rng = np.random.default_rng(0)
     tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     scales = {node.input[1] for node in model.graph.node if node.op_type == BN}
@@ -117,7 +117,7 @@ def test_constant_models_of_onnx_are_called_so(tmp_path):
 
 @pytest.mark.parametrize("name", ["BatchNorm1d_3d_input_eval", "BatchNorm2d_eval", "BatchNorm3d_momentum_eval"])
 def test_batch_norms_of_onnx(name, tmp_path):
-    # Of opset 6, which ONNX Runtime does not run.
+    # The model has opset 6, which ONNX Runtime does not support.
     path = ONNX_DATA / "pytorch-converted" / f"test_{name}" / "model.onnx"
     done = fold(path, tmp_path / "folded.onnx")
     assert done.returncode == 1
@@ -191,7 +191,7 @@ def test_external_data(tmp_path):
 
 
 def test_input_shapes(tmp_path):
-    # A matrix of 48 rows takes images of 6 x 8 pixels, which is no length that would be tried.
+    # A matrix of 48 rows requires images of 6 x 8 pixels, and neither length is tried.
     body = f"h = Conv(x, w1) i = {BN}(h, s, t, m, v) f = Flatten<axis=2>(i) y = MatMul(f, far)"
     model = graph(body, "[N, 3, H, W]")
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((48, 2), np.float32), "far"))
@@ -199,14 +199,14 @@ def test_input_shapes(tmp_path):
     done = fold(path, tmp_path / "folded.onnx")
     assert done.returncode == 1
     assert done.stderr.startswith("nothing was written: ONNX Runtime cannot run the model: ")
-    assert done.stderr.endswith("(on random inputs; --input-shape tells their shapes)\n")
+    assert done.stderr.endswith("(on random inputs; set their shapes with --input-shape)\n")
     assert fold(path, tmp_path / "folded.onnx", "--input-shape", "x=1,3,6,8").returncode == 0
     done = fold(path, tmp_path / "other.onnx", "--input-shape", "z=1,3,6,8")
     assert done.stderr == "nothing was written: the model has no input 'z'; it has 'x'\n"
 
 
 def test_open_lengths(tmp_path):
-    # A window of 100 pixels does not fit in 32 or 64.
+    # A window of 100 pixels does not fit into 32 or 64.
     model = graph(f"p = AveragePool<kernel_shape=[100,100]>(x) h = Conv(p, w1) y = {BN}(h, s, t, m, v)", "[N, 3, H, W]")
     done = fold(saved(model, tmp_path / "model.onnx"), tmp_path / "folded.onnx")
     assert done.returncode == 0, done.stderr
@@ -215,7 +215,7 @@ def test_open_lengths(tmp_path):
 
 NOT_RUN = {
     "text": ('<ir_version: 8, opset_import: ["" : 17]> g (string[2] x) => (string[2] y) { y = Identity(x) }',
-             "input 'x' is a tensor(string), which there are no random values for"),
+             "input 'x' is a tensor(string), for which there are no random values"),
     "not finite": ('<ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[2] y) '
                    '{ a = Abs(x) n = Neg(a) y = Log(n) }', "no output of the model is a finite number on random"),
     "unknown operator": ('<ir_version: 8, opset_import: ["" : 17, "other" : 1]> g (float[2] x) => (float[2] y) '
@@ -272,11 +272,11 @@ def test_no_directory(tmp_path):
     assert done.stderr == f"nothing was written: there is no directory {tmp_path / 'nowhere'}\n"
 
 
-# What must not happen, and is caught if it does.
+# Wrong folds are detected.
 
 
 def corrupt(model):
-    """A fold that is a thousandth off."""
+    """Fold with an error of a thousandth."""
     outcomes = fold_batch_norms(model)
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == "w_folded")
     weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * np.float32(1.001), "w_folded"))
@@ -284,7 +284,7 @@ def corrupt(model):
 
 
 def disconnect(model):
-    """A fold that leaves a node without what it takes."""
+    """Fold and remove the inputs of a node."""
     outcomes = fold_batch_norms(model)
     del model.graph.initializer[:]
     return outcomes

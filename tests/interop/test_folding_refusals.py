@@ -1,4 +1,4 @@
-"""What python -m fastbn fold says to what it cannot do: one line that tells what is wrong, and nothing written."""
+"""Errors of the command python -m fastbn fold: one line with the reason, and nothing is written."""
 
 import os
 
@@ -15,7 +15,7 @@ FOLDABLE = "h = Conv(x, w, b) y = BatchNormalization(h, s, t, m, v)"
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working directory with a model that can be folded."""
+    """Return a working directory with a model that can be folded."""
     monkeypatch.chdir(tmp_path)
     onnx.save(graph(FOLDABLE), "model.onnx")
     return tmp_path
@@ -23,7 +23,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def refused(folder, capfd):
-    """Runs the command, which must fail with one line and leave all files as they were; returns the line."""
+    """Run the command, which must fail with one line and change no file; return the line."""
     def run(*arguments):
         before = sorted(os.listdir(folder))
         assert main(["fold", *arguments]) == 1
@@ -57,7 +57,7 @@ def test_outputs_that_cannot_be_written(output, message, refused):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_only_files_are_replaced(refused, folder):
-    # As root, to rename a file over /dev/null would take it away from everybody.
+    # As root, a rename over /dev/null would destroy it for the whole system.
     os.mkfifo("pipe")
     assert refused("model.onnx", "pipe", "--force") == "pipe is not a file that could be replaced"
     assert (folder / "pipe").is_fifo()
@@ -65,7 +65,7 @@ def test_only_files_are_replaced(refused, folder):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_is_not_waited_for(refused):
-    os.mkfifo("pipe.onnx")      # to which nobody writes
+    os.mkfifo("pipe.onnx")      # without a writer
     assert refused("pipe.onnx", "folded.onnx") == "pipe.onnx: is a named pipe; expected a regular file"
 
 
@@ -83,7 +83,7 @@ def test_shapes_that_do_not_fit(shapes, message, refused):
 
 
 def changed(**attributes):
-    """The model with an initializer `w` that has other fields."""
+    """Return the model with other fields in its initializer `w`."""
     model = graph(FOLDABLE)
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "w")
     for name, value in attributes.items():
@@ -106,7 +106,7 @@ MODELS = {
     "huge": (lambda: text("(float[1000000, 1000000] x) => (float[1000000, 1000000] y) { y = Relu(x) }"),
              "input 'x' of shape (1000000, 1000000) does not fit in memory"),
     "sequence": (lambda: text("(seq(float[2]) x) => (int64 y) { y = SequenceLength(x) }"),
-                 "input 'x' is a seq(tensor(float)), which there are no random values for"),
+                 "input 'x' is a seq(tensor(float)), for which there are no random values"),
     "new opset": (lambda: graph(FOLDABLE, opset=99), "ONNX Runtime cannot load bad.onnx: ONNX Runtime only"),
     "channels": (lambda: graph(FOLDABLE, "[N, 5, 8, 8]"), "ONNX Runtime cannot run the model: Non-zero status code"),
 }

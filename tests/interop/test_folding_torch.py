@@ -1,4 +1,4 @@
-"""Folding against PyTorch's own layers, one after the other."""
+"""Folding compared with the layers of PyTorch."""
 
 import copy
 
@@ -27,7 +27,7 @@ MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 def norm(channels, rank, seed=0):
-    """A layer of PyTorch's with statistics, and fastbn's with its state."""
+    """Return a PyTorch layer with statistics, and a fastbn layer with its state."""
     generator = torch.Generator().manual_seed(seed)
     theirs = NORMS[rank](channels, dtype=torch.float64).eval()
     with torch.no_grad():
@@ -44,7 +44,7 @@ def parameters(layer):
 
 
 def with_parameters(layer, folded):
-    """The layer, with those of a fold."""
+    """Return a copy of a layer with folded parameters."""
     out = copy.deepcopy(layer)
     out.weight, out.bias = (torch.nn.Parameter(torch.from_numpy(a.copy())) for a in (folded.weight, folded.bias))
     return out
@@ -94,7 +94,7 @@ def test_before(rank, name, mode):
     if mode == "zeros" and any(layer.padding):
         with pytest.raises(ValueError, match="pads with zeros after the batch norm"):
             fold(layer.padding)
-        # What is refused would be wrong, and at the borders.
+        # The refused fold would be wrong at the borders.
         wrong = with_parameters(layer, fold(0))(x)
         assert (wrong - expected).abs().max() > 0.01
         inside = (..., *(slice(2, -2) for _ in range(rank)))

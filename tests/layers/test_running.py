@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from fastbn import BatchNorm
-from fastbn.checkpoints import convert, files
+from fastbn.checkpoints import convert
+from fastbn.checkpoints.formats import files
 from tests.cases import axis_of
 from tests.compare import same_bits
 from tests.layers.trained import STATE, assert_same, snapshot

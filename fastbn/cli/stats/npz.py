@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import IO, TYPE_CHECKING, cast
 
-from fastbn._core.checks import listed
-from fastbn.checkpoints.header import shortened
+from fastbn._core.checks import listed, shortened
 from fastbn.cli.stats import limits, npy
 from fastbn.cli.stats.errors import Place
 from fastbn.cli.stats.grid import BLOCK_BYTES

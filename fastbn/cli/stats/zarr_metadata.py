@@ -10,8 +10,8 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
+from fastbn._core.checks import shortened
 from fastbn._core.reading import open_regular
-from fastbn.checkpoints.header import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,1 +1,1 @@
-"""Batch norms folded in graphs of ONNX; needs the extra ``fastbn[onnx]``."""
+"""Fold the batch norms of ONNX models; requires the extra ``onnx``."""

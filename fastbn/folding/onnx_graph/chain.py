@@ -1,4 +1,4 @@
-"""The way from a node back to the layer that its input comes from, through nodes that keep channels apart."""
+"""Trace the input of a node back to a layer, through nodes that do not mix channels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from fastbn.folding.errors import FoldingError
 from fastbn.folding.onnx_graph.graph import attribute, is_operator
-from fastbn.folding.onnx_graph.layers import BATCH_NORM, CONVOLUTIONS, MATRICES, read_channels, read_constant
+from fastbn.folding.onnx_graph.nodes import BATCH_NORM, CONVOLUTIONS, MATRICES, read_channels, read_constant
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,7 +23,7 @@ LAYERS = (BATCH_NORM, *CONVOLUTIONS, *MATRICES)
 ARITHMETIC = ("Add", "Sub", "Mul", "Div")
 UNCHANGED = ("Identity", "Dropout")
 RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-# From here on Dropout takes its mode as an input; before, a model is for inference.
+# From this version on, Dropout takes its mode as an input; before, every model is for inference.
 FIRST_OPSET_WITH_DROPOUT_MODE = 12
 
 
@@ -35,9 +35,9 @@ class Link:
     ----------
     node : onnx.NodeProto
     index : int
-        The input that the layer's values come in by.
+        The index of the input that comes from the layer.
     axis : int
-        The channel axis of its output.
+        The channel axis of the output.
     """
 
     node: NodeProto
@@ -47,14 +47,14 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A layer and what comes after it.
+    """A layer and the nodes between it and a batch norm.
 
     Attributes
     ----------
     node : onnx.NodeProto
-        The layer's.
+        The layer.
     links : tuple of Link
-        In the order of the data.
+        In the order of the data flow.
     """
 
     node: NodeProto
@@ -62,22 +62,22 @@ class Chain:
 
     @property
     def arithmetic(self) -> list[Link]:
-        """The links that a layer can take over."""
+        """The links that the layer can absorb."""
         return [link for link in self.links if is_operator(link.node, *ARITHMETIC)]
 
 
 def trace(graph: Graph, name: str, axis: int, layers: tuple[str, ...], between: tuple[str, ...]) -> Chain:
-    """Return the way back from a value to a layer.
+    """Trace a value back to a layer.
 
     Parameters
     ----------
     graph : Graph
     name : str
-        Of the value.
+        The name of the value.
     axis : int
         The channel axis of the value.
     layers, between : tuple of str
-        Operators that may be at the end of the way, and on it.
+        The operators of layers, and those allowed in between.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def trace(graph: Graph, name: str, axis: int, layers: tuple[str, ...], between: 
     Raises
     ------
     FoldingError
-        If there is another operator on the way, a value is used elsewhere, or the channels are not kept apart.
+        If another operator comes in between, a value is used elsewhere, or channels are mixed.
     """
     links: list[Link] = []
     node = source(graph, name, *layers, *between)
@@ -100,7 +100,7 @@ def trace(graph: Graph, name: str, axis: int, layers: tuple[str, ...], between: 
 
 
 def source(graph: Graph, name: str, *operators: str) -> NodeProto:
-    """Return the node that makes a value, if it is one of some operators and nothing else takes the value."""
+    """Return the producer of a value; raise FoldingError for another operator or a value with other consumers."""
     if name not in graph.producers:
         raise FoldingError("its input is not the output of a node")
     node = graph.producers[name]
@@ -111,7 +111,7 @@ def source(graph: Graph, name: str, *operators: str) -> NodeProto:
 
 
 def input_of(graph: Graph, node: NodeProto) -> int:
-    """Return which input of a node is no constant; the others must be."""
+    """Return the index of the only input of a node that is not constant."""
     if not is_operator(node, *ARITHMETIC):
         return 0
     varying = [index for index, name in enumerate(node.input) if graph.constant(name) is None]
@@ -127,7 +127,7 @@ def axis_before(graph: Graph, node: NodeProto, axis: int) -> int:
     Raises
     ------
     FoldingError
-        If there is none, or it is not known.
+        If the input has no such axis, or its shape is unknown.
     """
     if is_operator(node, "Dropout"):
         check_dropout(graph, node)
@@ -142,7 +142,7 @@ def axis_before(graph: Graph, node: NodeProto, axis: int) -> int:
 
 
 def axis_before_reshape(graph: Graph, node: NodeProto, axis: int) -> int:
-    """Return the axis that has the channels, and as many values after it, before a reshape."""
+    """Return the axis before a reshape that has the same length, and the same number of values after it."""
     before, after = graph.shape(node.input[0]), graph.shape(node.output[0])
     if before is None or after is None or None in after[axis:]:
         raise FoldingError(f"the shapes before and after {graph.label(node)} are not known")
@@ -154,20 +154,20 @@ def axis_before_reshape(graph: Graph, node: NodeProto, axis: int) -> int:
         if length == after[axis] and rest == inner:
             return k
         rest *= length
-    raise FoldingError(f"its input comes from {graph.label(node)}, which takes the channels apart")
+    raise FoldingError(f"its input comes from {graph.label(node)}, which splits or joins the channels")
 
 
 def check_dropout(graph: Graph, node: NodeProto) -> None:
-    """Raise FoldingError unless a Dropout does nothing."""
+    """Raise FoldingError unless a Dropout is in inference mode."""
     if graph.opset < FIRST_OPSET_WITH_DROPOUT_MODE or len(node.input) < 3 or not node.input[2]:
         return
     mode = graph.constant(node.input[2])
     if mode is None or mode.any():
-        raise FoldingError(f"its input comes from {graph.label(node)}, which is in training mode or may be")
+        raise FoldingError(f"its input comes from {graph.label(node)}, which is, or may be, in training mode")
 
 
 def check_axis(graph: Graph, node: NodeProto, axis: int) -> None:
-    """Raise FoldingError unless a layer has its channels on an axis."""
+    """Raise FoldingError unless the output channels of a layer are on this axis."""
     own = 1
     if is_operator(node, "MatMul"):
         rank = graph.rank(node.input[0])
@@ -175,22 +175,22 @@ def check_axis(graph: Graph, node: NodeProto, axis: int) -> None:
             raise FoldingError(f"the input of {graph.label(node)} is not known to have 2 axes")
         own = rank - 1
     if own != axis:
-        raise FoldingError(f"the channels of {graph.label(node)} are on axis {own}, and come as axis {axis}")
+        raise FoldingError(f"the channels of {graph.label(node)} are on axis {own}; expected axis {axis}")
 
 
 def absorb(graph: Graph, chain: Chain, layer: Layer) -> Layer:
-    """Return a layer that does the arithmetic behind it too.
+    """Return a layer that includes the arithmetic of the chain.
 
     Raises
     ------
     FoldingError
-        If that is not one factor and one term for each channel.
+        If the arithmetic is not one factor and one term for each channel.
     """
     rank: int | None = rank_of(graph, chain.node, layer)
     for link in chain.links:
         if is_operator(link.node, *ARITHMETIC):
             scale, shift = factor_and_term(graph, link, layer.out_channels, rank)
-            with np.errstate(all="ignore"):     # the folded parameters are looked at
+            with np.errstate(all="ignore"):     # the folded parameters are checked instead
                 layer = replace(layer, weight=layer.weight * layer.per_output(scale), bias=layer.bias * scale + shift)
         elif is_operator(link.node, *RESHAPES):
             rank = graph.rank(link.node.output[0])
@@ -198,7 +198,7 @@ def absorb(graph: Graph, chain: Chain, layer: Layer) -> Layer:
 
 
 def rank_of(graph: Graph, node: NodeProto, layer: Layer) -> int | None:
-    """Return how many axes the output of a layer has, if that is known."""
+    """Return the number of axes of the output of a layer, or None if it is unknown."""
     if is_operator(node, "MatMul", BATCH_NORM):
         return graph.rank(node.input[0])
     return len(layer.kernel) + 2
@@ -207,7 +207,7 @@ def rank_of(graph: Graph, node: NodeProto, layer: Layer) -> int | None:
 def factor_and_term(
     graph: Graph, link: Link, channels: int, rank: int | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return what a node with a constant multiplies each channel by and what it adds then."""
+    """Return the factor and the term of each channel, for a node with a constant operand."""
     node = link.node
     what = f"the constant of {graph.label(node)}"
     values = read_channels(read_constant(graph, node, 1 - link.index, "constant"), channels, rank, what, link.axis)
@@ -226,5 +226,5 @@ def factor_and_term(
 
 
 def splice(graph: Graph, link: Link) -> None:
-    """Remove a link: what makes its input makes its output."""
+    """Remove a link: the producer of its input produces its output."""
     graph.bypass(graph.producers[link.node.input[link.index]], link.node)

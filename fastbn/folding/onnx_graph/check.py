@@ -1,4 +1,4 @@
-"""Whether two models do the same: both run by ONNX Runtime on random inputs."""
+"""Compare the outputs of two models in ONNX Runtime on random inputs."""
 
 from __future__ import annotations
 
@@ -21,37 +21,39 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 DRAWS = 2
 BATCH = 2
-# Tried in this order for axes whose length is open: few networks take each of them.
+# The lengths tried for axes of unknown length, in this order.
 LENGTHS = (32, 64, 224, 8, 1)
-FLOATS = {"tensor(float16)": np.float16, "tensor(float)": np.float32, "tensor(double)": np.float64}
-INTEGERS = {f"tensor({name})": np.dtype(name) for name in (
+FLOATS: dict[str, type[np.floating[Any]]] = {
+    "tensor(float16)": np.float16, "tensor(float)": np.float32, "tensor(double)": np.float64}
+INTEGERS: dict[str, np.dtype[Any]] = {f"tensor({name})": np.dtype(name) for name in (
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")}
-NUMBERS = "fiub"  # the kinds of dtype that are
-# What ONNX Runtime says before what is wrong: a status, the file, and where in its sources it noticed.
+NUMBERS = "fiub"  # the kinds of numeric dtypes
+# ONNX Runtime begins its messages with a status, the file, and a position in its source code.
 _PREAMBLE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .+? failed: ?|"
                        r"/onnxruntime_src/\S+:\d+ [^()]*\([^()]*\)(?: const)? ")
-# Of the largest value of an output.
-TOLERANCES = {np.dtype(np.float16): 1e-2, np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-4}
+# Relative to the largest value of an output.
+TOLERANCES: dict[np.dtype[Any], float] = {
+    np.dtype(np.float16): 1e-2, np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-4}
 
 
 class CheckError(RuntimeError):
-    """Models that cannot be compared, or do not do the same."""
+    """Two models cannot be compared, or their outputs differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How far the outputs of two models were from each other.
+    """The difference between the outputs of two models.
 
     Attributes
     ----------
     absolute : float
         The largest difference.
     relative : float
-        The largest difference in an output over the largest value of that output.
+        The largest difference in an output, divided by the largest value of that output.
     inputs : int
-        Random inputs that both were run on.
+        The number of random inputs.
     constant : bool
-        Whether the outputs were the same for all of them, as those of untrained models can be: then they say little.
+        Whether the outputs do not depend on the input, as in some untrained models. The comparison then proves little.
     """
 
     absolute: float
@@ -61,14 +63,14 @@ class Agreement:
 
 
 class Reference:
-    """A model and what it makes of random inputs, for others to be compared with.
+    """A model and its outputs for random inputs, to compare other models with.
 
     Parameters
     ----------
     path : Path
     shapes : mapping of str to tuple of int
-        Of inputs whose shape is open, by name. For others the batch is 2, and other open axes are as long as the model
-        runs with.
+        The shapes of inputs, by name. For other inputs, an unknown batch is 2, and other unknown lengths are the first
+        of `LENGTHS` that the model runs with.
 
     Raises
     ------
@@ -81,9 +83,10 @@ class Reference:
         if not session.get_outputs():
             raise CheckError("the model has no outputs: there is nothing to compare")
         check_shapes(shapes, {i.name: i.shape for i in session.get_inputs()})
-        self.inputs, outputs = first_that_runs(session, shapes)
-        self.outputs = [outputs, *(run(session, feed) for feed in self.inputs[1:])]
-        self.names = [o.name for o in session.get_outputs()]
+        inputs, outputs = first_that_runs(session, shapes)
+        self.inputs: list[dict[str, Any]] = inputs
+        self.outputs: list[Values] = [outputs, *(run(session, feed) for feed in inputs[1:])]
+        self.names: list[str] = [o.name for o in session.get_outputs()]
         if not any(np.isfinite(leaf).any() for leaf in leaves(self.outputs) if leaf.dtype.kind in NUMBERS):
             raise CheckError("no output of the model is a finite number on random inputs: there is nothing to compare")
 
@@ -93,10 +96,10 @@ class Reference:
         Parameters
         ----------
         folded : bytes
-            As they would be in a file.
+            The model in the format of a file.
         tolerance : float, optional
-            How far an output may be off, as a fraction of its largest value: 1e-4, or 1e-2 in float16, if not given.
-            Outputs that are not floating-point numbers must be equal.
+            The largest difference allowed in an output, as a fraction of its largest value; by default 1e-4, or 1e-2 in
+            float16. Outputs that are not floating-point numbers must be equal.
 
         Returns
         -------
@@ -105,7 +108,7 @@ class Reference:
         Raises
         ------
         CheckError
-            If an output differs by more.
+            If an output differs by more than the tolerance.
         """
         session = load(folded, "the folded model")
         absolute = relative = 0.0
@@ -125,13 +128,13 @@ class Reference:
 
 
 def load(model: str | bytes, name: str) -> Any:
-    """Return a session that runs a model, or one at a path, as it is written: ONNX Runtime has folds of its own."""
+    """Return a session for a model or a path, without the optimizations of ONNX Runtime, which include folding."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises a class of its own for each status, below no common one
+    except Exception as error:  # the error classes of ONNX Runtime have no common base
         raise CheckError(f"ONNX Runtime cannot load {name}: {in_one_line(error)}") from error
 
 
@@ -145,7 +148,7 @@ def run(session: Any, feed: dict[str, Any]) -> Values:
 
 
 def check_shapes(shapes: Shapes, known: Mapping[str, Sequence[int | str | None]]) -> None:
-    """Raise CheckError unless each shape is one that the input of its name can have."""
+    """Raise CheckError unless each shape fits the input of its name."""
     unknown = shapes.keys() - known.keys()
     if unknown:
         raise CheckError(f"the model has no input {', '.join(map(repr, sorted(unknown)))}; it has "
@@ -158,7 +161,7 @@ def check_shapes(shapes: Shapes, known: Mapping[str, Sequence[int | str | None]]
 
 
 def first_that_runs(session: Any, shapes: Shapes) -> tuple[list[dict[str, Any]], Values]:
-    """Return random inputs with the first length of open axes that the model runs with, and its first outputs."""
+    """Return random inputs with the first length of unknown axes that the model runs with, and its first outputs."""
     is_open = any(not isinstance(size, int) for i in session.get_inputs() if i.name not in shapes for size in i.shape)
     reasons = []
     for length in LENGTHS if is_open else LENGTHS[:1]:
@@ -167,11 +170,11 @@ def first_that_runs(session: Any, shapes: Shapes) -> tuple[list[dict[str, Any]],
             return feeds, run(session, feeds[0])
         except CheckError as error:
             reasons.append(str(error))
-    raise CheckError(f"{reasons[0]} (on random inputs; --input-shape tells their shapes)")
+    raise CheckError(f"{reasons[0]} (on random inputs; set their shapes with --input-shape)")
 
 
 def draw(session: Any, shapes: Shapes, length: int, seed: int) -> dict[str, Any]:
-    """Return normal values for floating-point inputs; for others zeros and ones, which are indices into most tables."""
+    """Return random inputs: normal values for floating-point types; zeros and ones, valid as indices, for others."""
     rng = np.random.default_rng(seed)
     lengths: dict[str, int] = {}
     feed = {}
@@ -180,19 +183,19 @@ def draw(session: Any, shapes: Shapes, length: int, seed: int) -> dict[str, Any]
             size if isinstance(size, int) else lengths.setdefault(size or f"{i.name} {axis}", length if axis else BATCH)
             for axis, size in enumerate(i.shape))
         if i.type not in FLOATS and i.type not in INTEGERS:
-            raise CheckError(f"input {i.name!r} is a {i.type}, which there are no random values for")
+            raise CheckError(f"input {i.name!r} is a {i.type}, for which there are no random values")
         try:
             if i.type in FLOATS:
                 feed[i.name] = rng.standard_normal(shape).astype(FLOATS[i.type])
             else:
                 feed[i.name] = rng.integers(0, 2, shape).astype(INTEGERS[i.type])
-        except (MemoryError, ValueError) as error:  # ValueError beyond what NumPy can count
+        except (MemoryError, ValueError) as error:  # NumPy raises ValueError if the size overflows
             raise CheckError(f"input {i.name!r} of shape {shape} does not fit in memory") from error
     return feed
 
 
 def leaves(values: Any) -> Iterator[Any]:
-    """Yield the arrays in outputs, which may be sequences and maps."""
+    """Yield the arrays in outputs, which may be nested sequences and maps."""
     if isinstance(values, Mapping):
         yield from leaves(list(values.keys()))
         yield from leaves(list(values.values()))
@@ -206,7 +209,7 @@ def leaves(values: Any) -> Iterator[Any]:
 def distance(a: Any, b: Any) -> tuple[float, float]:
     """Return the largest difference of two arrays and the largest absolute value of the first.
 
-    The difference is infinite where shapes or dtypes differ, and where only one is NaN or infinite.
+    The difference is infinite if shapes or dtypes differ, or if only one of two values is NaN or infinite.
     """
     if a.shape != b.shape or a.dtype != b.dtype:
         return math.inf, 0.0
@@ -221,5 +224,5 @@ def distance(a: Any, b: Any) -> tuple[float, float]:
 
 
 def in_one_line(error: Exception) -> str:
-    """Return what an exception says, all of it but what ONNX Runtime says before."""
+    """Return the message of an exception as one line, without the preamble of ONNX Runtime."""
     return " ".join(_PREAMBLE.sub("", str(error)).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""A file with a model in, a file with the folded model out, once it is known to do the same."""
+"""Fold the model in a file, compare the results, and write the folded model."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-# What fits in one file of Protocol Buffers.
+# The limit of Protocol Buffers for one file.
 MOST_BYTES = (1 << 31) - 1
 
 
 class ConvertError(RuntimeError):
-    """A model that cannot be read, folded or written; nothing was written."""
+    """A model cannot be read, folded or written. Nothing was written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What was done to a model.
+    """The result of a conversion.
 
     Attributes
     ----------
     outcomes : list of Outcome
-        As `fold_batch_norms` returns them.
+        As returned by `fold_batch_norms`.
     nodes_before, nodes_after : int
-        Nodes in the main graph.
+        The number of nodes in the main graph.
     agreement : Agreement
-        Of the two models on random inputs.
+        The difference of the two models on random inputs.
     """
 
     outcomes: list[Outcome]
@@ -56,15 +56,15 @@ def convert(
     Parameters
     ----------
     source : Path
-        With or without external data.
+        A model with or without external data.
     target : Path
-        Written as a whole or not at all, in one file; of a symbolic link, the file that it points to.
+        Written atomically, as one file. A symbolic link is followed.
     force : bool
-        Whether `target` may exist already; it may be `source`.
+        Whether to replace an existing `target`, which may be `source`.
     tolerance : float, optional
-        As of `Reference.compare`.
+        As in `Reference.compare`.
     shapes : mapping of str to tuple of int, optional
-        As of `Reference`.
+        As in `Reference`.
 
     Returns
     -------
@@ -73,10 +73,10 @@ def convert(
     Raises
     ------
     ConvertError, CheckError
-        If something is wrong with the files, or the two models do not do the same.
+        If a file cannot be read or written, the model is not supported, or the outputs of the two models differ.
     """
-    # By os.path, to which a name that cannot be is one of nothing.
-    if os.path.exists(target) and not os.path.isfile(target):   # a folder; or a device, whose place a file could take
+    # os.path reports an invalid name as missing, where Path raises an error.
+    if os.path.exists(target) and not os.path.isfile(target):   # a folder or a device
         raise ConvertError(f"{target} is not a file that could be replaced")
     if os.path.exists(target) and not force:
         raise ConvertError(f"{target} exists already; --force replaces it")
@@ -123,7 +123,7 @@ def read(path: Path) -> ModelProto:
 
 
 def serialized(model: ModelProto) -> bytes:
-    """Return a model as the bytes of a file, if it is valid."""
+    """Return the bytes of a valid model."""
     data: bytes = model.SerializeToString()
     try:
         onnx.checker.check_model(data)
@@ -133,5 +133,5 @@ def serialized(model: ModelProto) -> bytes:
 
 
 def reason(error: OSError) -> str:
-    """Return why a file cannot be read or written, without its name."""
+    """Return the reason of an error, without the name of the file."""
     return error.strerror or in_one_line(error)

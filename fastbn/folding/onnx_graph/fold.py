@@ -1,4 +1,4 @@
-"""The pass over a graph: every batch norm that can be is folded, the others are left with a reason."""
+"""The pass over a graph that folds batch norms; those that cannot be folded are left, with a reason."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastbn.affine import ChannelAffine
+from fastbn.folding.arithmetic import fold_after, fold_before
 from fastbn.folding.errors import FoldingError
-from fastbn.folding.folded import fold_after, fold_before
 from fastbn.folding.onnx_graph.chain import (
     ARITHMETIC,
     LAYERS,
@@ -24,7 +24,7 @@ from fastbn.folding.onnx_graph.chain import (
     trace,
 )
 from fastbn.folding.onnx_graph.graph import Graph, is_operator, label, subgraphs
-from fastbn.folding.onnx_graph.layers import (
+from fastbn.folding.onnx_graph.nodes import (
     BATCH_NORM,
     CONVOLUTIONS,
     FIRST_OPSET,
@@ -46,18 +46,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one BatchNormalization, or of arithmetic with a constant that was folded.
+    """The result for one BatchNormalization, or for arithmetic with a constant that was folded.
 
     Attributes
     ----------
     node : str
-        Its operator and name.
+        Operator and name of the node.
     target : str or None
-        The node that it was folded into, or the nodes, with commas between.
+        The node or nodes that it was folded into, separated by commas.
     reason : str or None
-        Why it was left, if it was.
+        The reason for leaving it.
     certificate : Certificate or None
-        Of the fold; of several, the one with the largest relative difference.
+        The certificate of the fold; of several folds, the one with the largest relative difference.
     """
 
     node: str
@@ -67,12 +67,12 @@ class Outcome:
 
     @property
     def is_batch_norm(self) -> bool:
-        """Whether this is about a BatchNormalization."""
+        """Whether the node is a BatchNormalization."""
         return self.node.startswith(f"{BATCH_NORM} ")
 
 
 def fold_batch_norms(model: ModelProto) -> list[Outcome]:
-    """Fold the batch norms of a model into the layers before or behind them, and constants behind layers.
+    """Fold the batch norms of a model into the layers before or after them, and constants into the layers before them.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def fold_batch_norms(model: ModelProto) -> list[Outcome]:
     -------
     list of Outcome
         One for each BatchNormalization, in the order of the graph; then one for each Add, Sub, Mul or Div with a
-        constant that was folded on its own; then batch norms in subgraphs and functions.
+        constant that was folded without a batch norm; then batch norms in subgraphs and functions, which are left.
 
     Examples
     --------
@@ -104,7 +104,7 @@ def fold_batch_norms(model: ModelProto) -> list[Outcome]:
     """
     graph = Graph(model)
     norms = [node for node in graph.nodes if is_operator(node, BATCH_NORM)]
-    # All that can go back do so first: a batch norm behind another is then one with it when that one goes forward.
+    # Fold backward first, so that consecutive batch norms are merged before one is folded forward.
     outcomes = [attempt(fold_back, graph, node) for node in norms]
     constants = [attempt(fold_constant, graph, node) for node in graph.remaining(*ARITHMETIC)]
     for index, node in enumerate(norms):
@@ -115,7 +115,7 @@ def fold_batch_norms(model: ModelProto) -> list[Outcome]:
 
 
 def left_inside(model: ModelProto) -> list[Outcome]:
-    """Return what is not looked at: batch norms in subgraphs and functions."""
+    """Return the batch norms in subgraphs and functions, which are never folded."""
     outcomes = [Outcome(label(inner), reason=f"it is in a subgraph of {label(node)}")
                 for node in model.graph.node for inner in norms_in(subgraphs(node))]
     for function in model.functions:
@@ -132,7 +132,7 @@ def norms_in(bodies: Iterable[GraphProto | FunctionProto]) -> Iterator[NodeProto
 def attempt(
     fold: Callable[[Graph, NodeProto], list[tuple[NodeProto, Certificate]]], graph: Graph, node: NodeProto,
 ) -> Outcome:
-    """Return what became of a node when it was to be folded one way."""
+    """Try to fold a node with one of the functions below."""
     try:
         folds = fold(graph, node)
     except FoldingError as error:
@@ -143,19 +143,19 @@ def attempt(
 
 
 def either(back: Outcome, forward: Outcome) -> Outcome:
-    """Return the second of two attempts, of which the first failed; if it failed too, with both reasons."""
+    """Return the second of two attempts, the first of which failed; with both reasons if the second failed too."""
     if not forward.reason or forward.reason == back.reason:
         return forward
     return replace(forward, reason=f"{back.reason}; {forward.reason}")
 
 
 def fold_back(graph: Graph, norm: NodeProto) -> list[tuple[NodeProto, Certificate]]:
-    """Fold a batch norm into the layer before it, together with arithmetic with constants in between."""
+    """Fold a batch norm, and arithmetic with constants in between, into the layer before it."""
     affine = read_batch_norm(graph, norm)
     chain = trace(graph, norm.input[0], 1, LAYERS, (*ARITHMETIC, *UNCHANGED, *RESHAPES, "Transpose"))
     folded = fold_after(absorb(graph, chain, read_layer(graph, chain.node)), affine)
     if is_operator(chain.node, "MatMul") and graph.rank(chain.node.input[0]) != 2:
-        # There is no Gemm of more axes: the batch norm stays as the Add of the bias.
+        # Gemm takes two axes only: the batch norm becomes an Add of the bias.
         graph.connect_constant(chain.node, WEIGHT, np.ascontiguousarray(folded.weight.T))
         rest = (graph.rank(norm.input[0]) or 2) - 2
         graph.turn_into_add(norm, folded.bias.reshape(-1, *(1,) * rest))
@@ -187,7 +187,7 @@ def fold_constant(graph: Graph, node: NodeProto) -> list[tuple[NodeProto, Certif
 
 
 def fold_forward(graph: Graph, norm: NodeProto) -> list[tuple[NodeProto, Certificate]]:
-    """Fold a batch norm into the layers behind it: into all that take its output, or into none."""
+    """Fold a batch norm into the layers after it: into all consumers of its output, or into none."""
     affine = read_batch_norm(graph, norm)
     name = norm.output[0]
     nodes = graph.takers(name, "its output")

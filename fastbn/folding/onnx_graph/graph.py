@@ -1,4 +1,4 @@
-"""An ONNX graph with an index: who makes a value, who takes it, and what it is if it never changes."""
+"""An ONNX graph with an index of the producer, the consumers and the constant value of each name."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
-    from onnx import GraphProto, ModelProto, NodeProto
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-# What exporters put between an initializer and its use.
+# Exporters insert these operators between an initializer and its consumer.
 CONSTANT_OPERATORS = (
     "Constant", "ConstantOfShape", "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Cast")
-# Of what is around these a fold must know the shapes.
+# A fold must know the shapes of the inputs and outputs of these operators.
 SHAPED_OPERATORS = (
     "MatMul", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Add", "Sub", "Mul", "Div")
-# Larger initializers are no shapes, and inference does not need their values.
+# Shape inference needs the values of initializers that are shapes, and those are small.
 MOST_SHAPE_VALUES = 64
-# From this version on an initializer that is also an input of the graph is a default, which a caller may override;
-# before it, every initializer had to be one.
+# From this version on, an initializer that is also an input of the graph is a default that callers may override;
+# before, every initializer had to be an input.
 FIRST_IR_WITH_DEFAULTS = 4
 
 
 def is_operator(node: NodeProto, *operators: str) -> bool:
-    """Tell whether a node is one of some operators of ONNX itself."""
+    """Return whether a node has one of these operators, in the domain of ONNX itself."""
     return node.domain in ("", "ai.onnx") and node.op_type in operators
 
 
 def label(node: NodeProto) -> str:
-    """Return what to call a node: its operator, and its name or else its first output."""
+    """Return the operator and the name of a node, or its first output if it has no name."""
     return f"{node.op_type} {node.name or next(filter(None, node.output), '')!r}"
 
 
@@ -48,7 +48,7 @@ def attribute(node: NodeProto, name: str, default: Any) -> Any:
 
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
-    """Yield the graphs in a node's attributes, and those within them."""
+    """Yield the graphs in the attributes of a node, recursively."""
     for a in node.attribute:
         for graph in ([a.g] if a.type == onnx.AttributeProto.GRAPH else a.graphs):
             yield graph
@@ -57,31 +57,34 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
 
 
 class Graph:
-    """The main graph of a model, to be changed node by node; `finish` writes the changes back.
+    """The main graph of a model, edited node by node; `finish` writes the edits to the model.
 
     Parameters
     ----------
     model : onnx.ModelProto
-        Must not be used between the first change and `finish`.
+        Must not be used between the first edit and `finish`.
     """
 
     def __init__(self, model: ModelProto) -> None:
-        self.model, self.proto = model, model.graph
-        self.nodes = list(self.proto.node)
+        self.model: ModelProto = model
+        self.proto: GraphProto = model.graph
+        self.nodes: list[NodeProto] = list(self.proto.node)
         self._labels = {id(node): label(node) for node in self.nodes}
-        self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-        self.initializers = {t.name: t for t in self.proto.initializer}
+        self.opset: int = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+        self.initializers: dict[str, TensorProto] = {t.name: t for t in self.proto.initializer}
         inputs = {i.name for i in self.proto.input}
-        self.overridable = inputs & self.initializers.keys() if model.ir_version >= FIRST_IR_WITH_DEFAULTS else set()
+        self.overridable: set[str] = set()
+        if model.ir_version >= FIRST_IR_WITH_DEFAULTS:
+            self.overridable = inputs & self.initializers.keys()
         self.producers: dict[str, NodeProto] = {name: node for node in self.nodes for name in node.output if name}
         self.consumers: dict[str, list[NodeProto]] = defaultdict(list)
         for node in self.nodes:
             for name in node.input:
                 self.consumers[name].append(node)
-        # Values that are taken by more than nodes of this graph.
-        self.outputs = {o.name for o in self.proto.output}
+        # Values with consumers other than nodes of this graph.
+        self.outputs: set[str] = {o.name for o in self.proto.output}
         inner = [graph for node in self.nodes for graph in subgraphs(node)]
-        self.captured = {name for graph in inner for node in graph.node for name in node.input}
+        self.captured: set[str] = {name for graph in inner for node in graph.node for name in node.input}
         self.captured |= {o.name for graph in inner for o in graph.output}
         self._names = {*inputs, *self.initializers, *self.producers, *self.captured}
         self._names |= {name for graph in inner for node in graph.node for name in node.output}
@@ -90,7 +93,7 @@ class Graph:
         self._shapes = self._infer_shapes()
 
     def constant(self, name: str) -> NDArray[Any] | None:
-        """Return a value that is the same in every run, or None."""
+        """Return a value that is constant, or None."""
         if name in self.initializers:
             return None if name in self.overridable else numpy_helper.to_array(self.initializers[name])
         node = self.producers.get(name)
@@ -99,36 +102,36 @@ class Graph:
         inputs = {taken: self.constant(taken) for taken in node.input}
         if any(value is None for value in inputs.values()):
             return None
-        # As a graph, which has the opset of the model: a node alone would be taken to be of the newest.
+        # Evaluate a graph with the model's opset: a single node would be evaluated with the newest.
         taken, made = ([onnx.ValueInfoProto(name=value) for value in names] for names in (inputs, node.output))
         alone = onnx.helper.make_graph([node], "constant", taken, made)
         result: Any = ReferenceEvaluator(alone, {"": self.opset}).run(None, inputs)
         return np.asarray(result[0])
 
     def label(self, node: NodeProto) -> str:
-        """Return what a node was called before a fold changed the output that an unnamed one is called by."""
+        """Return the original label of a node: a fold may rename the output that an unnamed node is labeled with."""
         return self._labels[id(node)]
 
     def shape(self, name: str) -> tuple[int | None, ...] | None:
-        """Return the shape of a value, if its axes are known, with None for open lengths."""
+        """Return the shape of a value, with None for unknown lengths; None if the number of axes is unknown."""
         return self._shapes.get(name)
 
     def rank(self, name: str) -> int | None:
-        """Return how many axes a value has, if that is known."""
+        """Return the number of axes of a value, or None if it is unknown."""
         shape = self.shape(name)
         return None if shape is None else len(shape)
 
     def remaining(self, *operators: str) -> list[NodeProto]:
-        """Return the nodes of some operators that have not been removed."""
+        """Return the nodes with these operators that have not been removed."""
         return [node for node in self.nodes if is_operator(node, *operators) and id(node) not in self._removed]
 
     def takers(self, name: str, what: str) -> list[NodeProto]:
-        """Return the nodes that take a value, if nothing else does.
+        """Return the nodes that consume a value.
 
         Raises
         ------
         FoldingError
-            If something else does; the text calls the value `what`.
+            If the value is an output of the graph or used in a subgraph; the message calls it `what`.
         """
         if name in self.outputs:
             raise FoldingError(f"{what} is an output of the graph")
@@ -137,13 +140,13 @@ class Graph:
         return list(self.consumers[name])
 
     def require_private(self, name: str, what: str) -> None:
-        """Raise FoldingError unless one node takes a value, and nothing else does; the text calls it `what`."""
+        """Raise FoldingError unless a value has exactly one consumer; the message calls it `what`."""
         count = len(self.takers(name, what))
         if count != 1:
             raise FoldingError(f"{what} is used {count} times")
 
     def connect(self, node: NodeProto, index: int, name: str) -> None:
-        """Make a value the input of a node, at an index up to one behind its last."""
+        """Make a value the input of a node, at an index up to one past the last."""
         if index == len(node.input):
             node.input.append(name)
         else:
@@ -152,7 +155,7 @@ class Graph:
         self.consumers[name].append(node)
 
     def connect_constant(self, node: NodeProto, index: int, values: NDArray[Any]) -> None:
-        """Make new values the input of a node: what was there may have other users."""
+        """Make new values the input of a node. The previous constant is not changed: it may have other consumers."""
         old = node.input[index] if index < len(node.input) else ""
         name = self._unused(f"{(old or node.name or node.output[0]).removesuffix('_folded')}_folded")
         tensor = numpy_helper.from_array(values, name)
@@ -160,7 +163,7 @@ class Graph:
         self.connect(node, index, name)
 
     def turn_into_add(self, node: NodeProto, values: NDArray[Any]) -> None:
-        """Let a node add a constant to its first input, and nothing else."""
+        """Replace a node by an Add of its first input and a constant."""
         for index in reversed(range(1, len(node.input))):
             self._drop(node, node.input[index])
             del node.input[index]
@@ -170,7 +173,7 @@ class Graph:
         self.connect_constant(node, 1, values)
 
     def bypass(self, node: NodeProto, last: NodeProto) -> None:
-        """Let a node make what `last` made, which is removed."""
+        """Make a node produce the output of `last`, and remove `last`."""
         old, new = node.output[0], last.output[0]
         self.remove(last)
         node.output[0] = new
@@ -186,7 +189,7 @@ class Graph:
             del self.producers[name]
 
     def finish(self) -> None:
-        """Write the changes to the model, without constants that have lost their last user."""
+        """Write the edits to the model, and remove constants without consumers."""
         while self._released:
             name = self._released.pop()
             if self.consumers[name] or name in self.outputs or name in self.captured:
@@ -233,7 +236,7 @@ class Graph:
             return {}
         try:
             inferred = onnx.shape_inference.infer_shapes(self._skeleton(), data_prop=True).graph
-        except onnx.shape_inference.InferenceError:     # no shape is known then, and folds that need one say so
+        except onnx.shape_inference.InferenceError:     # folds that need a shape report that it is unknown
             return {}
         known = (*inferred.value_info, *inferred.input, *inferred.output)
         shapes: dict[str, tuple[int | None, ...]] = {t.name: tuple(t.dims) for t in self.initializers.values()}
@@ -242,7 +245,7 @@ class Graph:
             for v in known if v.type.tensor_type.HasField("shape")}
 
     def _skeleton(self) -> ModelProto:
-        # The model without the values of its weights: the inference takes copies.
+        # The model without the values of its weights, because shape inference copies its argument.
         skeleton = onnx.ModelProto(ir_version=self.model.ir_version, opset_import=self.model.opset_import,
                                    functions=self.model.functions)
         graph, inputs = self.proto, {i.name for i in self.proto.input}

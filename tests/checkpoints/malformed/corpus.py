@@ -10,7 +10,7 @@ from tests.checkpoints.malformed.values import BAD_SETTINGS, bad_values
 
 
 class Wrong(NamedTuple):
-    """The bytes of a file, the end of its name, and a pattern of the message that it must give."""
+    """A malformed file: its suffix, its bytes, and a pattern for the expected message."""
 
     suffix: str
     data: bytes
@@ -36,7 +36,7 @@ def cases():
 
 
 def corpus():
-    """All of them by name."""
+    """Return all cases by name."""
     out = {}
     for suffix, name, data, message in cases():
         key = f"{suffix[1:]}: {name}"

@@ -1,4 +1,4 @@
-"""Malformed npz files, as (name, bytes, pattern of the message)."""
+"""Malformed npz files: (name, bytes, pattern for the message)."""
 
 import struct
 import zipfile
@@ -9,12 +9,12 @@ from tests.checkpoints.files import CHANNELS, VECTORS, members, npy, npy_of, npz
 
 
 def npz_with(name, data, method=zipfile.ZIP_STORED):
-    """An archive in which one member has other bytes."""
+    """Return an archive with the bytes of one member replaced."""
     return zipped([(m, data if m == f"{name}.npy" else d) for m, d in members()], method)
 
 
 def patched(data, magic, offset, value, occurrence=0):
-    """Bytes written over those at an offset from an occurrence of a magic number."""
+    """Overwrite bytes at an offset from an occurrence of a magic number."""
     at = -1
     for _ in range(occurrence + 1):
         at = data.index(magic, at + 1)
@@ -102,7 +102,7 @@ def bad_archives():
     yield "an archive before", good + good, "directory of .* does not reach its end"
     yield "something after", good + b"x", "does not end where its directory says"
     for at in (0, 1, 3, 4, 30, directory - 1, directory, directory + 10, end, end + 1, len(good) - 1):
-        yield f"cut at {at}", good[:at], "does not begin as an npz|no end of its directory|does not end where"
+        yield f"cut at {at}", good[:at], "does not begin as an npz" if at < 4 else "no end of its directory"
     for name, offset, value, message in (
         ("entries 4, of 5", 10, b"\4\0", "one part of several"),
         ("disk 1", 4, b"\1\0", "one part of several"),
@@ -178,7 +178,7 @@ def bad_archives():
 
 
 def zipped_twice(name):
-    """zipfile warns of a name that comes twice, so one is renamed afterwards."""
+    """Return an archive with a duplicate name. zipfile warns of duplicates, so the name is patched afterwards."""
     other = "x" * len(name)
     data = zipped([*members(), (f"{other[4:]}.npy", npy(np.ones(CHANNELS, np.float32)))])
     return data.replace(f"{other[4:]}.npy".encode(), name.encode())

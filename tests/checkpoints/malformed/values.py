@@ -1,4 +1,4 @@
-"""What a file of either format must not hold: values, names and settings that no layer may take over."""
+"""Values, names and settings that must be refused in files of both formats."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from tests.checkpoints.files import COUNTER, VECTORS, state
 
 
 def bad_values():
-    """State that no layer may take over, as arrays: name, arrays, names kept in bfloat16, message."""
+    """Yield invalid states: name, arrays, names stored as bfloat16, pattern for the message."""
     for kind in ("float64", "float32", "float16", "bfloat16"):
         bf16 = VECTORS if kind == "bfloat16" else ()
         dtype = "float32" if bf16 else kind
@@ -56,4 +56,8 @@ BAD_SETTINGS = {
     "eps": ("", "-1e-05", "nan", "inf", "1e-50", "1e999", "1_0", "0x1p-3", "None", "1e-05 "),
     "momentum": ("", "2.0", "-0.1", "nan", "none", "1e999", "0,1"),
     "unbiased": ("", "true", "1", "None"),
+    "averaging": ("", "cumulative", "EMA"),
+    "debias": ("", "true", "None"),
+    "nan_policy": ("", "ignore", "raise "),
+    "kind": ("", "Unknown", "batchnorm", "os.system", "BatchNorm ", "1", "object", "x" * 5000),
 }

@@ -1,4 +1,4 @@
-"""Folding itself: a batch norm and the layer beside it become one layer."""
+"""The arithmetic of folding: a batch norm and a neighboring layer become one layer."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastbn._core.overrides import check_methods
+from fastbn.affine import ChannelAffine
 from fastbn.folding.certificate import Certificate, Probe, certify
 from fastbn.folding.errors import FoldingError
 from fastbn.folding.layer import Layer
+from fastbn.layers.batchnorm import BatchNorm
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from fastbn.affine import ChannelAffine
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Folded:
-    """The parameters of a layer that does what it and a batch norm did.
+    """The parameters of a layer that replaces a layer and a batch norm.
 
     Attributes
     ----------
-    weight : ndarray, shape and dtype of the layer's
-        Read-only.
-    bias : ndarray of the weight's dtype, shape (O,)
-        Read-only.
+    weight : ndarray
+        With the shape and the dtype of the layer's weight. Read-only.
+    bias : ndarray, shape (O,)
+        With the dtype of the weight. Read-only.
     certificate : Certificate
-        How far the outputs are from those of the unfolded layer.
+        The measured difference between the outputs of the folded and the original layer.
     """
 
     weight: NDArray[Any]
@@ -36,9 +37,20 @@ class Folded:
     certificate: Certificate
 
 
+def affine_of(bn: BatchNorm | ChannelAffine) -> ChannelAffine:
+    """Return the transform of a batch norm at inference."""
+    if isinstance(bn, ChannelAffine):
+        return bn
+    if not isinstance(bn, BatchNorm):
+        raise TypeError(f"bn must be a BatchNorm or a ChannelAffine, got {type(bn).__name__}")
+    if type(bn).frozen is BatchNorm.frozen:     # an overridden frozen describes the overridden __call__
+        check_methods(bn, "bn", BatchNorm, ("__call__",))
+    return bn.frozen()
+
+
 def constant_of(affine: ChannelAffine) -> NDArray[np.float64]:
-    """Return what a batch norm maps zero to, a channel."""
-    with np.errstate(all="ignore"):  # the folded parameters are looked at
+    """Return the value that a batch norm maps zero to, for each channel."""
+    with np.errstate(all="ignore"):  # the folded parameters are checked instead
         return affine.shift - affine.mean * affine.scale
 
 
@@ -51,11 +63,11 @@ def fold_after(layer: Layer, affine: ChannelAffine) -> Folded:
     with np.errstate(all="ignore"):
         exact = replace(layer, weight=layer.weight * layer.per_output(affine.scale),
                         bias=(layer.bias - affine.mean) * affine.scale + affine.shift)
-    return rounded(layer, affine, exact, Probe(before=False))
+    return _rounded(layer, affine, exact, Probe(before=False))
 
 
 def fold_before(layer: Layer, affine: ChannelAffine, probe: Probe) -> Folded:
-    """Fold a batch norm into the layer behind it, where the borders allow it.
+    """Fold a batch norm into the layer after it. The caller has checked the borders.
 
     W (scale x + constant) + b = (W scale) x + (b + W constant), with constant = shift - mean scale
     """
@@ -64,7 +76,7 @@ def fold_before(layer: Layer, affine: ChannelAffine, probe: Probe) -> Folded:
         added = layer.weight * layer.per_input(constant_of(affine))
         exact = replace(layer, weight=layer.weight * layer.per_input(affine.scale),
                         bias=layer.bias + added.sum(axis=tuple(range(2, added.ndim))).ravel())
-    return rounded(layer, affine, exact, probe)
+    return _rounded(layer, affine, exact, probe)
 
 
 def check_channels(affine: ChannelAffine, channels: int, side: str) -> None:
@@ -73,8 +85,8 @@ def check_channels(affine: ChannelAffine, channels: int, side: str) -> None:
         raise FoldingError(f"bn has {len(affine.mean)} channels; expected {channels}, the {side} channels of weight")
 
 
-def rounded(layer: Layer, affine: ChannelAffine, exact: Layer, probe: Probe) -> Folded:
-    """Return the parameters of `exact` in the layer's dtype, with a certificate."""
+def _rounded(layer: Layer, affine: ChannelAffine, exact: Layer, probe: Probe) -> Folded:
+    # The parameters of `exact` in the layer's dtype, with a certificate.
     weight, bias = exact.parameters()
     weight.flags.writeable = bias.flags.writeable = False
     folded = Layer.from_parameters(weight, bias, groups=layer.groups, transposed=layer.transposed)

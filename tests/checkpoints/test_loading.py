@@ -1,7 +1,4 @@
-"""Layers from files under each convention, into files, and from the objects of frameworks that need not be there."""
-
-import sys
-from types import SimpleNamespace
+"""Single layers from and to files, under each convention."""
 
 import numpy as np
 import pytest
@@ -26,7 +23,7 @@ SUFFIXES = (".safetensors", ".npz")
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("options", OPTIONS)
-def test_a_layer_comes_back_as_it_was(options, suffix, layout, dtype, tmp_path):
+def test_round_trip(options, suffix, layout, dtype, tmp_path):
     bn = trained(layout, dtype, **OPTIONS[options])
     bn.save(tmp_path / f"layer{suffix}", prefix="block.0.bn.")
     other = BatchNorm.load(tmp_path / f"layer{suffix}", prefix="block.0.bn.")
@@ -54,7 +51,7 @@ def test_every_convention_in_files(convention, suffix, tmp_path):
 
 
 @pytest.mark.parametrize("convention", NAMES)
-def test_a_file_without_settings_has_those_of_its_convention(convention, tmp_path):
+def test_a_file_without_settings_gets_those_of_its_convention(convention, tmp_path):
     np.savez(tmp_path / "layer.npz", **state_of(convention))
     bn = BatchNorm.load(tmp_path / "layer.npz", convention=convention, **fixed(convention))
     eps, momentum, weighs, axis, unbiased = DEFAULTS[convention]
@@ -63,7 +60,7 @@ def test_a_file_without_settings_has_those_of_its_convention(convention, tmp_pat
     same_bits(bn.running_var, np.array(VALUES["var"], np.float32))
 
 
-def test_arguments_go_before_settings(tmp_path):
+def test_arguments_override_settings(tmp_path):
     path = tmp_path / "layer.safetensors"
     trained(eps=1e-3).save(path)
     bn = BatchNorm.load(path, eps=0.5, momentum=None, axis=2, dtype=np.float64, num_threads=1)
@@ -75,7 +72,7 @@ def test_arguments_go_before_settings(tmp_path):
     {"eps": 0}, {"eps": 0.00012345678901234567}, {"eps": float(np.finfo(np.float32).tiny)}, {"eps": 1e300}, {"eps": 1},
     {"eps": 1 / 3}, {"momentum": 0}, {"momentum": 1}, {"momentum": 5e-324}, {"momentum": None}, {"axis": -64},
     {"axis": 100}], ids=str)
-def test_settings_come_back_to_the_bit(setting, suffix, tmp_path):
+def test_settings_are_exact(setting, suffix, tmp_path):
     BatchNorm(2, **setting).save(tmp_path / f"layer{suffix}")
     bn = BatchNorm.load(tmp_path / f"layer{suffix}")
     for name, value in setting.items():
@@ -117,7 +114,7 @@ def test_unbiased_converts(stored, wanted, factor, tmp_path):
     same_bits(into.running_var, got.running_var)
 
 
-def test_a_variance_that_was_kept_is_known_for_what_it_is(tmp_path):
+def test_the_file_records_whether_the_variance_is_unbiased(tmp_path):
     path = tmp_path / "layer.safetensors"
     bn = trained()
     bn.save(path, convention="keras", keep_variance=True)
@@ -139,7 +136,7 @@ def test_settings_belong_to_a_prefix(tmp_path):
     assert BatchNorm.load(tmp_path / "renamed.npz", prefix="b.").eps == 1e-5
 
 
-def test_a_subclass_stays_one(tmp_path):
+def test_the_class_of_a_subclass_is_kept(tmp_path):
     class Mine(BatchNorm):
         pass
 
@@ -168,12 +165,12 @@ def test_bad_saves_write_nothing(name, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_layer_without_state_has_nothing_to_save(tmp_path):
+def test_a_layer_without_state_cannot_be_saved(tmp_path):
     with pytest.raises(ValueError, match="state is empty"):
         BatchNorm(3, affine=False, track_running_stats=False).save(tmp_path / "layer.npz")
 
 
-def test_a_layer_that_does_not_fit_is_left_alone(tmp_path):
+def test_a_layer_that_does_not_fit_is_unchanged(tmp_path):
     trained().save(tmp_path / "layer.npz")
     for bn, message in ((BatchNorm(4), r"has shape \(5,\); expected \(4,\)"),
                         (BatchNorm(5, affine=False), "state has also bias, weight"),
@@ -182,75 +179,3 @@ def test_a_layer_that_does_not_fit_is_left_alone(tmp_path):
         with pytest.raises(ValueError, match=message):
             restore(bn, tmp_path / "layer.npz")
         assert_same(bn, before)
-
-
-# Objects of frameworks that are not there
-
-def onnx_node(**changes):
-    fields = {"op_type": "BatchNormalization", "domain": "", "input": ["x", "s", "b", "m", "v"], "attribute": []}
-    return SimpleNamespace(**fields | changes)
-
-
-def attribute(name, value):
-    return SimpleNamespace(name=name, f=value, i=value)
-
-
-CONSTANTS = {name: np.array(value, np.float32) for name, value in zip("sbmv", VALUES.values(), strict=True)}
-
-
-def test_onnx_node():
-    bn = BatchNorm.from_onnx(onnx_node(), CONSTANTS)
-    assert (bn.axis, bn.unbiased, bn.training) == (1, False, False)
-    assert bn.eps == np.float32(1e-5)                   # attributes of ONNX are float32
-    assert bn.momentum == pytest.approx(0.1, rel=1e-6)
-    np.testing.assert_array_equal(bn.gamma, VALUES["gamma"])
-    np.testing.assert_array_equal(bn.running_var, VALUES["var"])
-    assert BatchNorm.from_onnx(onnx_node(attribute=[attribute("epsilon", 0.0)]), CONSTANTS).eps == 0
-    attributes = [attribute("epsilon", 0.25), attribute("momentum", 0.75), attribute("training_mode", 1)]
-    bn = BatchNorm.from_onnx(onnx_node(attribute=attributes), CONSTANTS)
-    assert (bn.eps, bn.momentum, bn.training) == (0.25, 0.25, True)
-
-
-BAD_NODES = {
-    "a string": ("BatchNormalization", CONSTANTS, TypeError, "node must be an onnx.NodeProto, got str"),
-    "other operator": (onnx_node(op_type="Conv"), CONSTANTS, ValueError, "node must be a .*, got Conv"),
-    "other domain": (onnx_node(domain="com.x"), CONSTANTS, ValueError, "got BatchNormalization of com.x"),
-    "few inputs": (onnx_node(input=["x", "s"]), CONSTANTS, ValueError, "node must have five inputs, got 2"),
-    "not constant": (onnx_node(input=["x", "s", "b", "m", "w"]), CONSTANTS, ValueError, "initializers miss w;"),
-    "a list": (onnx_node(), [], TypeError, "initializers must be a mapping of names to arrays, got list"),
-    "spatial": (onnx_node(attribute=[attribute("spatial", 0)]), CONSTANTS, ValueError, "node has spatial=0"),
-    "NaN": (onnx_node(), CONSTANTS | {"v": [1, np.nan]}, ValueError, "input_var has values that are not finite"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_NODES)
-def test_bad_nodes(name):
-    node, constants, error, message = BAD_NODES[name]
-    with pytest.raises(error, match=message):
-        BatchNorm.from_onnx(node, constants)
-
-
-def test_a_tensor_without_onnx_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ModuleNotFoundError, match=r"needs onnx, .*pip install 'fastbn\[interop\]'"):
-        BatchNorm.from_onnx(onnx_node(), CONSTANTS | {"s": SimpleNamespace(raw_data=b"")})
-
-
-@pytest.mark.parametrize("value", [None, "BatchNorm2d", np.ones(3), BatchNorm], ids=repr)
-@pytest.mark.parametrize(("module", "method", "message"), [
-    ("torch", BatchNorm.from_torch, r"module must be one of torch.nn.BatchNorm1d, .*SyncBatchNorm, got"),
-    ("keras", BatchNorm.from_keras, r"layer must be a keras.layers.BatchNormalization of Keras 3, got")])
-def test_what_is_no_layer_is_refused(module, method, message, value, monkeypatch):
-    monkeypatch.delitem(sys.modules, module, raising=False)
-    with pytest.raises(TypeError, match=message):
-        method(value)
-
-
-def test_keras_2_is_refused(monkeypatch):
-    class BatchNormalization:
-        built = True
-
-    monkeypatch.setitem(sys.modules, "keras", SimpleNamespace(
-        layers=SimpleNamespace(BatchNormalization=BatchNormalization)))
-    with pytest.raises(TypeError, match="of Keras 3, got BatchNormalization"):
-        BatchNorm.from_keras(BatchNormalization())

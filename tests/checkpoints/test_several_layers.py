@@ -1,4 +1,4 @@
-"""Several layers in one file: saved, loaded, added and replaced, and never lost."""
+"""Several layers in one file: save, load, append and replace, without losing other content."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastbn import BatchNorm, checkpoints
-from fastbn.checkpoints.npz import MOST_COMMENT_BYTES
+from fastbn._core.npz import MOST_COMMENT_BYTES
 from tests.checkpoints import files as made
 from tests.compare import same_bits
 from tests.layers.trained import STATE, trained
@@ -37,7 +37,7 @@ def equal(a, b):
             same_bits(getattr(a, name), getattr(b, name))
 
 
-def test_all_layers_come_back(path):
+def test_round_trip(path):
     before = layers()
     checkpoints.save(path, before)
     after = checkpoints.load(path)
@@ -55,19 +55,19 @@ def test_the_same_layers_give_the_same_bytes(path):
     assert path.read_bytes() == first
 
 
-def test_one_layer_is_as_its_own_method_writes_it(path):
+def test_save_writes_the_same_file_as_the_method(path):
     trained().save(path, prefix="a.")
     first = path.read_bytes()
     checkpoints.save(path, {"a.": trained()})
     assert path.read_bytes() == first
 
 
-def test_another_layer_is_not_lost(path):
+def test_another_layer_is_not_overwritten(path):
     checkpoints.save(path, layers())
     before = path.read_bytes()
     for save in (lambda: trained().save(path, prefix="bn1."), lambda: trained().save(path, prefix="new."),
                  lambda: trained().save(path), lambda: checkpoints.save(path, {"bn1.": trained(), "new.": trained()})):
-        with pytest.raises(ValueError, match=r"holds also '.*, which would be lost; pass append=True") as caught:
+        with pytest.raises(ValueError, match=r"also holds '.*, which would be lost; pass append=True") as caught:
             save()
         assert str(caught.value).startswith(f"{path}: ")
         assert path.read_bytes() == before
@@ -84,15 +84,15 @@ def test_append_adds_and_replaces(path):
         equal(after[prefix], layer)
 
 
-def test_append_to_nothing(path):
+def test_append_to_a_missing_or_empty_file(path):
     trained().save(path, prefix="a.", append=True)
     first = path.read_bytes()
-    path.write_bytes(b"")       # as tempfile leaves it
+    path.write_bytes(b"")       # as created by tempfile
     trained().save(path, prefix="a.")
     assert path.read_bytes() == first
 
 
-def test_a_layer_that_is_replaced_leaves_nothing_behind(path):
+def test_a_replaced_layer_is_removed_completely(path):
     trained(averaging="exact").save(path, prefix="a.")
     trained().save(path, prefix="b.", append=True)
     trained(unbiased=False).save(path, prefix="a.", convention="keras", append=True)
@@ -103,8 +103,8 @@ def test_a_layer_that_is_replaced_leaves_nothing_behind(path):
     equal(BatchNorm.load(path, prefix="b."), trained())
 
 
-def test_append_keeps_what_is_no_layer_to_the_bit(tmp_path):
-    # Of dtypes that no layer has, and metadata of another origin.
+def test_append_keeps_other_content_to_the_bit(tmp_path):
+    # Dtypes that no layer has, and metadata of other origin.
     arrays = made.state() | {"flags": np.array([True, False]), "bytes": np.arange(3, dtype=np.uint8)}
     arrays = {f"model.{name}": value for name, value in arrays.items()}
     path = tmp_path / "model.safetensors"
@@ -139,7 +139,7 @@ def parsed(path):
 
 @pytest.mark.parametrize("file", ["layers", "model"])
 def test_layers_of_a_model(file, path):
-    # Convolutions are left alone, whatever their size and dtype.
+    # Convolutions of any size and dtype are ignored.
     state = {f"{prefix}{name}": value for prefix in ("bn1.", "a.bn.") for name, value in made.state().items()}
     if file == "model":
         state |= {"conv.weight": np.ones((4, 3, 3, 3), np.float32), "conv.bias": np.ones(4, np.float32)}
@@ -157,7 +157,7 @@ def test_a_file_without_layers(path):
         checkpoints.load(path, convention="keras")
 
 
-def test_a_wrong_layer_among_right_ones_is_named(path):
+def test_the_error_names_the_invalid_layer(path):
     checkpoints.save(path, layers())
     state = {f"bn1.{name}": value for name, value in made.state().items()}
     state |= {f"bn2.{name}": value for name, value in made.state().items()}
@@ -177,7 +177,7 @@ def nan():
 
 
 BAD = {
-    "a list": ([BatchNorm(2)], TypeError, "layers must be a mapping of prefixes to BatchNorms, got list"),
+    "a list": ([BatchNorm(2)], TypeError, "layers must be a mapping of prefixes to layers, got list"),
     "none": ({}, ValueError, "layers is empty; expected at least one layer"),
     "a number": ({1: BatchNorm(2)}, TypeError, "prefix must be a string, got 1"),
     "no layer": ({"a.": BatchNorm(2).state_dict()}, TypeError, r"layers\['a.'\] must be a BatchNorm, got dict"),
@@ -196,7 +196,7 @@ def test_bad_saves_write_nothing(name, path):
     assert list(path.parent.iterdir()) == []
 
 
-def test_names_that_would_belong_to_two_layers(path):
+def test_ambiguous_names(path):
     trained().save(path, prefix="bn1.")
     before = path.read_bytes()
     for prefix, message in (("", "prefix '' is the beginning of prefix 'bn1.'"),
@@ -223,7 +223,7 @@ def test_a_malformed_file_is_not_replaced(path):
     assert path.read_bytes() == b"no archive"
 
 
-def test_more_layers_than_an_npz_file_has_room_for(tmp_path):
+def test_too_many_layers_for_npz(tmp_path):
     many = {f"layer{k}.": BatchNorm(1) for k in range(600)}
     checkpoints.save(tmp_path / "model.safetensors", many)
     assert len(checkpoints.load(tmp_path / "model.safetensors")) == 600
@@ -239,7 +239,7 @@ def test_more_layers_than_an_npz_file_has_room_for(tmp_path):
 
 @pytest.mark.parametrize("append", [False, True], ids=["load", "append"])
 def test_the_work_is_proportional_to_the_layers(append, tmp_path):
-    """A header of ten megabytes has room for 50,000 layers, each of which must not look at the names of all others."""
+    """A header of 10 MB has room for 50,000 layers; the work must not grow with the square of that."""
     def work(count):
         path = tmp_path / f"{count}.safetensors"
         layers = {f"layer{k}.": BatchNorm(1) for k in range(count)}
@@ -249,5 +249,5 @@ def test_the_work_is_proportional_to_the_layers(append, tmp_path):
         assert len(checkpoints.load(path)) == (2 * count if append else count)
         return made
 
-    work(1)     # what is done once
+    work(1)     # imports and caches
     assert work(160) < 2.2 * work(80)

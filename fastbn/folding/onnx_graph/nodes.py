@@ -1,4 +1,4 @@
-"""Nodes that a batch norm can be folded into, as layers and back."""
+"""Read the nodes of a graph as layers and batch norms, and write folded layers back."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 from fastbn._core.checks import channels
 from fastbn.affine import ChannelAffine, check_finite
+from fastbn.folding.arithmetic import constant_of
 from fastbn.folding.borders import all_taps_everywhere, check_conv_borders, check_transposed_borders
 from fastbn.folding.certificate import Probe
 from fastbn.folding.errors import FoldingError
-from fastbn.folding.folded import constant_of
 from fastbn.folding.layer import Layer
 from fastbn.folding.onnx_graph.graph import attribute, is_operator
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import NodeProto
 
-    from fastbn.folding.folded import Folded
+    from fastbn.folding.arithmetic import Folded
     from fastbn.folding.onnx_graph.graph import Graph
 
-# ONNX Runtime, which compares the models, has no convolutions of bfloat16 on the CPU.
+# Without bfloat16: ONNX Runtime, which compares the models, has no CPU convolution for it.
 DTYPES = tuple(np.dtype(name) for name in ("float16", "float32", "float64"))
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 MATRICES = ("Gemm", "MatMul")
 BATCH_NORM = "BatchNormalization"
-# All of these have the weight at input 1 and the bias at input 2, but for MatMul, which has none.
+# The inputs of all these operators; MatMul has no bias.
 WEIGHT, BIAS = 1, 2
 FIRST_OPSET = 7
 FIRST_OPSET_WITH_TRAINING_MODE = 14
 
 
 def read_batch_norm(graph: Graph, node: NodeProto) -> ChannelAffine:
-    """Return what a BatchNormalization is at inference.
+    """Return the transform of a BatchNormalization at inference.
 
     Raises
     ------
     FoldingError
-        If it is not at inference, or its parameters are not constants that normalize.
+        If the node is in training mode, or its parameters are not constant or not valid.
     """
     if graph.opset < FIRST_OPSET:
         raise FoldingError(f"the model has opset {graph.opset}; expected {FIRST_OPSET} or newer")
@@ -58,7 +58,7 @@ def read_batch_norm(graph: Graph, node: NodeProto) -> ChannelAffine:
     if (radicand == 0).any():
         zero = channels(np.flatnonzero(radicand == 0).tolist())
         raise FoldingError(f"its variance is 0 in {zero} and its epsilon is 0")
-    with np.errstate(all="ignore"):  # what is not finite is refused
+    with np.errstate(all="ignore"):  # values that are not finite are refused below
         scale = gamma / np.sqrt(radicand)
     try:
         check_finite({"scale": gamma, "B": beta, "mean": mean, "var": var, "scale / sqrt(var + epsilon)": scale})
@@ -68,14 +68,12 @@ def read_batch_norm(graph: Graph, node: NodeProto) -> ChannelAffine:
 
 
 def read_layer(graph: Graph, node: NodeProto) -> Layer:
-    """Return the layer that a node is.
-
-    Of a BatchNormalization it is scale and B around what it normalizes: a depthwise layer.
+    """Return the layer of a node. For a BatchNormalization, this is a depthwise layer with the parameters scale and B.
 
     Raises
     ------
     FoldingError
-        If its parameters are not constants, or have shapes or dtypes that no layer has.
+        If the parameters are not constant, or their shapes or dtypes are invalid.
     """
     weight = read_constant(graph, node, WEIGHT, "weight")
     dtype = weight.dtype
@@ -102,18 +100,18 @@ def read_layer(graph: Graph, node: NodeProto) -> Layer:
     try:
         layer = Layer.from_parameters(weight, bias, groups=groups, transposed=transposed)
     except (TypeError, ValueError) as error:
-        raise FoldingError(f"the parameters of {graph.label(node)} are no layer's: {error}") from error
+        raise FoldingError(f"the parameters of {graph.label(node)} are not valid: {error}") from error
     return replace(layer, dtype=dtype)
 
 
 def write_layer(graph: Graph, node: NodeProto, folded: Folded) -> None:
-    """Give a node new parameters. A MatMul of two axes, which has no bias, becomes a Gemm."""
+    """Replace the parameters of a node. A MatMul with two axes becomes a Gemm, because MatMul has no bias."""
     weight = folded.weight
     if is_operator(node, *MATRICES):
         weight = weight if attribute(node, "transB", 0) else weight.T
         node.op_type = "Gemm"
         for index in reversed(range(len(node.attribute))):
-            if node.attribute[index].name in ("alpha", "beta"):   # they are in the parameters now
+            if node.attribute[index].name in ("alpha", "beta"):   # now part of the parameters
                 del node.attribute[index]
     elif not is_operator(node, *CONVOLUTIONS):
         weight = weight[:, 0]
@@ -122,12 +120,12 @@ def write_layer(graph: Graph, node: NodeProto, folded: Folded) -> None:
 
 
 def read_constant(graph: Graph, node: NodeProto, index: int, name: str) -> NDArray[Any]:
-    """Return an input of a node that is a constant of a dtype that can be folded.
+    """Return a constant input of a node.
 
     Raises
     ------
     FoldingError
-        If it is not.
+        If the input is not constant, or its dtype is not supported.
     """
     value = graph.constant(node.input[index])
     if value is None:
@@ -142,15 +140,26 @@ def read_constant(graph: Graph, node: NodeProto, index: int, name: str) -> NDArr
 def read_channels(
     values: NDArray[Any], channels: int, rank: int | None, what: str, axis: int = 1
 ) -> NDArray[np.float64]:
-    """Return a vector over channels from what is broadcast against an array of some rank, if that is known.
+    """Return a vector over channels from values that broadcast against an array.
+
+    Parameters
+    ----------
+    values : ndarray
+    channels : int
+    rank : int or None
+        The number of axes of the array, if known.
+    what : str
+        The name of the values in messages.
+    axis : int
+        The channel axis of the array.
 
     Raises
     ------
     FoldingError
-        If it varies along another axis than the channels', or would add an axis.
+        If the values vary along another axis, or would add one.
     """
     if rank is None and values.ndim:
-        raise FoldingError(f"{what} has shape {values.shape}, and what it meets an unknown number of axes")
+        raise FoldingError(f"{what} has shape {values.shape}, and the number of axes of the other operand is unknown")
     shape = (1,) * axis + (channels,) + (1,) * ((rank or axis + 1) - axis - 1)
     try:
         along = np.broadcast_to(values.astype(np.float64), shape)
@@ -161,12 +170,12 @@ def read_channels(
 
 
 def check_borders(graph: Graph, node: NodeProto, layer: Layer, affine: ChannelAffine) -> Probe:
-    """Return how to probe a fold of a batch norm into the node behind it.
+    """Check the borders for a fold of a batch norm into the node after it, and return the setup of the measurement.
 
     Raises
     ------
     FoldingError
-        If what the node adds at the borders of its input makes the fold wrong.
+        If the fold would change outputs at the borders.
     """
     rank = len(layer.kernel)
     pads = list(attribute(node, "pads", [0] * 2 * rank))
@@ -176,7 +185,7 @@ def check_borders(graph: Graph, node: NodeProto, layer: Layer, affine: ChannelAf
     if is_operator(node, "MatMul") and graph.rank(node.input[0]) != 2:
         raise FoldingError(f"the input of {graph.label(node)} is not known to have 2 axes")
     if is_operator(node, "Conv"):
-        # SAME pads so that there is an output for every stride, which a kernel of one has anyway.
+        # SAME never pads a kernel of size 1.
         padded = any(pads) if auto == "NOTSET" else auto != "VALID" and any(k > 1 for k in layer.kernel)
         check_conv_borders(constant_of(affine), padded)
         return Probe(before=True, padding=layer.kernel if padded else ())

@@ -1,4 +1,4 @@
-"""What a state must be before a layer takes it over."""
+"""Check the state of a layer before it is loaded."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EXACT = ("exact_count", "exact_mean", "exact_mean_low", "exact_m2")
-# Beside PyTorch's names: a state may do without them, and have them without need.
+# Optional entries beyond PyTorch's names. A layer ignores those that it does not need.
 EXTRA = (*EXACT, "initial_weight")
-MOST_BATCHES = 2 ** 63 - 1      # a state holds the counter as int64
+MOST_BATCHES = 2 ** 63 - 1      # the counter in a state is an int64
 
 
 def check_state(
@@ -28,15 +28,15 @@ def check_state(
     ----------
     state : mapping of str to array_like
     names : mapping of str to str
-        The attribute for each name there must be.
+        The attribute of each required name.
     channels : int
     dtype : dtype
-        What the vectors are converted to.
+        The dtype of the result.
 
     Raises
     ------
     TypeError, ValueError
-        As `BatchNorm.load_state_dict`.
+        As `fastbn.BatchNorm.load_state_dict`.
     """
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a mapping of names to arrays, got {type(state).__name__}")
@@ -51,13 +51,13 @@ def check_state(
 
 
 def check_vector(name: str, value: Any, channels: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return one vector of a state in the dtype of the layer."""
+    """Return one vector of a state, converted to a dtype."""
     given = np.asarray(value)
     if given.dtype.kind != "f":
         raise TypeError(f"{name} has dtype {given.dtype}; expected a floating-point type")
     if given.shape != (channels,):
         raise ValueError(f"{name} has shape {given.shape}; expected ({channels},)")
-    with np.errstate(over="ignore"):  # seen below, as a value that is not finite
+    with np.errstate(over="ignore"):  # checked below: overflow gives an infinite value
         array = given.astype(dtype)
     if not np.isfinite(array).all():
         wrong = np.flatnonzero(~np.isfinite(array)).tolist()
@@ -69,8 +69,8 @@ def check_vector(name: str, value: Any, channels: int, dtype: np.dtype[Any]) -> 
 
 
 def check_tracked(value: object) -> int:
-    """Return a number of training batches, of a state or a layer."""
-    if type(value) is int and 0 <= value <= MOST_BATCHES:      # as a layer counts, batch by batch
+    """Return a number of training batches, from a state or an assignment to a layer."""
+    if type(value) is int and 0 <= value <= MOST_BATCHES:      # the common case, once for each batch
         return value
     if type(value) is not int:
         array = np.asarray(value)
@@ -83,7 +83,13 @@ def check_tracked(value: object) -> int:
 def check_exact(
     state: Mapping[str, Any], channels: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return values per channel, mean in two words and M2 of a state that may have them; zeros if it has not."""
+    """Return counts, means (high and low words) and M2 of each channel; zeros if the state has none of them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the state has some of the entries and not the others, or one of them is invalid.
+    """
     absent = [name for name in EXACT if name not in state]
     if len(absent) == len(EXACT):
         return np.zeros(channels), np.zeros(channels), np.zeros(channels), np.zeros(channels)
@@ -99,7 +105,7 @@ def check_exact(
 
 
 def check_initial_weight(state: Mapping[str, Any]) -> float | None:
-    """Return the weight of the initial values in the averages of a state, if it has that."""
+    """Return the weight of the initial values in the running averages, or None if the state does not have it."""
     if "initial_weight" not in state:
         return None
     array = np.asarray(state["initial_weight"])

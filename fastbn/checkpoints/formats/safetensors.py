@@ -1,7 +1,7 @@
-"""The safetensors format: https://huggingface.co/docs/safetensors#format, read and written.
+"""The safetensors format, https://huggingface.co/docs/safetensors#format.
 
-A file is the length of the header (8 bytes, little-endian), the header (JSON) and the data of all tensors, one after
-the other without gaps. The header has dtype, shape and data_offsets for each name, and strings under ``__metadata__``.
+A file consists of the length of the header (8 bytes, little-endian), the header (JSON), and the data of all tensors
+without gaps. The header gives dtype, shape and data_offsets of each tensor, and strings under ``__metadata__``.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from fastbn.checkpoints.archive import Archive, read_exactly
-from fastbn.checkpoints.header import INTEGERS, SPACE, Scanner, integers_of, shortened
+from fastbn._core.checks import check_complete, shortened
+from fastbn.checkpoints.formats.archive import Archive
+from fastbn.checkpoints.formats.json_scanner import INTEGERS, SPACE, Scanner, integers_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-# Some 100,000 tensors, read in half a second; the format allows ten times as much.
+# About 100,000 tensors, which take half a second to read. The format allows ten times as much.
 MOST_HEADER_BYTES = 10_000_000
 METADATA = "__metadata__"
 BITS = {
@@ -33,7 +34,7 @@ BITS = {
     "C64": 64, "F64": 64, "I64": 64, "U64": 64,
 }
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
-# An entry in the usual order; others are read member by member.
+# An entry with its members in the usual order; other entries are read member by member, at half the speed.
 _ENTRY = re.compile(SPACE.join((
     "", r"\{", '"dtype"', ":", '"([A-Z0-9_]{1,20})"', ",", '"shape"', ":", INTEGERS, ",", '"data_offsets"', ":",
     INTEGERS, r"\}")))
@@ -41,7 +42,7 @@ WRITTEN = {"float64": "F64", "float32": "F32", "int64": "I64"}
 
 
 class Tensor(NamedTuple):
-    """Where a tensor lies in the data, and as what."""
+    """The dtype, the shape and the position of a tensor in the data."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -50,7 +51,7 @@ class Tensor(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A tensor as it is in a file."""
+    """A tensor in its stored form."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -58,7 +59,7 @@ class Entry(NamedTuple):
 
 
 class Safetensors(Archive):
-    """A file of this format."""
+    """An open safetensors file."""
 
     def __init__(self, file: BinaryIO) -> None:
         size = file.seek(0, os.SEEK_END)
@@ -78,16 +79,17 @@ class Safetensors(Archive):
             text = header.decode()
         except UnicodeDecodeError as error:
             raise ValueError(f"header is not UTF-8: {error.reason} at byte {error.start}") from None
-        self._tensors, self.metadata = _parse(text)
+        self._tensors, metadata = _parse(text)
         _check_tiling(self._tensors, size - self._data)
-        self.names = list(self._tensors)
+        self.names: list[str] = list(self._tensors)
+        self.metadata: dict[str, str] = metadata
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of a tensor, which is not read for it."""
+        """Return the shape of a tensor, without reading its data."""
         return self._tensors[name].shape
 
     def read(self, name: str) -> NDArray[Any]:
-        """Return one tensor; bfloat16 as float32, which holds all its values."""
+        """Return one tensor in native byte order; bfloat16 becomes float32, without loss."""
         dtype = self._tensors[name].dtype
         if dtype not in DTYPES:
             raise ValueError(f"{shortened(name)} has dtype {dtype}; expected one of {', '.join(DTYPES)}")
@@ -98,20 +100,20 @@ class Safetensors(Archive):
         return array.astype(array.dtype.newbyteorder("="))
 
     def entry(self, name: str) -> Entry:
-        """Return one tensor of any dtype as the file has it."""
+        """Return one tensor of any dtype in its stored form."""
         dtype, shape, begin, end = self._tensors[name]
         self._file.seek(self._data + begin)
-        return Entry(dtype, shape, read_exactly(self._file, end - begin, name))
+        return Entry(dtype, shape, check_complete(self._file.read(end - begin), end - begin, name))
 
     @staticmethod
     def encode(array: NDArray[Any]) -> Entry:
-        """Return the entry of an array of float32, float64 or int64."""
+        """Return the stored form of an array of float32, float64 or int64."""
         return Entry(WRITTEN[array.dtype.name], array.shape, array.astype(array.dtype.newbyteorder("<")).tobytes())
 
     @staticmethod
     def dump(entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> bytes:
-        """Return the bytes of a file with these tensors."""
-        # Wide dtypes first and a header of a multiple of eight bytes, so that every tensor is aligned.
+        """Return the bytes of a file."""
+        # Wide dtypes first, and a header whose length is a multiple of eight, so that every tensor is aligned.
         order = sorted(entries, key=lambda name: (-BITS[entries[name].dtype], name))
         header: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
         at = 0
@@ -168,7 +170,7 @@ def _members(scanner: Scanner, name: str) -> tuple[str, tuple[int, ...], tuple[i
 
 
 def _check_tiling(tensors: Mapping[str, Tensor], size: int) -> None:
-    # The format has it that every byte belongs to one tensor: nothing hides in a gap, and nothing is read twice.
+    # The format requires that every byte belongs to exactly one tensor.
     for name, tensor in tensors.items():
         if tensor.end > size:
             raise ValueError(f"{shortened(name)} ends at byte {tensor.end} of the data, which have {size}")

@@ -1,13 +1,11 @@
-"""A file of named arrays, whatever its format; npz.py and safetensors.py know one format each."""
+"""The interface of a file format: named arrays and text metadata."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from functools import cached_property
-from typing import IO, TYPE_CHECKING, Any, BinaryIO
-
-from fastbn.checkpoints.header import shortened
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Archive(ABC):
-    """A file whose directory has been read and found to be right; arrays are read when asked for.
+    """An open file with a validated directory; arrays are read on request.
 
     Parameters
     ----------
@@ -26,12 +24,13 @@ class Archive(ABC):
     Attributes
     ----------
     names : list of str
+        Array names.
     metadata : dict of str to str
 
     Raises
     ------
     ValueError
-        If the file is not as its format has it.
+        If the file is malformed.
     """
 
     names: list[str]
@@ -39,10 +38,10 @@ class Archive(ABC):
 
     @abstractmethod
     def __init__(self, file: BinaryIO) -> None:
-        """Read the directory."""
+        """Read and check the directory."""
 
     def under(self, prefix: str) -> list[str]:
-        """Return the names that begin with a prefix, sorted, without a look at all others."""
+        """Return the names that begin with a prefix, sorted; the search does not visit the other names."""
         begin = end = bisect_left(self._sorted, prefix)
         while end < len(self._sorted) and self._sorted[end].startswith(prefix):
             end += 1
@@ -58,26 +57,36 @@ class Archive(ABC):
 
     @abstractmethod
     def read(self, name: str) -> NDArray[Any]:
-        """Return one array, in native byte order."""
+        """Return one array in native byte order.
+
+        Raises
+        ------
+        ValueError
+            If the array is malformed, or has a dtype that is not supported.
+        """
 
     @abstractmethod
     def entry(self, name: str) -> Any:
-        """Return one array of any dtype as the file has it, for `dump`."""
+        """Return one array of any dtype in its stored form, as `dump` accepts it."""
 
     @staticmethod
     @abstractmethod
     def encode(array: NDArray[Any]) -> Any:
-        """Return the entry of an array of float32, float64 or int64."""
+        """Return the stored form of an array of float32, float64 or int64."""
 
     @staticmethod
     @abstractmethod
     def dump(entries: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
-        """Return the bytes of a file with these entries, which depend on nothing else."""
+        """Return the bytes of a file. Equal arguments give equal bytes.
 
+        Parameters
+        ----------
+        entries : mapping of str to object
+            Stored forms by name.
+        metadata : mapping of str to str
 
-def read_exactly(file: IO[bytes], size: int, name: str) -> bytes:
-    """Return that many bytes, those of an array, or raise an error if there are fewer."""
-    data = file.read(size)
-    if len(data) != size:
-        raise ValueError(f"{shortened(name)} ends after {len(data)} of its {size} bytes")
-    return data
+        Raises
+        ------
+        ValueError
+            If the format has no room for the metadata.
+        """

@@ -1,4 +1,4 @@
-"""Folding of batch norms into parameters, against a slow convolution that shares nothing with fastbn's."""
+"""Folding into parameters, compared with an independent slow convolution."""
 
 from dataclasses import FrozenInstanceError
 
@@ -101,7 +101,7 @@ def test_padding_that_repeats_values(rank, mode, numpy_mode):
 
 
 TRANSPOSED = {
-    # kernel, options: whether every output sees every tap
+    # kernel, options, whether every output sees every tap
     "pointwise": ((1, 1), {}, True),
     "pointwise, cropped": ((1, 1), {"padding": 1}, True),
     "pointwise, gaps": ((1, 1), {"stride": 2}, False),
@@ -141,7 +141,7 @@ def test_before_a_transposed_conv(name):
     else:
         with pytest.raises(FoldingError, match=r"fewer taps than others .* in channels 0, 1, 2, 3, so that no bias"):
             fold()
-        # The refusal is no caution: the bias that is right inside is wrong elsewhere.
+        # The refusal is necessary: a bias that is right in the interior is wrong elsewhere.
         blind = fastbn.fold_before_conv(bn, weight, b, groups=2, transposed=True, padding=99)
         got = conv_transposed(x, blind.weight, blind.bias, groups=2, **options_slow)[crop]
         assert np.abs(got - exact).max() > 0.1
@@ -208,7 +208,7 @@ def test_halves(dtype, rounding):
 
 @pytest.mark.parametrize(("dtype", "bits"), [(np.float16, 10), (ml_dtypes.bfloat16, 7)], ids=["float16", "bfloat16"])
 def test_halves_are_rounded_once(dtype, bits):
-    # What lies just above a tie of the dtype in float64 is one in float32, and would go down from there.
+    # A float64 value just above a tie becomes the tie in float32, and a second rounding would round down.
     last, little = 2.0**-bits, 2.0**-40
     affine = ChannelAffine([0, 0, 0], [1 + last / 2 + little, 1 + last / 2, 1], [1 + last / 2 + little, 0, 0])
     folded = fastbn.fold_linear(np.ones((3, 1), dtype), None, affine)

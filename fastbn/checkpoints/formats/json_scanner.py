@@ -1,10 +1,12 @@
-"""The JSON that a checkpoint may hold: objects of strings and lists of integers, and nothing else."""
+"""A scanner for the JSON in checkpoints: objects of strings and of lists of integers, and nothing else."""
 
 from __future__ import annotations
 
 import json
 import re
 from typing import TYPE_CHECKING
+
+from fastbn._core.checks import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,10 +16,10 @@ MOST_DIMENSIONS = 32
 SPACE = r"[ \t\n\r]*"
 _INTEGER = f"(?:0|[1-9][0-9]{{0,18}}){SPACE}"
 INTEGERS = rf"\[{SPACE}((?:{_INTEGER}(?:,{SPACE}{_INTEGER}){{0,{MOST_DIMENSIONS - 1}}})?)\]"
-"""A list of integers as a pattern, with what is between the brackets as a group."""
+"""A pattern for a list of integers; its group is the text between the brackets."""
 
 _SPACE = re.compile(SPACE)
-_STRING = re.compile(rf'{SPACE}"([^"\\\x00-\x1f]*)"')      # without escapes, as almost all are
+_STRING = re.compile(rf'{SPACE}"([^"\\\x00-\x1f]*)"')      # without escapes, the common case
 _LIST = re.compile(SPACE + INTEGERS)
 _LIST_OF_ANY = re.compile(r"\[([0-9, \t\n\r]{0,2000})\]")
 _NEXT = re.compile(rf"{SPACE}([,}}])")
@@ -25,15 +27,15 @@ _decode = json.JSONDecoder().raw_decode
 
 
 def integers_of(text: str) -> tuple[int, ...]:
-    """Return the integers between the brackets of a list that `INTEGERS` has matched."""
+    """Return the integers of a list from the text between its brackets, as matched by `INTEGERS`."""
     return tuple(map(int, text.split(","))) if text else ()
 
 
 class Scanner:
-    """Reads JSON from front to back, each value only as the type that is expected there.
+    """Read JSON text from front to back; the caller names the type of each value.
 
-    A general parser would build whatever a hostile header nests before anyone could look at it, at many times the
-    header's size. This one stops at the first character that does not belong.
+    A general parser builds all nested objects of a malicious header, at many times its size, before the header can be
+    checked. This scanner stops at the first unexpected character.
 
     Parameters
     ----------
@@ -45,7 +47,7 @@ class Scanner:
         self._at = 0
 
     def members(self) -> Iterator[str]:
-        """Yield the keys of an object; whoever iterates must read the value of each before going on."""
+        """Yield the keys of an object. Read the value of each key before the next iteration."""
         self._take("{")
         if self._accept("}"):
             return
@@ -66,7 +68,7 @@ class Scanner:
                 return
 
     def match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        """Read what matches a pattern, if it comes next."""
+        """Read the text at the current position that matches a pattern, or nothing."""
         found = pattern.match(self._text, self._at)
         if found is not None:
             self._at = found.end()
@@ -97,7 +99,7 @@ class Scanner:
         raise self._unexpected(f"a list of up to {MOST_DIMENSIONS} integers" if a_list else "a list of integers")
 
     def end(self) -> None:
-        """Read white space up to the end."""
+        """Raise an error unless only white space is left."""
         self._skip()
         if self._at < len(self._text):
             raise self._unexpected("the end")
@@ -121,8 +123,3 @@ class Scanner:
     def _unexpected(self, expected: str) -> ValueError:
         found = repr(self._text[self._at:self._at + 20]) if self._at < len(self._text) else "the end"
         return ValueError(f"header has {found} at character {self._at}; expected {expected}")
-
-
-def shortened(name: str) -> str:
-    """Return the repr of a name that came from a file, cut to a readable length."""
-    return repr(name if len(name) <= 80 else f"{name[:80]}...")

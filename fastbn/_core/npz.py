@@ -1,32 +1,27 @@
-"""NumPy's npz format, a ZIP archive of npy files, read with suspicion and written with care.
+"""A strict reader of NumPy's npz format: a ZIP archive of npy files.
 
-https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html has the npy format, PKWARE's APPNOTE.TXT that of
-the archive. Metadata, which the format does not have, is JSON in the comment of the archive.
+Nothing in a file is unpickled or evaluated, and the size of the file bounds the memory in use. The npy format is
+documented at https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html, ZIP in PKWARE's APPNOTE.TXT.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import math
 import os
 import re
 import struct
 import zipfile
 import zlib
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from fastbn.checkpoints.archive import Archive, read_exactly
-from fastbn.checkpoints.header import Scanner, shortened
+from fastbn._core.checks import check_complete, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
-# A vector of one value deflates to a thousandth; a fresh layer of 2**15 channels still fits in a megabyte.
+# Constant vectors deflate to a thousandth of their size: a new layer of 2**15 channels must still fit.
 LEAST_EXPANDED_BYTES = 1 << 20
 MOST_EXPANSION = 32
 MOST_DIRECTORY_BYTES = 1 << 19
@@ -35,8 +30,7 @@ MOST_NPY_HEADER_BYTES = 1024
 MOST_COMMENT_BYTES = 0xFFFF
 
 DTYPES = ("f8", "f4", "f2", "i8", "i4")
-# What numpy.save writes for arrays of a plain dtype, and what other writers copy. numpy.load evaluates the header as
-# Python; here nothing is evaluated.
+# The header that numpy.save and common other writers produce for plain dtypes. numpy.load evaluates it as Python.
 _NPY_HEADER = re.compile(
     r"\{ ?'descr': ?'([^']{1,20})', ?'fortran_order': ?(True|False), ?"
     r"'shape': ?\((|[0-9]{1,18},|[0-9]{1,18}(?:, ?[0-9]{1,18}){1,31})\),? ?\} *\n?")
@@ -45,20 +39,34 @@ _END_MAGIC = b"PK\5\6"
 _ZIP64_LOCATOR_MAGIC = b"PK\6\7"
 _ZIP64_LOCATOR_BYTES = 20
 _ENCRYPTED = 0x1
-# What zipfile raises for archives that are not as they should be; RuntimeError includes NotImplementedError.
+# zipfile raises these for damaged archives; RuntimeError includes NotImplementedError.
 _ZIP_ERRORS = (
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, OverflowError, RuntimeError, UnicodeDecodeError)
 
 
-class Entry(NamedTuple):
-    """A member of an archive."""
+class NpzReader:
+    """An open npz archive with a validated directory; arrays are read on request.
 
-    data: bytes
-    compression: int = zipfile.ZIP_STORED
+    Parameters
+    ----------
+    file : binary file
+        Open for reading and seeking.
 
+    Attributes
+    ----------
+    names : list of str
+        Array names, without ``.npy``.
+    comment : bytes
+        The comment of the ZIP archive.
 
-class Npz(Archive):
-    """An archive of this format."""
+    Raises
+    ------
+    ValueError
+        If the archive is malformed.
+    """
+
+    names: list[str]
+    comment: bytes
 
     def __init__(self, file: BinaryIO) -> None:
         size = file.seek(0, os.SEEK_END)
@@ -72,50 +80,32 @@ class Npz(Archive):
         self._left = max(LEAST_EXPANDED_BYTES, MOST_EXPANSION * size)
         self._arrays: dict[str, NDArray[Any]] = {}
         self.names = list(self._members)
-        self.metadata = _metadata(archive.comment)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of an array, which is read for it."""
-        return self.read(name).shape
+        self.comment = archive.comment
 
     def read(self, name: str) -> NDArray[Any]:
-        """Return one array."""
+        """Return one array in native byte order.
+
+        Raises
+        ------
+        ValueError
+            If the member is malformed, or has a dtype that is not supported.
+        """
         if name not in self._arrays:
-            self._arrays[name] = _parse_npy(self._expand(name), name)
+            self._arrays[name] = _parse_npy(self.member(name), name)
         return self._arrays[name]
 
-    def entry(self, name: str) -> Entry:
-        """Return one member of any dtype as the file has it."""
-        return Entry(self._expand(name), self._members[name].compress_type)
+    def member(self, name: str) -> bytes:
+        """Return the npy file of one array, of any dtype.
 
-    @staticmethod
-    def encode(array: NDArray[Any]) -> Entry:
-        """Return the member of an array."""
-        npy = io.BytesIO()
-        np.lib.format.write_array(npy, array, allow_pickle=False)
-        return Entry(npy.getvalue())
-
-    @staticmethod
-    def dump(entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> bytes:
-        """Return the bytes of an archive of these members."""
-        comment = json.dumps(dict(metadata)).encode() if metadata else b""
-        if len(comment) > MOST_COMMENT_BYTES:
-            raise ValueError(f"the settings of these layers take {len(comment)} bytes; an npz file has room for "
-                             f"{MOST_COMMENT_BYTES}; use safetensors")
-        file = io.BytesIO()
-        with zipfile.ZipFile(file, "w") as archive:
-            for name, entry in entries.items():
-                info = zipfile.ZipInfo(f"{name}.npy")   # which has no date of today
-                info.compress_type = entry.compression
-                archive.writestr(info, entry.data)
-            archive.comment = comment
-        return file.getvalue()
-
-    def _expand(self, name: str) -> bytes:
+        Raises
+        ------
+        ValueError
+            If the member is damaged, or expands beyond the limit.
+        """
         member = self._members[name]
         if member.flag_bits & _ENCRYPTED:
             raise ValueError(f"{shortened(name)} is encrypted")
-        # Only of these does zipfile bound what one read may expand to.
+        # zipfile bounds the expansion of one read only for these methods.
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(f"{shortened(name)} has compression method {member.compress_type}; expected stored or "
                              "deflated")
@@ -125,13 +115,18 @@ class Npz(Archive):
         self._left -= member.file_size
         try:
             with self._archive.open(member) as file:
-                return read_exactly(file, member.file_size, name)   # without a size it would expand all that there is
+                # An unbounded read would expand everything.
+                return check_complete(file.read(member.file_size), member.file_size, name)
         except _ZIP_ERRORS as error:
             raise ValueError(f"{shortened(name)} is damaged: {error}") from None
 
+    def compression(self, name: str) -> int:
+        """Return the compression method of a member, as a constant of `zipfile`."""
+        return self._members[name].compress_type
+
 
 def _check_directory(file: BinaryIO, size: int) -> None:
-    # Before zipfile sees it, because zipfile builds an object for each entry that the directory has room for.
+    # zipfile builds an object for each entry of the directory, so limit the directory first.
     file.seek(0)
     if file.read(4) not in (b"PK\3\4", _END_MAGIC[:4]):
         raise ValueError("the file does not begin as an npz archive")
@@ -170,18 +165,6 @@ def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
             raise ValueError(f"the archive's member {shortened(path)} begins at byte {member.header_offset} of {size}")
         members[path.removesuffix(".npy")] = member
     return members
-
-
-def _metadata(comment: bytes) -> dict[str, str]:
-    if not comment:
-        return {}
-    try:
-        scanner = Scanner(comment.decode())
-        metadata = {key: scanner.string() for key in scanner.members()}
-        scanner.end()
-    except ValueError as error:
-        raise ValueError(f"the archive's comment is not metadata: {error}") from None
-    return metadata
 
 
 def _parse_npy(data: bytes, name: str) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Reading files: what is refused and at which cost, and what is read."""
+"""Reading files: which ones are refused and at which cost, and which ones are read."""
 
 import io
 import json
@@ -14,7 +14,7 @@ import pytest
 
 from fastbn import BatchNorm, ChannelStats, checkpoints
 from fastbn.checkpoints import restore
-from fastbn.checkpoints.safetensors import MOST_HEADER_BYTES, Safetensors
+from fastbn.checkpoints.formats.safetensors import MOST_HEADER_BYTES, Safetensors
 from tests.checkpoints import files as made
 from tests.checkpoints import fuzz as fuzz_checkpoints
 from tests.checkpoints.malformed.corpus import corpus
@@ -62,13 +62,12 @@ def test_mutations_are_refused_or_sound(tmp_path):
     results, most = fuzz_checkpoints.run(4000, 0, tmp_path)
     assert sum(results.values()) == 4000
     assert 100 < most < MOST_CALLS
-    for suffix in (".safetensors", ".npz"):     # neither a reader that refuses all, nor one that refuses nothing
+    for suffix in (".safetensors", ".npz"):     # the reader refuses some files and not all
         assert results[suffix, "loaded"] >= 20
         assert results[suffix, "refused"] >= 1000
 
 
-def test_mutations_in_a_process_of_their_own():
-    """Where nothing is imported yet."""
+def test_mutations_in_a_new_process():
     done = run("-m", "tests.checkpoints.fuzz", "--count", "2")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1].startswith("2 mutations in ")
@@ -81,7 +80,7 @@ def test_mutations_are_the_same_for_a_seed():
 
 
 @pytest.mark.parametrize("method", [BatchNorm.load, lambda path: restore(BatchNorm(5), path)], ids=["load", "restore"])
-def test_a_file_that_is_not_there(method, tmp_path):
+def test_a_missing_file(method, tmp_path):
     with pytest.raises(FileNotFoundError):
         method(tmp_path / "model.safetensors")
     (tmp_path / "folder.npz").mkdir()
@@ -102,13 +101,13 @@ READERS = {
 
 
 @pytest.mark.skipif(os.name != "posix", reason="named pipes and devices are a matter of POSIX")
-@pytest.mark.parametrize("reader", [name for name in READERS if name != "save"])     # which writes to a pipe
+@pytest.mark.parametrize("reader", [name for name in READERS if name != "save"])     # save writes to a pipe
 @pytest.mark.parametrize("kind", ["pipe", "device", "socket", "folder"])
 def test_only_regular_files_are_read(kind, reader, tmp_path):
     path = tmp_path / "model.npz"
     error, message = ValueError, f"is a {'named ' * (kind == 'pipe')}{kind}; expected a regular file"
     if kind == "pipe":
-        os.mkfifo(path)     # which would block for ever: nobody writes to it
+        os.mkfifo(path)     # reading would block, because there is no writer
     elif kind == "device":
         path.symlink_to("/dev/zero")
     elif kind == "socket":
@@ -125,7 +124,7 @@ def test_only_regular_files_are_read(kind, reader, tmp_path):
 
 
 class Marker:
-    """An object whose pickle makes a folder when it is loaded."""
+    """An object whose pickle creates a folder when it is loaded."""
 
     def __init__(self, path):
         self.path = path
@@ -149,7 +148,7 @@ def test_nothing_in_a_file_is_executed(reader, tmp_path):
         members = [(f"{before}{name}.npy", payload) for name in names]
         path = tmp_path / "model.npz"
         path.write_bytes(made.zipped(members))
-        if reader == "save":    # which keeps what it does not look into
+        if reader == "save":    # save copies other members without parsing them
             READERS[reader](path)
         else:
             with pytest.raises(ValueError, match=r"model\.npz: "):
@@ -163,7 +162,7 @@ def test_nothing_in_a_file_is_executed(reader, tmp_path):
             with pytest.raises(ValueError, match=r"model\.safetensors: "):
                 READERS[reader](path)
         assert not mark.exists()
-    pickle.loads(pickle.dumps(Marker(mark)))    # the payload does work
+    pickle.loads(pickle.dumps(Marker(mark)))    # the payload works
     assert mark.exists()
 
 
@@ -182,13 +181,13 @@ def test_a_header_that_is_too_long_is_not_read(tmp_path):
     assert peak < 1 << 20
 
 
-def test_entries_as_writers_have_them_are_read_at_once(tmp_path, monkeypatch):
-    # Member by member it takes twice as long; a header of 10 MB is half a second of work.
+def test_usual_entries_are_matched_as_a_whole(tmp_path, monkeypatch):
+    # Reading member by member takes twice as long, and half a second for a header of 10 MB.
     def slowly(scanner, name):
         raise AssertionError(f"{name} is read member by member")
 
     trained().save(tmp_path / "model.safetensors")
-    monkeypatch.setattr("fastbn.checkpoints.safetensors._members", slowly)
+    monkeypatch.setattr("fastbn.checkpoints.formats.safetensors._members", slowly)
     for text in ('{"weight":{"dtype":"F32","shape":[5],"data_offsets":[0,20]}}',
                  '{"weight": {"dtype": "F32", "shape": [5, 1, 1], "data_offsets": [0, 20]} }  ',
                  '{ "weight" :\n{"dtype"\t:"F64","shape":[ ] , "data_offsets":[ 0 , 8 ] }\r\n}'):
@@ -258,7 +257,7 @@ def test_a_small_layer_of_a_large_file(tmp_path):
     items["embedding"] = {"dtype": '"F32"', "shape": f"[{large // 64},16]", "data_offsets": f"[0,{large}]"}
     header = made.framed(made.header_text(items))
     path = tmp_path / "model.safetensors"
-    with open(path, "wb") as file:      # a hole takes no room on the disk
+    with open(path, "wb") as file:      # a sparse file
         file.write(header)
         file.seek(len(header) + large)
         file.write(data)
@@ -269,14 +268,14 @@ def test_a_small_layer_of_a_large_file(tmp_path):
     finally:
         tracemalloc.stop()
     same_bits(bn.running_var, arrays["bn.running_var"])
-    assert work < MOST_CALLS        # and no reading of 4 GB, piece by piece
+    assert work < MOST_CALLS        # so the 4 GB are not read in pieces
     assert peak < 1 << 20
     with pytest.raises(ValueError, match=r"weight has shape \(67108864, 16\); expected \(C,\)"):
         restore(BatchNorm(5), renamed(path, header, b"embedding", b"bn.weight"), prefix="bn.")
 
 
 def renamed(path, header, old, new):
-    """The same file, in which two names of one length have changed places."""
+    """Swap two names of equal length in the header."""
     swapped = header.replace(new, b"\0" * len(new)).replace(old, new).replace(b"\0" * len(new), old)
     with open(path, "r+b") as file:
         file.write(swapped)
@@ -333,8 +332,8 @@ def test_counters(write, counter, tmp_path):
     assert BatchNorm.load(path).num_batches_tracked == (0 if counter is None else int(counter.reshape(())))
 
 
-def test_json_in_other_words(tmp_path):
-    # White space, escapes and the order of keys and tensors are the writer's to choose.
+def test_json_of_other_writers(tmp_path):
+    # Writers may choose white space, escapes and the order of keys and tensors.
     items, data = made.entries(made.state())
     text = json.dumps({name: {key: json.loads(value) for key, value in reversed(item.items())}
                        for name, item in reversed(items.items())}, indent="\t ")
@@ -344,7 +343,7 @@ def test_json_in_other_words(tmp_path):
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_fresh_wide_layer_is_no_bomb(method, tmp_path):
+def test_a_new_wide_layer_is_not_refused_as_a_bomb(method, tmp_path):
     # Constants deflate to a thousandth of their size.
     arrays = {"weight": np.ones(2**15, np.float32), "bias": np.zeros(2**15, np.float32)}
     (tmp_path / "model.npz").write_bytes(made.npz(arrays, method=method))

@@ -1,0 +1,1 @@
+"""File formats of named arrays: safetensors and npz, one module each, behind one interface."""

@@ -1,0 +1,40 @@
+"""The prefixes of the layers in a file."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from fastbn.checkpoints.conventions import CONVENTIONS
+from fastbn.checkpoints.settings import prefixes_of
+from fastbn.checkpoints.state import EXTRA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fastbn.checkpoints.conventions import Convention
+    from fastbn.checkpoints.formats.archive import Archive
+
+
+def layers_in(archive: Archive, convention: Convention) -> list[str]:
+    """Return the sorted prefixes of the layers in a file: those with settings of fastbn or with running averages."""
+    names = set(archive.names)
+    mean, var = convention.running_mean, convention.running_var
+    found = {name.removesuffix(mean) for name in names if name.endswith(mean)}
+    averaged = {prefix for prefix in found if prefix + var in names}
+    own = names_of_layers(convention)
+    described = {prefix for prefix in prefixes_of(archive.metadata) if any(prefix + name in names for name in own)}
+    return sorted(averaged | described)
+
+
+def names_of_layers(convention: Convention) -> set[str]:
+    """Return all names, without the prefix, that a layer may have in a file, under any convention."""
+    return {name for one in (convention, *CONVENTIONS.values()) for name in one.names.values()} | {*EXTRA}
+
+
+def check_apart(prefixes: Iterable[str]) -> None:
+    """Raise an error if one prefix begins with another: `load` takes all names that begin with a prefix."""
+    for first, second in pairwise(sorted(prefixes)):
+        if second.startswith(first):
+            raise ValueError(f"prefix {first!r} is the beginning of prefix {second!r}, so that the names of one layer "
+                             "would belong to both")
