@@ -6,7 +6,9 @@ and its relatives make it part of the layer beside it.
 """
 
 from fastbn._core.source_tree import use_built
+from fastbn._core.startup import guard_imports
 
+guard_imports()
 use_built(__path__)
 
 from fastbn import functional  # noqa: E402

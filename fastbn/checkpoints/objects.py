@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastbn._core.extras import missing
 from fastbn._core.overrides import check_methods
 from fastbn.checkpoints.conventions import CONVENTIONS
 from fastbn.checkpoints.conversion import as_array, convert, convert_momentum
@@ -108,6 +109,5 @@ def _constant(value: Any) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "onnx":
             raise
-        raise ModuleNotFoundError(
-            "a TensorProto needs onnx, which is not installed: pip install 'fastbn[interop]'", name="onnx") from None
+        raise ModuleNotFoundError(missing("a TensorProto", "onnx", "onnx"), name="onnx") from None
     return numpy_helper.to_array(value)

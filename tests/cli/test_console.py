@@ -198,7 +198,7 @@ def test_a_file_that_cannot_be_written(tmp_path, monkeypatch):
 
 
 def test_ctrl_c_in_any_command(monkeypatch, capsys, heard_signals):
-    monkeypatch.setattr("fastbn.__main__.config", lambda: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("fastbn.cli.info.config", lambda: signal.raise_signal(signal.SIGINT))
     assert main(["info"]) == 130
     assert capsys.readouterr() == ("", "interrupted\n")
 

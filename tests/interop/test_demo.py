@@ -31,7 +31,7 @@ def test_a_picture_without_standard_output(code, messages, demo, monkeypatch, ca
     def refuse(*lines):
         raise OutputError("standard output: is full", code)
 
-    monkeypatch.setattr("fastbn.cli.demo.command.show", refuse)
+    monkeypatch.setattr("fastbn.cli.demo.demonstration.show", refuse)
     assert demo() == (code, True)
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -87,8 +87,8 @@ BAD = {
     "no length": ("POST", "/predict", RAW, iter([bytes(64)]), 411, "Content-Length is required"),
     "no type": ("POST", "/predict", None, bytes(64), 415, "image/png or application/octet-stream, got none"),
     "another type": ("POST", "/predict", "image/jpeg", bytes(64), 415, "got image/jpeg"),
-    "no png": ("POST", "/predict", PNG, bytes(64), 400, "expected a PNG; the 64 bytes are none"),
-    "an empty png": ("POST", "/predict", PNG, b"", 400, "expected a PNG; the 0 bytes are none"),
+    "no png": ("POST", "/predict", PNG, bytes(64), 400, "expected a PNG; got 64 bytes of another format"),
+    "an empty png": ("POST", "/predict", PNG, b"", 400, "expected a PNG; got 0 bytes of another format"),
     "half a png": ("POST", "/predict", PNG, png(GREY)[:60], 400, "the PNG cannot be decoded"),
     "a png without its end": ("POST", "/predict", PNG, png(GREY)[:-12], 400, "the PNG cannot be decoded"),
     "a png with a wrong bit": ("POST", "/predict", PNG, flipped(png(GREY), -14), 400, "the PNG cannot be decoded"),
@@ -277,7 +277,7 @@ def test_a_broken_file_of_parameters(tmp_path, content, text):
 
 
 @pytest.mark.parametrize(("name", "value", "text"), [
-    ("bias", None, "the parameters lack bias"),
+    ("bias", None, "the parameters have no bias"),
     ("convolutions.1.weight", np.zeros((9, 32), np.float32), r"s.1.weight has shape \(9, 32\); expected \(144, 32\)"),
     ("weight", np.full((256, 10), np.nan, np.float32), "weight has values that are not finite"),
     ("norms.0.running_var", np.full(16, -1, np.float32), "running_var has negative values"),
@@ -319,7 +319,7 @@ def test_train_anew(tmp_path, trained, monkeypatch, capsys):
     path = tmp_path / "new" / "digits.npz"
     for _ in range(2):
         assert main(["--train", "--model", str(path)]) == 0
-        assert capsys.readouterr().out == f"{path}: {trained[1]:.1f} % of the test digits right\n"
+        assert capsys.readouterr().out == f"{path}: test accuracy {trained[1]:.1f} %\n"
         assert restore(path).keys() == trained[0].keys()
 
 
@@ -332,7 +332,7 @@ def test_a_missing_package_is_named(module, package, command):
     done = run("-c", f"import runpy, sys; sys.modules['{module}'] = None; sys.argv = ['']; "
                      f"runpy.run_module('{command}', run_name='__main__')")
     assert done.returncode == 1
-    assert done.stderr == f"The service needs {package}, which is not installed: pip install '.[service]'\n"
+    assert done.stderr == f'The service needs {package}, which is not installed: pip install ".[service]"\n'
 
 
 def test_scratch_goes_with_the_service(model, tmp_path, monkeypatch):

@@ -18,8 +18,9 @@ def figures(requests=300, broken=0, refused=0, wrong=0):
 
 
 def results(*rounds, replaced=4, wrong=0):
-    return Results("a machine", 2, 1, 2, len(rounds), 0, 4e-7, {Cell("wsgi", "/predict", 8): list(rounds)},
-                   [Recovery("asgi", 4, replaced, figures(5000, broken=3))], 3600, wrong)
+    return Results(machine="a machine", workers=2, threads=1, seconds=2, rounds=len(rounds), changed_digits=0,
+                   change=4e-7, cells={Cell("wsgi", "/predict", 8): list(rounds)},
+                   recoveries=[Recovery("asgi", 4, replaced, figures(5000, broken=3))], compared=3600, wrong=wrong)
 
 
 def test_tables():

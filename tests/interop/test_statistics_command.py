@@ -18,7 +18,9 @@ import zarr  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from fastbn.__main__ import main  # noqa: E402
-from fastbn.cli.stats import command, counting, grid, inputs  # noqa: E402
+from fastbn.cli.stats import inputs  # noqa: E402
+from fastbn.cli.stats.counting import count as counting  # noqa: E402
+from fastbn.cli.stats.readers import grid  # noqa: E402
 from tests.cli.stats.arrays import expect, normal, same, stats  # noqa: E402
 from tests.process import PATIENCE, settings  # noqa: E402
 
@@ -85,12 +87,12 @@ def encoded(image, form="png", **options):
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))
 PNG, JPEG = encoded(NOISE), encoded(NOISE, "jpeg")
-UNREADABLE = "is no image that can be read: "
+UNREADABLE = "is not a readable image: "
 WRONG = {
-    "gray.png": (encoded(NOISE.convert("L")), "has 1 channel; those before have 3"),
-    "alpha.png": (encoded(NOISE.convert("RGBA")), "has 4 channels; those before have 3"),
-    "one bit.png": (encoded(NOISE.convert("1")), "has 1 channel; those before have 3"),
-    "sixteen bits.png": (encoded(Image.fromarray(np.full((4, 4), 999, np.uint16))), "has 1 channel; those before"),
+    "gray.png": (encoded(NOISE.convert("L")), "has 1 channel; earlier inputs have 3"),
+    "alpha.png": (encoded(NOISE.convert("RGBA")), "has 4 channels; earlier inputs have 3"),
+    "one bit.png": (encoded(NOISE.convert("1")), "has 1 channel; earlier inputs have 3"),
+    "sixteen bits.png": (encoded(Image.fromarray(np.full((4, 4), 999, np.uint16))), "has 1 channel; earlier inputs"),
     "cmyk.jpg": (encoded(NOISE.convert("CMYK"), "jpeg"),
                  "has mode CMYK; expected L, LA, RGB, RGBA, P, 1, I;16, I or F; see --convert"),
     "truncated.png": (PNG[:-2000], f"{UNREADABLE}image file is truncated"),
@@ -162,7 +164,7 @@ def test_zarr_that_does_not_count(tmp_path, capsys):
     chunk.write_bytes(chunk.read_bytes()[:-20])
     assert refused(tmp_path / "x.zarr").startswith("is damaged: ")
     (tmp_path / "x.zarr" / "zarr.json").write_text("{")
-    assert refused(tmp_path / "x.zarr").startswith("is no Zarr array that can be read: ")
+    assert refused(tmp_path / "x.zarr").startswith("is not a readable Zarr array: ")
 
 
 def test_images_and_zarr_go_on_where_they_were(tmp_path, monkeypatch, capsys, heard_signals):
@@ -183,7 +185,7 @@ def test_images_and_zarr_go_on_where_they_were(tmp_path, monkeypatch, capsys, he
                 signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "count", interrupted)
+        patch.setattr("fastbn.cli.stats.run.count", interrupted)
         while main(["stats", *map(str, arguments), *left]) == 143:
             left = ["--resume", "fastbn-stats.resume"]
             times += 1
@@ -194,7 +196,7 @@ def test_images_and_zarr_go_on_where_they_were(tmp_path, monkeypatch, capsys, he
     array[0, 0, 0] = 255 - array[0, 0, 0]
     capsys.readouterr()
     assert main(["stats", *map(str, arguments), "--resume", "fastbn-stats.resume"]) == 1
-    assert capsys.readouterr().err.startswith(f"{tmp_path / 'x.zarr'}: is not the input number 5 that there was")
+    assert capsys.readouterr().err.startswith(f"{tmp_path / 'x.zarr'}: differs from input 5 of the interrupted run")
 
 
 @pytest.mark.parametrize("channels", [1, 3, 48, 49, 300])
@@ -208,7 +210,7 @@ def test_pictures(channels, suffix, tmp_path):
     if suffix == "svg":
         text = data.decode()
         drawn = f"{channels} channels" if channels > 1 else "1 channel"
-        for words in (drawn, "50 values a channel, of 1 input", "minimum to maximum", "mean ± standard deviation"):
+        for words in (drawn, "50 values per channel, from 1 input", "minimum to maximum", "mean ± standard deviation"):
             assert f"<!-- {words} -->" in text
 
 
@@ -252,7 +254,7 @@ def test_a_bar_on_a_terminal_alone(tmp_path):
     assert out.startswith("mean, std = (")
     assert "%|" in text
     assert "B/s]" in text
-    assert f"skipped: {tmp_path / 'bad.npy'}: has no npy header" in text
+    assert f"skipped: {tmp_path / 'bad.npy'}: has no valid npy header" in text
     piped = subprocess.run(arguments, **settings({}), capture_output=True, check=True, timeout=PATIENCE)
     assert piped.stderr.startswith("skipped: ")
     assert piped.stderr.count("\n") == 2
@@ -264,7 +266,7 @@ def test_no_bar_without_tqdm(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["stats", str(tmp_path / "x.npy"), "--json", str(tmp_path / "out.json")]) == 0
-    assert capsys.readouterr().err == "no progress is shown without tqdm: pip install 'fastbn[stats]'\n"
+    assert capsys.readouterr().err == 'The progress bar needs tqdm, which is not installed: pip install ".[stats]"\n'
     assert json.loads((tmp_path / "out.json").read_text())["count"] == [30] * 4
 
 

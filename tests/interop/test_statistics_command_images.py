@@ -13,7 +13,7 @@ pytest.importorskip("PIL", reason="the images extra is not installed: no PIL")
 from PIL import EpsImagePlugin, Image
 
 from fastbn.__main__ import main
-from fastbn.cli.stats import grid, images
+from fastbn.cli.stats.readers import grid, images
 from tests.cli.stats.arrays import expect, stats
 from tests.cli.stats.test_memory import peak
 from tests.process import run
@@ -104,7 +104,7 @@ def test_what_pillow_reduces_is_refused(name, tmp_path, capsys):
     (tmp_path / name).write_bytes(REDUCED[name])
     assert main(["stats", str(tmp_path / name)]) == 1
     assert capsys.readouterr() == (
-        "", f"{tmp_path / name}: has values of more than 8 bits that Pillow does not keep exactly; --convert RGB or L "
+        "", f"{tmp_path / name}: has values of more than 8 bits that Pillow does not read exactly; --convert RGB or L "
         "counts 8 bits of each\n")
     assert stats(tmp_path, tmp_path / name, "--convert", "RGB")["channels"] == 3
 
@@ -147,7 +147,7 @@ def test_conversions(mode, tmp_path, monkeypatch):
 def test_modes_that_have_no_range(name, mode, tmp_path, capsys):
     (tmp_path / name).write_bytes(EXACT[name][0])
     assert main(["stats", str(tmp_path / name), "--convert", "L"]) == 1
-    assert capsys.readouterr().err == f"{tmp_path / name}: has mode {mode}, from which --convert L does not convert\n"
+    assert capsys.readouterr().err == f"{tmp_path / name}: has mode {mode}, which --convert L does not support\n"
 
 
 def test_most_images_decide(tmp_path, capsys):
@@ -164,7 +164,7 @@ def test_most_images_decide(tmp_path, capsys):
     assert capsys.readouterr().err.splitlines()[-1] == "inputs counted: 3; skipped: 2"
     assert main(["stats", str(tmp_path / "images")]) == 1
     assert capsys.readouterr().err == (
-        f"{tmp_path / 'images' / 'b.png'}: has 3 channels; those before have 1\n")
+        f"{tmp_path / 'images' / 'b.png'}: has 3 channels; earlier inputs have 1\n")
 
 
 def test_most_inputs_decide_of_arrays_too(tmp_path):
@@ -205,7 +205,7 @@ def test_eps_is_not_run(tmp_path, monkeypatch, capsys):
         assert image.format == "EPS"
     assert main(["stats", str(path)]) == 1
     assert capsys.readouterr() == (
-        "", f"{path}: is no image that can be read: cannot identify image file {str(path)!r}\n")
+        "", f"{path}: is not a readable image: cannot identify image file {str(path)!r}\n")
 
 
 @pytest.mark.parametrize("form", ["tga", "ico", "pcx", "dds", "icns"])
@@ -215,7 +215,7 @@ def test_other_formats_are_not_decoded(form, tmp_path, capsys):
     with Image.open(path) as image:
         assert image.format == form.upper()
     assert main(["stats", str(path)]) == 1
-    assert "is no image that can be read: cannot identify image file" in capsys.readouterr().err
+    assert "is not a readable image: cannot identify image file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", [*images.FORMATS, "MPO"])
@@ -236,7 +236,7 @@ def test_what_pillow_logs_is_not_printed(tmp_path):
     path.write_bytes(data.replace(entry, struct.pack("<HHIHH", 277, 3, 1, 999, 0)))
     done = run("-m", "fastbn", "stats", str(path))      # pytest has handlers of its own
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"{path}: is no image that can be read: cannot identify image file {str(path)!r}\n"
+    assert done.stderr == f"{path}: is not a readable image: cannot identify image file {str(path)!r}\n"
 
 
 def test_pixels_that_memory_does_not_allow(tmp_path, capsys):

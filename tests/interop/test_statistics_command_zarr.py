@@ -11,7 +11,8 @@ import pytest
 zarr = pytest.importorskip("zarr", reason="the zarr extra is not installed: no zarr")
 
 from fastbn.__main__ import main  # noqa: E402
-from fastbn.cli.stats import inputs, zarr_metadata  # noqa: E402
+from fastbn.cli.stats import inputs  # noqa: E402
+from fastbn.cli.stats.readers import zarr_metadata  # noqa: E402
 from tests.cli.stats.arrays import expect, normal, stats  # noqa: E402
 
 CODEC = "expected blosc, bytes, bz2, crc32c, delta, gzip, lz4, lzma, shuffle, transpose, zlib or zstd"
@@ -89,7 +90,7 @@ def test_nothing_is_unpickled(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(zarr, "open_array", lambda *_, **__: pytest.fail("Zarr has seen it"))
     path = planted(tmp_path / "x.zarr", HOSTILE[name], data)
     codec = "numcodecs.pickle" if name == "codec" else "pickle"
-    assert refused(path, capsys) == f"is no Zarr array that can be read: it has the codec '{codec}'; {CODEC}"
+    assert refused(path, capsys) == f"is not a readable Zarr array: it has the codec '{codec}'; {CODEC}"
     assert not marker.exists()
 
 
@@ -125,14 +126,14 @@ def test_codecs_that_are_read(codecs, tmp_path):
     expect(stats(tmp_path, path), [x])
 
 
-OBJECT = "is no Zarr array that can be read: it has dtype "
-SHAPE = "is no Zarr array that can be read: it has shape "
+OBJECT = "is not a readable Zarr array: it has dtype "
+SHAPE = "is not a readable Zarr array: it has shape "
 WRONG = {
     # name: metadata, what is said of them
-    "objects": (version_2(dtype="|O"), f"{OBJECT}'\"|O\"'; expected one of numbers"),
-    "records of objects": (version_2(dtype=[["a", "|O"]]), f"{OBJECT}'[[\"a\", \"|O\"]]'; expected one of numbers"),
+    "objects": (version_2(dtype="|O"), f"{OBJECT}'\"|O\"'; expected a numeric dtype"),
+    "records of objects": (version_2(dtype=[["a", "|O"]]), f"{OBJECT}'[[\"a\", \"|O\"]]'; expected a numeric dtype"),
     "an extension": (version_3(data_type={"name": "x", "configuration": {}}),
-                     "is no Zarr array that can be read: it has data_type "),
+                     "is not a readable Zarr array: it has data_type "),
     "an empty chunk": (version_2(chunks=[0, 3]), f"{SHAPE}'[4, 3]' in chunks '[0, 3]'"),
     "an empty chunk, version 3": (
         version_3(chunk_grid={"name": "regular", "configuration": {"chunk_shape": [0, 3]}}),
@@ -140,15 +141,15 @@ WRONG = {
     "one dimension of chunks": (version_2(chunks=[3]), f"{SHAPE}'[4, 3]' in chunks '[3]'"),
     "a negative shape": (version_2(shape=[-4, 3]), f"{SHAPE}'[-4, 3]' in chunks '[4, 3]'"),
     "fractions": (version_2(shape=[4.0, 3]), f"{SHAPE}'[4.0, 3]' in chunks '[4, 3]'"),
-    "no codecs": (version_3(codecs=None), "is no Zarr array that can be read: it has codecs 'null'"),
+    "no codecs": (version_3(codecs=None), "is not a readable Zarr array: it has codecs 'null'"),
     "a transformer": (version_3(storage_transformers=[{"name": "x"}]),
-                      "is no Zarr array that can be read: it has storage transformers, which are not supported"),
-    "another grid": (version_3(chunk_grid={"name": "x"}), "is no Zarr array that can be read: it has a chunk grid 'x'"),
+                      "is not a readable Zarr array: it has storage transformers, which are not supported"),
+    "another grid": (version_3(chunk_grid={"name": "x"}), "is not a readable Zarr array: it has a chunk grid 'x'"),
     "deep shards": (version_3(codecs=json.loads('[{"name":"sharding_indexed","configuration":{"codecs":' * 150 + "[]"
-                                                + "}}]" * 150)), "is no Zarr array that can be read: it has "),
+                                                + "}}]" * 150)), "is not a readable Zarr array: it has "),
     "no values": (version_2(shape=[0, 3]), "has shape (0, 3), no values"),
     "more than any file": (version_2(shape=[10**18, 10**18]),
-                           "has shape (1000000000000000000, 1000000000000000000), more values than any file can have"),
+                           "has shape (1000000000000000000, 1000000000000000000), more values than a file can hold"),
     "channels": (version_2(shape=[4, 10**9]), "has shape (4, 1000000000); statistics of 1000000000 channels on axis -1 "
                  "take about 954 GiB of memory, expected up to 512 MiB; see --axis and --max-memory"),
     "a chunk": (version_2(shape=[10**9, 3], chunks=[10**9, 3]),
@@ -173,13 +174,13 @@ def test_wrong_metadata(name, tmp_path, capsys):
 
 @pytest.mark.parametrize(("content", "reason"), [
     (b"{" + b" " * (1 << 24) + b"}", ".zarray has more than 16777216 bytes"),
-    (b"[1]", ".zarray is no JSON object"), (b'{"a":', ".zarray is no JSON: "),
-    (b"\xff\xfe{\0}\0", ".zarray is no JSON: "), (b"[" * 100_000, ".zarray is no JSON: "),
+    (b"[1]", ".zarray is not a JSON object"), (b'{"a":', ".zarray is not valid JSON: "),
+    (b"\xff\xfe{\0}\0", ".zarray is not valid JSON: "), (b"[" * 100_000, ".zarray is not valid JSON: "),
 ], ids=["large", "list", "open", "UTF-16", "deep"])
 def test_files_that_are_no_metadata(content, reason, tmp_path, capsys):
     path = planted(tmp_path / "x.zarr", version_2())
     (path / ".zarray").write_bytes(content)
-    assert refused(path, capsys).startswith(f"is no Zarr array that can be read: {reason}")
+    assert refused(path, capsys).startswith(f"is not a readable Zarr array: {reason}")
 
 
 def test_metadata_of_both_versions_are_checked(tmp_path, capsys):
@@ -213,11 +214,11 @@ def test_chunks_that_never_end(make, tmp_path, capsys):
     path = planted(tmp_path / "x.zarr", version_2())
     (path / "0.0").unlink()
     make(path / "0.0")
-    assert refused(path, capsys) == "holds '0.0', which is no regular file"
+    assert refused(path, capsys) == "holds '0.0', which is not a regular file"
     (path / "0.0").unlink()
     (path / ".zarray").unlink()
     make(path / ".zarray")
-    assert refused(path, capsys) == "holds '.zarray', which is no regular file"
+    assert refused(path, capsys) == "holds '.zarray', which is not a regular file"
     with pytest.raises(ValueError, match="expected a regular file"):
         zarr_metadata.array_version(str(path))
 

@@ -1,1 +1,1 @@
-"""Batch norms folded in graphs of ONNX; needs the extra ``fastbn[onnx]``."""
+"""Batch norms folded in graphs of ONNX; needs the extra ``onnx``."""

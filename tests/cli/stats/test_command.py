@@ -15,9 +15,9 @@ import pytest
 import fastbn
 from fastbn.__main__ import main
 from fastbn.cli import console
-from fastbn.cli.stats import grid
-from fastbn.cli.stats.counting import State
-from fastbn.cli.stats.tally import Tally
+from fastbn.cli.stats.counting.count import State
+from fastbn.cli.stats.counting.tally import Tally
+from fastbn.cli.stats.readers import grid
 from tests.cli.stats.arrays import expect, normal, stats
 from tests.process import PATIENCE, run, settings
 
@@ -121,8 +121,8 @@ def test_standard_input(tmp_path):
     assert (done.returncode, done.stderr) == (0, b"")
     expect(json.loads(out.read_text()), [x])
     for data, reason in ((file.getvalue()[:-1], "ends in the middle of its array"),
-                         (file.getvalue() + b"x", "has bytes behind its array"),
-                         (b"", "has no npy header that can be read: EOF: reading magic string")):
+                         (file.getvalue() + b"x", "has bytes after its array"),
+                         (b"", "has no valid npy header: EOF: reading magic string")):
         done = command("-", input=data)
         assert done.returncode == 1
         assert done.stderr.decode().startswith(f"-: {reason}")
@@ -206,9 +206,9 @@ def test_usage(arguments, message):
 
 
 @pytest.mark.parametrize(("module", "argument", "what"), [
-    ("matplotlib", "--plot=x.png", "--plot needs matplotlib, which is not installed: pip install 'fastbn[stats]'"),
-    ("PIL", "x.png", "Reading images needs Pillow, which is not installed: pip install 'fastbn[images]'"),
-    ("zarr", "x.zarr", "Reading Zarr arrays needs zarr, which is not installed: pip install 'fastbn[zarr]'"),
+    ("matplotlib", "--plot=x.png", '--plot needs matplotlib, which is not installed: pip install ".[stats]"'),
+    ("PIL", "x.png", 'Reading images needs Pillow, which is not installed: pip install ".[images]"'),
+    ("zarr", "x.zarr", 'Reading Zarr arrays needs zarr, which is not installed: pip install ".[zarr]"'),
 ])
 @pytest.mark.parametrize("on_error", ["stop", "skip"])
 def test_without_the_extra(module, argument, what, on_error, tmp_path, monkeypatch, capsys):
@@ -262,7 +262,7 @@ def test_standard_output_that_is_closed(tmp_path, monkeypatch, capsys):
 def test_members_of_no_archive(tmp_path, capsys):
     np.save(tmp_path / "x.npy", normal(4, 3))
     assert main(["stats", str(tmp_path / "x.npy"), "--member", "x"]) == 1
-    assert capsys.readouterr() == ("", "--member names arrays of .npz files; there is none among the inputs\n")
+    assert capsys.readouterr() == ("", "--member selects arrays of .npz files, but no input is an .npz file\n")
 
 
 def test_a_member_that_is_named_twice_counts_once(tmp_path):
@@ -302,7 +302,7 @@ def test_an_axis_that_looks_like_another(shape, axis, warning, tmp_path, capsys)
     np.save(tmp_path / "y.npy", x)
     found = stats(tmp_path, tmp_path / "x.npy", tmp_path / "y.npy", "--axis", axis)
     out, err = capsys.readouterr()
-    assert err == (f"{tmp_path / 'x.npy'}: shape {shape} {warning}; --axis chooses another\n" if warning else "")
+    assert err == (f"{tmp_path / 'x.npy'}: shape {shape} {warning}; --axis selects another axis\n" if warning else "")
     assert f"# channel axis {axis}; the first array has shape {shape}\n" in out
     assert (found["axis"], found["shape"]) == (axis, list(shape))
 
@@ -343,7 +343,7 @@ def test_singular(tmp_path, capsys):
     for name, channels in (("x", 3), ("y", 1)):
         np.save(tmp_path / f"{name}.npy", normal(4, channels))
     assert main(["stats", str(tmp_path / "x.npy"), str(tmp_path / "y.npy")]) == 1
-    assert capsys.readouterr().err == f"{tmp_path / 'y.npy'}: has 1 channel; those before have 3\n"
+    assert capsys.readouterr().err == f"{tmp_path / 'y.npy'}: has 1 channel; earlier inputs have 3\n"
 
 
 def test_no_picture_and_no_json_where_nothing_can_be_written(tmp_path, capsys, monkeypatch):
@@ -365,7 +365,6 @@ def test_no_picture_and_no_json_where_nothing_can_be_written(tmp_path, capsys, m
 UNPRIVILEGED = """
 import contextlib, io, os, sys
 from fastbn.__main__ import main
-from fastbn.cli.stats import command
 
 os.chdir(sys.argv[1])
 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -433,7 +432,9 @@ def test_an_interrupted_run_that_cannot_write_prints(json_out, open_folder):
     np.save(open_folder / "x.npy", x)
     program = """
 import signal
-from fastbn.cli.stats import counting, grid
+from fastbn.cli.stats import run
+from fastbn.cli.stats.counting import count as counting
+from fastbn.cli.stats.readers import grid
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 grid.BLOCK_BYTES = 4096
@@ -444,11 +445,11 @@ def count(*arguments):
         if number == 1:
             signal.raise_signal(signal.SIGINT)
 
-command.count = count
+run.count = count
 """
     code, out, err = unprivileged(open_folder, "x.npy", *json_out, program=program)
-    table = ["# interrupted: of a part of the inputs", "mean, std = (0.5,), (0.5,)"]
-    said = ("interrupted; counted so far: 0 inputs and a part of the next; the file to go on from "
+    table = ["# interrupted: from a part of the inputs", "mean, std = (0.5,), (0.5,)"]
+    said = ("interrupted after 0 inputs and a part of the next; the resume file "
             "fastbn-stats.resume: cannot be written: Permission denied")
     assert code == 130
     if json_out:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fastbn.__main__ import main
-from fastbn.cli.stats import grid
+from fastbn.cli.stats.readers import grid
 from tests.cli.stats.arrays import expect, normal, stats
 
 GOOD = normal(500, 3)
@@ -74,26 +74,26 @@ def claiming(shape):
 HEADER = "{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }\n"
 X = npy(GOOD)
 STORED, DEFLATED = npz({"x": X}), npz({"x": X}, compression=zipfile.ZIP_DEFLATED)
-CHANNELS = "has 4 channels; those before have 3"
+CHANNELS = "has 4 channels; earlier inputs have 3"
 
 MALFORMED = {
     # name: the file's bytes, what is said of it
     "truncated.npy": (X[:-1], f"ends after {len(X) - 1} of its {len(X)} bytes"),
     "header alone.npy": (X[:128], f"ends after 128 of its {len(X)} bytes"),
-    "cut in the header.npy": (X[:50], "has no npy header that can be read: EOF: reading array header, expected 118"),
-    "cut in the magic.npy": (X[:5], "has no npy header that can be read: EOF: reading magic string, expected 8"),
-    "nothing.npy": (b"", "has no npy header that can be read: EOF: reading magic string, expected 8 bytes got 0"),
-    "other magic.npy": (b"x" + X[1:], "has no npy header that can be read: the magic string is not correct"),
-    "version 9.npy": (damaged(X, 6, b"\x09"), "has no npy header that can be read: npy format 9.0; expected 1.0 or 2"),
-    "no dictionary.npy": (npy_with_header("[1]\n"), "has no npy header that can be read: Header is not a dictionary"),
-    "no literal.npy": (npy_with_header("__import__('os')\n"), "has no npy header that can be read: "),
-    "brackets.npy": (npy_with_header("(" * 5000 + "\n"), "has no npy header that can be read: "),
-    "long header.npy": (npy_with_header(" " * 20000, (2, 0)), "has no npy header that can be read: "),
-    "negative shape.npy": (npy_with_header(HEADER % "-2, 3"), "has no npy header that can be read: shape (-2, 3)"),
+    "cut in the header.npy": (X[:50], "has no valid npy header: EOF: reading array header, expected 118"),
+    "cut in the magic.npy": (X[:5], "has no valid npy header: EOF: reading magic string, expected 8"),
+    "nothing.npy": (b"", "has no valid npy header: EOF: reading magic string, expected 8 bytes got 0"),
+    "other magic.npy": (b"x" + X[1:], "has no valid npy header: the magic string is not correct"),
+    "version 9.npy": (damaged(X, 6, b"\x09"), "has no valid npy header: npy format 9.0; expected 1.0 or 2"),
+    "no dictionary.npy": (npy_with_header("[1]\n"), "has no valid npy header: Header is not a dictionary"),
+    "no literal.npy": (npy_with_header("__import__('os')\n"), "has no valid npy header: "),
+    "brackets.npy": (npy_with_header("(" * 5000 + "\n"), "has no valid npy header: "),
+    "long header.npy": (npy_with_header(" " * 20000, (2, 0)), "has no valid npy header: "),
+    "negative shape.npy": (npy_with_header(HEADER % "-2, 3"), "has no valid npy header: shape (-2, 3)"),
     "flags in the shape.npy": (npy_with_header(HEADER % "True, 3") + bytes(12),
-                               "has no npy header that can be read: shape (True, 3)"),
+                               "has no valid npy header: shape (True, 3)"),
     "enormous.npy": (npy_with_header(HEADER % "1000000000000, 3") + b"x", "ends after "),
-    "two arrays.npy": (X + X, "has bytes behind its array"),
+    "two arrays.npy": (X + X, "has bytes after its array"),
     "objects.npy": (npy(np.array([[None, 1, 2]], object)), "holds Python objects, which are never loaded"),
     "records.npy": (npy(np.zeros((4, 3), [("a", "f4")])), "has dtype [('a', '<f4')]; expected uint8, int8, int16"),
     "dates.npy": (npy(np.zeros((4, 3), "M8[s]")),
@@ -106,23 +106,23 @@ MALFORMED = {
     "empty.npy": (npy(np.zeros((0, 3))), "has shape (0, 3), no values"),
     "no channels.npy": (npy(np.zeros((4, 0))), "has shape (4, 0), no values"),
     "channels.npy": (npy(np.zeros((5, 4))), CHANNELS),
-    "bytes.npy": (npy(np.zeros((5, 3), np.uint8)), "has values of uint8; those before have values of another dtype"),
-    "nothing.npz": (b"", "is no npz archive that can be read: File is not a zip file"),
-    "an npy.npz": (X, "is no npz archive that can be read: File is not a zip file"),
-    "truncated.npz": (STORED[:-30], "is no npz archive that can be read: File is not a zip file"),
+    "bytes.npy": (npy(np.zeros((5, 3), np.uint8)), "has uint8 values; earlier inputs have values of another dtype"),
+    "nothing.npz": (b"", "is not a readable npz archive: File is not a zip file"),
+    "an npy.npz": (X, "is not a readable npz archive: File is not a zip file"),
+    "truncated.npz": (STORED[:-30], "is not a readable npz archive: File is not a zip file"),
     "no arrays.npz": (npz({}), "has no arrays"),
     "crc.npz": (damaged(STORED, 4000), "member 'x' is damaged: Bad CRC-32 for file 'x.npy'"),
     "crc of what is deflated.npz": (damaged(DEFLATED, 3000), "member 'x' is damaged: "),
     "crc of the second.npz": (damaged(npz({"a": X, "b": X}), 10000), "member 'b' is damaged: Bad CRC-32"),
     "short member.npz": (npz({"x": X[:-1]}), f"member 'x' ends after {len(X) - 1} of its {len(X)} bytes"),
-    "long member.npz": (npz({"x": X + b"x"}), "member 'x' has bytes behind its array"),
+    "long member.npz": (npz({"x": X + b"x"}), "member 'x' has bytes after its array"),
     "encrypted.npz": (encrypted(), "member 'x' is encrypted"),
     "bz2.npz": (npz({"x": X}, compression=zipfile.ZIP_BZIP2), "member 'x' has compression method 12; expected stored"),
     "objects.npz": (npz({"x": npy(np.array([[None, 1, 2]]))}), "member 'x' holds Python objects, which are never"),
     "second member.npz": (npz({"x": X, "y": npy(np.arange(4))}), "member 'y' has shape (4,); expected two or more"
-                          " dimensions; --member NAME chooses arrays of an archive"),
+                          " dimensions; --member NAME selects arrays of an archive"),
     "second member's channels.npz": (npz({"x": X, "y": npy(np.zeros((5, 4)))}), f"member 'y' {CHANNELS}"),
-    "no array.npz": (npz({"x": b"text"}), "member 'x' has no npy header that can be read: EOF: reading magic string"),
+    "no array.npz": (npz({"x": b"text"}), "member 'x' has no valid npy header: EOF: reading magic string"),
     "patched data.npz": (flagged(0x20), "member 'x' is damaged: compressed patched data (flag bit 5)"),
     "strong encryption.npz": (flagged(0x40), "member 'x' is damaged: strong encryption (flag bit 6)"),
     "name.npz": (flagged(0x800, b"\xff"), "member 'x' is damaged: 'utf-8' codec can't decode byte 0xff"),
@@ -132,11 +132,11 @@ MALFORMED = {
                             "--max-memory"),
     "claims values.npz": (claiming("400000000, 1"), "member 'x' ends after "),
     "claims more than any file.npy": (npy_with_header(HEADER % f"{10**18}, {10**18}"), f"has shape ({10**18}, {10**18})"
-                                      ", more values than any file can have"),
+                                      ", more values than a file can hold"),
     "long header of version 2.npy": (X[:6] + b"\2\0\xff\xff\xff\xff" + bytes(1000),
-                                     "has no npy header that can be read: a header of 4294967295 bytes; expected up"),
-    "text.csv": (b"1,2,3", "is neither .npy nor .npz, nor an image by its name, nor a folder"),
-    "no suffix": (X, "is neither .npy nor .npz, nor an image by its name, nor a folder"),
+                                     "has no valid npy header: a header of 4294967295 bytes; expected up"),
+    "text.csv": (b"1,2,3", "has no known suffix; expected .npy, .npz, an image or a folder"),
+    "no suffix": (X, "has no known suffix; expected .npy, .npz, an image or a folder"),
 }
 
 
@@ -213,7 +213,7 @@ def test_a_link_to_itself(unreadable, capsys):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
 def test_a_named_pipe(unreadable, capsys):
     os.mkfifo(unreadable)
-    refused(unreadable, "is no regular file; standard input is read as -", capsys)
+    refused(unreadable, "is not a regular file; use - to read standard input", capsys)
 
 
 def test_a_folder_without_images(unreadable, capsys):
@@ -226,7 +226,7 @@ def test_a_folder_without_images(unreadable, capsys):
 
 def test_what_is_wrong_at_first_sight_is_said_before_anything_is_read(tmp_path, capsys, monkeypatch):
     np.save(tmp_path / "good.npy", GOOD)
-    monkeypatch.setattr("fastbn.cli.stats.command.count", lambda *_: pytest.fail("an input was read"))
+    monkeypatch.setattr("fastbn.cli.stats.run.count", lambda *_: pytest.fail("an input was read"))
     assert main(["stats", str(tmp_path / "good.npy"), str(tmp_path / "none.npy")]) == 1
     assert capsys.readouterr().err == f"{tmp_path / 'none.npy'}: No such file or directory\n"
 
@@ -242,7 +242,7 @@ def test_an_axis_that_is_not_there(axis, shape, tmp_path, capsys):
 def test_a_member_that_is_not_there(tmp_path, capsys):
     np.savez(tmp_path / "x.npz", a=GOOD, b=GOOD)
     assert main(["stats", str(tmp_path / "x.npz"), "--member", "c"]) == 1
-    assert capsys.readouterr() == ("", f"{tmp_path / 'x.npz'}: has no member 'c'; there are 'a', 'b'\n")
+    assert capsys.readouterr() == ("", f"{tmp_path / 'x.npz'}: has no member 'c'; it has 'a', 'b'\n")
 
 
 def test_nothing_is_left(tmp_path, capsys):
@@ -254,7 +254,7 @@ def test_nothing_is_left(tmp_path, capsys):
 
 
 def test_a_file_that_is_cut_short_while_it_is_read(tmp_path, capsys, monkeypatch):
-    from fastbn.cli.stats.tally import Tally
+    from fastbn.cli.stats.counting.tally import Tally
 
     path, of, blocks = tmp_path / "x.npy", Tally.of, []
     np.save(path, GOOD)
@@ -299,7 +299,7 @@ def test_many_members_are_not_all_named(tmp_path, capsys):
     np.savez(tmp_path / "x.npz", **{f"a{number:03}": GOOD for number in range(100)}, **{"n" * 200: GOOD})
     assert main(["stats", str(tmp_path / "x.npz"), "--member", "zz"]) == 1
     names = ", ".join(f"'a{number:03}'" for number in range(8))
-    assert capsys.readouterr() == ("", f"{tmp_path / 'x.npz'}: has no member 'zz'; there are {names} and 93 more\n")
+    assert capsys.readouterr() == ("", f"{tmp_path / 'x.npz'}: has no member 'zz'; it has {names} and 93 more\n")
 
 
 def test_a_directory_that_is_only_claimed(tmp_path, capsys):
@@ -310,13 +310,13 @@ def test_a_directory_that_is_only_claimed(tmp_path, capsys):
         file.write(struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, size, 0, 0))
     assert main(["stats", str(path)]) == 1
     assert capsys.readouterr() == (
-        "", f"{path}: is no npz archive that can be read: a directory of 3 GiB; expected up to 32 MiB; see "
+        "", f"{path}: is not a readable npz archive: a directory of 3 GiB; expected up to 32 MiB; see "
         "--max-memory\n")
 
 
 STANDARD_INPUT = {
-    "both axes": (f"{10**18}, {10**18}", f"has shape ({10**18}, {10**18}), more values than any file can have"),
-    "beyond 63 bits": (f"2, {2**63}", f"has shape (2, {2**63}), more values than any file can have"),
+    "both axes": (f"{10**18}, {10**18}", f"has shape ({10**18}, {10**18}), more values than a file can hold"),
+    "beyond 63 bits": (f"2, {2**63}", f"has shape (2, {2**63}), more values than a file can hold"),
     "channels": (f"1, {10**10}", f"has shape (1, {10**10}); statistics of {10**10} channels on axis -1 take about"),
     "rows": (f"{10**10}, 1", "ends in the middle of its array"),
 }
@@ -380,7 +380,7 @@ def test_whatever_else_a_reader_raises(place, name, tmp_path, monkeypatch, capsy
     good, bad = tmp_path / "good.npz", tmp_path / "bad.npy"
     np.save(bad, GOOD)
     np.savez(good, x=GOOD, y=GOOD)
-    function = f"fastbn.cli.stats.{place}"
+    function = f"fastbn.cli.stats.readers.{place}"
     module, _, attribute = function.rpartition(".")
     original = getattr(__import__(module, fromlist=[attribute]), attribute)
 
@@ -402,7 +402,7 @@ def test_control_characters_of_names_are_escaped(tmp_path, capsys):
     bad.write_bytes(b"x")
     assert main(["stats", str(bad)]) == 1
     err = capsys.readouterr().err
-    assert err.startswith(f"{tmp_path}" + r"/a\x1b[2J\nb\u202e.npy: has no npy header that can be read: ")
+    assert err.startswith(f"{tmp_path}" + r"/a\x1b[2J\nb\u202e.npy: has no valid npy header: ")
     assert err.count("\n") == 1
     assert "\x1b" not in err
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from fastbn.__main__ import main
-from fastbn.cli.stats import command, counting, grid
-from fastbn.cli.stats.missing import Missing, equal, measure
+from fastbn.cli.stats.counting import count as counting
+from fastbn.cli.stats.counting.missing import equal, measure
+from fastbn.cli.stats.readers import grid
+from fastbn.cli.stats.settings import Missing
 from tests import oracle
 from tests.cli.stats.arrays import normal, same, stats
 
@@ -158,11 +160,11 @@ def test_an_interrupted_run_goes_on_with_the_same_options_alone(options, tmp_pat
                 signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "count", interrupted)
+        patch.setattr("fastbn.cli.stats.run.count", interrupted)
         assert main(["stats", "x.npy", *options]) == 143
     capsys.readouterr()
     assert main(["stats", "x.npy", "--resume", "fastbn-stats.resume"]) == 1
-    message = {"--nan": "treatment of NaN omit; now it is propagate",
-               "--nodata": f"nodata {options[1]}; now it is None"}[options[0]]
-    assert capsys.readouterr().err == f"fastbn-stats.resume: was written with the {message}\n"
+    message = {"--nan": "treatment of NaN omit; this run has propagate",
+               "--nodata": f"nodata {options[1]}; this run has None"}[options[0]]
+    assert capsys.readouterr().err == f"fastbn-stats.resume: was written with {message}\n"
     same(stats(tmp_path, "x.npy", *options, "--resume", "fastbn-stats.resume"), wanted)

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from fastbn.__main__ import main
-from fastbn.cli.stats import command, counting, inputs
+from fastbn.cli.console import write_file
+from fastbn.cli.stats import inputs
+from fastbn.cli.stats.counting import count as counting
 from fastbn.cli.stats.resume import FORMAT, digest
 from tests.cli.stats.arrays import normal, same, stats
 from tests.process import DEFAULT_SIGNALS, PATIENCE, settings
@@ -23,8 +25,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the tests send 
 INTERRUPTED = DEFAULT_SIGNALS + """
 import os, sys
 from fastbn.__main__ import main
-from fastbn.cli.stats import grid
-from fastbn.cli.stats.tally import Tally
+from fastbn.cli.stats.readers import grid
+from fastbn.cli.stats.counting.tally import Tally
 
 grid.BLOCK_BYTES = 4096
 of, left, numbers = Tally.of, int(sys.argv[1]), [int(number) for number in sys.argv[2].split(",")]
@@ -57,7 +59,7 @@ def start(blocks, folder, *arguments, by=(signal.SIGINT,), program=INTERRUPTED, 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     """Inputs of all kinds and layouts, of 4,096 bytes a block: rows, members, planes that are larger than a block."""
-    monkeypatch.setattr("fastbn.cli.stats.grid.BLOCK_BYTES", 4096)
+    monkeypatch.setattr("fastbn.cli.stats.readers.grid.BLOCK_BYTES", 4096)
     np.save(tmp_path / "a.npy", normal(1000, 3))
     np.savez(tmp_path / "b.npz", x=normal(500, 3, seed=1), y=normal(700, 3, seed=2, dtype="float64"))
     np.save(tmp_path / "c.npy", np.asfortranarray(normal(2000, 3, seed=3)))
@@ -80,17 +82,17 @@ def test_sigint(blocks, files, tmp_path):
     code, out, err = start(blocks, tmp_path, *files)
     assert code == 130
     if blocks == 0:
-        assert (out, err) == ("", "interrupted; counted so far: 0 inputs; there is nothing to go on from\n")
+        assert (out, err) == ("", "interrupted after 0 inputs; there is nothing to resume\n")
         assert not list(tmp_path.glob("*.resume"))
         return
     finished = bisect.bisect(ENDS, blocks)
     part = "" if blocks in ENDS else " and a part of the next"
     counted = "1 input" if finished == 1 else f"{finished} inputs"
-    assert err == (f"interrupted; counted so far: {counted}{part}; to go on, give the same command with "
+    assert err == (f"interrupted after {counted}{part}; to resume, repeat the command with "
                    "--resume fastbn-stats.resume\n")
     state = json.loads((tmp_path / "fastbn-stats.resume").read_text())
     assert (state["finished"], state["partial"] is None) == (finished, blocks in ENDS)
-    assert out.startswith("# interrupted: of a part of the inputs\nmean, std = (")
+    assert out.startswith("# interrupted: from a part of the inputs\nmean, std = (")
     same(go_on(tmp_path, *files), wanted)
 
 
@@ -108,7 +110,7 @@ def test_two_signals_at_once(by, files, tmp_path):
     wanted = stats(tmp_path, *files)
     code, _, err = start(4, tmp_path, *files, by=by)
     assert code in (130, 143)
-    assert err.startswith("interrupted; ")
+    assert err.startswith("interrupted after ")
     assert err.count("\n") == 1
     same(go_on(tmp_path, *files), wanted)
 
@@ -146,14 +148,14 @@ def test_interrupted_when_all_was_counted(files, tmp_path, monkeypatch, capsys, 
     (tmp_path / "out.json").unlink()
     capsys.readouterr()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "write_file", interrupted)
+    monkeypatch.setattr("fastbn.cli.stats.run.write_file", interrupted)
     assert main(["stats", *map(str, files), "--json", "out.json"]) == 143
     out, err = capsys.readouterr()
     assert out.count("mean, std = (") == 1
     assert "interrupted" not in out
-    assert err.startswith("interrupted; counted all: 4 inputs; to go on, ")
+    assert err.startswith("interrupted after all 4 inputs; to resume, ")
     monkeypatch.undo()
-    monkeypatch.setattr("fastbn.cli.stats.grid.BLOCK_BYTES", 4096)
+    monkeypatch.setattr("fastbn.cli.stats.readers.grid.BLOCK_BYTES", 4096)
     same(go_on(tmp_path, *files), wanted)
 
 
@@ -179,11 +181,14 @@ def test_another_run_takes_another_name(files, tmp_path):
 ANYWHERE = DEFAULT_SIGNALS + """
 import random, sys
 from pathlib import Path
+from dataclasses import replace
 from fastbn.__main__ import main
-from fastbn.cli.stats import command, grid
+from fastbn.cli import parser
+from fastbn.cli.stats import command
+from fastbn.cli.stats.readers import grid
 
 grid.BLOCK_BYTES = 1024
-rng, files, of_command = random.Random(int(sys.argv[1])), sys.argv[2:], command.run
+rng, files, of_command = random.Random(int(sys.argv[1])), sys.argv[2:], command.COMMAND.run
 
 def run(lines, *options):
     passed = 0
@@ -203,7 +208,7 @@ def run(lines, *options):
         finally:
             sys.settrace(None)
 
-    command.run = traced
+    parser.COMMANDS = (replace(command.COMMAND, run=traced),)
     return main(["stats", *files, "--json", "anywhere.json", *options]), passed
 
 code, total = run(0)
@@ -239,7 +244,7 @@ def test_what_is_printed_is_what_was_read(tmp_path):
     assert code == 130
     assert out.splitlines()[1] == "mean, std = (0.5,), (0.5,)"
     assert out.splitlines()[5].split() == ["0", "1024", "0", "1", "0.5", "0.5"]
-    assert err.startswith("interrupted; counted so far: 0 inputs and a part of the next; to go on, ")
+    assert err.startswith("interrupted after 0 inputs and a part of the next; to resume, ")
 
 
 def test_the_channel_axis_is_doubted_once(tmp_path):
@@ -325,8 +330,8 @@ def test_a_changed_input_is_refused(number, change, left, files, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     reason = "No such file or directory" if change == "missing" else (
-        f"is not the input number {number} that there was when the run was interrupted, by path, size and time")
-    assert err == f"{path}: {reason}; begin anew, without --resume\n"
+        f"differs from input {number} of the interrupted run in path, size or time")
+    assert err == f"{path}: {reason}; start again without --resume\n"
 
 
 def test_inputs_not_begun_may_change(left, files, tmp_path):
@@ -336,9 +341,9 @@ def test_inputs_not_begun_may_change(left, files, tmp_path):
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda files: files[::-1], "is not the input number 1"),
-    (lambda files: files[1:], "is not the input number 1"),
-    (lambda files: files[:2], "knows 3 inputs; now there are 2"),
+    (lambda files: files[::-1], "differs from input 1 of the interrupted run"),
+    (lambda files: files[1:], "differs from input 1 of the interrupted run"),
+    (lambda files: files[:2], "covers 3 inputs, but the command names 2"),
 ])
 def test_other_inputs_are_refused(change, message, left, files, capsys):
     assert resume(left, change(files)) == 1
@@ -346,10 +351,10 @@ def test_other_inputs_are_refused(change, message, left, files, capsys):
 
 
 @pytest.mark.parametrize(("options", "what"), [
-    (["--axis", "0"], "axis -1; now it is 0"), (["--member", "x"], "members []; now it is ['x']")])
+    (["--axis", "0"], "axis -1; this run has 0"), (["--member", "x"], "members []; this run has ['x']")])
 def test_other_settings_are_refused(options, what, left, files, capsys):
     assert resume(left, files, *options) == 1
-    assert capsys.readouterr().err == f"{left}: was written with the {what}\n"
+    assert capsys.readouterr().err == f"{left}: was written with {what}\n"
 
 
 def changed(*keys, value):
@@ -363,7 +368,7 @@ def changed(*keys, value):
     return change
 
 
-NO_FILE, DAMAGED = "is not a resume file of this version of python -m fastbn stats", "is damaged: "
+NO_FILE, DAMAGED = "is not a resume file of this version of fastbn stats", "is damaged: "
 BAD = {
     "empty": (lambda content: "", NO_FILE),
     "cut short": (lambda content: json.dumps(content)[:-1], DAMAGED),
@@ -410,7 +415,7 @@ def test_malformed_files(name, left, files, capsys):
 def test_a_block_that_is_not_there(left, files, capsys):
     left.write_text(changed("partial", "block", value=1000)(json.loads(left.read_text())))
     assert main(["stats", *map(str, files), "--resume", str(left)]) == 1
-    assert capsys.readouterr().err == f"{files[2]}: is not cut as it was when the run was interrupted\n"
+    assert capsys.readouterr().err == f"{files[2]}: has fewer blocks than in the interrupted run\n"
 
 
 @pytest.mark.parametrize(("make", "kind"), [
@@ -440,7 +445,7 @@ def test_a_second_sigint_does_not_disturb_what_the_first_one_began(
         files, tmp_path, monkeypatch, capsys, heard_signals):
     wanted = stats(tmp_path, *files)
     monkeypatch.chdir(tmp_path)
-    count, write = counting.count, command.write_file
+    count, write = counting.count, write_file
 
     def interrupted(*arguments):
         for number, state in enumerate(count(*arguments)):
@@ -453,12 +458,12 @@ def test_a_second_sigint_does_not_disturb_what_the_first_one_began(
         write(*arguments)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(command, "count", interrupted)
-    monkeypatch.setattr(command, "write_file", write_and_interrupt)
+    monkeypatch.setattr("fastbn.cli.stats.run.count", interrupted)
+    monkeypatch.setattr("fastbn.cli.stats.run.write_file", write_and_interrupt)
     assert main(["stats", *map(str, files)]) == 130
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     monkeypatch.undo()
-    monkeypatch.setattr("fastbn.cli.stats.grid.BLOCK_BYTES", 4096)
+    monkeypatch.setattr("fastbn.cli.stats.readers.grid.BLOCK_BYTES", 4096)
     same(go_on(tmp_path, *files), wanted)
 
 
