@@ -5,10 +5,12 @@
 and its relatives make it part of the layer beside it.
 """
 
-from fastbn._core.source_tree import use_built
 from fastbn._core.startup import guard_imports
 
 guard_imports()
+
+from fastbn._core.source_tree import use_built  # noqa: E402
+
 use_built(__path__)
 
 from fastbn import functional  # noqa: E402

@@ -1,18 +1,15 @@
 """Errors of the command line while the package is imported.
 
 ``python -m fastbn`` and the script ``fastbn`` import this package, NumPy and the compiled modules before any code of
-the command line runs. If that fails or is interrupted, the process ends with one line instead of a traceback.
+the command line runs. If that fails or is interrupted, the process ends with one line instead of a traceback. This
+module imports little itself, because an interruption of its own imports is a traceback.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 FAILED = 1
 USAGE_ERROR = 2
@@ -27,7 +24,7 @@ def is_command() -> bool:
     if arguments[0] == "-m":    # Python has not found the module yet; its name precedes the arguments
         module = sys.orig_argv[-len(arguments)].removeprefix("-m")
         return module.partition(".")[0] == "fastbn"
-    return Path(arguments[0]).stem == "fastbn"
+    return os.path.splitext(os.path.basename(arguments[0]))[0] == "fastbn"
 
 
 def guard_imports() -> None:
@@ -42,14 +39,15 @@ def end_guard() -> None:
         sys.excepthook = sys.__excepthook__
 
 
-def _report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+def _report(kind: type[BaseException], error: BaseException, _: object) -> None:
     if issubclass(kind, KeyboardInterrupt):
         line, code = "interrupted", INTERRUPTED
     elif issubclass(kind, ImportError):
-        line = " ".join(str(error).split())
-        code = USAGE_ERROR if line.startswith("FASTBN_") else FAILED
+        line, code = " ".join(str(error).split()), USAGE_ERROR
+        if not line.startswith("FASTBN_"):      # a setting in an environment variable
+            line, code = f"fastbn cannot be imported: {line}", FAILED
     else:
-        sys.__excepthook__(kind, error, traceback)
+        sys.__excepthook__(kind, error, error.__traceback__)
         return
     if sys.stderr is not None:
         with contextlib.suppress(OSError):

@@ -96,7 +96,7 @@ def train_all(train: Digits, test: Digits, recipe: Recipe) -> list[Run]:
     """
     runs = [Run(Network(normalize, np.random.default_rng([recipe.seed, 1])), normalize, rate)
             for rate in (recipe.rate, 10 * recipe.rate) for normalize in (False, True)]
-    with tqdm(total=len(runs) * recipe.epochs, unit="epoch") as progress:
+    with tqdm(total=len(runs) * recipe.epochs, unit="epoch", leave=False) as progress:
         for run in runs:
             progress.set_description(f"rate {run.rate:g}, {run.name}")
             order = np.random.default_rng([recipe.seed, 2])
