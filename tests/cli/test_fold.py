@@ -1,4 +1,4 @@
-"""What python -m fastbn fold says when it is called wrongly, or without the packages that it needs."""
+"""The errors of fastbn fold for wrong arguments and missing packages."""
 
 import importlib.util
 

@@ -1,4 +1,4 @@
-"""The overview, the name of the program, the list of commands, and the metadata that belong to them."""
+"""The overview, the name of the program, the list of commands, and the metadata of the package for them."""
 
 import os
 import re

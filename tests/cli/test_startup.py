@@ -27,7 +27,8 @@ def test_a_wrong_isa(arguments):
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["info"]], ids=" ".join)
 def test_a_missing_compiled_module(arguments, tmp_path):
-    shutil.copytree(PACKAGE, tmp_path / "fastbn", ignore=shutil.ignore_patterns("__pycache__", "fork.*.so", "fork.*.pyd"))
+    ignore = shutil.ignore_patterns("__pycache__", "fork.*.so", "fork.*.pyd")
+    shutil.copytree(PACKAGE, tmp_path / "fastbn", ignore=ignore)
     done = subprocess.run(
         [sys.executable, "-m", "fastbn", *arguments], **(settings({"PYTHONPATH": ""}) | {"cwd": tmp_path}),
         capture_output=True, timeout=PATIENCE, check=False)

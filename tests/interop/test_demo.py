@@ -36,3 +36,15 @@ def test_a_picture_without_standard_output(code, messages, demo, monkeypatch, ca
     captured = capsys.readouterr()
     assert captured.out == ""
     assert [line for line in captured.err.splitlines() if "standard output" in line] == messages
+
+
+def test_ctrl_c_is_one_line(demo, monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastbn.cli.demo.training.train_epoch", interrupted)
+    assert demo() == (130, False)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.endswith("interrupted\n")
+    assert "Traceback" not in captured.err
