@@ -18,7 +18,7 @@ INTERRUPTED = 130       # 128 + SIGINT, as in a shell
 
 def is_command() -> bool:
     """Return whether the process is ``python -m fastbn`` or the script ``fastbn``."""
-    arguments = getattr(sys, "argv", [])       # an embedded interpreter may have none
+    arguments: list[str] = getattr(sys, "argv", [])     # an embedded interpreter may have none
     if not arguments:
         return False
     if arguments[0] == "-m":    # Python has not found the module yet; its name precedes the arguments

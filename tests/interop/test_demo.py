@@ -1,4 +1,4 @@
-"""python -m fastbn demo writes its picture whatever becomes of its output."""
+"""fastbn demo: its picture, its output, and Ctrl-C."""
 
 import pytest
 
@@ -12,7 +12,7 @@ pytest.importorskip("tqdm")
 
 @pytest.fixture
 def demo(tmp_path):
-    """The exit code of a short demonstration, and whether there is a picture."""
+    """Runs a short demonstration; returns the exit code and whether the picture exists."""
     picture = tmp_path / "x.svg"
 
     def run():

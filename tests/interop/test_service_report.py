@@ -1,4 +1,4 @@
-"""What the load test writes down."""
+"""The report of the load test."""
 
 import os
 
@@ -69,7 +69,7 @@ def test_a_document_without_a_place(tmp_path, text):
 
 def test_the_load_of_this_process():
     meter, used = LoadMeter(), sum(os.times()[:4])
-    while sum(os.times()[:4]) < used + 0.2:     # of CPU time, which others may want too
+    while sum(os.times()[:4]) < used + 0.2:     # CPU time; other processes may use the CPU too
         sum(range(10000))
     load, used = meter.read(), sum(os.times()[:4]) - used
     assert load.ours * os.cpu_count() * load.seconds / 100 == pytest.approx(used, abs=0.1)

@@ -1,4 +1,4 @@
-"""python -m fastbn stats with the extras: images, Zarr arrays, pictures, the progress bar."""
+"""fastbn stats with the extras: images, Zarr arrays, pictures, and the progress bar."""
 
 import io
 import json
@@ -28,7 +28,7 @@ SHAPES = {"L": (), "LA": (2,), "RGB": (3,), "RGBA": (4,)}
 
 
 def picture(path, mode="RGB", seed=0, size=(20, 30)):
-    """Save an image without loss, and return its values, (pixels, C)."""
+    """Save an image losslessly, and return its values, shape (pixels, C)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     values = np.random.default_rng(seed).integers(0, 256, (*size, *SHAPES[mode]), np.uint8)
     Image.fromarray(values).save(path)
@@ -49,7 +49,7 @@ def test_folders_of_images(mode, tmp_path):
     np.testing.assert_allclose(found["scaled"]["std"], values.std(axis=0), rtol=1e-12)
 
 
-def test_images_have_channels_last_whatever_the_axis(tmp_path):
+def test_images_have_channels_last_for_any_axis(tmp_path):
     x, y = picture(tmp_path / "x.png"), normal(5, 3, 4, 4, dtype="uint8")
     np.save(tmp_path / "y.npy", y)
     expect(stats(tmp_path, tmp_path / "x.png", tmp_path / "y.npy", "--axis", 1),
@@ -57,7 +57,7 @@ def test_images_have_channels_last_whatever_the_axis(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["jpeg", "webp"])
-def test_what_pillow_decodes(form, tmp_path):
+def test_lossy_formats(form, tmp_path):
     smooth = np.linspace(0, 255, 3000).astype(np.uint8).reshape(25, 40, 3)
     Image.fromarray(smooth).save(tmp_path / f"x.{form}")
     with Image.open(tmp_path / f"x.{form}") as image:
@@ -106,7 +106,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_images_that_do_not_count(name, tmp_path, capsys):
+def test_images_that_cannot_be_counted(name, tmp_path, capsys):
     data, reason = WRONG[name]
     good = picture(tmp_path / "0.png")
     (tmp_path / name).write_bytes(data)
@@ -134,14 +134,14 @@ def test_zarr(shape, chunks, axis, version, tmp_path, monkeypatch):
         expect(stats(tmp_path, tmp_path / "x.zarr", "--axis", axis), [x], axis)
 
 
-def test_zarr_beside_others(tmp_path):
+def test_zarr_with_other_inputs(tmp_path):
     x, y = normal(40, 8, 3, dtype="uint8"), picture(tmp_path / "y.png")
     group = zarr.open_group(tmp_path / "x.zarr", mode="w")
     group.create_array("train", shape=x.shape, chunks=(9, 8, 3), dtype="u1")[:] = x
     expect(stats(tmp_path, tmp_path / "x.zarr" / "train", tmp_path / "y.png"), [x.reshape(-1, 3), y])
 
 
-def test_zarr_that_does_not_count(tmp_path, capsys):
+def test_zarr_that_cannot_be_counted(tmp_path, capsys):
     def refused(path):
         assert main(["stats", str(path), "--on-error", "skip"]) == 1
         out, err = capsys.readouterr()
@@ -167,7 +167,7 @@ def test_zarr_that_does_not_count(tmp_path, capsys):
     assert refused(tmp_path / "x.zarr").startswith("is not a readable Zarr array: ")
 
 
-def test_images_and_zarr_go_on_where_they_were(tmp_path, monkeypatch, capsys, heard_signals):
+def test_images_and_zarr_are_resumed(tmp_path, monkeypatch, capsys, heard_signals):
     monkeypatch.setattr(grid, "BLOCK_BYTES", 512)
     for seed in range(4):
         picture(tmp_path / "images" / f"{seed}.png", seed=seed)
@@ -191,7 +191,7 @@ def test_images_and_zarr_go_on_where_they_were(tmp_path, monkeypatch, capsys, he
             times += 1
     assert times > 3
     same(stats(tmp_path, *arguments, "--resume", "fastbn-stats.resume"), wanted)
-    # A chunk that was written anew is a change.
+    # A rewritten chunk is a change.
     array = zarr.open_array(tmp_path / "x.zarr")
     array[0, 0, 0] = 255 - array[0, 0, 0]
     capsys.readouterr()
@@ -214,7 +214,7 @@ def test_pictures(channels, suffix, tmp_path):
             assert f"<!-- {words} -->" in text
 
 
-def test_a_picture_of_what_is_not_finite(tmp_path):
+def test_a_picture_of_values_that_are_not_finite(tmp_path):
     x = normal(50, 4)
     x[3, 1], x[3, 2] = np.nan, np.inf
     np.save(tmp_path / "x.npy", x)
@@ -226,7 +226,7 @@ def test_a_picture_of_what_is_not_finite(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
-def test_a_bar_on_a_terminal_alone(tmp_path):
+def test_the_bar_on_a_terminal(tmp_path):
     import fcntl
     import termios
 
@@ -242,7 +242,7 @@ def test_a_bar_on_a_terminal_alone(tmp_path):
         while True:
             try:
                 more = os.read(ours, 4096)
-            except OSError:     # Linux says so when nobody has the other end any more
+            except OSError:     # on Linux, after the other end was closed
                 break
             if not more:
                 break

@@ -1,4 +1,4 @@
-"""python -m fastbn stats on Zarr folders that are hostile or wrong: refused before Zarr reads their metadata."""
+"""fastbn stats refuses hostile or invalid Zarr folders before Zarr reads their metadata."""
 
 import json
 import os
@@ -20,7 +20,7 @@ BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 
 
 class Touch:
-    """Creates a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -47,7 +47,7 @@ def sharded(*codecs, index=(BYTES,)):
 
 
 def planted(folder, metadata, chunk=b""):
-    """A folder with these metadata and one chunk."""
+    """A Zarr folder with given metadata and one chunk."""
     folder.mkdir()
     old = metadata["zarr_format"] == 2
     (folder / (".zarray" if old else "zarr.json")).write_text(json.dumps(metadata))
@@ -58,7 +58,7 @@ def planted(folder, metadata, chunk=b""):
 
 
 def refused(path, capsys, on_error="stop"):
-    """The one line that is said of an input."""
+    """The message for an input."""
     assert main(["stats", str(path), "--on-error", on_error]) == 1
     out, err = capsys.readouterr()
     assert out == ""
@@ -85,7 +85,7 @@ def test_nothing_is_unpickled(name, tmp_path, monkeypatch, capsys):
     marker = tmp_path / "marker"
     data = pickle.dumps(Touch(marker))
     pickle.loads(data)
-    assert marker.exists()      # so it would do what it is to be kept from
+    assert marker.exists()      # the attack works without the check
     marker.unlink()
     monkeypatch.setattr(zarr, "open_array", lambda *_, **__: pytest.fail("Zarr has seen it"))
     path = planted(tmp_path / "x.zarr", HOSTILE[name], data)
@@ -95,7 +95,7 @@ def test_nothing_is_unpickled(name, tmp_path, monkeypatch, capsys):
 
 
 def test_nothing_is_unpickled_by_another_store(tmp_path, monkeypatch):
-    """The name of a folder does not choose the store, as that of N5, whose metadata name codecs elsewhere."""
+    """The suffix of a folder does not select another store, such as N5, whose metadata have other codecs."""
     opened = zarr.open_array
     stores = []
 
@@ -129,7 +129,7 @@ def test_codecs_that_are_read(codecs, tmp_path):
 OBJECT = "is not a readable Zarr array: it has dtype "
 SHAPE = "is not a readable Zarr array: it has shape "
 WRONG = {
-    # name: metadata, what is said of them
+    # name: metadata, message
     "objects": (version_2(dtype="|O"), f"{OBJECT}'\"|O\"'; expected a numeric dtype"),
     "records of objects": (version_2(dtype=[["a", "|O"]]), f"{OBJECT}'[[\"a\", \"|O\"]]'; expected a numeric dtype"),
     "an extension": (version_3(data_type={"name": "x", "configuration": {}}),
@@ -166,7 +166,7 @@ def test_wrong_metadata(name, tmp_path, capsys):
         pytest.skip("zarr 2 does not read version 3 of the format")
     path = planted(tmp_path / "x.zarr", metadata)
     assert refused(path, capsys).startswith(reason)
-    # It does not stand in the way of others.
+    # Other inputs are counted.
     np.save(tmp_path / "good.npy", normal(4, 3))
     found = stats(tmp_path, tmp_path / "good.npy", path, "--on-error", "skip")
     assert (found["inputs"], len(found["skipped"])) == (1, 1)
@@ -177,7 +177,7 @@ def test_wrong_metadata(name, tmp_path, capsys):
     (b"[1]", ".zarray is not a JSON object"), (b'{"a":', ".zarray is not valid JSON: "),
     (b"\xff\xfe{\0}\0", ".zarray is not valid JSON: "), (b"[" * 100_000, ".zarray is not valid JSON: "),
 ], ids=["large", "list", "open", "UTF-16", "deep"])
-def test_files_that_are_no_metadata(content, reason, tmp_path, capsys):
+def test_invalid_metadata_files(content, reason, tmp_path, capsys):
     path = planted(tmp_path / "x.zarr", version_2())
     (path / ".zarray").write_bytes(content)
     assert refused(path, capsys).startswith(f"is not a readable Zarr array: {reason}")
@@ -189,7 +189,7 @@ def test_metadata_of_both_versions_are_checked(tmp_path, capsys):
     assert "it has the codec 'pickle'" in refused(path, capsys)
 
 
-def test_a_limit_that_is_raised(tmp_path):
+def test_a_higher_limit(tmp_path):
     x = normal(4, 3)
     path = planted(tmp_path / "x.zarr", version_2(shape=[40_000, 3]), x.tobytes())
     whole = np.concatenate([x, np.zeros((39_996, 3), np.float32)])
@@ -210,7 +210,7 @@ def test_no_output_over_a_chunk(tmp_path, capsys):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
 @pytest.mark.parametrize("make", [lambda path: os.mkfifo(path), lambda path: path.symlink_to("/dev/zero")],
                          ids=["pipe", "device"])
-def test_chunks_that_never_end(make, tmp_path, capsys):
+def test_chunks_that_are_not_regular_files(make, tmp_path, capsys):
     path = planted(tmp_path / "x.zarr", version_2())
     (path / "0.0").unlink()
     make(path / "0.0")
@@ -223,12 +223,12 @@ def test_chunks_that_never_end(make, tmp_path, capsys):
         zarr_metadata.array_version(str(path))
 
 
-def test_links_that_lead_in_a_circle(tmp_path):
+def test_cyclic_links(tmp_path):
     path = planted(tmp_path / "x.zarr", version_2(), bytes(48))
     (path / "again").symlink_to(path)
     [found] = inputs.find([str(path)])
     assert found.problem == ""
-    assert found.size == 2 * (48 + (path / ".zarray").stat().st_size)     # once more by the link, and no further
+    assert found.size == 2 * (48 + (path / ".zarray").stat().st_size)     # twice, because the link is followed once
     expect(stats(tmp_path, path), [np.zeros((4, 3), np.float32)])
 
 

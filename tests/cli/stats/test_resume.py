@@ -18,7 +18,7 @@ from tests.cli.stats.interrupted import INTERRUPTED, resumed, start
 from tests.process import DEFAULT_SIGNALS, PATIENCE, settings
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the tests send POSIX signals")
-ENDS = [3, 10, 16, 17]      # how many blocks the inputs have, one after the other, and all of them
+ENDS = [3, 10, 16, 17]      # cumulative number of blocks after each input
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 2, 3, 4, 5, 7, 9, 10, 12, 15, 16])
@@ -68,7 +68,7 @@ def test_a_signal_that_is_ignored(files, tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-def test_the_file_to_resumed_from_needs_no_standard_output(files, tmp_path):
+def test_the_resume_file_needs_no_standard_output(files, tmp_path):
     wanted = stats(tmp_path, *files)
     with open("/dev/full", "w") as full:
         code, _, err = start(4, tmp_path, *files, stdout=full)
@@ -83,7 +83,7 @@ def test_an_interrupted_run_prints_no_json(files, tmp_path):
     assert err.endswith("--resume fastbn-stats.resume\n")
 
 
-def test_interrupted_when_all_was_counted(files, tmp_path, monkeypatch, capsys, heard_signals):
+def test_interrupted_after_all_inputs(files, tmp_path, monkeypatch, capsys, heard_signals):
     def interrupted(path, data):
         if path.name == "out.json":
             signal.raise_signal(signal.SIGTERM)
@@ -104,7 +104,7 @@ def test_interrupted_when_all_was_counted(files, tmp_path, monkeypatch, capsys, 
     same(resumed(tmp_path, *files), wanted)
 
 
-def test_again_and_again(files, tmp_path):
+def test_many_interruptions(files, tmp_path):
     wanted = stats(tmp_path, *files)
     left = []
     for _ in range(ENDS[-1] // 2):
@@ -115,14 +115,14 @@ def test_again_and_again(files, tmp_path):
     same(resumed(tmp_path, *files), wanted)
 
 
-def test_another_run_takes_another_name(files, tmp_path):
+def test_another_run_uses_another_file_name(files, tmp_path):
     for name in ("fastbn-stats.resume", "fastbn-stats-2.resume", "fastbn-stats-3.resume"):
         *_, err = start(1, tmp_path, *files)
         assert f"--resume {name}\n" in err
         assert (tmp_path / name).exists()
 
 
-# Sends itself SIGINT before a line of Python that is counted, in the command or in what it calls, again and again.
+# Repeatedly interrupts itself with SIGINT before a random line of Python in the command or in its callees.
 ANYWHERE = DEFAULT_SIGNALS + """
 import random, sys
 from pathlib import Path
@@ -173,7 +173,7 @@ print(interrupted, file=sys.stderr)
 
 @pytest.mark.parametrize("seed", range(4))
 def test_at_any_line(seed, files, tmp_path):
-    # No run has more than a sixth of the lines of an uninterrupted one, but for the last.
+    # Each run but the last executes at most a sixth of the lines of an uninterrupted run.
     wanted = stats(tmp_path, *files)
     done = subprocess.run([sys.executable, "-c", ANYWHERE, str(seed), *map(str, files)],
                           **(settings({}) | {"cwd": tmp_path}), capture_output=True, timeout=PATIENCE, check=False)
@@ -182,7 +182,7 @@ def test_at_any_line(seed, files, tmp_path):
     same(json.loads((tmp_path / "anywhere.json").read_text()), wanted)
 
 
-def test_what_is_printed_is_what_was_read(tmp_path):
+def test_the_printed_result_has_all_blocks_read(tmp_path):
     x = np.repeat(np.arange(4.0), 512).reshape(-1, 1)       # a block has one value
     np.save(tmp_path / "x.npy", x)
     code, out, err = start(2, tmp_path, "x.npy")
@@ -192,7 +192,7 @@ def test_what_is_printed_is_what_was_read(tmp_path):
     assert err.startswith("interrupted after 0 inputs and a part of the next; to resume, ")
 
 
-def test_the_channel_axis_is_doubted_once(tmp_path):
+def test_the_warning_of_the_channel_axis_appears_once(tmp_path):
     np.save(tmp_path / "x.npy", normal(3, 50, 65))
     code, out, err = start(2, tmp_path, "x.npy")
     assert code == 130
@@ -203,7 +203,7 @@ def test_the_channel_axis_is_doubted_once(tmp_path):
     assert out.splitlines()[1] == "# channel axis -1; the first array has shape (3, 50, 65)"
 
 
-def test_standard_input_comes_from_its_beginning(tmp_path):
+def test_standard_input_starts_from_its_beginning(tmp_path):
     a, b = normal(1000, 3), normal(2000, 3, seed=1)
     np.save(tmp_path / "a.npy", a)
     np.save(tmp_path / "b.npy", b)
@@ -219,8 +219,8 @@ def test_standard_input_comes_from_its_beginning(tmp_path):
     same(json.loads((tmp_path / "out.json").read_text()), stats(tmp_path, tmp_path / "a.npy", tmp_path / "b.npy"))
 
 
-def test_most_inputs_decide_when_the_one_begun_is_skipped(files, tmp_path):
-    """The first input has begun and turns out to be damaged; the second is none of those that most are."""
+def test_the_majority_decides_after_an_unfinished_input_is_skipped(files, tmp_path):
+    """The first input is damaged at its end; the second one has another number of channels than most inputs."""
     np.savez(files[1], normal(4000, 3, seed=1))
     files[1].write_bytes(damaged_at_its_end(files[1].read_bytes()))
     np.save(files[0], normal(1000, 4))
@@ -234,12 +234,12 @@ def test_most_inputs_decide_when_the_one_begun_is_skipped(files, tmp_path):
 
 
 def damaged_at_its_end(archive):
-    """The bytes of an archive whose last value is another than that of the checksum."""
+    """The bytes of an archive with a wrong last value, which its checksum reveals."""
     at = archive.index(b"PK\1\2") - 1
     return archive[:at] + bytes([archive[at] ^ 1]) + archive[at + 1:]
 
 
-def test_a_second_sigint_does_not_disturb_what_the_first_one_began(
+def test_a_second_sigint_does_not_prevent_the_resume_file(
         files, tmp_path, monkeypatch, capsys, heard_signals):
     wanted = stats(tmp_path, *files)
     monkeypatch.chdir(tmp_path)

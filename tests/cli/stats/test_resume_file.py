@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the tests send 
 
 @pytest.fixture
 def left(files, tmp_path):
-    """What a run left that was interrupted in the third input, whose second was skipped."""
+    """The resume file of a run that skipped the second input and was interrupted in the third."""
     files[1].write_bytes(files[1].read_bytes()[:-30])
     code, _, err = start(5, tmp_path, *files, "--on-error", "skip")
     assert code == 130, err
@@ -30,7 +30,7 @@ def resume(left, files, *options):
     return main(["stats", *map(str, files), "--on-error", "skip", "--resume", str(left), *options])
 
 
-def test_what_was_skipped_is_remembered(left, files, tmp_path):
+def test_skipped_inputs_are_remembered(left, files, tmp_path):
     found = stats(tmp_path, *files, "--on-error", "skip", "--resume", left)
     same(found, stats(tmp_path, *files, "--on-error", "skip"))
     assert [entry["path"] for entry in found["skipped"]] == [str(files[1])]
@@ -57,7 +57,7 @@ def test_a_changed_input_is_refused(number, change, left, files, capsys):
     assert err == f"{path}: {reason}; start again without --resume\n"
 
 
-def test_inputs_not_begun_may_change(left, files, tmp_path):
+def test_unread_inputs_may_change(left, files, tmp_path):
     np.savez(files[3], normal(50, 3, seed=9))
     found = stats(tmp_path, *files, "--on-error", "skip", "--resume", left)
     same(found, stats(tmp_path, *files, "--on-error", "skip"))
@@ -135,7 +135,7 @@ def test_malformed_files(name, left, files, capsys):
     assert err.count("\n") == 1
 
 
-def test_a_block_that_is_not_there(left, files, capsys):
+def test_a_missing_block(left, files, capsys):
     left.write_text(changed("partial", "block", value=1000)(json.loads(left.read_text())))
     assert main(["stats", *map(str, files), "--resume", str(left)]) == 1
     assert capsys.readouterr().err == f"{files[2]}: has fewer blocks than in the interrupted run\n"
@@ -144,7 +144,7 @@ def test_a_block_that_is_not_there(left, files, capsys):
 @pytest.mark.parametrize(("make", "kind"), [
     (lambda path: os.mkfifo(path), "a named pipe"), (lambda path: path.symlink_to("/dev/zero"), "a device"),
 ], ids=["pipe", "device"])
-def test_no_regular_file(make, kind, files, tmp_path, capsys):
+def test_files_that_are_not_regular(make, kind, files, tmp_path, capsys):
     make(tmp_path / "x.resume")
     assert resume(tmp_path / "x.resume", files) == 1
     assert capsys.readouterr() == ("", f"{tmp_path / 'x.resume'}: is {kind}; expected a regular file\n")
@@ -159,12 +159,12 @@ def test_a_file_that_is_larger_than_memory_allows(left, files, capsys):
     assert main(["stats", *map(str, files), "--resume", str(left), "--max-memory", str(max(size, 3072))]) == 0
 
 
-def test_no_file(files, tmp_path, capsys):
+def test_a_missing_file(files, tmp_path, capsys):
     assert resume(tmp_path / "none.resume", files) == 1
     assert capsys.readouterr().err == f"{tmp_path / 'none.resume'}: No such file or directory\n"
 
 
-def test_fingerprints_tell_inputs_apart():
+def test_fingerprints_differ():
     one = inputs.Input("/a", "npy", 1, 2)
     others = [replace(one, path="/b"), replace(one, kind="npz"), replace(one, size=2), replace(one, mtime=3),
               replace(one, problem="x"), inputs.Input("-", inputs.STREAM)]
