@@ -1,4 +1,4 @@
-"""Pillow, where it is installed: the command imports it by its name when a folder of images is read."""
+"""Includes Pillow if it is installed; the reader imports it by name."""
 
 from importlib.util import find_spec
 

@@ -1,4 +1,4 @@
-"""Zarr, where it is installed: the command imports it by its name when a Zarr array is read."""
+"""Includes Zarr if it is installed; the reader imports it by name."""
 
 from importlib.util import find_spec
 

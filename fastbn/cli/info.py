@@ -1,4 +1,4 @@
-"""``python -m fastbn info``: the build, and what it chose for this machine."""
+"""``python -m fastbn info``: the build, and its settings on this machine."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from fastbn import BatchNorm, ChannelAffine
+from fastbn.affine import ChannelAffine
+from fastbn.layers.batchnorm import BatchNorm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

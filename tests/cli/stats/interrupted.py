@@ -17,7 +17,7 @@ from fastbn.cli.stats.counting.tally import Tally
 grid.BLOCK_BYTES = 4096
 of, left, numbers = Tally.of, int(sys.argv[1]), [int(number) for number in sys.argv[2].split(",")]
 
-def interrupted(*arguments):
+def interrupted(*arguments, **options):
     global left
     left -= 1
     if left < 0:
@@ -25,7 +25,7 @@ def interrupted(*arguments):
         for number in numbers:
             os.kill(os.getpid(), number)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)     # both arrive now
-    return of(*arguments)
+    return of(*arguments, **options)
 
 Tally.of = interrupted
 sys.exit(main(["stats", *sys.argv[3:]]))

@@ -108,10 +108,10 @@ def test_a_file_truncated_while_it_is_read(tmp_path, capsys, monkeypatch):
     path, of, blocks = tmp_path / "x.npy", Tally.of, []
     np.save(path, GOOD)
 
-    def cut(block, *others):
+    def cut(block, *others, **options):
         blocks.append(block.size)
         os.truncate(path, 4000)
-        return of(block, *others)
+        return of(block, *others, **options)
 
     monkeypatch.setattr(Tally, "of", cut)
     assert main(["stats", str(path)]) == 1

@@ -120,7 +120,8 @@ def count(
             for index, block in enumerate(part.blocks(known.block), known.block):
                 first = part.grid.slices(index)[axis].start
                 try:
-                    tally = Tally.of(block, axis, first, part.kind.channels, settings.threads, settings.missing)
+                    tally = Tally.of(block, axis, first, part.kind.channels, threads=settings.threads,
+                                     missing=settings.missing)
                 except (TypeError, ValueError) as error:
                     raise part.place.error(error) from None
                 known = Partial(number, index + 1, merged(known.tally, replace(tally, shape=part.shape)))

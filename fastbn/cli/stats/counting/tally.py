@@ -45,7 +45,7 @@ class Tally:
 
     @classmethod
     def of(
-        cls, block: NDArray[Any], axis: int, first: int, channels: int, threads: int | None = None,
+        cls, block: NDArray[Any], axis: int, first: int, channels: int, *, threads: int | None = None,
         missing: Missing = NOTHING_MISSING,
     ) -> Tally:
         """Return the statistics of a block, which may have a part of the channels.
