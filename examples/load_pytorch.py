@@ -31,7 +31,7 @@ def batch(rng):
 def report(name, ours, theirs):
     """Print the largest difference between a fastbn array and a torch tensor."""
     theirs = theirs.detach().numpy()
-    print(f"  {name:<22} {abs(ours - theirs).max():.1e}   of values up to {abs(theirs).max():.3g}")
+    print(f"  {name:<22} {abs(ours - theirs).max():.1e}   largest value {abs(theirs).max():.3g}")
 
 
 def main():

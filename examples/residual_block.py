@@ -41,7 +41,7 @@ def main():
     print(f"relu(batch_norm(x) + shortcut) on {SHAPE}, float32; largest difference from float64:")
     pairs = zip(("y", "dx", "dshortcut"), fused(bn, x, shortcut, dy), step_by_step(bn, x, shortcut, dy), strict=True)
     for name, ours, exact in pairs:
-        print(f"  {name:<10} {abs(ours - exact).max():.1e}   of values up to {abs(exact).max():.3g}")
+        print(f"  {name:<10} {abs(ours - exact).max():.1e}   largest value {abs(exact).max():.3g}")
     print(f"gradients of gamma from {bn.grad_gamma.min():.1f} to {bn.grad_gamma.max():.1f}, "
           f"of beta from {bn.grad_beta.min():.1f} to {bn.grad_beta.max():.1f}")
 
