@@ -207,7 +207,7 @@ class Run:
         total = self.state.so_far
         if total is None or self.shown:
             return
-        lines = [*([] if self.complete else ["# interrupted: from a part of the inputs"]),
+        lines = [*([] if self.complete else ["# interrupted: only a part of the inputs was counted"]),
                  *text(total, self.settings.axis)]
         if self.arguments.json != STANDARD_OUTPUT:
             show(*lines)

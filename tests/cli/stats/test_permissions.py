@@ -97,7 +97,7 @@ def count(*arguments):
 run.count = count
 """
     code, out, err = unprivileged(open_folder, "x.npy", *json_out, program=program)
-    table = ["# interrupted: from a part of the inputs", "mean, std = (0.5,), (0.5,)"]
+    table = ["# interrupted: only a part of the inputs was counted", "mean, std = (0.5,), (0.5,)"]
     said = ("interrupted after 0 inputs and a part of the next; the resume file "
             "fastbn-stats.resume: cannot be written: Permission denied")
     assert code == 130

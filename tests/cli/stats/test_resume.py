@@ -37,7 +37,7 @@ def test_sigint(blocks, files, tmp_path):
                    "--resume fastbn-stats.resume\n")
     state = json.loads((tmp_path / "fastbn-stats.resume").read_text())
     assert (state["finished"], state["partial"] is None) == (finished, blocks in ENDS)
-    assert out.startswith("# interrupted: from a part of the inputs\nmean, std = (")
+    assert out.startswith("# interrupted: only a part of the inputs was counted\nmean, std = (")
     same(resumed(tmp_path, *files), wanted)
 
 
