@@ -1,7 +1,7 @@
-"""Takes a trained torch.nn.BatchNorm2d over into fastbn and compares the two. Needs torch.
+"""Load a trained torch.nn.BatchNorm2d into fastbn, and compare both layers. Requires torch.
 
-The names of the state are the same, so its ``state_dict()`` is loaded as it is; inference and further training agree
-to the rounding of float32.
+fastbn uses the names of PyTorch, so it loads ``state_dict()`` directly. Inference and training agree within the
+rounding of float32.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ CHANNELS = 64
 
 
 def trained_layer(rng):
-    """Return a torch layer that has seen some batches and whose parameters are no longer those of a new one."""
+    """Return a torch layer with random parameters and the running averages of ten batches."""
     layer = torch.nn.BatchNorm2d(CHANNELS)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(rng.uniform(0.5, 1.5, CHANNELS)))
@@ -29,13 +29,13 @@ def batch(rng):
 
 
 def report(name, ours, theirs):
-    """Print the largest difference between an array of fastbn and a tensor of torch."""
+    """Print the largest difference between a fastbn array and a torch tensor."""
     theirs = theirs.detach().numpy()
-    print(f"  {name:<22} {abs(ours - theirs).max():.1e}   of values up to {abs(theirs).max():.3g}")
+    print(f"  {name:<22} {abs(ours - theirs).max():.1e}   largest value {abs(theirs).max():.3g}")
 
 
 def main():
-    """Load, then compare inference, a training step and its gradients."""
+    """Load the layer, and compare inference and a training step with its gradients."""
     rng = np.random.default_rng(0)
     layer = trained_layer(rng)
     bn = fastbn.BatchNorm(CHANNELS, eps=layer.eps, momentum=layer.momentum)

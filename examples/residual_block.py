@@ -1,7 +1,7 @@
-"""A residual join on channels-last images: y = relu(batch_norm(x) + shortcut), forward and backward, fused.
+"""A fused residual connection on channels-last images: y = relu(batch_norm(x) + shortcut), forward and backward.
 
-The layer reads x and the shortcut once and writes y once. Of the ReLU it keeps one bit for each element, and the
-backward returns both gradients. The same in separate NumPy steps is computed beside it, in float64, to compare.
+The layer reads x and the shortcut once and writes y once. It stores one bit per element for the ReLU, and the backward
+pass returns both gradients. The example compares them with separate NumPy operations in float64.
 """
 
 import numpy as np
@@ -12,14 +12,14 @@ SHAPE = (32, 28, 28, 128)   # NHWC
 
 
 def fused(bn, x, shortcut, dy):
-    """Return y, dx and dshortcut of the layer."""
+    """Return y, dx and dshortcut from the fused layer."""
     y = bn(x, residual=shortcut, activation="relu")
     dx, dshortcut = bn.backward(dy)
     return y, dx, dshortcut
 
 
 def step_by_step(bn, x, shortcut, dy):
-    """Return the same three arrays from the formulas of batch normalization, in float64."""
+    """Return the same arrays from separate operations in float64."""
     x, shortcut, dy, gamma, beta = (a.astype(np.float64) for a in (x, shortcut, dy, bn.gamma, bn.beta))
     batch = (0, 1, 2)
     rstd = 1 / np.sqrt(x.var(axis=batch) + bn.eps)
@@ -31,7 +31,7 @@ def step_by_step(bn, x, shortcut, dy):
 
 
 def main():
-    """Compare the fused layer with the formulas."""
+    """Compare the fused layer with the separate operations."""
     rng = np.random.default_rng(0)
     x, shortcut, dy = (rng.standard_normal(SHAPE, dtype=np.float32) for _ in range(3))
     bn = fastbn.BatchNorm(SHAPE[-1], axis=-1)
@@ -41,7 +41,7 @@ def main():
     print(f"relu(batch_norm(x) + shortcut) on {SHAPE}, float32; largest difference from float64:")
     pairs = zip(("y", "dx", "dshortcut"), fused(bn, x, shortcut, dy), step_by_step(bn, x, shortcut, dy), strict=True)
     for name, ours, exact in pairs:
-        print(f"  {name:<10} {abs(ours - exact).max():.1e}   of values up to {abs(exact).max():.3g}")
+        print(f"  {name:<10} {abs(ours - exact).max():.1e}   largest value {abs(exact).max():.3g}")
     print(f"gradients of gamma from {bn.grad_gamma.min():.1f} to {bn.grad_gamma.max():.1f}, "
           f"of beta from {bn.grad_beta.min():.1f} to {bn.grad_beta.max():.1f}")
 

@@ -5,7 +5,11 @@
 and its relatives make it part of the layer beside it.
 """
 
-from fastbn._core.source_tree import use_built
+from fastbn._core.startup import guard_imports
+
+guard_imports()
+
+from fastbn._core.source_tree import use_built  # noqa: E402
 
 use_built(__path__)
 

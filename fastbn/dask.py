@@ -11,6 +11,7 @@ import numpy as np
 
 from fastbn._core import views
 from fastbn._core.checks import check_choice
+from fastbn._core.extras import hint
 from fastbn.statistics.channel_stats import ChannelStats
 from fastbn.statistics.selection import NAN_POLICIES
 
@@ -51,7 +52,7 @@ def channel_stats(x: Any, axis: int = 1, *, nan_policy: NanPolicy = "propagate")
     Raises
     ------
     ImportError
-        If Dask is not installed: ``pip install 'fastbn[dask]'``.
+        If Dask is not installed: ``pip install ".[dask]"``.
     TypeError
         If `x` is no Dask array of plain NumPy chunks (masked ones are refused: their masks would be ignored), or of
         another dtype.
@@ -102,7 +103,7 @@ def _dask() -> tuple[Any, Any]:
         import dask.array as da
         from dask.delayed import delayed
     except ModuleNotFoundError as error:
-        raise ImportError(f"channel_stats needs Dask: pip install 'fastbn[dask]' ({error})") from None
+        raise ImportError(f"channel_stats needs Dask: {hint('dask')} ({error})") from None
     return da, delayed
 
 

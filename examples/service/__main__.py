@@ -1,4 +1,4 @@
-"""``python -m examples.service``: runs the service until it is interrupted."""
+"""``python -m examples.service``: run the service until it is interrupted."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import fastbn
-from examples.service.extra import needs_extra
+from examples.service.extra import INSTALL, needs_extra
 from examples.service.parameters import default_path, save
-from fastbn.__main__ import positive_int
+from fastbn.cli.arguments import positive_int
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit code: 0 after a training, 1 if the service could not start. Else the process ends with Gunicorn's.
+        The exit code: 0 after training; 1 if the service cannot start. Otherwise Gunicorn ends the process.
     """
     options = parse(argv)
     with needs_extra():
@@ -31,12 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(model: Path) -> int:
-    """Train the network, whether the file is there or not."""
+    """Train the network and write its parameters."""
     from examples.service import training
 
     parameters, accuracy = training.train()
     save(model, parameters)
-    print(f"{model}: {accuracy:.1f} % of the test digits right")
+    print(f"{model}: test accuracy {accuracy:.1f} %")
     return 0
 
 
@@ -59,31 +59,32 @@ def serve(options: argparse.Namespace) -> int:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(
-        prog="python -m examples.service", description="Tell handwritten digits apart over HTTP.",
-        epilog="Needs the extra: pip install '.[service]'")
+        prog="python -m examples.service", description="Classify handwritten digits over HTTP.",
+        epilog=f"Requires an extra: {INSTALL}")
     parser.add_argument("--interface", choices=("wsgi", "asgi"), default="wsgi",
-                        help="Gunicorn's own workers (wsgi, the default) or Uvicorn's (asgi)")
+                        help="workers of Gunicorn (wsgi) or of Uvicorn (asgi); default: %(default)s")
     parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
     parser.add_argument("--port", type=port, default=8000, metavar="P",
-                        help="default: %(default)s; 0 for any that is free")
-    parser.add_argument("--workers", type=positive_int, default=2, metavar="N", help="processes; default: %(default)s")
+                        help="default: %(default)s; 0 selects a free port")
+    parser.add_argument("--workers", type=positive_int, default=2, metavar="N",
+                        help="number of worker processes; default: %(default)s")
     parser.add_argument("--threads", type=positive_int, metavar="N",
-                        help="of each worker; default: FASTBN_NUM_THREADS, or else its share of the CPUs")
+                        help="threads of each worker; default: FASTBN_NUM_THREADS, or an equal share of the CPUs")
     parser.add_argument("--model", type=Path, default=default_path(), metavar="FILE",
-                        help="the parameters, trained if the file is not there; default: %(default)s")
-    parser.add_argument("--train", action="store_true", help="train anew, say how well, and end")
+                        help="parameters of the network; trained if the file does not exist; default: %(default)s")
+    parser.add_argument("--train", action="store_true", help="train the network, print its accuracy, and exit")
     return parser.parse_args(argv)
 
 
 def port(text: str) -> int:
-    """Return the number of a port, or raise the error that argparse shows."""
+    """Return the number of a port, or raise the error that ``argparse`` reports."""
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"expected an integer between 0 and 65535, got {text!r}")
     return int(text)
 
 
 def threads_per_worker(workers: int) -> int:
-    """Return what FASTBN_NUM_THREADS says, or else a fair share of the CPUs."""
+    """Return FASTBN_NUM_THREADS if it is set, or an equal share of the CPUs."""
     count = fastbn.get_num_threads()
     return count if os.environ.get("FASTBN_NUM_THREADS") else max(1, count // workers)
 

@@ -1,4 +1,4 @@
-"""The routes, as a WSGI and as an ASGI application: the same but for what is awaited."""
+"""The routes, as a WSGI and as an ASGI application."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def asgi_app(classifier: Classifier) -> Any:
 
 
 def with_routes(app: Any, classifier: Classifier, page: type[Page], prediction: type[Prediction]) -> Any:
-    """Return an application of either kind with its routes."""
+    """Add the routes to an application of either kind."""
     app.add_route("/predict", prediction(classifier, folded=False))
     app.add_route("/predict/folded", prediction(classifier, folded=True))
     app.add_route("/health", page(health, falcon.MEDIA_JSON))
@@ -47,7 +47,7 @@ def with_routes(app: Any, classifier: Classifier, page: type[Page], prediction: 
 
 
 class Page:
-    """What GET returns.
+    """A page that GET returns.
 
     Parameters
     ----------
@@ -61,27 +61,27 @@ class Page:
         self._content_type = content_type
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Answer."""
+        """Send the response."""
         resp.content_type = self._content_type
         resp.data = self._render()
 
 
 class AsyncPage(Page):
-    """The same for ASGI."""
+    """The same resource for ASGI."""
 
     async def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:  # type: ignore[override]
-        """Answer."""
+        """Send the response."""
         super().on_get(req, resp)
 
 
 class Prediction:
-    """What POST of images returns: their digits and logits.
+    """The resource that classifies the images in a POST request.
 
     Parameters
     ----------
     classifier : Classifier
     folded : bool
-        Whether to use the convolutions that the batch norms were folded into.
+        Whether to use the convolutions with folded batch normalization.
     """
 
     def __init__(self, classifier: Classifier, *, folded: bool) -> None:
@@ -89,7 +89,7 @@ class Prediction:
         self._folded = folded
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Answer."""
+        """Send the response."""
         content_type = check_headers(req, resp)
         images = decoded(req.bounded_stream.read(), content_type)
         self._answer(resp, self._logits(images))
@@ -104,19 +104,19 @@ class Prediction:
 
 
 class AsyncPrediction(Prediction):
-    """The same for ASGI."""
+    """The same resource for ASGI."""
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:  # type: ignore[override]
-        """Answer."""
+        """Send the response."""
         content_type = check_headers(req, resp)
         images = decoded(await req.stream.read(), content_type)
-        # One image takes less time than the way to another thread; many would keep all other requests waiting.
+        # A single image is faster than the switch to a thread; many images would block other requests.
         logits = self._logits(images) if len(images) == 1 else await asyncio.to_thread(self._logits, images)
         self._answer(resp, logits)
 
 
 def check_headers(req: falcon.Request, resp: falcon.Response) -> str:
-    """Return the content type of a body that is worth reading, or raise the error to answer with."""
+    """Check the headers of a prediction, and return the content type."""
     if (request_id := req.get_header("X-Request-ID")) is not None:
         if len(request_id) > LONGEST_ID or not (request_id.isascii() and request_id.isprintable()):
             raise falcon.HTTPInvalidHeader(f"expected at most {LONGEST_ID} printable ASCII characters", "X-Request-ID")
@@ -134,7 +134,7 @@ def check_headers(req: falcon.Request, resp: falcon.Response) -> str:
 
 
 def decoded(body: bytes, content_type: str) -> NDArray[np.uint8]:
-    """Return the images in a body, or raise the error to answer with."""
+    """Return the images in a body, or raise the error of the response."""
     try:
         return decode(body, content_type)
     except ValueError as error:
@@ -142,7 +142,7 @@ def decoded(body: bytes, content_type: str) -> NDArray[np.uint8]:
 
 
 def as_json(logits: NDArray[np.float32]) -> bytes:
-    """Return the answer to a prediction.
+    """Return the response to a prediction.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def as_json(logits: NDArray[np.float32]) -> bytes:
     Returns
     -------
     bytes
-        {"digits": [...], "logits": [[...], ...]}, with all the digits that a float32 has, so that its bits come back.
+        {"digits": [...], "logits": [[...], ...]}, with enough digits to restore the bits of float32.
 
     Examples
     --------
@@ -163,12 +163,12 @@ def as_json(logits: NDArray[np.float32]) -> bytes:
 
 
 def health() -> bytes:
-    """Return that this worker answers, and what it runs on."""
+    """Return the state of this worker."""
     return json.dumps({"status": "ok", "pid": os.getpid(), "fastbn": fastbn.__version__,
                        "threads": fastbn.get_num_threads()}).encode()
 
 
 def error_as_json(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:
-    """Answer an error in JSON, whatever the client accepts."""
+    """Send an error as JSON, independent of the Accept header."""
     resp.content_type = falcon.MEDIA_JSON
     resp.data = error.to_json()

@@ -1,4 +1,4 @@
-"""Runs the service as a process of its own, and asks it."""
+"""Starts the service in a separate process, and sends requests to it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from examples.service.model import Classifier
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 600.0    # seconds, for a slow machine; Gunicorn gives its workers 30 to end
+PATIENCE = 600.0    # seconds; Gunicorn gives its workers 30 seconds to stop
 
 
 class Answer(NamedTuple):
-    """What the service returned."""
+    """A response of the service."""
 
     status: int
     headers: dict[str, str]     # names in lower case
@@ -45,15 +45,15 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Service:
-    """A service that runs.
+    """A running service.
 
     Attributes
     ----------
     process : psutil.Process
-        The master.
+        The Gunicorn master.
     port : int
     workers : int
-        How many it shall have.
+        The number of workers.
     """
 
     process: psutil.Process
@@ -64,7 +64,7 @@ class Service:
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None,
         connection: HTTPConnection | None = None,
     ) -> Answer:
-        """Send one request, over a connection of its own unless one is given."""
+        """Send one request, over a new connection unless one is given."""
         with contextlib.closing(self.connect()) if connection is None else contextlib.nullcontext(connection) as link:
             link.request(method, path, body, headers or {})
             response = link.getresponse()
@@ -76,20 +76,20 @@ class Service:
         return HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
 
     def worker_pids(self) -> set[int]:
-        """Return the processes that answer."""
+        """Return the process ids of the workers."""
         return {child.pid for child in self.process.children()}
 
     def metric(self, name: str) -> float:
-        """Return the sum of a metric over its labels: 0 as long as nothing was counted."""
+        """Return the sum of a metric over its labels, or 0 if it is not set."""
         lines = self.ask("GET", "/metrics").body.decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if re.match(rf"{name}[ {{]", line))
 
     def wait_for_workers(self, gone: int | None = None) -> set[int]:
-        """Wait until as many workers as there shall be are ready, without the one that is to be gone; return them."""
+        """Wait until all workers are ready and the worker `gone` has ended, and return their process ids."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             pids = self.worker_pids()
-            # One that was forked and is not ready yet would miss a signal to end.
+            # A worker that is not ready yet could miss a signal.
             if len(pids) == self.workers and gone not in pids and self.metric("digits_workers") == self.workers:
                 return pids
             time.sleep(0.01)
@@ -106,12 +106,12 @@ def running(
     ----------
     interface : {"wsgi", "asgi"}
     model : Path
-        The parameters; trained if the file is not there.
+        Parameters of the network; trained if the file does not exist.
     log : Path
-        Where the service writes.
+        The file for the output of the service.
     workers : int
     threads : int, optional
-        Of each worker.
+        Threads of each worker.
 
     Yields
     ------
@@ -120,7 +120,7 @@ def running(
     Raises
     ------
     RuntimeError
-        If it does not start; the text has its log.
+        If the service does not start; the message contains its log.
     """
     options = ["--interface", interface, "--port", "0", "--workers", str(workers), "--model", str(model)]
     if threads is not None:
@@ -137,13 +137,13 @@ def running(
         try:
             process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            process.kill()      # the workers see that their parent is gone
+            process.kill()      # the workers notice the end of their parent
             process.wait()
             raise
 
 
 def port_of(process: subprocess.Popen[bytes], log: Path) -> int:
-    """Return the port that the log of a service tells, once it does."""
+    """Wait for the port in the log of a service, and return it."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.poll() is None:
         if found := re.search(r"Listening at: http://[^ ]*:(\d+)", log.read_text()):
@@ -153,7 +153,7 @@ def port_of(process: subprocess.Popen[bytes], log: Path) -> int:
 
 
 def wrong_answers(service: Service, path: str, images: NDArray[np.uint8], classifier: Classifier, folded: bool) -> int:
-    """Send each image alone and then all in large batches, and count what differs from the classifier's own answer.
+    """Send the images one at a time and in large batches, and count answers that differ from the local classifier.
 
     Parameters
     ----------
@@ -162,12 +162,12 @@ def wrong_answers(service: Service, path: str, images: NDArray[np.uint8], classi
     images : ndarray of uint8, shape (N, 8, 8, 1)
     classifier : Classifier
     folded : bool
-        Whether the answers must be those of the folded convolutions.
+        Whether the answers must be those of folded batch normalization.
 
     Returns
     -------
     int
-        Answers of which the digit or any bit of a logit is wrong, of two for each image.
+        The number of answers, two per image, with a wrong digit or a wrong bit of a logit.
     """
     expected = classifier.logits(images, folded=folded)
     wrong = 0
@@ -181,7 +181,7 @@ def wrong_answers(service: Service, path: str, images: NDArray[np.uint8], classi
 
 
 def count_wrong(answer: Answer, expected: NDArray[np.float32]) -> int:
-    """Count the images whose digit or logits are not the expected ones, bit for bit."""
+    """Count the images whose digit or logits differ from the expected ones in any bit."""
     if answer.status != 200:
         return len(expected)
     logits, digits = (np.array(answer.json[name], kind) for name, kind in (("logits", np.float32), ("digits", np.intp)))

@@ -1,4 +1,4 @@
-"""What to say where a package of the extra is missing."""
+"""The error message for a missing package of the extra."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Modules that the extra brings, and what pip calls them.
+INSTALL = 'pip install ".[service]"'
+# Modules of the extra, and their names for pip.
 PACKAGES = {
     "PIL": "pillow", "falcon": "falcon", "gunicorn": "gunicorn", "matplotlib": "matplotlib",
     "prometheus_client": "prometheus-client", "psutil": "psutil", "sklearn": "scikit-learn",
@@ -19,11 +20,11 @@ PACKAGES = {
 
 @contextlib.contextmanager
 def needs_extra() -> Iterator[None]:
-    """End the program with a message that names the package and the extra, if the block misses one."""
+    """Exit with a message that names the package and the extra, if an import in the block fails."""
     try:
         yield
     except ModuleNotFoundError as error:
         package = PACKAGES.get((error.name or "").partition(".")[0])
         if package is None:
             raise
-        sys.exit(f"The service needs {package}, which is not installed: pip install '.[service]'")
+        sys.exit(f"The service needs {package}, which is not installed: {INSTALL}")

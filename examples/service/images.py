@@ -1,4 +1,4 @@
-"""Turns the body of a request into images, or says what is wrong with it."""
+"""Decodes the body of a request into images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PIXELS = SIDE * SIDE
-# So many raw images in a request that the arrays between the layers are worth a second thread.
+# With this many images, the arrays between the layers are large enough for a second thread.
 MOST_IMAGES = 512
 MOST_BYTES = MOST_IMAGES * PIXELS
 RAW, PNG = "application/octet-stream", "image/png"
@@ -27,23 +27,23 @@ def decode(body: bytes, content_type: str) -> NDArray[np.uint8]:
     ----------
     body : bytes
     content_type : str
-        `RAW`, for any number of images of 64 bytes each, row by row; or `PNG`, for one image in 8-bit grey.
+        `RAW` for any number of images of 64 bytes each, row by row; `PNG` for one 8-bit grey image.
 
     Returns
     -------
     ndarray of uint8, shape (N, 8, 8, 1)
-        0 is paper, 255 is ink.
+        0 is paper, and 255 is ink.
 
     Raises
     ------
     ValueError
-        If the body is not that.
+        If the body is invalid.
     """
     return decode_png(body) if content_type == PNG else decode_raw(body)
 
 
 def decode_raw(body: bytes) -> NDArray[np.uint8]:
-    """Return images from their bare bytes."""
+    """Return images from raw bytes."""
     if not body or len(body) % PIXELS:
         raise ValueError(f"expected {PIXELS} bytes for each image, {SIDE} rows of {SIDE}; got {len(body)} bytes")
     return np.frombuffer(body, np.uint8).reshape(-1, SIDE, SIDE, 1)
@@ -55,13 +55,13 @@ def decode_png(body: bytes) -> NDArray[np.uint8]:
         image = open_png(body)
         size, mode = image.size, image.mode
         pixels = None
-        # Nothing is decompressed before this: a small file may claim to be a very large image.
+        # Checked before decompression, because a small file can claim to be a very large image.
         if (size, mode) == ((SIDE, SIDE), "L"):
-            image.verify()  # the checksums, which decoding passes over; nothing can be read from this object afterwards
+            image.verify()  # checks the checksums, which decoding does not; the object cannot be read afterwards
             pixels = np.array(open_png(body))
     except UnidentifiedImageError:
-        raise ValueError(f"expected a PNG; the {len(body)} bytes are none") from None
-    except Exception as error:  # a broken file raises whatever the decoder stumbles over, IndexError included
+        raise ValueError(f"expected a PNG; got {len(body)} bytes of another format") from None
+    except Exception as error:  # the decoder raises many types for a damaged file
         raise ValueError(f"the PNG cannot be decoded: {error}") from error
     if pixels is None:
         raise ValueError(f"expected a PNG of {SIDE}x{SIDE} pixels in 8-bit grey (mode L); got {size[0]}x{size[1]} "
@@ -70,5 +70,5 @@ def decode_png(body: bytes) -> NDArray[np.uint8]:
 
 
 def open_png(body: bytes) -> Image.Image:
-    """Return a PNG with its header read, and no pixel yet."""
+    """Open a PNG and read its header."""
     return Image.open(io.BytesIO(body), formats=["PNG"])

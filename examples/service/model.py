@@ -1,4 +1,4 @@
-"""The trained network at inference, with its batch norms beside the convolutions or folded into them."""
+"""The trained network at inference, with separate or folded batch normalization."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SIDE = 8
 
 
 class NormalizedConvolution:
-    """A convolution, then the batch norm and the ReLU in one pass over its output: (N, H, W, C) -> (N, H-2, W-2, K).
+    """A convolution, then batch norm and ReLU in one pass over its output: (N, H, W, C) -> (N, H-2, W-2, K).
 
     Parameters
     ----------
     weight : ndarray of float32, shape (C * 9, K)
     norm : ChannelAffine
     side : int
-        Of the output, to plan for a single image.
+        Height and width of the output, for the plan of a single image.
     """
 
     def __init__(self, weight: NDArray[np.float32], norm: ChannelAffine, side: int) -> None:
@@ -34,7 +34,7 @@ class NormalizedConvolution:
         self.plan = norm.bind((1, side, side, weight.shape[1]), np.float32, "NHWC", activation="relu")
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the images filtered."""
+        """Return the output of the block."""
         y = convolve(patches(x), self.weight, x.shape)
         if y.shape == self.plan.shape:
             self.plan(y, y)
@@ -44,12 +44,12 @@ class NormalizedConvolution:
 
 
 class FoldedConvolution:
-    """A convolution that the batch norm has vanished into, then the ReLU.
+    """A convolution with folded batch norm, then the ReLU.
 
     Parameters
     ----------
     weight : ndarray of float32, shape (C * 9, K)
-        Of the convolution alone.
+        Weight of the convolution before folding.
     norm : ChannelAffine
     """
 
@@ -60,7 +60,7 @@ class FoldedConvolution:
         self.bias = folded.bias
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the images filtered."""
+        """Return the output of the block."""
         y = convolve(patches(x), self.weight, x.shape)
         y += self.bias
         np.maximum(y, 0, out=y)
@@ -68,17 +68,17 @@ class FoldedConvolution:
 
 
 class Classifier:
-    """Tells digits apart. Immutable once made, so that any number of threads may share one.
+    """Classifies digits. A classifier is immutable, so threads can share it.
 
     Parameters
     ----------
     parameters : mapping of str to array
-        As `examples.service.training.train` returns them.
+        Parameters from `examples.service.training.train`.
 
     Raises
     ------
     TypeError, ValueError
-        If a parameter is missing, or not of its shape.
+        If a parameter is missing or has a wrong shape.
     """
 
     def __init__(self, parameters: Mapping[str, NDArray[Any]]) -> None:
@@ -105,12 +105,12 @@ class Classifier:
         ----------
         images : ndarray of uint8, shape (N, 8, 8, 1)
         folded : bool
-            Whether to run the convolutions that the batch norms were folded into.
+            Whether to use the convolutions with folded batch norm.
 
         Returns
         -------
         ndarray of float32, shape (N, 10)
-            For each image the same bits, whatever else is in the batch.
+            The bits for an image do not depend on the rest of the batch.
         """
         x = self._normalize(images)
         for layer in self._folded_layers if folded else self._layers:
@@ -120,9 +120,9 @@ class Classifier:
 
 
 def take(parameters: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return a parameter, or raise an error that names it."""
+    """Return a parameter after a check of its shape and values."""
     if name not in parameters:
-        raise ValueError(f"the parameters lack {name}")
+        raise ValueError(f"the parameters have no {name}")
     array = parameters[name]
     if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}; expected {shape}")

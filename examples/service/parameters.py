@@ -1,4 +1,4 @@
-"""The file that the parameters of the trained network are kept in."""
+"""The file of the parameters of the trained network."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def default_path() -> Path:
-    """Return where the parameters are kept unless told otherwise: the user's cache folder."""
+    """Return the default path, which is in the cache folder of the user."""
     cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "fastbn" / "digits.npz"
 
 
 def save(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write the parameters: all of them or, if it fails, nothing."""
+    """Write the parameters atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
         try:
@@ -41,14 +41,15 @@ def restore(path: Path) -> dict[str, NDArray[Any]]:
     Raises
     ------
     ValueError
-        If the file is no archive of plain arrays.
+        If the file is not an archive of plain arrays.
     """
     try:
-        # Opened here: np.load leaves the file open where it fails.
+        # Opened here, because np.load does not close the file after an error.
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             if isinstance(archive, np.ndarray):
                 raise ValueError("it holds a single array")
             return dict(archive)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not an archive of arrays ({error}); delete it to have it made again") from error
+        raise ValueError(
+            f"{path} is not an archive of arrays ({error}); delete it to train the network again") from error

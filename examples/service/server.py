@@ -1,4 +1,4 @@
-"""Gunicorn around the service: it loads the network once, forks the workers, and replaces those that die."""
+"""The Gunicorn server, which loads the network once, forks the workers, and replaces those that end."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
     from gunicorn.workers.base import Worker
 
-# Of a WSGI worker, so that a slow client does not keep others waiting.
+# Threads of a WSGI worker, so that a slow client does not block others.
 CONNECTIONS_AT_ONCE = 4
 WORKER_CLASSES = {"wsgi": "gthread", "asgi": "uvicorn_worker.UvicornWorker"}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run the service.
+    """Settings of the service.
 
     Attributes
     ----------
     interface : {"wsgi", "asgi"}
-        Gunicorn's own workers, or Uvicorn's.
+        Workers of Gunicorn or of Uvicorn.
     host : str
     port : int
-        0 for any that is free; the log says which.
+        0 selects a free port, which the log names.
     workers : int
-        Processes.
+        Number of worker processes.
     threads : int
-        In each, for fastbn and for the matrix products.
+        Threads of each worker, for fastbn and for matrix products.
     model : Path
-        The parameters; trained and written if the file is not there.
+        Parameters of the network; trained and written if the file does not exist.
     """
 
     interface: str
@@ -57,7 +57,7 @@ class Settings:
 
 
 class Server(BaseApplication):
-    """The service as Gunicorn runs it: ``Server(settings, application(settings)).run()``."""
+    """The Gunicorn application: ``Server(settings, application(settings)).run()`` runs the service."""
 
     def __init__(self, settings: Settings, application: Any) -> None:
         self._settings = settings
@@ -65,7 +65,7 @@ class Server(BaseApplication):
         super().__init__()
 
     def load_config(self) -> None:
-        """Tell Gunicorn what the settings mean."""
+        """Pass the settings to Gunicorn."""
         options = {
             "bind": f"{self._settings.host}:{self._settings.port}",
             "workers": self._settings.workers,
@@ -79,17 +79,17 @@ class Server(BaseApplication):
             self.cfg.set(name, value)
 
     def load(self) -> Any:
-        """Return the application, which was made before any worker was forked."""
+        """Return the application, which was created before the workers were forked."""
         return self._application
 
 
 def application(settings: Settings) -> Any:
-    """Return the WSGI or ASGI application, ready to answer.
+    """Return the WSGI or ASGI application.
 
     Raises
     ------
     OSError, ValueError
-        If the file of parameters cannot be read or written, or it or the number of threads is not what it must be.
+        If the file of parameters cannot be read or written, or a setting or parameter is invalid.
     """
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = scratch_folder()
     from examples.service import app
@@ -104,26 +104,23 @@ def application(settings: Settings) -> Any:
 
 
 def train_into(path: Path) -> None:
-    """Make the file of parameters."""
-    # Only now: a worker has no use for scikit-learn.
+    """Train the network, and write the file of parameters."""
+    # Imported here, because workers do not need scikit-learn.
     from examples.service.training import train
 
-    print(f"{path} is not there yet: training the network", flush=True)
+    print(f"{path} does not exist: training the network", flush=True)
     save(path, train()[0])
 
 
 def warm_up(classifier: Classifier) -> None:
-    """Compute both ways once, with threads if there are to be any.
-
-    What is made when first needed is made here, and the workers share its memory.
-    """
+    """Run both variants once, so that the workers share the memory of buffers that the first call allocates."""
     images = np.zeros((MOST_IMAGES, SIDE, SIDE, 1), np.uint8)
     for folded in (False, True):
         classifier.logits(images, folded=folded)
 
 
 def scratch_folder() -> str:
-    """Return a new folder that goes when this process does; not when a worker does, which inherits the duty."""
+    """Create a folder that is removed at the exit of this process, but not of its workers."""
     folder, owner = tempfile.mkdtemp(prefix="fastbn-service-"), os.getpid()
 
     def remove() -> None:
@@ -135,14 +132,14 @@ def scratch_folder() -> str:
 
 
 def post_worker_init(worker: Worker) -> None:
-    """Count a worker that is ready."""
+    """Count a ready worker."""
     from examples.service import metrics
 
     metrics.worker_started()
 
 
 def child_exit(arbiter: Arbiter, worker: Worker) -> None:
-    """Discount a worker that is gone."""
+    """Remove an ended worker from the count."""
     from examples.service import metrics
 
     metrics.worker_died(int(worker.pid))

@@ -1,4 +1,4 @@
-"""Trains the network of ``python -m fastbn demo`` on bytes, as a service gets them."""
+"""Trains the network of ``python -m fastbn demo`` on uint8 images, as the service receives them."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ EPOCHS, BATCH, RATE, SEED = 10, 64, 0.1, 0
 
 
 def pixels(digits: Digits) -> NDArray[np.uint8]:
-    """Return the images as a camera or a decoder would give them: 0 to 255."""
+    """Return the images as uint8 values from 0 to 255."""
     scaled: NDArray[np.float32] = np.rint(255 * digits.images)
     return scaled.astype(np.uint8)
 
 
 def test_pixels() -> NDArray[np.uint8]:
-    """Return the digits that are not trained on, shape (450, 8, 8, 1)."""
+    """Return the test digits, shape (450, 8, 8, 1)."""
     return pixels(load(SEED)[1])
 
 
 def train() -> tuple[dict[str, NDArray[Any]], float]:
-    """Train, which takes a second or two.
+    """Train the network, which takes one or two seconds.
 
     Returns
     -------
     parameters : dict
-        As `examples.service.model.Classifier` wants them.
+        Parameters for `examples.service.model.Classifier`.
     accuracy : float
-        On the test digits, in percent.
+        Test accuracy in percent.
     """
     train_digits, test_digits = load(SEED)
     statistics = ChannelStats(1, axis=-1).update(pixels(train_digits) / np.float32(255))
@@ -51,7 +51,7 @@ def train() -> tuple[dict[str, NDArray[Any]], float]:
 
 
 def parameters(network: Network) -> dict[str, NDArray[Any]]:
-    """Return what a trained network is made of, by name."""
+    """Return the parameters of a trained network by name."""
     arrays = {"weight": network.weight, "bias": network.bias}
     for i, (convolution, norm) in enumerate(zip(network.convolutions, network.norms, strict=True)):
         assert isinstance(norm, BatchNorm)

@@ -16,7 +16,6 @@ import contextvars
 import functools
 import math
 import os
-import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING
 from fastbn._core.checks import check_integer
 from fastbn._core.kernels import runtime
 from fastbn._core.kernels.fork import pool_is_lost
+from fastbn._core.startup import is_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,17 +57,11 @@ def _variable() -> Choice | None:
             f"FASTBN_NUM_THREADS={_VARIABLE!r}; expected an integer between 1 and {MOST_THREADS}") from None
 
 
-def _is_command() -> bool:
-    """Return whether ``python -m fastbn``, or a script of that name, is what imports the package."""
-    program = next(iter(getattr(sys, "argv", [])), "")     # an embedded interpreter may have none
-    return program == "-m" or Path(program).stem == "fastbn"
-
-
 # Read at import, so that a wrong one is refused there, as a wrong FASTBN_ISA is, and not in some later call. The
 # command line refuses it in one line, and prints its help with any.
 _VARIABLE = os.environ.get("FASTBN_NUM_THREADS", "").strip()
 _process: Choice | None = None      # of set_num_threads
-if not _is_command():
+if not is_command():
     _variable()
 _context: contextvars.ContextVar[int | None] = contextvars.ContextVar("fastbn_num_threads", default=None)
 

@@ -1,4 +1,4 @@
-"""Hooks for PyInstaller, which finds them by the entry point ``pyinstaller40`` and cannot see imports by name."""
+"""Hooks for PyInstaller, which does not detect imports by name. The entry point ``pyinstaller40`` names the package."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from pathlib import Path
 
 
 def hook_dirs() -> list[str]:
-    """Return the folders with hooks."""
+    """Return the folders that contain hooks."""
     return [str(Path(__file__).parent)]

@@ -1,4 +1,4 @@
-"""The kernels of all ISA levels: `fastbn._core.dispatch` imports one of them by its name."""
+"""Includes the kernels of all ISA levels, one of which `fastbn._core.dispatch` imports by name."""
 
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path

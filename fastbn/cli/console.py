@@ -1,6 +1,6 @@
-"""Output of the command line: standard output, standard error and files, and what follows where they cannot be written.
+"""Output of the command line: standard output, standard error and files, and errors when they cannot be written.
 
-Results go to standard output, everything else to standard error. Control characters of names are escaped in both.
+Results go to standard output, messages to standard error. Control characters of file names are escaped in both.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ import sys
 import tempfile
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
+from fastbn._core.startup import FAILED, INTERRUPTED, USAGE_ERROR
 from fastbn._core.writing import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-FAILED = 1
-WRONG_ARGUMENTS = 2
-INTERRUPTED = 130           # 128 + the number of the signal, as a shell has it
-READER_LEFT = 141
+__all__ = [
+    "FAILED", "INTERRUPTED", "READER_LEFT", "USAGE_ERROR", "OutputError", "Parser", "ShowVersion", "check_writable",
+    "guarded", "printable", "show", "tell", "write_file",
+]
+
+READER_LEFT = 141       # 128 + SIGPIPE, as in a shell
 
 
 class OutputError(Exception):
@@ -30,7 +33,7 @@ class OutputError(Exception):
     Attributes
     ----------
     exit_code : int
-        141 if the reader of standard output has left, as ``head`` does, which needs no message; else 1.
+        141 if the reader of standard output closed it, as ``head`` does, which needs no message; else 1.
     """
 
     def __init__(self, message: str, exit_code: int = FAILED) -> None:
@@ -39,37 +42,36 @@ class OutputError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that prints as the commands do."""
+    """An ``argparse`` parser that prints through this module."""
 
     def print_help(self, file: Any = None) -> None:
-        """Print the help on standard output."""
+        """Print the help text on standard output."""
         _write(self.format_help().splitlines())
 
     def error(self, message: str) -> NoReturn:
-        """Print usage and message on standard error, and end the process."""
+        """Print the usage and the message on standard error, and exit."""
         _write_error(f"{self.format_usage()}{self.prog}: error: {printable(message)}\n")
-        self.exit(WRONG_ARGUMENTS)
+        self.exit(USAGE_ERROR)
 
 
 class ShowVersion(argparse.Action):
-    """The action of an option that prints its `const`; that of argparse hides that it could not."""
+    """The action of ``--version``, which prints its `const`. That of ``argparse`` ignores write errors."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        """Print the text, and end the process."""
+        """Print the text and exit."""
         show(self.const)
         parser.exit()
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """Run a command and return its exit code, whatever becomes of the standard streams meanwhile.
+    """Run a command and return its exit code, even if a standard stream is closed, full or broken.
 
-    An interruption that the command does not handle itself, missing memory, and output that cannot be written end in
-    at most one line on standard error.
+    Ctrl-C, a lack of memory and output that cannot be written end the command with at most one line on standard error.
 
     Parameters
     ----------
     command : callable
-        Takes nothing and returns an exit code.
+        Takes no arguments and returns an exit code.
     """
     _claim_closed_streams()
     try:
@@ -90,28 +92,28 @@ def guarded(command: Callable[[], int]) -> int:
 
 
 def show(*lines: str) -> None:
-    """Print lines on standard output at once.
+    """Print lines on standard output and flush it.
 
     Raises
     ------
     OutputError
-        If that is closed, full, or has lost its reader.
+        If standard output is closed or full, or its reader closed it.
     """
     _write(printable(line) for line in lines)
 
 
 def tell(*lines: str) -> None:
-    """Print lines on standard error, or nothing if that cannot be written to."""
+    """Print lines on standard error, and ignore write errors."""
     _write_error("".join(f"{printable(line)}\n" for line in lines))
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Put a file in place as a whole.
+    """Write a file atomically.
 
     Raises
     ------
     OutputError
-        If it cannot be written; what was there is as it was then.
+        If it cannot be written. A previous file is unchanged then.
     """
     try:
         replace(path, data)
@@ -120,12 +122,12 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Find out whether a file can be put somewhere, before the work whose result it is.
+    """Check that a file can be written, before the work that computes its content.
 
     Raises
     ------
     OutputError
-        If nothing can be written beside it, or into what is there and is no regular file.
+        If its folder is not writable or, for a device or a pipe, the file itself.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         if not os.access(path, os.W_OK):
@@ -139,7 +141,7 @@ def check_writable(path: Path) -> None:
 
 
 def printable(text: str) -> str:
-    r"""Return text whose control characters, among others that are not printable, are escaped as in Python.
+    r"""Return text with all characters that are not printable escaped as in Python.
 
     Examples
     --------
@@ -157,7 +159,7 @@ def _write(lines: Iterable[str]) -> None:
         raise OutputError("standard output is closed")
     encoding = sys.stdout.encoding or "utf-8"
     try:
-        for line in lines:      # one by one: without a buffer (python -u), the end of a longer text may be lost unseen
+        for line in lines:      # in one long text, unbuffered streams (python -u) may lose the end without an error
             sys.stdout.write(f"{line}\n".encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
     except OSError as error:
@@ -172,7 +174,7 @@ def _write_error(text: str) -> None:
 
 
 def _flush() -> None:
-    """Write what is buffered now: at its end Python could only complain."""
+    """Flush both streams, because Python cannot handle errors of its own flush at exit."""
     try:
         sys.stderr.flush()
     except OSError:
@@ -188,12 +190,12 @@ def _flush() -> None:
 def _lost_output(error: OSError) -> OutputError:
     _discard(sys.stdout)
     if isinstance(error, BrokenPipeError):
-        return OutputError("the reader of standard output has left", READER_LEFT)
+        return OutputError("the reader of standard output closed it", READER_LEFT)
     return OutputError(f"standard output: cannot be written: {error.strerror}")
 
 
 def _discard(stream: IO[str]) -> None:
-    """Let go of what a stream has not written, and of all that follows."""
+    """Discard the buffer of a stream and all further output."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
@@ -202,13 +204,13 @@ def _discard(stream: IO[str]) -> None:
 def _claim_closed_streams() -> None:
     """Open the null device for standard streams that are closed.
 
-    Otherwise the next file that is opened would take the number of one, and messages could end up in it. A closed
-    standard error is replaced in Python too, where printing to None prints on standard output.
+    Otherwise the next open file would get the descriptor of a standard stream and receive messages of C libraries. A
+    closed standard error is replaced in Python too, because ``print(file=None)`` prints on standard output.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)      # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)      # uses the lowest free descriptor
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # for the rest of the process

@@ -1,4 +1,4 @@
-"""``python -m fastbn fold``: its arguments, and what it prints."""
+"""``python -m fastbn fold``: folds the batch normalizations of an ONNX model."""
 
 from __future__ import annotations
 
@@ -9,59 +9,59 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastbn._core import extras
 from fastbn._core.checks import counted
+from fastbn.cli.arguments import positive_float
+from fastbn.cli.command import Command
 from fastbn.cli.console import FAILED, OutputError, check_writable, show, tell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from fastbn.folding.onnx_graph.convert import Conversion
 
-HELP = "fold the batch normalizations of an ONNX model into the layers beside them"
-EXTRA = ("onnx", "onnxruntime")
+PACKAGES = ("onnx", "onnxruntime")
 
 
-def configure(command: argparse.ArgumentParser, positive_float: Callable[[str], float]) -> None:
-    """Give a parser the arguments of the command."""
-    command.description = (
-        "Fold every BatchNormalization of an ONNX model that can be folded into the layer before or the layers behind "
-        "it, and constant factors and terms into the layer before them, say what became of each, and write the result "
-        "if both models do the same in ONNX Runtime on random inputs.")
-    command.epilog = "Needs the extra: pip install 'fastbn[onnx]'"
-    command.add_argument("model", type=Path, help="the ONNX model to read")
-    command.add_argument("output", type=Path, help="where the folded model goes")
-    command.add_argument("--force", action="store_true", help="replace OUTPUT if it exists; it may be MODEL itself")
-    command.add_argument("--json", action="store_true", help="print JSON, for programs")
-    command.add_argument(
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.description = (
+        "Fold the BatchNormalization nodes of an ONNX model, and constant factors and terms, into neighbouring layers. "
+        "The command reports what it did with each node, and compares both models on random inputs in ONNX Runtime. "
+        "It writes the folded model only if their outputs agree.")
+    parser.epilog = f"Requires an extra: {extras.hint('onnx')}"
+    parser.add_argument("model", metavar="MODEL", type=Path, help="the ONNX model to read")
+    parser.add_argument("output", metavar="OUTPUT", type=Path, help="the file for the folded model")
+    parser.add_argument("--force", action="store_true", help="replace OUTPUT if it exists; it may be MODEL itself")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
         "--tolerance", type=positive_float, metavar="T",
-        help="how far an output may be off, as a fraction of its largest value (default: 1e-4; 1e-2 in float16)")
-    command.add_argument(
+        help="the largest accepted difference of an output, relative to its largest value (default: 1e-4; 1e-2 for "
+        "float16)")
+    parser.add_argument(
         "--input-shape", type=named_shape, action="append", default=[], metavar="NAME=N,C,...", dest="shapes",
-        help="the shape of an input whose shape is open, for the check; may be given for several inputs")
-    command.set_defaults(command=run)
+        help="the shape of an input with dynamic axes, for the comparison; may be repeated for other inputs")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Fold a model, or say in one line why not."""
+    """Fold a model, or report in one line why not."""
     try:
         from fastbn.folding.onnx_graph.check import CheckError
         from fastbn.folding.onnx_graph.convert import ConvertError, convert
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in EXTRA:
+        if (error.name or "").partition(".")[0] not in PACKAGES:
             raise
-        tell(f"Folding ONNX models needs {error.name}, which is not installed: pip install 'fastbn[onnx]'")
+        tell(extras.missing("Folding ONNX models", str(error.name), "onnx"))
         return FAILED
     shapes = dict(arguments.shapes)
     if len(shapes) < len(arguments.shapes):
         return refuse("--input-shape gives an input two shapes")
     try:
-        if os.path.isdir(arguments.output.parent):      # else `convert` says that there is none
+        if os.path.isdir(arguments.output.parent):      # otherwise `convert` reports the missing folder
             check_writable(arguments.output)
         done = convert(arguments.model, arguments.output, force=arguments.force, tolerance=arguments.tolerance,
                        shapes=shapes)
     except (CheckError, ConvertError, OutputError) as error:
         return refuse(str(error))
-    except UnicodeDecodeError as error:     # protobuf, onnx and ONNX Runtime decode names each where they need them
+    except UnicodeDecodeError as error:     # protobuf, onnx and ONNX Runtime decode names in many places
         return refuse(f"{arguments.model} has a name that is not UTF-8: {error.reason}")
     except MemoryError:
         return refuse("there is not enough memory for the model")
@@ -71,13 +71,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def refuse(reason: str) -> int:
-    """Say in one line why nothing was written, and return the exit code."""
+    """Print in one line why no file was written, and return the exit code."""
     tell(" ".join(["nothing was written:", *reason.splitlines()]))
     return FAILED
 
 
 def report(done: Conversion, output: Path) -> dict[str, Any]:
-    """Return what was done, ready for JSON."""
+    """Return the result as values for JSON."""
     return {
         "output": str(output),
         "batch_norms": [asdict(outcome) for outcome in done.outcomes if outcome.is_batch_norm],
@@ -88,7 +88,7 @@ def report(done: Conversion, output: Path) -> dict[str, Any]:
 
 
 def describe(done: Conversion, output: Path) -> list[str]:
-    """Return what was done, line by line."""
+    """Return the result as lines of text."""
     lines = []
     for outcome in done.outcomes:
         if outcome.certificate is None:
@@ -114,8 +114,12 @@ def describe(done: Conversion, output: Path) -> list[str]:
 
 
 def named_shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """Return a name and a shape, or raise the error that argparse shows."""
+    """Return a name and a shape, or raise the error that ``argparse`` reports."""
     name, equals, sizes = text.rpartition("=")
     if not name or not equals or not all(size.isdecimal() and int(size) for size in sizes.split(",")):
         raise argparse.ArgumentTypeError(f"expected NAME=N,C,... with integers of at least 1, got {text!r}")
     return name, tuple(map(int, sizes.split(",")))
+
+
+COMMAND = Command("fold", "fold the batch normalizations of an ONNX model into neighbouring layers",
+                  "model.onnx folded.onnx", configure, run)

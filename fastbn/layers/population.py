@@ -11,6 +11,7 @@ import numpy as np
 
 from fastbn._core import views
 from fastbn._core.checks import channels, check_flag, check_iterable
+from fastbn._core.extras import missing
 from fastbn.layers.batchnorm import BatchNorm
 from fastbn.layers.running import Gathering, values_per_channel
 from fastbn.statistics.channel_stats import ChannelStats
@@ -164,7 +165,6 @@ def _watched(batches: Iterable[Any], progress: bool | None) -> Iterable[Any]:
     except ModuleNotFoundError:
         if progress is None:
             return batches
-        raise ImportError(
-            "progress=True needs tqdm, which is not installed: pip install 'fastbn[population]'") from None
+        raise ImportError(missing("progress=True", "tqdm", "population")) from None
     bar: Iterable[Any] = tqdm(batches, unit="batch", desc="population statistics")
     return bar

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn._core.checks import check_number
+from fastbn._core.extras import hint
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,8 +49,7 @@ def load_mpi() -> Any:
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:    # the latter where mpi4py finds no MPI library
-        raise ImportError(
-            f"SyncBatchNorm needs mpi4py and an MPI library: pip install 'fastbn[mpi]' ({error})") from None
+        raise ImportError(f"SyncBatchNorm needs mpi4py and an MPI library: {hint('mpi')} ({error})") from None
     return MPI
 
 

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastbn._core.extras import missing
+
 try:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 except ModuleNotFoundError:
-    raise ImportError("plot needs matplotlib, which is not installed: pip install 'fastbn[population]'") from None
+    raise ImportError(missing("plot", "matplotlib", "population")) from None
 
 from fastbn._core.writing import replace_picture
 

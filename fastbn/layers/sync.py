@@ -57,7 +57,7 @@ class SyncBatchNorm(BatchNorm):
     Raises
     ------
     ImportError
-        If mpi4py or an MPI library is missing: ``pip install 'fastbn[mpi]'``.
+        If mpi4py or an MPI library is missing: ``pip install ".[mpi]"``.
     TypeError, ValueError
         If an argument is not what it must be.
 

@@ -1,4 +1,4 @@
-"""What the command line does where standard streams are closed, full or without a reader, and with odd names."""
+"""The command line with standard streams that are closed, full or broken, and with unusual file names."""
 
 import errno
 import json
@@ -16,11 +16,11 @@ from fastbn.cli.console import guarded, printable, show, tell, write_file
 from tests.process import PATIENCE, settings
 
 posix = pytest.mark.skipif(os.name != "posix", reason="streams are closed by a shell")
-LONG = "long.npy"       # whose table does not fit into a pipe
+LONG = "long.npy"       # its table does not fit in the buffer of a pipe
 COMMANDS = [["--help"], ["--version"], ["stats", "--help"], ["info"], ["info", "--json"], ["stats", LONG],
             ["stats", LONG, "--json", "-"]]
 commands = pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
-# With a buffer what cannot be written is noticed late, without one it may be noticed never.
+# With a buffer, a write error appears late; without one, it may not appear at all.
 buffering = pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 
 
@@ -31,7 +31,7 @@ def folder(tmp_path):
 
 
 def run(folder, arguments, streams="", unbuffered="", **options):
-    """Run the command line under a shell that redirects its streams: exit code, output and messages."""
+    """Run the command line in a shell that redirects its streams; return exit code, output and messages."""
     done = subprocess.run(
         ["sh", "-c", f'exec "$0" -m fastbn "$@" {streams}', sys.executable, *arguments],
         **(settings({"PYTHONUNBUFFERED": unbuffered}) | {"cwd": folder}), capture_output=True, timeout=PATIENCE,
@@ -42,7 +42,7 @@ def run(folder, arguments, streams="", unbuffered="", **options):
 @posix
 @buffering
 @commands
-def test_a_reader_that_has_left(arguments, unbuffered, folder):
+def test_a_reader_that_closed_the_pipe_before(arguments, unbuffered, folder):
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as pipe:
@@ -53,7 +53,7 @@ def test_a_reader_that_has_left(arguments, unbuffered, folder):
 
 @posix
 @buffering
-def test_a_reader_that_leaves(unbuffered, folder):
+def test_a_reader_that_closes_the_pipe(unbuffered, folder):
     process = subprocess.Popen(
         [sys.executable, "-m", "fastbn", "stats", LONG, "--json", "out.json"], stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, **(settings({"PYTHONUNBUFFERED": unbuffered}) | {"cwd": folder}))
@@ -105,14 +105,14 @@ def test_closed_standard_input(folder):
 
 
 @posix
-def test_files_do_not_take_the_numbers_of_closed_streams(folder):
-    # A file with the number of standard error would get the messages of C libraries.
+def test_files_do_not_get_the_descriptors_of_closed_streams(folder):
+    # A file with the descriptor of standard error would get the messages of C libraries.
     code, out, err = run(folder, ["stats", LONG, "--json", "out.json"], "<&- >&- 2>&-")
     assert (code, out, err) == (1, "", "")
     assert json.loads((folder / "out.json").read_text())["channels"] == 20_000
 
 
-def test_a_wrong_number_of_threads():
+def test_an_invalid_number_of_threads():
     expected = "FASTBN_NUM_THREADS='abc'; expected an integer between 1 and "
     for arguments in (["--help"], ["stats", "--help"], ["--version"]):
         done = subprocess.run([sys.executable, "-m", "fastbn", *arguments], **settings({"FASTBN_NUM_THREADS": "abc"}),
@@ -154,7 +154,7 @@ def test_names_are_escaped(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.endswith(f"error: unrecognized arguments: {shown}\n")
 
 
-def test_what_standard_output_cannot_encode():
+def test_characters_that_standard_output_cannot_encode():
     program = r"from fastbn.cli.console import show; show('\u00b1 \udcff x')"
     done = subprocess.run([sys.executable, "-c", program], **settings({"PYTHONIOENCODING": "ascii"}),
                           capture_output=True, check=False)
@@ -171,7 +171,7 @@ def test_one_line(error, code, message, capsys):
     assert capsys.readouterr() == ("", message)
 
 
-def test_an_error_of_the_program_is_no_message():
+def test_an_internal_error_keeps_its_traceback():
     def command():
         raise ZeroDivisionError
 
@@ -198,12 +198,12 @@ def test_a_file_that_cannot_be_written(tmp_path, monkeypatch):
 
 
 def test_ctrl_c_in_any_command(monkeypatch, capsys, heard_signals):
-    monkeypatch.setattr("fastbn.__main__.config", lambda: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("fastbn.cli.info.config", lambda: signal.raise_signal(signal.SIGINT))
     assert main(["info"]) == 130
     assert capsys.readouterr() == ("", "interrupted\n")
 
 
-def test_demo_finds_out_first_that_it_cannot_write(tmp_path, monkeypatch, capsys):
+def test_demo_checks_first_that_it_can_write(tmp_path, monkeypatch, capsys):
     def refuse(**options):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 

@@ -1,4 +1,4 @@
-"""What python -m fastbn fold says when it is called wrongly, or without the packages that it needs."""
+"""The errors of fastbn fold for wrong arguments and missing packages."""
 
 import importlib.util
 
@@ -8,8 +8,8 @@ from tests.process import run
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    ([], "the following arguments are required: model, output"),
-    (["a.onnx"], "the following arguments are required: output"),
+    ([], "the following arguments are required: MODEL, OUTPUT"),
+    (["a.onnx"], "the following arguments are required: OUTPUT"),
     (["a.onnx", "b.onnx", "--tolerance", "0"], "argument --tolerance: expected a number above 0, got '0'"),
     (["a.onnx", "b.onnx", "--input-shape", "x"], "argument --input-shape: expected NAME=N,C,... with integers"),
     (["a.onnx", "b.onnx", "--input-shape", "x=1,0"], "argument --input-shape: expected NAME=N,C,... with integers"),
@@ -27,7 +27,7 @@ def test_without_the_extra(package):
     done = run("-c", code.format(["fold", "a.onnx", "b.onnx"]))
     assert done.returncode == 1
     missing = {package} | {name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None}
-    assert done.stderr in {f"Folding ONNX models needs {name}, which is not installed: pip install 'fastbn[onnx]'\n"
+    assert done.stderr in {f'Folding ONNX models needs {name}, which is not installed: pip install ".[onnx]"\n'
                            for name in missing}
 
 

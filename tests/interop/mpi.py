@@ -32,9 +32,9 @@ def launcher():
 
 def run(ranks, program, *arguments):
     """Run `program`, a module or a file, to its end."""
-    pytest.importorskip("mpi4py", reason="mpi4py is not installed: pip install 'fastbn[mpi]'")
+    pytest.importorskip("mpi4py", reason='mpi4py is not installed: pip install ".[mpi]"')
     if launcher() is None:
-        pytest.skip("there is no mpiexec: pip install 'fastbn[mpi]'")
+        pytest.skip('there is no mpiexec: pip install ".[mpi]"')
     # Unix sockets of Open MPI must have short names.
     environment = ENVIRONMENT | {"TMPDIR": os.environ.get("TMPDIR", "/tmp")}
     command = [launcher(), "-n", str(ranks), sys.executable, *([] if program.endswith(".py") else ["-m"]), program]

@@ -1,4 +1,4 @@
-"""python -m fastbn demo writes its picture whatever becomes of its output."""
+"""fastbn demo: its picture, its output, and Ctrl-C."""
 
 import pytest
 
@@ -12,7 +12,7 @@ pytest.importorskip("tqdm")
 
 @pytest.fixture
 def demo(tmp_path):
-    """The exit code of a short demonstration, and whether there is a picture."""
+    """Runs a short demonstration; returns the exit code and whether the picture exists."""
     picture = tmp_path / "x.svg"
 
     def run():
@@ -31,8 +31,20 @@ def test_a_picture_without_standard_output(code, messages, demo, monkeypatch, ca
     def refuse(*lines):
         raise OutputError("standard output: is full", code)
 
-    monkeypatch.setattr("fastbn.cli.demo.command.show", refuse)
+    monkeypatch.setattr("fastbn.cli.demo.demonstration.show", refuse)
     assert demo() == (code, True)
     captured = capsys.readouterr()
     assert captured.out == ""
     assert [line for line in captured.err.splitlines() if "standard output" in line] == messages
+
+
+def test_ctrl_c_is_one_line(demo, monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastbn.cli.demo.training.train_epoch", interrupted)
+    assert demo() == (130, False)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.endswith("interrupted\n")
+    assert "Traceback" not in captured.err

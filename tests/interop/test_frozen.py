@@ -1,4 +1,4 @@
-"""Programs frozen by PyInstaller do what they do under Python, at every ISA level that was built."""
+"""Programs frozen by PyInstaller behave as under Python, at every ISA level of the build."""
 
 import importlib.metadata
 import importlib.util
@@ -16,7 +16,7 @@ from tests.process import PATIENCE, settings
 
 HOOKS = Path(_pyinstaller.hook_dirs()[0])
 
-# The numbers of a forward and what the command says of the files that are its arguments.
+# Prints the result of a forward pass, and of fastbn stats for the files in its arguments.
 PROGRAM = """
 import json, sys
 import numpy as np
@@ -35,14 +35,14 @@ for path in sys.argv[1:]:
 """
 
 
-def test_every_hook_is_of_a_module():
+def test_every_hook_has_a_module():
     hooks = [path.stem.removeprefix("hook-") for path in HOOKS.glob("hook-*.py")]
     assert "fastbn" in hooks
     assert [name for name in hooks if importlib.util.find_spec(name) is None] == []
 
 
 def installed():
-    """Whether PyInstaller finds what it has to freeze, by the folder of its distribution and its entry point."""
+    """Whether PyInstaller can find the package and its hooks, through an installed distribution."""
     hooks = importlib.metadata.entry_points(group="pyinstaller40", name="hook-dirs")
     of_fastbn = [hook.dist for hook in hooks if hook.value == "fastbn._pyinstaller:hook_dirs"]
     return any(Path(dist.locate_file("fastbn/_core/views.pyi")).exists() for dist in of_fastbn)
@@ -50,11 +50,11 @@ def installed():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a program, frozen in dist/program."""
+    """A folder with a program and its frozen version in dist/program."""
     if importlib.util.find_spec("PyInstaller") is None:
         pytest.skip("PyInstaller is not installed")
     if not installed():
-        pytest.skip("fastbn is not installed as a package of its own (pip install .), with its entry point")
+        pytest.skip("fastbn is not installed with its entry point (pip install .)")
     folder = tmp_path_factory.mktemp("frozen")
     (folder / "program.py").write_text(PROGRAM)
     done = run(folder, sys.executable, "-m", "PyInstaller", "--log-level=WARN", "program.py")
@@ -63,14 +63,14 @@ def folder(tmp_path_factory):
 
 
 def run(folder, *command, **env):
-    # Neither finds the source folder.
+    # Without PYTHONPATH, neither version imports the source folder.
     environment = {name: value for name, value in settings(env)["env"].items() if name != "PYTHONPATH"}
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def both(folder, *arguments, **env):
-    """What the program prints under Python, and frozen; all on the same files, so that paths are the same too."""
+    """The output of the program under Python and frozen, for the same paths."""
     outputs = []
     for command in ([sys.executable, "program.py"], [os.path.join("dist", "program", "program")]):
         done = run(folder, *command, *arguments, **env)
@@ -79,7 +79,7 @@ def both(folder, *arguments, **env):
     return outputs
 
 
-def test_all_levels_are_in_it_and_give_the_same_bits(folder):
+def test_all_levels_are_included_and_give_the_same_bits(folder):
     plain, frozen = map(json.loads, both(folder))
     assert frozen == plain
     assert frozen["isa"] == frozen["supported"][0]
@@ -93,7 +93,7 @@ def test_all_levels_are_in_it_and_give_the_same_bits(folder):
 
 
 @pytest.mark.parametrize("library", ["PIL", "zarr"])
-def test_libraries_imported_by_name_are_in_it(folder, library):
+def test_libraries_imported_by_name_are_included(folder, library):
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed")
     values = np.arange(96, dtype=np.uint8).reshape(8, 4, 3)

@@ -1,4 +1,4 @@
-"""examples/service: both servers run, and are asked over HTTP what they should and should not be asked."""
+"""examples/service: both servers with valid and invalid HTTP requests, and their parts."""
 
 import io
 import os
@@ -53,7 +53,7 @@ def images():
 
 @pytest.fixture(scope="module", params=["wsgi", "asgi"])
 def service(request, model, tmp_path_factory):
-    # Two threads, so that a full batch uses OpenMP's in a worker whose parent used them before it forked.
+    # With two threads, a full batch uses OpenMP in a worker whose parent used OpenMP before the fork.
     with running(request.param, model, tmp_path_factory.mktemp("log") / "log", workers=2, threads=2) as service:
         yield service
 
@@ -69,7 +69,7 @@ def chunk(name, data):
 
 
 def bomb():
-    """A PNG of a few bytes that claims to be of 60000x60000 pixels."""
+    """A small PNG that claims a size of 60000x60000 pixels."""
     header = struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000)))
 
@@ -87,8 +87,8 @@ BAD = {
     "no length": ("POST", "/predict", RAW, iter([bytes(64)]), 411, "Content-Length is required"),
     "no type": ("POST", "/predict", None, bytes(64), 415, "image/png or application/octet-stream, got none"),
     "another type": ("POST", "/predict", "image/jpeg", bytes(64), 415, "got image/jpeg"),
-    "no png": ("POST", "/predict", PNG, bytes(64), 400, "expected a PNG; the 64 bytes are none"),
-    "an empty png": ("POST", "/predict", PNG, b"", 400, "expected a PNG; the 0 bytes are none"),
+    "no png": ("POST", "/predict", PNG, bytes(64), 400, "expected a PNG; got 64 bytes of another format"),
+    "an empty png": ("POST", "/predict", PNG, b"", 400, "expected a PNG; got 0 bytes of another format"),
     "half a png": ("POST", "/predict", PNG, png(GREY)[:60], 400, "the PNG cannot be decoded"),
     "a png without its end": ("POST", "/predict", PNG, png(GREY)[:-12], 400, "the PNG cannot be decoded"),
     "a png with a wrong bit": ("POST", "/predict", PNG, flipped(png(GREY), -14), 400, "the PNG cannot be decoded"),
@@ -105,7 +105,7 @@ BAD = {
 def test_bad_requests(service, case):
     method, path, content_type, body, status, text = BAD[case]
     if case == "no length":
-        body = iter([bytes(64)])    # spent by the other server
+        body = iter([bytes(64)])    # the other server consumed the first iterator
     answer = service.ask(method, path, body, {"Content-Type": content_type} if content_type else {})
     assert answer.status == status
     assert answer.headers["content-type"] == "application/json"
@@ -137,7 +137,7 @@ def test_health(service):
 def test_answers_are_those_of_this_process(service, path, images, classifier):
     assert len(images) == 450
     assert wrong_answers(service, path, images, classifier, ROUTES[path]) == 0
-    # Folding changes bits, and the check sees it.
+    # Folding changes bits, and the check detects it.
     assert wrong_answers(service, path, images[:20], classifier, not ROUTES[path]) > 20
 
 
@@ -156,11 +156,11 @@ def test_png_is_the_same_as_bytes(service, images, classifier):
 def test_metrics_are_those_of_all_workers(service):
     names = ("digits_images_total", "digits_requests_total", "digits_request_seconds_count")
     before = [service.metric(name) for name in names]
-    for _ in range(5):      # each over a connection of its own, so that any worker may answer
+    for _ in range(5):      # new connections, so that any worker can answer
         assert service.ask("POST", "/predict", bytes(128), {"Content-Type": RAW}).status == 200
         assert service.ask("POST", "/predict", bytes(1), {"Content-Type": RAW}).status == 400
     after = [service.metric(name) for name in names]
-    # Asking for the metrics counts too, once it is answered.
+    # A request for the metrics counts after its response.
     assert [b - a for a, b in zip(before, after, strict=True)] == [10, 13, 13]
     assert service.metric("digits_workers") == 2
     text = service.ask("GET", "/metrics").body.decode()
@@ -176,7 +176,7 @@ def test_a_killed_worker_is_replaced(service, images, classifier):
     after = service.wait_for_workers(gone=victim)
     assert len(after - before) == 1
     assert wrong_answers(service, "/predict", images[:50], classifier, folded=False) == 0
-    assert service.metric("digits_images_total") == counted + 100    # what the victim counted is not lost
+    assert service.metric("digits_images_total") == counted + 100    # the counts of the killed worker remain
     assert service.metric("digits_workers_started_total") == started + 1
     assert service.metric("digits_workers") == 2
 
@@ -184,17 +184,17 @@ def test_a_killed_worker_is_replaced(service, images, classifier):
 @pytest.mark.skipif(not wrk.installed(), reason=wrk.INSTALL)
 def test_load_with_every_answer_compared(service, images, classifier, tmp_path):
     expected = classifier.logits(images)
-    expected[3:] = classifier.logits(images[3:], folded=True)   # not what this route answers
+    expected[3:] = classifier.logits(images[3:], folded=True)   # the answers of another route
     wrk.write_digits(tmp_path / "digits.lua", images, expected)
     figures = wrk.finish(wrk.start(service.port, "/predict", 1, 1, tmp_path / "digits.lua"))
     assert figures.requests > 3
     assert (figures.broken, figures.refused) == (0, 0)
-    # wrk asks its script for one request to look at before it sends the second one.
+    # wrk inspects one request of its script before it sends the second one.
     assert figures.wrong == sum(turn % len(images) >= 3 for turn in range(1, figures.requests + 1))
 
 
 def oracle(parameters, images):
-    """The logits in float64, by the formulas."""
+    """The logits from the formulas in float64."""
     p = {name: np.asarray(value, np.float64) for name, value in parameters.items()}
     x = (images / 255 - p["mean"]) / p["std"]
     for i in range(3):
@@ -220,7 +220,7 @@ images = np.resize(np.arange(256, dtype=np.uint8), (512, 8, 8, 1))
 here = classifier.logits(images)
 pid = os.fork()
 if pid == 0:
-    signal.alarm(3600)  # ends a child that waits for ever
+    signal.alarm(3600)  # ends a child that hangs
     os._exit(0 if np.array_equal(classifier.logits(images), here) else 1)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
@@ -228,7 +228,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_child_computes_on_the_thread_that_forked(model):
-    # As a sync worker of Gunicorn does.
+    # Like a sync worker of Gunicorn.
     done = run("-W", "ignore", "-c", FORK, str(model))
     assert done.returncode == 0, done.stderr
     assert done.stdout == "0\n"
@@ -255,7 +255,7 @@ def test_an_image_alone_and_in_a_batch(classifier, images, folded):
     same_bits(alone, classifier.logits(images, folded=folded)[:50])
 
 
-def test_parameters_come_back(trained, model):
+def test_parameters_round_trip(trained, model):
     restored = restore(model)
     assert restored.keys() == trained[0].keys()
     for name, value in trained[0].items():
@@ -277,7 +277,7 @@ def test_a_broken_file_of_parameters(tmp_path, content, text):
 
 
 @pytest.mark.parametrize(("name", "value", "text"), [
-    ("bias", None, "the parameters lack bias"),
+    ("bias", None, "the parameters have no bias"),
     ("convolutions.1.weight", np.zeros((9, 32), np.float32), r"s.1.weight has shape \(9, 32\); expected \(144, 32\)"),
     ("weight", np.full((256, 10), np.nan, np.float32), "weight has values that are not finite"),
     ("norms.0.running_var", np.full(16, -1, np.float32), "running_var has negative values"),
@@ -314,12 +314,12 @@ def test_threads_of_a_worker(workers, env, threads):
     assert output(code, **env) == str(threads)
 
 
-def test_train_anew(tmp_path, trained, monkeypatch, capsys):
-    monkeypatch.setattr(training, "train", lambda: trained)     # once is enough
+def test_train_again(tmp_path, trained, monkeypatch, capsys):
+    monkeypatch.setattr(training, "train", lambda: trained)     # trained once already
     path = tmp_path / "new" / "digits.npz"
     for _ in range(2):
         assert main(["--train", "--model", str(path)]) == 0
-        assert capsys.readouterr().out == f"{path}: {trained[1]:.1f} % of the test digits right\n"
+        assert capsys.readouterr().out == f"{path}: test accuracy {trained[1]:.1f} %\n"
         assert restore(path).keys() == trained[0].keys()
 
 
@@ -332,10 +332,10 @@ def test_a_missing_package_is_named(module, package, command):
     done = run("-c", f"import runpy, sys; sys.modules['{module}'] = None; sys.argv = ['']; "
                      f"runpy.run_module('{command}', run_name='__main__')")
     assert done.returncode == 1
-    assert done.stderr == f"The service needs {package}, which is not installed: pip install '.[service]'\n"
+    assert done.stderr == f'The service needs {package}, which is not installed: pip install ".[service]"\n'
 
 
-def test_scratch_goes_with_the_service(model, tmp_path, monkeypatch):
+def test_the_scratch_folder_is_removed(model, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with running("wsgi", model, tmp_path / "log", workers=1):
         folders = [path.name for path in tmp_path.glob("fastbn-service-*")]

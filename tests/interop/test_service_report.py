@@ -1,4 +1,4 @@
-"""What the load test writes down."""
+"""The report of the load test."""
 
 import os
 
@@ -18,8 +18,9 @@ def figures(requests=300, broken=0, refused=0, wrong=0):
 
 
 def results(*rounds, replaced=4, wrong=0):
-    return Results("a machine", 2, 1, 2, len(rounds), 0, 4e-7, {Cell("wsgi", "/predict", 8): list(rounds)},
-                   [Recovery("asgi", 4, replaced, figures(5000, broken=3))], 3600, wrong)
+    return Results(machine="a machine", workers=2, threads=1, seconds=2, rounds=len(rounds), changed_digits=0,
+                   change=4e-7, cells={Cell("wsgi", "/predict", 8): list(rounds)},
+                   recoveries=[Recovery("asgi", 4, replaced, figures(5000, broken=3))], compared=3600, wrong=wrong)
 
 
 def test_tables():
@@ -68,7 +69,7 @@ def test_a_document_without_a_place(tmp_path, text):
 
 def test_the_load_of_this_process():
     meter, used = LoadMeter(), sum(os.times()[:4])
-    while sum(os.times()[:4]) < used + 0.2:     # of CPU time, which others may want too
+    while sum(os.times()[:4]) < used + 0.2:     # CPU time; other processes may use the CPU too
         sum(range(10000))
     load, used = meter.read(), sum(os.times()[:4]) - used
     assert load.ours * os.cpu_count() * load.seconds / 100 == pytest.approx(used, abs=0.1)

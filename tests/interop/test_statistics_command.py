@@ -1,4 +1,4 @@
-"""python -m fastbn stats with the extras: images, Zarr arrays, pictures, the progress bar."""
+"""fastbn stats with the extras: images, Zarr arrays, pictures, and the progress bar."""
 
 import io
 import json
@@ -18,7 +18,9 @@ import zarr  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from fastbn.__main__ import main  # noqa: E402
-from fastbn.cli.stats import command, counting, grid, inputs  # noqa: E402
+from fastbn.cli.stats import inputs  # noqa: E402
+from fastbn.cli.stats.counting import count as counting  # noqa: E402
+from fastbn.cli.stats.readers import grid  # noqa: E402
 from tests.cli.stats.arrays import expect, normal, same, stats  # noqa: E402
 from tests.process import PATIENCE, settings  # noqa: E402
 
@@ -26,7 +28,7 @@ SHAPES = {"L": (), "LA": (2,), "RGB": (3,), "RGBA": (4,)}
 
 
 def picture(path, mode="RGB", seed=0, size=(20, 30)):
-    """Save an image without loss, and return its values, (pixels, C)."""
+    """Save an image losslessly, and return its values, shape (pixels, C)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     values = np.random.default_rng(seed).integers(0, 256, (*size, *SHAPES[mode]), np.uint8)
     Image.fromarray(values).save(path)
@@ -47,7 +49,7 @@ def test_folders_of_images(mode, tmp_path):
     np.testing.assert_allclose(found["scaled"]["std"], values.std(axis=0), rtol=1e-12)
 
 
-def test_images_have_channels_last_whatever_the_axis(tmp_path):
+def test_images_have_channels_last_for_any_axis(tmp_path):
     x, y = picture(tmp_path / "x.png"), normal(5, 3, 4, 4, dtype="uint8")
     np.save(tmp_path / "y.npy", y)
     expect(stats(tmp_path, tmp_path / "x.png", tmp_path / "y.npy", "--axis", 1),
@@ -55,7 +57,7 @@ def test_images_have_channels_last_whatever_the_axis(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["jpeg", "webp"])
-def test_what_pillow_decodes(form, tmp_path):
+def test_lossy_formats(form, tmp_path):
     smooth = np.linspace(0, 255, 3000).astype(np.uint8).reshape(25, 40, 3)
     Image.fromarray(smooth).save(tmp_path / f"x.{form}")
     with Image.open(tmp_path / f"x.{form}") as image:
@@ -85,12 +87,12 @@ def encoded(image, form="png", **options):
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))
 PNG, JPEG = encoded(NOISE), encoded(NOISE, "jpeg")
-UNREADABLE = "is no image that can be read: "
+UNREADABLE = "is not a readable image: "
 WRONG = {
-    "gray.png": (encoded(NOISE.convert("L")), "has 1 channel; those before have 3"),
-    "alpha.png": (encoded(NOISE.convert("RGBA")), "has 4 channels; those before have 3"),
-    "one bit.png": (encoded(NOISE.convert("1")), "has 1 channel; those before have 3"),
-    "sixteen bits.png": (encoded(Image.fromarray(np.full((4, 4), 999, np.uint16))), "has 1 channel; those before"),
+    "gray.png": (encoded(NOISE.convert("L")), "has 1 channel; earlier inputs have 3"),
+    "alpha.png": (encoded(NOISE.convert("RGBA")), "has 4 channels; earlier inputs have 3"),
+    "one bit.png": (encoded(NOISE.convert("1")), "has 1 channel; earlier inputs have 3"),
+    "sixteen bits.png": (encoded(Image.fromarray(np.full((4, 4), 999, np.uint16))), "has 1 channel; earlier inputs"),
     "cmyk.jpg": (encoded(NOISE.convert("CMYK"), "jpeg"),
                  "has mode CMYK; expected L, LA, RGB, RGBA, P, 1, I;16, I or F; see --convert"),
     "truncated.png": (PNG[:-2000], f"{UNREADABLE}image file is truncated"),
@@ -104,7 +106,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_images_that_do_not_count(name, tmp_path, capsys):
+def test_images_that_cannot_be_counted(name, tmp_path, capsys):
     data, reason = WRONG[name]
     good = picture(tmp_path / "0.png")
     (tmp_path / name).write_bytes(data)
@@ -132,14 +134,14 @@ def test_zarr(shape, chunks, axis, version, tmp_path, monkeypatch):
         expect(stats(tmp_path, tmp_path / "x.zarr", "--axis", axis), [x], axis)
 
 
-def test_zarr_beside_others(tmp_path):
+def test_zarr_with_other_inputs(tmp_path):
     x, y = normal(40, 8, 3, dtype="uint8"), picture(tmp_path / "y.png")
     group = zarr.open_group(tmp_path / "x.zarr", mode="w")
     group.create_array("train", shape=x.shape, chunks=(9, 8, 3), dtype="u1")[:] = x
     expect(stats(tmp_path, tmp_path / "x.zarr" / "train", tmp_path / "y.png"), [x.reshape(-1, 3), y])
 
 
-def test_zarr_that_does_not_count(tmp_path, capsys):
+def test_zarr_that_cannot_be_counted(tmp_path, capsys):
     def refused(path):
         assert main(["stats", str(path), "--on-error", "skip"]) == 1
         out, err = capsys.readouterr()
@@ -162,10 +164,10 @@ def test_zarr_that_does_not_count(tmp_path, capsys):
     chunk.write_bytes(chunk.read_bytes()[:-20])
     assert refused(tmp_path / "x.zarr").startswith("is damaged: ")
     (tmp_path / "x.zarr" / "zarr.json").write_text("{")
-    assert refused(tmp_path / "x.zarr").startswith("is no Zarr array that can be read: ")
+    assert refused(tmp_path / "x.zarr").startswith("is not a readable Zarr array: ")
 
 
-def test_images_and_zarr_go_on_where_they_were(tmp_path, monkeypatch, capsys, heard_signals):
+def test_images_and_zarr_are_resumed(tmp_path, monkeypatch, capsys, heard_signals):
     monkeypatch.setattr(grid, "BLOCK_BYTES", 512)
     for seed in range(4):
         picture(tmp_path / "images" / f"{seed}.png", seed=seed)
@@ -183,18 +185,18 @@ def test_images_and_zarr_go_on_where_they_were(tmp_path, monkeypatch, capsys, he
                 signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "count", interrupted)
+        patch.setattr("fastbn.cli.stats.run.count", interrupted)
         while main(["stats", *map(str, arguments), *left]) == 143:
             left = ["--resume", "fastbn-stats.resume"]
             times += 1
     assert times > 3
     same(stats(tmp_path, *arguments, "--resume", "fastbn-stats.resume"), wanted)
-    # A chunk that was written anew is a change.
+    # A rewritten chunk is a change.
     array = zarr.open_array(tmp_path / "x.zarr")
     array[0, 0, 0] = 255 - array[0, 0, 0]
     capsys.readouterr()
     assert main(["stats", *map(str, arguments), "--resume", "fastbn-stats.resume"]) == 1
-    assert capsys.readouterr().err.startswith(f"{tmp_path / 'x.zarr'}: is not the input number 5 that there was")
+    assert capsys.readouterr().err.startswith(f"{tmp_path / 'x.zarr'}: differs from input 5 of the interrupted run")
 
 
 @pytest.mark.parametrize("channels", [1, 3, 48, 49, 300])
@@ -208,11 +210,11 @@ def test_pictures(channels, suffix, tmp_path):
     if suffix == "svg":
         text = data.decode()
         drawn = f"{channels} channels" if channels > 1 else "1 channel"
-        for words in (drawn, "50 values a channel, of 1 input", "minimum to maximum", "mean ± standard deviation"):
+        for words in (drawn, "50 values per channel, from 1 input", "minimum to maximum", "mean ± standard deviation"):
             assert f"<!-- {words} -->" in text
 
 
-def test_a_picture_of_what_is_not_finite(tmp_path):
+def test_a_picture_of_values_that_are_not_finite(tmp_path):
     x = normal(50, 4)
     x[3, 1], x[3, 2] = np.nan, np.inf
     np.save(tmp_path / "x.npy", x)
@@ -224,7 +226,7 @@ def test_a_picture_of_what_is_not_finite(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
-def test_a_bar_on_a_terminal_alone(tmp_path):
+def test_the_bar_on_a_terminal(tmp_path):
     import fcntl
     import termios
 
@@ -240,7 +242,7 @@ def test_a_bar_on_a_terminal_alone(tmp_path):
         while True:
             try:
                 more = os.read(ours, 4096)
-            except OSError:     # Linux says so when nobody has the other end any more
+            except OSError:     # on Linux, after the other end was closed
                 break
             if not more:
                 break
@@ -252,7 +254,7 @@ def test_a_bar_on_a_terminal_alone(tmp_path):
     assert out.startswith("mean, std = (")
     assert "%|" in text
     assert "B/s]" in text
-    assert f"skipped: {tmp_path / 'bad.npy'}: has no npy header" in text
+    assert f"skipped: {tmp_path / 'bad.npy'}: has no valid npy header" in text
     piped = subprocess.run(arguments, **settings({}), capture_output=True, check=True, timeout=PATIENCE)
     assert piped.stderr.startswith("skipped: ")
     assert piped.stderr.count("\n") == 2
@@ -264,7 +266,7 @@ def test_no_bar_without_tqdm(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["stats", str(tmp_path / "x.npy"), "--json", str(tmp_path / "out.json")]) == 0
-    assert capsys.readouterr().err == "no progress is shown without tqdm: pip install 'fastbn[stats]'\n"
+    assert capsys.readouterr().err == 'The progress bar needs tqdm, which is not installed: pip install ".[stats]"\n'
     assert json.loads((tmp_path / "out.json").read_text())["count"] == [30] * 4
 
 

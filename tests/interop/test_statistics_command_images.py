@@ -1,4 +1,4 @@
-"""python -m fastbn stats on images: modes and depths, conversions, limits, and formats that are not decoded."""
+"""fastbn stats on images: modes and depths, conversions, limits, and formats that are not decoded."""
 
 import io
 import struct
@@ -13,7 +13,7 @@ pytest.importorskip("PIL", reason="the images extra is not installed: no PIL")
 from PIL import EpsImagePlugin, Image
 
 from fastbn.__main__ import main
-from fastbn.cli.stats import grid, images
+from fastbn.cli.stats.readers import grid, images
 from tests.cli.stats.arrays import expect, stats
 from tests.cli.stats.test_memory import peak
 from tests.process import run
@@ -30,13 +30,13 @@ def encoded(image, form="png", **options):
 
 
 def pnm(magic, most, values):
-    """A file of the PPM family whose largest value is that one."""
+    """A file of the PPM family with a given largest value."""
     height, width = values.shape[:2]
     return b"%s\n%d %d\n%d\n" % (magic, width, height, most) + values.astype(">u2" if most > 255 else "u1").tobytes()
 
 
 def png(width, height, bits, colour, rows):
-    """A PNG of any depth, of rows with their filter bytes."""
+    """A PNG of any depth from rows with filter bytes."""
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
@@ -45,13 +45,13 @@ def png(width, height, bits, colour, rows):
 
 
 def png_48():
-    """A PNG of three channels of 16 bits, and its values."""
+    """A PNG with three channels of 16 bits, and its values."""
     x = np.random.default_rng(2).integers(0, 1 << 16, (*SIZE, 3), np.uint16)
     return png(*SIZE[::-1], 16, 2, b"".join(b"\0" + row.astype(">u2").tobytes() for row in x)), x
 
 
 def unsigned_tiff(values):
-    """A TIFF of uint32, which Pillow does not write: of int32, with another sample format."""
+    """A TIFF of uint32, made from one of int32, because Pillow does not write uint32."""
     data = encoded(Image.fromarray(values.view(np.int32)), "tiff")
     signed = struct.pack("<HHIHH", 339, 3, 1, 2, 0)
     assert data.count(signed) == 1
@@ -61,7 +61,7 @@ def unsigned_tiff(values):
 INT32 = np.random.default_rng(3).integers(-1 << 31, 1 << 31, SIZE).astype(np.int32)
 FLOAT = np.random.default_rng(4).standard_normal(SIZE).astype(np.float32)
 EXACT = {
-    # name: the file's bytes, its values
+    # name: bytes of the file, values
     "sixteen bits.png": (encoded(Image.fromarray(UINT16)), UINT16),
     "sixteen bits.tiff": (encoded(Image.fromarray(UINT16), "tiff"), UINT16),
     "sixteen bits, compressed.tiff": (encoded(Image.fromarray(UINT16), "tiff", compression="tiff_lzw"), UINT16),
@@ -82,7 +82,7 @@ def test_more_than_8_bits_are_exact(name, block, tmp_path, monkeypatch):
     (tmp_path / name).write_bytes(data)
     found = stats(tmp_path, tmp_path / name)
     expect(found, [values.reshape(-1, 1)])
-    assert found["scaled"] is None      # which is of values of uint8
+    assert found["scaled"] is None      # only uint8 values are scaled
 
 
 @pytest.mark.parametrize("form", ["png", "tiff", "bmp"])
@@ -100,11 +100,11 @@ REDUCED = {
 
 
 @pytest.mark.parametrize("name", REDUCED)
-def test_what_pillow_reduces_is_refused(name, tmp_path, capsys):
+def test_images_that_pillow_reduces_are_refused(name, tmp_path, capsys):
     (tmp_path / name).write_bytes(REDUCED[name])
     assert main(["stats", str(tmp_path / name)]) == 1
     assert capsys.readouterr() == (
-        "", f"{tmp_path / name}: has values of more than 8 bits that Pillow does not keep exactly; --convert RGB or L "
+        "", f"{tmp_path / name}: has values of more than 8 bits that Pillow does not read exactly; --convert RGB or L "
         "counts 8 bits of each\n")
     assert stats(tmp_path, tmp_path / name, "--convert", "RGB")["channels"] == 3
 
@@ -130,7 +130,7 @@ CONVERTED = {
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_conversions(mode, tmp_path, monkeypatch):
-    """All images of a folder, whatever their modes."""
+    """All images of a folder with several modes."""
     monkeypatch.setattr(grid, "BLOCK_BYTES", 512)
     arrays = []
     for name, image in CONVERTED.items():
@@ -147,11 +147,11 @@ def test_conversions(mode, tmp_path, monkeypatch):
 def test_modes_that_have_no_range(name, mode, tmp_path, capsys):
     (tmp_path / name).write_bytes(EXACT[name][0])
     assert main(["stats", str(tmp_path / name), "--convert", "L"]) == 1
-    assert capsys.readouterr().err == f"{tmp_path / name}: has mode {mode}, from which --convert L does not convert\n"
+    assert capsys.readouterr().err == f"{tmp_path / name}: has mode {mode}, which --convert L does not support\n"
 
 
-def test_most_images_decide(tmp_path, capsys):
-    """A grayscale image that comes first is skipped, and not the others."""
+def test_the_majority_of_images_decides(tmp_path, capsys):
+    """A grayscale image at the beginning is skipped, and not the RGB images after it."""
     (tmp_path / "images").mkdir()
     Image.fromarray(RGB[..., 0]).save(tmp_path / "images" / "a.png")
     for name in "bcd":
@@ -164,10 +164,10 @@ def test_most_images_decide(tmp_path, capsys):
     assert capsys.readouterr().err.splitlines()[-1] == "inputs counted: 3; skipped: 2"
     assert main(["stats", str(tmp_path / "images")]) == 1
     assert capsys.readouterr().err == (
-        f"{tmp_path / 'images' / 'b.png'}: has 3 channels; those before have 1\n")
+        f"{tmp_path / 'images' / 'b.png'}: has 3 channels; earlier inputs have 1\n")
 
 
-def test_most_inputs_decide_of_arrays_too(tmp_path):
+def test_the_majority_of_arrays_decides(tmp_path):
     first, others = np.zeros((5, 4), np.float32), np.arange(18, dtype=np.float32).reshape(6, 3)
     np.save(tmp_path / "a.npy", first)
     np.savez(tmp_path / "b.npz", x=others, y=others + 1)
@@ -176,7 +176,7 @@ def test_most_inputs_decide_of_arrays_too(tmp_path):
     found = stats(tmp_path, *paths, "--on-error", "skip")
     expect(found, [others, others + 1, others + 2])
     assert found["skipped"] == [{"path": str(paths[0]), "reason": "has 4 channels; most inputs have 3"}]
-    # Of as many, the first.
+    # With equal counts, the first kind.
     expect(stats(tmp_path, *paths[:2], "--on-error", "skip"), [first])
 
 
@@ -196,8 +196,8 @@ def test_rows_longer_than_a_block(block, tmp_path, monkeypatch):
     expect(stats(tmp_path, tmp_path / "x.png"), [wide.reshape(-1, 3)])
 
 
-def test_eps_is_not_run(tmp_path, monkeypatch, capsys):
-    """Whatever the end of its name, an EPS would be handed to Ghostscript."""
+def test_eps_does_not_start_a_program(tmp_path, monkeypatch, capsys):
+    """Pillow would start Ghostscript for an EPS file with any suffix."""
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("Ghostscript was started"))
     path = tmp_path / "photo.png"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n%%EOF\n")
@@ -205,7 +205,7 @@ def test_eps_is_not_run(tmp_path, monkeypatch, capsys):
         assert image.format == "EPS"
     assert main(["stats", str(path)]) == 1
     assert capsys.readouterr() == (
-        "", f"{path}: is no image that can be read: cannot identify image file {str(path)!r}\n")
+        "", f"{path}: is not a readable image: cannot identify image file {str(path)!r}\n")
 
 
 @pytest.mark.parametrize("form", ["tga", "ico", "pcx", "dds", "icns"])
@@ -215,12 +215,12 @@ def test_other_formats_are_not_decoded(form, tmp_path, capsys):
     with Image.open(path) as image:
         assert image.format == form.upper()
     assert main(["stats", str(path)]) == 1
-    assert "is no image that can be read: cannot identify image file" in capsys.readouterr().err
+    assert "is not a readable image: cannot identify image file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", [*images.FORMATS, "MPO"])
 def test_formats_by_their_content(form, tmp_path):
-    """As the documents name them, and MPO, which is how some telephones write JPEG."""
+    """The documented formats, and MPO, which some telephones write as JPEG."""
     path = tmp_path / "x.jpg"
     path.write_bytes(encoded(Image.fromarray(RGB), form))
     with Image.open(path) as image:
@@ -228,18 +228,18 @@ def test_formats_by_their_content(form, tmp_path):
     expect(stats(tmp_path, path, "--convert", "RGB"), [values.reshape(-1, 3)])
 
 
-def test_what_pillow_logs_is_not_printed(tmp_path):
+def test_the_log_of_pillow_is_not_printed(tmp_path):
     path = tmp_path / "x.tiff"
     data = encoded(Image.fromarray(RGB), "tiff")
     entry = struct.pack("<HHIHH", 277, 3, 1, 3, 0)      # samples per pixel
     assert data.count(entry) == 1
     path.write_bytes(data.replace(entry, struct.pack("<HHIHH", 277, 3, 1, 999, 0)))
-    done = run("-m", "fastbn", "stats", str(path))      # pytest has handlers of its own
+    done = run("-m", "fastbn", "stats", str(path))      # pytest installs log handlers
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"{path}: is no image that can be read: cannot identify image file {str(path)!r}\n"
+    assert done.stderr == f"{path}: is not a readable image: cannot identify image file {str(path)!r}\n"
 
 
-def test_pixels_that_memory_does_not_allow(tmp_path, capsys):
+def test_pixels_beyond_the_memory_limit(tmp_path, capsys):
     path, limit = tmp_path / "x.png", Image.MAX_IMAGE_PIXELS
     path.write_bytes(encoded(Image.fromarray(np.zeros((300, 400, 3), np.uint8))))
     assert main(["stats", str(path), "--max-memory", "200K"]) == 1
@@ -254,7 +254,7 @@ def test_pixels_that_memory_does_not_allow(tmp_path, capsys):
 
 def test_pixels_beyond_the_limit_of_pillow(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
-    monkeypatch.setattr(grid, "BLOCK_BYTES", 100_000)       # so that no piece of it is beyond the limit
+    monkeypatch.setattr(grid, "BLOCK_BYTES", 100_000)       # so that no strip exceeds the limit
     path = tmp_path / "x.png"
     path.write_bytes(encoded(Image.fromarray(np.zeros((300, 400, 3), np.uint8))))
     assert stats(tmp_path, path)["count"] == [120_000] * 3
@@ -262,7 +262,7 @@ def test_pixels_beyond_the_limit_of_pillow(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from Linux's /proc")
 def test_memory_of_an_image(tmp_path):
-    """No more than Pillow's four bytes a pixel, and some blocks."""
+    """At most four bytes per pixel in Pillow, and some blocks."""
     path = tmp_path / "x.png"
     path.write_bytes(png(6000, 6000, 8, 2, bytes(6000 * (1 + 3 * 6000))))
     found, memory = peak(path, tmp_path)

@@ -1,4 +1,4 @@
-"""python -m fastbn stats on Zarr folders that are hostile or wrong: refused before Zarr reads their metadata."""
+"""fastbn stats refuses hostile or invalid Zarr folders before Zarr reads their metadata."""
 
 import json
 import os
@@ -11,7 +11,8 @@ import pytest
 zarr = pytest.importorskip("zarr", reason="the zarr extra is not installed: no zarr")
 
 from fastbn.__main__ import main  # noqa: E402
-from fastbn.cli.stats import inputs, zarr_metadata  # noqa: E402
+from fastbn.cli.stats import inputs  # noqa: E402
+from fastbn.cli.stats.readers import zarr_metadata  # noqa: E402
 from tests.cli.stats.arrays import expect, normal, stats  # noqa: E402
 
 CODEC = "expected blosc, bytes, bz2, crc32c, delta, gzip, lz4, lzma, shuffle, transpose, zlib or zstd"
@@ -19,7 +20,7 @@ BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 
 
 class Touch:
-    """Creates a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -46,7 +47,7 @@ def sharded(*codecs, index=(BYTES,)):
 
 
 def planted(folder, metadata, chunk=b""):
-    """A folder with these metadata and one chunk."""
+    """A Zarr folder with given metadata and one chunk."""
     folder.mkdir()
     old = metadata["zarr_format"] == 2
     (folder / (".zarray" if old else "zarr.json")).write_text(json.dumps(metadata))
@@ -57,7 +58,7 @@ def planted(folder, metadata, chunk=b""):
 
 
 def refused(path, capsys, on_error="stop"):
-    """The one line that is said of an input."""
+    """The message for an input."""
     assert main(["stats", str(path), "--on-error", on_error]) == 1
     out, err = capsys.readouterr()
     assert out == ""
@@ -84,17 +85,17 @@ def test_nothing_is_unpickled(name, tmp_path, monkeypatch, capsys):
     marker = tmp_path / "marker"
     data = pickle.dumps(Touch(marker))
     pickle.loads(data)
-    assert marker.exists()      # so it would do what it is to be kept from
+    assert marker.exists()      # the attack works without the check
     marker.unlink()
     monkeypatch.setattr(zarr, "open_array", lambda *_, **__: pytest.fail("Zarr has seen it"))
     path = planted(tmp_path / "x.zarr", HOSTILE[name], data)
     codec = "numcodecs.pickle" if name == "codec" else "pickle"
-    assert refused(path, capsys) == f"is no Zarr array that can be read: it has the codec '{codec}'; {CODEC}"
+    assert refused(path, capsys) == f"is not a readable Zarr array: it has the codec '{codec}'; {CODEC}"
     assert not marker.exists()
 
 
 def test_nothing_is_unpickled_by_another_store(tmp_path, monkeypatch):
-    """The name of a folder does not choose the store, as that of N5, whose metadata name codecs elsewhere."""
+    """The suffix of a folder does not select another store, such as N5, whose metadata have other codecs."""
     opened = zarr.open_array
     stores = []
 
@@ -125,14 +126,14 @@ def test_codecs_that_are_read(codecs, tmp_path):
     expect(stats(tmp_path, path), [x])
 
 
-OBJECT = "is no Zarr array that can be read: it has dtype "
-SHAPE = "is no Zarr array that can be read: it has shape "
+OBJECT = "is not a readable Zarr array: it has dtype "
+SHAPE = "is not a readable Zarr array: it has shape "
 WRONG = {
-    # name: metadata, what is said of them
-    "objects": (version_2(dtype="|O"), f"{OBJECT}'\"|O\"'; expected one of numbers"),
-    "records of objects": (version_2(dtype=[["a", "|O"]]), f"{OBJECT}'[[\"a\", \"|O\"]]'; expected one of numbers"),
+    # name: metadata, message
+    "objects": (version_2(dtype="|O"), f"{OBJECT}'\"|O\"'; expected a numeric dtype"),
+    "records of objects": (version_2(dtype=[["a", "|O"]]), f"{OBJECT}'[[\"a\", \"|O\"]]'; expected a numeric dtype"),
     "an extension": (version_3(data_type={"name": "x", "configuration": {}}),
-                     "is no Zarr array that can be read: it has data_type "),
+                     "is not a readable Zarr array: it has data_type "),
     "an empty chunk": (version_2(chunks=[0, 3]), f"{SHAPE}'[4, 3]' in chunks '[0, 3]'"),
     "an empty chunk, version 3": (
         version_3(chunk_grid={"name": "regular", "configuration": {"chunk_shape": [0, 3]}}),
@@ -140,15 +141,15 @@ WRONG = {
     "one dimension of chunks": (version_2(chunks=[3]), f"{SHAPE}'[4, 3]' in chunks '[3]'"),
     "a negative shape": (version_2(shape=[-4, 3]), f"{SHAPE}'[-4, 3]' in chunks '[4, 3]'"),
     "fractions": (version_2(shape=[4.0, 3]), f"{SHAPE}'[4.0, 3]' in chunks '[4, 3]'"),
-    "no codecs": (version_3(codecs=None), "is no Zarr array that can be read: it has codecs 'null'"),
+    "no codecs": (version_3(codecs=None), "is not a readable Zarr array: it has codecs 'null'"),
     "a transformer": (version_3(storage_transformers=[{"name": "x"}]),
-                      "is no Zarr array that can be read: it has storage transformers, which are not supported"),
-    "another grid": (version_3(chunk_grid={"name": "x"}), "is no Zarr array that can be read: it has a chunk grid 'x'"),
+                      "is not a readable Zarr array: it has storage transformers, which are not supported"),
+    "another grid": (version_3(chunk_grid={"name": "x"}), "is not a readable Zarr array: it has a chunk grid 'x'"),
     "deep shards": (version_3(codecs=json.loads('[{"name":"sharding_indexed","configuration":{"codecs":' * 150 + "[]"
-                                                + "}}]" * 150)), "is no Zarr array that can be read: it has "),
+                                                + "}}]" * 150)), "is not a readable Zarr array: it has "),
     "no values": (version_2(shape=[0, 3]), "has shape (0, 3), no values"),
     "more than any file": (version_2(shape=[10**18, 10**18]),
-                           "has shape (1000000000000000000, 1000000000000000000), more values than any file can have"),
+                           "has shape (1000000000000000000, 1000000000000000000), more values than a file can hold"),
     "channels": (version_2(shape=[4, 10**9]), "has shape (4, 1000000000); statistics of 1000000000 channels on axis -1 "
                  "take about 954 GiB of memory, expected up to 512 MiB; see --axis and --max-memory"),
     "a chunk": (version_2(shape=[10**9, 3], chunks=[10**9, 3]),
@@ -165,7 +166,7 @@ def test_wrong_metadata(name, tmp_path, capsys):
         pytest.skip("zarr 2 does not read version 3 of the format")
     path = planted(tmp_path / "x.zarr", metadata)
     assert refused(path, capsys).startswith(reason)
-    # It does not stand in the way of others.
+    # Other inputs are counted.
     np.save(tmp_path / "good.npy", normal(4, 3))
     found = stats(tmp_path, tmp_path / "good.npy", path, "--on-error", "skip")
     assert (found["inputs"], len(found["skipped"])) == (1, 1)
@@ -173,13 +174,13 @@ def test_wrong_metadata(name, tmp_path, capsys):
 
 @pytest.mark.parametrize(("content", "reason"), [
     (b"{" + b" " * (1 << 24) + b"}", ".zarray has more than 16777216 bytes"),
-    (b"[1]", ".zarray is no JSON object"), (b'{"a":', ".zarray is no JSON: "),
-    (b"\xff\xfe{\0}\0", ".zarray is no JSON: "), (b"[" * 100_000, ".zarray is no JSON: "),
+    (b"[1]", ".zarray is not a JSON object"), (b'{"a":', ".zarray is not valid JSON: "),
+    (b"\xff\xfe{\0}\0", ".zarray is not valid JSON: "), (b"[" * 100_000, ".zarray is not valid JSON: "),
 ], ids=["large", "list", "open", "UTF-16", "deep"])
-def test_files_that_are_no_metadata(content, reason, tmp_path, capsys):
+def test_invalid_metadata_files(content, reason, tmp_path, capsys):
     path = planted(tmp_path / "x.zarr", version_2())
     (path / ".zarray").write_bytes(content)
-    assert refused(path, capsys).startswith(f"is no Zarr array that can be read: {reason}")
+    assert refused(path, capsys).startswith(f"is not a readable Zarr array: {reason}")
 
 
 def test_metadata_of_both_versions_are_checked(tmp_path, capsys):
@@ -188,7 +189,7 @@ def test_metadata_of_both_versions_are_checked(tmp_path, capsys):
     assert "it has the codec 'pickle'" in refused(path, capsys)
 
 
-def test_a_limit_that_is_raised(tmp_path):
+def test_a_higher_limit(tmp_path):
     x = normal(4, 3)
     path = planted(tmp_path / "x.zarr", version_2(shape=[40_000, 3]), x.tobytes())
     whole = np.concatenate([x, np.zeros((39_996, 3), np.float32)])
@@ -209,25 +210,25 @@ def test_no_output_over_a_chunk(tmp_path, capsys):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
 @pytest.mark.parametrize("make", [lambda path: os.mkfifo(path), lambda path: path.symlink_to("/dev/zero")],
                          ids=["pipe", "device"])
-def test_chunks_that_never_end(make, tmp_path, capsys):
+def test_chunks_that_are_not_regular_files(make, tmp_path, capsys):
     path = planted(tmp_path / "x.zarr", version_2())
     (path / "0.0").unlink()
     make(path / "0.0")
-    assert refused(path, capsys) == "holds '0.0', which is no regular file"
+    assert refused(path, capsys) == "holds '0.0', which is not a regular file"
     (path / "0.0").unlink()
     (path / ".zarray").unlink()
     make(path / ".zarray")
-    assert refused(path, capsys) == "holds '.zarray', which is no regular file"
+    assert refused(path, capsys) == "holds '.zarray', which is not a regular file"
     with pytest.raises(ValueError, match="expected a regular file"):
         zarr_metadata.array_version(str(path))
 
 
-def test_links_that_lead_in_a_circle(tmp_path):
+def test_cyclic_links(tmp_path):
     path = planted(tmp_path / "x.zarr", version_2(), bytes(48))
     (path / "again").symlink_to(path)
     [found] = inputs.find([str(path)])
     assert found.problem == ""
-    assert found.size == 2 * (48 + (path / ".zarray").stat().st_size)     # once more by the link, and no further
+    assert found.size == 2 * (48 + (path / ".zarray").stat().st_size)     # twice, because the link is followed once
     expect(stats(tmp_path, path), [np.zeros((4, 3), np.float32)])
 
 

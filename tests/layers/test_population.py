@@ -296,7 +296,7 @@ def test_without_tqdm_a_bar_is_refused_only_where_it_was_asked_for(monkeypatch):
     bn = BatchNorm(3)
     population_statistics(bn, drifting(), bn)
     assert bn.num_batches_tracked == len(SIZES)
-    with pytest.raises(ImportError, match=r"pip install 'fastbn\[population\]'"):
+    with pytest.raises(ImportError, match=r'pip install "\.\[population\]"'):
         population_statistics(bn, drifting(), bn, progress=True)
     assert terminal.getvalue() == ""
 

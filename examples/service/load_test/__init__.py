@@ -1,1 +1,1 @@
-"""Loads the service with wrk, kills its workers meanwhile, and writes docs/service.md's table and picture."""
+"""A load test of the service with wrk, which also kills workers and writes the results to docs/service.md."""

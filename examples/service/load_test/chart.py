@@ -1,4 +1,4 @@
-"""The figures as a picture: throughput and latency by connections, a bar for each server and route."""
+"""The picture of throughput and latency by connections, with a bar for each server and route."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from examples.service.load_test.report import Results
     from examples.service.load_test.wrk import Figures
 
-# Light where the batch norms are folded; told apart by colour-blind eyes.
+# Lighter for folded batch norm; blue and orange differ for colour-blind readers too.
 COLOURS = {("wsgi", "/predict"): "#0b6fa4", ("wsgi", "/predict/folded"): "#7fb8d6",
            ("asgi", "/predict"): "#d1602b", ("asgi", "/predict/folded"): "#eeb08f"}
 INK, GREY, FAINT = "#222222", "#767676", "#e4e4e4"
@@ -31,8 +31,8 @@ def draw(results: Results, out: Path) -> None:
     left, right = figure.subplots(1, 2)
     figure.subplots_adjust(left=0.06, right=0.985, top=0.7, bottom=0.12, wspace=0.18)
     figure.text(0.06, 0.925, "Handwritten digits classified over HTTP", size=14.5, weight="bold", color=INK)
-    figure.text(0.06, 0.873, f"{plural(results.workers, 'worker')} of {plural(results.threads, 'thread')}, one digit a "
-                f"request, wrk on the same machine; median, lowest and highest "
+    figure.text(0.06, 0.873, f"{plural(results.workers, 'worker')} of {plural(results.threads, 'thread')}, one digit "
+                f"per request, wrk on the same machine; median, lowest and highest "
                 f"of {plural(results.rounds, 'round')}", size=10, color=GREY)
     draw_bars(left, "Requests per second", results, lambda figures: figures.rate, "{:,.0f}")
     draw_bars(right, "99th percentile of the latency, ms", results, lambda figures: figures.p99_ms, "{:.1f}")
@@ -42,7 +42,7 @@ def draw(results: Results, out: Path) -> None:
 
 
 def draw_bars(panel: Axes, title: str, results: Results, value: Callable[[Figures], float], text: str) -> None:
-    """Draw one figure of all cells: a group of bars for each number of connections."""
+    """Draw one figure of all cells, with a group of bars for each number of connections."""
     groups = sorted({cell.connections for cell in results.cells})
     for place, ((interface, route), colour) in enumerate(COLOURS.items()):
         rounds = [[value(f) for f in results.cells[Cell(interface, route, connections)]] for connections in groups]

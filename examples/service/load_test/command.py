@@ -1,9 +1,9 @@
-"""Load the service, kill its workers meanwhile, and write down what happened.
+"""Measure throughput and latency of the service, kill workers under load, and report the results.
 
-    python -m examples.service.load_test            # some three minutes; docs/service.md and docs/service.png
-    python -m examples.service.load_test --quick    # one short round; prints, and writes nothing without --out
+    python -m examples.service.load_test            # about three minutes; writes docs/service.md and docs/service.png
+    python -m examples.service.load_test --quick    # one short round; writes files only with --out
 
-Both servers answer on the loopback device, and wrk loads them from the same machine.
+wrk runs on the same machine and connects over the loopback device.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from examples.service.load_test.report import PAGE, ROUTES, SERVERS, Cell, Resul
 from examples.service.model import Classifier
 from examples.service.parameters import restore, save
 from examples.service.training import test_pixels, train
-from fastbn.__main__ import positive_int
+from fastbn.cli.arguments import positive_int
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit code: 0; 1 if an answer was wrong or refused, or a worker not replaced; 2 if there is no wrk.
+        The exit code: 0 on success; 1 if an answer was wrong or refused, or a worker was not replaced; 2 without wrk.
     """
     options = parse(argv)
     if not wrk.installed():
@@ -63,16 +63,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m examples.service.load_test", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round of a second")
-    parser.add_argument("--seconds", type=positive_int, metavar="S", help="of a cell in a round; default 3")
-    parser.add_argument("--rounds", type=positive_int, metavar="R", help="default 3")
+    parser.add_argument("--quick", action="store_true", help="one round of one second")
+    parser.add_argument("--seconds", type=positive_int, metavar="S", help="duration of a measurement; default 3")
+    parser.add_argument("--rounds", type=positive_int, metavar="R", help="repetitions of each measurement; default 3")
     parser.add_argument("--connections", type=positive_int, nargs="+", default=[1, 8, 32], metavar="N",
-                        help="default 1 8 32")
-    parser.add_argument("--workers", type=positive_int, default=2, metavar="N", help="default 2")
-    parser.add_argument("--threads", type=positive_int, default=1, metavar="N", help="of each worker; default 1")
+                        help="numbers of connections; default 1 8 32")
+    parser.add_argument("--workers", type=positive_int, default=2, metavar="N", help="worker processes; default 2")
+    parser.add_argument("--threads", type=positive_int, default=1, metavar="N",
+                        help="threads of each worker; default 1")
     parser.add_argument("--kills", type=positive_int, default=4, metavar="N",
-                        help="workers of each server to be killed under load; default 4")
-    parser.add_argument("--out", type=Path, metavar="FILE.md", help="default docs/service.md")
+                        help="workers to kill under load, per server; default 4")
+    parser.add_argument("--out", type=Path, metavar="FILE.md", help="document for the results; default docs/service.md")
     options = parser.parse_args(argv)
     seconds, rounds = (1, 1) if options.quick else (3, 3)
     options.seconds = options.seconds or seconds
@@ -83,7 +84,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measure(folder: Path, options: argparse.Namespace) -> Results:
-    """Train, then check, load and check both servers in turn."""
+    """Train the network, then check and load both servers in turn."""
     progress("training")
     model = folder / "digits.npz"
     save(model, train()[0])
@@ -92,8 +93,9 @@ def measure(folder: Path, options: argparse.Namespace) -> Results:
     digits = {path: folder / f"{number}.lua" for number, path in enumerate(ROUTES)}
     for path, file in digits.items():
         wrk.write_digits(file, images, logits[path])
-    results = Results(describe(), options.workers, options.threads, options.seconds, options.rounds,
-                      *compare(*logits.values()))
+    changed_digits, change = compare(*logits.values())
+    results = Results(machine=describe(), workers=options.workers, threads=options.threads, seconds=options.seconds,
+                      rounds=options.rounds, changed_digits=changed_digits, change=change)
     for interface in SERVERS:
         with running(interface, model, folder / "log", workers=options.workers, threads=options.threads) as service:
             check(results, service, images, classifier)
@@ -112,20 +114,20 @@ def measure(folder: Path, options: argparse.Namespace) -> Results:
 
 
 def check(results: Results, service: Service, images: NDArray[np.uint8], classifier: Classifier) -> None:
-    """Send every digit over both routes, and count the answers that have not the bits of the classifier's own."""
+    """Send every digit over both routes, and count answers that differ from the local classifier in any bit."""
     for path, folded in ROUTES.items():
         results.compared += 2 * len(images)
         results.wrong += wrong_answers(service, path, images, classifier, folded)
 
 
 def compare(logits: NDArray[np.float32], folded: NDArray[np.float32]) -> tuple[int, float]:
-    """Return how many digits folding changed, and the largest change of a logit, relative to the largest logit."""
+    """Return how many digits folding changes, and the largest change of a logit relative to the largest logit."""
     changed = int((logits.argmax(axis=1) != folded.argmax(axis=1)).sum())
     return changed, float(np.abs(logits - folded).max() / np.abs(logits).max())
 
 
 def progress(text: str) -> None:
-    """Say what is going on."""
+    """Print progress on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Kills workers under load, and sees them replaced."""
+"""Kills workers under load, and waits for their replacement."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ CONNECTIONS = 8
 
 @dataclass(frozen=True)
 class Recovery:
-    """What killing workers did.
+    """The result of killing workers.
 
     Attributes
     ----------
     interface : {"wsgi", "asgi"}
     kills : int
     replaced : int
-        Workers started meanwhile, as the metrics tell.
+        Workers started since then, from the metrics.
     figures : wrk.Figures
-        What the clients saw.
+        Results of the clients.
     """
 
     interface: str
@@ -39,7 +39,7 @@ class Recovery:
 
 
 def kill_workers(interface: str, service: Service, kills: int, digits: Path) -> Recovery:
-    """Kill a worker every second, with a signal that none can catch, while wrk posts digits.
+    """Kill a worker every second with SIGKILL while wrk posts digits.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def kill_workers(interface: str, service: Service, kills: int, digits: Path) -> 
     try:
         for _ in range(kills):
             time.sleep(1)
-            victim = min(service.worker_pids())     # the one that has lived longest
+            victim = min(service.worker_pids())     # usually the oldest
             os.kill(victim, signal.SIGKILL)
             service.wait_for_workers(gone=victim)
     finally:

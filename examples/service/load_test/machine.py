@@ -1,4 +1,4 @@
-"""What the load test ran on, and what else ran there meanwhile."""
+"""The machine of the load test, and the load of other processes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ BUSY_PERCENT = 5.0
 
 @dataclass(frozen=True)
 class Load:
-    """How busy a machine was.
+    """CPU load during the test.
 
     Attributes
     ----------
     started : str
     seconds : float
     ours, others : float
-        Percent of all CPU time: of this process and of its children, and of everybody else, the hypervisor included.
+        Percent of all CPU time: this process and its children, and all others including the hypervisor.
     """
 
     started: str
@@ -32,38 +32,38 @@ class Load:
 
     @property
     def busy(self) -> bool:
-        """Whether others took so much that the figures suffer."""
+        """Whether other processes distort the figures."""
         return self.others > BUSY_PERCENT
 
 
 class LoadMeter:
-    """Measures from its making to `read`; children count once they have ended."""
+    """Measures the CPU load from its creation to `read`. Child processes count after their end."""
 
     def __init__(self) -> None:
         self._started = time.strftime("%Y-%m-%d %H:%M")
         self._first = self._snapshot()
 
     def read(self) -> Load:
-        """Return how busy the machine was."""
-        seconds, everybody, ours = (b - a for a, b in zip(self._first, self._snapshot(), strict=True))
+        """Return the CPU load."""
+        seconds, total, ours = (b - a for a, b in zip(self._first, self._snapshot(), strict=True))
         capacity = seconds * (os.cpu_count() or 1) / 100
-        return Load(self._started, seconds, ours / capacity, max(0.0, everybody - ours) / capacity)
+        return Load(self._started, seconds, ours / capacity, max(0.0, total - ours) / capacity)
 
     @staticmethod
     def _snapshot() -> tuple[float, float, float]:
         times = psutil.cpu_times()
-        everybody = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
-        return time.monotonic(), everybody, sum(os.times()[:4])
+        total = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
+        return time.monotonic(), total, sum(os.times()[:4])
 
 
 def describe() -> str:
-    """Return the machine in a line."""
+    """Return a one-line description of the machine."""
     return (f"{cpu()}, {os.cpu_count()} CPUs, {platform.system()} {platform.release()}, Python "
             f"{platform.python_version()}")
 
 
 def cpu() -> str:
-    """Return the name of the CPU, as far as the system tells."""
+    """Return the name of the CPU, or else of its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,5 +1,5 @@
--- Posts digits and compares every answer, to the byte, with the one worked out beforehand; without digits, GETs.
--- Arguments: the path, and a file that returns {{body = ..., answer = ...}, ...}.
+-- Posts digits and compares every answer with the expected bytes; without digits, sends GET requests.
+-- Arguments: the path, and optionally a file that returns {{body = ..., answer = ...}, ...}.
 
 local threads = {}
 
@@ -8,7 +8,7 @@ function setup(thread)
 end
 
 function init(args)
-    wrong = 0       -- global, so that done() can ask for it
+    wrong = 0       -- global, so that done() can read it
     requests, answers, turn = {}, {}, 0
     if args[2] == nil then
         requests[1] = wrk.format("GET", args[1])
@@ -27,7 +27,7 @@ function request()
 end
 
 function response(status, headers, body)
-    -- Answers come in the order of the server; the echoed number tells whose it is. Errors are counted by wrk.
+    -- The server may reorder answers; the echoed number identifies them. wrk counts errors.
     if status == 200 and #answers > 0 and body ~= answers[tonumber(headers["x-request-id"])] then
         wrong = wrong + 1
     end

@@ -1,4 +1,4 @@
-"""Runs wrk, https://github.com/wg/wrk, with a script that looks at every answer."""
+"""Runs wrk, https://github.com/wg/wrk, with a script that checks every answer."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ INSTALL = "wrk is not installed; Debian and Ubuntu have it: apt-get install wrk"
 
 @dataclass(frozen=True)
 class Figures:
-    """What wrk saw.
+    """Results of a run of wrk.
 
     Attributes
     ----------
     requests : int
-        Answered.
+        Number of answers.
     seconds : float
     p50_ms, p99_ms : float
-        Of the latency.
+        Percentiles of the latency.
     broken : int
-        Connections that failed: not made, reset, or silent for too long.
+        Failed connections: not established, reset, or timed out.
     refused : int
-        Answers with another status than 2xx or 3xx.
+        Answers with a status other than 2xx or 3xx.
     wrong : int
-        Answers with status 200 and another body than the expected one.
+        Answers with status 200 and a wrong body.
     """
 
     requests: int
@@ -48,17 +48,17 @@ class Figures:
 
     @property
     def rate(self) -> float:
-        """Requests answered in a second."""
+        """Answers per second."""
         return self.requests / self.seconds
 
 
 def installed() -> bool:
-    """Return whether there is a wrk to be run."""
+    """Return whether wrk is installed."""
     return shutil.which("wrk") is not None
 
 
 def write_digits(path: Path, images: NDArray[np.uint8], logits: NDArray[np.float32]) -> None:
-    """Write images and the answers they must get, as the script reads them: a Lua table."""
+    """Write images and their expected answers as a Lua table for the script."""
     rows = [f"{{body = {lua_string(image.tobytes())}, answer = {lua_string(as_json(scores[None]))}}},\n"
             for image, scores in zip(images, logits, strict=True)]
     path.write_text(f"return {{\n{''.join(rows)}}}\n")
@@ -76,7 +76,7 @@ def lua_string(data: bytes) -> str:
 
 
 def start(port: int, path: str, connections: int, seconds: int, digits: Path | None) -> subprocess.Popen[str]:
-    """Start wrk on one thread; `finish` waits for it."""
+    """Start wrk with one thread; `finish` waits for its end."""
     arguments = [path] if digits is None else [path, str(digits)]
     return subprocess.Popen(
         ["wrk", "-t", "1", "-c", str(connections), "-d", f"{seconds}s", "-s", str(SCRIPT),
@@ -84,12 +84,12 @@ def start(port: int, path: str, connections: int, seconds: int, digits: Path | N
 
 
 def finish(process: subprocess.Popen[str]) -> Figures:
-    """Return what wrk saw.
+    """Wait for wrk, and return its results.
 
     Raises
     ------
     RuntimeError
-        If it failed.
+        If wrk failed.
     """
     output, _ = process.communicate()
     if process.returncode:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastbn._core.extras import missing
 from fastbn.checkpoints.build import build
 from fastbn.checkpoints.conventions import CONVENTIONS, FASTBN, averaging
 from fastbn.checkpoints.conversion import convert, convert_momentum
@@ -83,6 +84,5 @@ def _constant(value: Any) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "onnx":
             raise
-        raise ModuleNotFoundError(
-            "a TensorProto needs onnx, which is not installed: pip install 'fastbn[interop]'", name="onnx") from None
+        raise ModuleNotFoundError(missing("a TensorProto", "onnx", "onnx"), name="onnx") from None
     return numpy_helper.to_array(value)

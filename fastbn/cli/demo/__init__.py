@@ -1,1 +1,1 @@
-"""What ``python -m fastbn demo`` runs; its network needs NumPy alone, the rest the extra."""
+"""``python -m fastbn demo``: the effect of batch normalization on a small network."""

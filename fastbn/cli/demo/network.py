@@ -1,4 +1,4 @@
-"""A small convolutional network in plain NumPy around fastbn."""
+"""A small convolutional network in NumPy, with the batch normalization of fastbn."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from fastbn import BatchNorm, ChannelAffine
+from fastbn.affine import ChannelAffine
+from fastbn.layers.batchnorm import BatchNorm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-WIDTHS = (16, 32, 64)   # channels of the convolutions; each takes two pixels off both sides, so 8x8 ends as 2x2
+WIDTHS = (16, 32, 64)   # output channels of the convolutions, which reduce 8x8 pixels to 6x6, 4x4 and 2x2
 CLASSES = 10
 
 
@@ -30,12 +31,12 @@ class Convolution:
         self._patches: NDArray[Any] | None = None
 
     def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
-        """Return the images filtered."""
+        """Return the convolution of the images."""
         self._patches = patches(x)
         return convolve(self._patches, self.weight, x.shape)
 
     def backward(self, dy: NDArray[Any]) -> None:
-        """Set `grad` for the last forward."""
+        """Set `grad` for the last forward pass."""
         assert self._patches is not None
         by_pixel = self._patches.reshape(-1, self._patches.shape[-1])
         self.grad = by_pixel.T @ dy.reshape(-1, dy.shape[-1])
@@ -48,7 +49,7 @@ class Convolution:
 
 
 class Shift:
-    """What stands where BatchNorm would in the network without it: a bias and the ReLU."""
+    """A bias and the ReLU, in place of `BatchNorm` in the network without it."""
 
     gamma = None
     grad_gamma = None
@@ -65,30 +66,31 @@ class Shift:
         return self._y
 
     def backward(self, dy: NDArray[Any]) -> NDArray[Any]:
-        """Return dx and set `grad_beta` for the last forward."""
+        """Return dx, and set `grad_beta` for the last forward pass."""
         assert self._y is not None
         dx: NDArray[Any] = dy * (self._y > 0)
         self.grad_beta = dx.sum(axis=(0, 1, 2))
         return dx
 
     def train(self, mode: bool = True) -> Shift:
-        """Do nothing: without statistics both modes are the same."""
+        """Do nothing, because both modes are the same without statistics."""
         return self
 
 
 class Network:
-    """Three times convolution, BatchNorm (or a bias) and ReLU, then a linear layer.
+    """Three blocks of convolution, batch normalization (or a bias) and ReLU, then a linear layer.
 
     Parameters
     ----------
     normalize : bool
-        Whether with batch normalization. The weights drawn from `rng` are the same in both cases.
+        Whether the network has batch normalization. The initial weights are the same in both cases.
     rng : numpy.random.Generator
+        The source of the initial weights.
     """
 
     def __init__(self, normalize: bool, rng: np.random.Generator) -> None:
         self.convolutions = [Convolution(c, k, rng) for c, k in pairwise((1, *WIDTHS))]
-        # On arrays as small as these a second thread has nothing to gain beside those of the matrix products.
+        # Arrays this small are faster with one thread.
         self.norms = [BatchNorm(k, axis=-1, num_threads=1) if normalize else Shift(k) for k in WIDTHS]
         features = 2 * 2 * WIDTHS[-1]
         self.weight = normal(rng, (features, CLASSES), np.sqrt(1 / features))
@@ -96,13 +98,13 @@ class Network:
         self._features: NDArray[Any] | None = None
 
     def train(self, mode: bool = True) -> Network:
-        """Normalize by batch statistics from now on, or, with ``mode=False``, by the running averages."""
+        """Switch to batch statistics, or with ``mode=False`` to running averages."""
         for norm in self.norms:
             norm.train(mode)
         return self
 
     def frozen(self) -> list[ChannelAffine]:
-        """Return what batch normalization is at inference, for `logits`."""
+        """Return the normalizations at inference, for `logits`."""
         return [norm.frozen() for norm in self.norms if isinstance(norm, BatchNorm)]
 
     def logits(
@@ -114,7 +116,7 @@ class Network:
         ----------
         x : ndarray of float32, shape (N, 8, 8, 1)
         norms : sequence of callables, optional
-            To be used instead of the network's own.
+            Used instead of the normalizations of the network.
 
         Returns
         -------
@@ -123,12 +125,12 @@ class Network:
         for convolution, norm in zip(self.convolutions, norms or self.norms, strict=True):
             x = norm(convolution(x), activation="relu")
         self._features = x
-        # A product of its own for each image: the same bits whoever else is in the batch.
+        # One product per image, so that its bits do not depend on the batch.
         scores: NDArray[Any] = (x.reshape(len(x), 1, -1) @ self.weight)[:, 0] + self.bias
         return scores
 
     def step(self, dlogits: NDArray[Any], rate: float) -> None:
-        """Take one step of gradient descent from the gradient of the loss by the last logits, shape (N, 10)."""
+        """Take one step of gradient descent, given the gradient of the loss by the last logits, shape (N, 10)."""
         assert self._features is not None
         steps: list[tuple[NDArray[Any] | None, NDArray[Any] | None]] = [
             (self.weight, self._features.reshape(len(dlogits), -1).T @ dlogits),
@@ -148,18 +150,18 @@ class Network:
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...], scale: float) -> NDArray[np.float32]:
-    """Return normal float32 numbers, by which no layer grows or shrinks what passes at first (He et al., 2015)."""
+    """Return normally distributed initial weights in float32, scaled as in He et al. (2015)."""
     return (scale * rng.standard_normal(shape)).astype(np.float32)
 
 
 def patches(x: NDArray[Any]) -> NDArray[Any]:
-    """Return the 3x3 neighbourhoods of (N, H, W, C): shape (N, (H - 2) * (W - 2), C * 9)."""
+    """Return the 3x3 patches of images of shape (N, H, W, C): shape (N, (H - 2) * (W - 2), C * 9)."""
     n, height, width, channels = x.shape
     return sliding_window_view(x, (3, 3), axis=(1, 2)).reshape(n, (height - 2) * (width - 2), channels * 9)
 
 
-def convolve(neighbourhoods: NDArray[Any], weight: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return the images that `patches` of images of this shape and a weight of shape (C * 9, K) give."""
+def convolve(pieces: NDArray[Any], weight: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return the convolution of images, given their `patches`, a weight of shape (C * 9, K) and their shape."""
     n, height, width, _ = shape
-    y: NDArray[Any] = neighbourhoods @ weight
+    y: NDArray[Any] = pieces @ weight
     return y.reshape(n, height - 2, width - 2, -1)

@@ -1,4 +1,4 @@
-"""Draws test accuracy by epoch: a panel for each learning rate, a curve for each network."""
+"""The picture of test accuracy by epoch: a panel for each learning rate, a curve for each network."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fastbn.cli.palette import BLUE, FAINT, GREY, INK, ORANGE
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from fastbn.cli.demo.training import Run
 
-INK, GREY, FAINT = "#222222", "#767676", "#e4e4e4"
-COLOURS = {True: "#0b6fa4", False: "#d1602b"}   # told apart by colour-blind eyes
+COLOURS = {True: BLUE, False: ORANGE}   # with and without batch normalization
 CHANCE = 10.0
-LABEL_GAP = 11.0   # percentage points between two labels of two lines each
+LABEL_GAP = 11.0    # percentage points between two labels of two lines each
 
 
 def draw(runs: list[Run], test_digits: int, form: str) -> bytes:
-    """Return the picture.
+    """Return the picture as the bytes of a file.
 
     Parameters
     ----------
     runs : list of Run
     test_digits : int
-        How many digits the accuracies are a share of.
-    form : str
-        "png", "pdf" or "svg".
+        The number of test digits.
+    form : {"png", "pdf", "svg"}
     """
     rates = list(dict.fromkeys(run.rate for run in runs))
     figure = Figure(figsize=(10.5, 4.9), dpi=160, facecolor="white")
@@ -37,8 +37,8 @@ def draw(runs: list[Run], test_digits: int, form: str) -> bytes:
     figure.subplots_adjust(left=0.065, right=0.885, top=0.76, bottom=0.125, wspace=0.4)
     figure.text(0.065, 0.925, "One network, two learning rates, with and without batch normalization",
                 size=14.5, weight="bold", color=INK)
-    figure.text(0.065, 0.873, f"Accuracy on {test_digits} handwritten digits held out; the same initial weights and "
-                "the same batches for all four curves", size=10, color=GREY)
+    figure.text(0.065, 0.873, f"Accuracy on {test_digits} handwritten test digits; all four runs have the same initial "
+                "weights and batches", size=10, color=GREY)
     for panel, rate in zip(panels, rates, strict=True):
         title = f"Learning rate {rate:g}" + (", ten times higher" if rate != rates[0] else "")
         draw_panel(panel, [run for run in runs if run.rate == rate], title)
@@ -49,7 +49,7 @@ def draw(runs: list[Run], test_digits: int, form: str) -> bytes:
 
 
 def draw_panel(panel: Axes, runs: list[Run], title: str) -> None:
-    """Draw the runs of one learning rate, each with its name and last accuracy at the end of its curve."""
+    """Draw the curves of one learning rate, each labelled with its name and final accuracy."""
     epochs = len(runs[0].accuracy)
     panel.set_title(title, loc="left", size=11.5, color=INK, pad=10)
     panel.set_xlabel("Epoch", color=INK)
@@ -74,12 +74,12 @@ def draw_panel(panel: Axes, runs: list[Run], title: str) -> None:
 
 
 def last_finite(values: list[float]) -> float:
-    """Return where a curve ends: its last finite value, or 0 where there is none."""
+    """Return the last finite value of a curve, or 0 if there is none."""
     return next((v for v in reversed(values) if math.isfinite(v)), 0.0)
 
 
 def apart(heights: list[float], gap: float) -> list[float]:
-    """Return heights at least `gap` apart and near the given ones, in the same order; for two."""
+    """Return two heights moved apart to a distance of at least `gap`, in the same order."""
     low, high = sorted(heights)
     missing = max(0.0, gap - (high - low)) / 2
     return [h + missing if i == heights.index(high) else h - missing for i, h in enumerate(heights)]

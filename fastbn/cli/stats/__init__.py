@@ -1,1 +1,5 @@
-"""``python -m fastbn stats``: statistics of the channels of files, of whatever size."""
+"""``python -m fastbn stats``: channel statistics of files of any size.
+
+`command` has the arguments, `run` the course of a run, `readers` the file formats, `counting` the statistics, and
+`output` what is printed and drawn.
+"""

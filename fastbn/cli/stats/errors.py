@@ -1,4 +1,4 @@
-"""What the command says in one line."""
+"""Errors that the command reports in one line."""
 
 from __future__ import annotations
 
@@ -6,41 +6,50 @@ import importlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fastbn._core import extras
 from fastbn.cli.console import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MOST_CHARACTERS = 600       # of a reason, which may quote what is in a file
+MOST_CHARACTERS = 600       # of a reason, which may quote the content of a file
 
 
 class InputError(ValueError):
-    """An input that cannot be counted: the message begins with its path. ``--on-error`` decides what follows."""
+    """An input that cannot be counted; ``--on-error`` decides what follows.
+
+    Attributes
+    ----------
+    path : str
+        The path of the input, with which the message begins.
+    reason : str
+        The rest of the message.
+    """
 
     def __init__(self, path: str, reason: object) -> None:
-        line = printable(" ".join(str(reason).split())) or type(reason).__name__    # whatever a library says
+        line = printable(" ".join(str(reason).split())) or type(reason).__name__    # messages of libraries vary
         self.path = path
         self.reason = line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]}..."
         super().__init__(f"{printable(path)}: {self.reason}")
 
 
 class Place(NamedTuple):
-    """What is being read: a file, and where it is an archive, a member of it."""
+    """What is being read: a file, or a member of an archive."""
 
     path: str
     member: str | None = None
 
     def error(self, reason: object) -> InputError:
-        """Return the error whose reason, a predicate such as "has no values", is that of this place."""
+        """Return the error for a reason, which is a predicate such as "has no values"."""
         return InputError(self.path, reason if self.member is None else f"member {self.member!r} {reason}")
 
     def misfit(self, reason: object) -> InputError:
-        """Return the error of an array that is in order, and is none to be counted here."""
-        return self.error(reason if self.member is None else f"{reason}; --member NAME chooses arrays of an archive")
+        """Return the error for a valid array that the command cannot count."""
+        return self.error(reason if self.member is None else f"{reason}; --member NAME selects arrays of an archive")
 
 
 class CommandError(Exception):
-    """What ends the command, whatever ``--on-error`` says."""
+    """An error that ends the command, even with ``--on-error skip``."""
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
@@ -48,10 +57,10 @@ class CommandError(Exception):
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Turn whatever goes wrong while an input is read into an InputError that names it.
+    """Turn all errors while an input is read into an `InputError` that names it.
 
-    The readers say what is wrong where they know. The files, and the libraries that decode them, can fail in more ways
-    than they know of.
+    Readers raise `InputError` for the errors that they know. Damaged files, and the libraries that decode them, can
+    raise any other exception.
     """
     try:
         yield
@@ -63,8 +72,18 @@ def reading(path: str) -> Iterator[None]:
         raise InputError(path, f"cannot be read: {type(error).__name__}: {error}") from error
 
 
-def require(module: str, package: str, extra: str, what: str) -> Any:
-    """Return a module of an optional package, or say which extra brings it.
+def require(module: str, package: str, extra: str, feature: str) -> Any:
+    """Import a module of an optional package.
+
+    Parameters
+    ----------
+    module : str
+    package : str
+        The name of the package for pip.
+    extra : str
+        The extra that installs it.
+    feature : str
+        What needs the package.
 
     Raises
     ------
@@ -74,7 +93,7 @@ def require(module: str, package: str, extra: str, what: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        # A package that is there and misses one of its own says so itself.
+        # An installed package that lacks a dependency raises its own error.
         if (error.name or "").partition(".")[0] != module.partition(".")[0]:
             raise
-        raise CommandError(f"{what} needs {package}, which is not installed: pip install 'fastbn[{extra}]'") from None
+        raise CommandError(extras.missing(feature, package, extra)) from None

@@ -1,32 +1,34 @@
-"""Which inputs the arguments name, in an order that is always the same, and how to tell that one has changed."""
+"""The inputs that the arguments name, always in the same order, with fingerprints that detect changes."""
 
 from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from fastbn.cli.stats import images, npy, npz, zarr_array, zarr_metadata
 from fastbn.cli.stats.errors import InputError, reading
+from fastbn.cli.stats.readers import images, npy, npz, zarr_array, zarr_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
-    from fastbn.cli.stats.part import Part
+    from fastbn.cli.stats.readers.kind import Kind
+    from fastbn.cli.stats.readers.part import Part
     from fastbn.cli.stats.settings import Settings
 
 STANDARD_INPUT = "-"
-STREAM = "standard input"     # the kind
+STREAM = "standard input"     # as `Input.kind`
 FINGERPRINT_BYTES = 8
 
 
 @dataclass(frozen=True)
 class Input:
-    """A file, a Zarr array or standard input: what is counted as a whole or not at all.
+    """A file, a Zarr array or standard input; an input is counted as a whole or not at all.
 
     Attributes
     ----------
@@ -34,11 +36,11 @@ class Input:
     kind : str
         "npy", "npz", "image", "zarr" or "standard input".
     size : int
-        Bytes that it takes where it is stored; 0 if nobody knows.
+        Stored bytes; 0 if unknown.
     mtime : int
-        When it was last modified, in nanoseconds.
+        Time of the last modification, in nanoseconds.
     problem : str
-        Why it cannot be read, if that is known already.
+        Why it cannot be read, if this is known before it is opened.
     """
 
     path: str
@@ -49,19 +51,19 @@ class Input:
 
     @property
     def fingerprint(self) -> bytes:
-        """A few bytes that change with the place, the size or the time of the last modification."""
+        """A short hash of path, size and modification time."""
         path = self.path if self.kind == STREAM else os.path.abspath(self.path)
         text = f"{path}\0{self.kind}\0{self.size}\0{self.mtime}\0{self.problem}"
         return blake2b(os.fsencode(text), digest_size=FINGERPRINT_BYTES).digest()
 
     @contextmanager
     def open(self, settings: Settings) -> Iterator[Iterator[Part]]:
-        """Open this input; its arrays come one after the other.
+        """Open the input, and return an iterator over its arrays.
 
         Raises
         ------
         InputError
-            Whatever goes wrong, here or while the context lasts.
+            For all errors, here and within the ``with`` block.
         """
         openers: dict[str, Callable[[str, int, Settings], AbstractContextManager[Iterator[Part]]]] = {
             "npy": npy.open_file,
@@ -78,7 +80,7 @@ class Input:
 
 
 def find(paths: Iterable[str]) -> Iterator[Input]:
-    """Yield the inputs, those of a folder in the order of their names."""
+    """Yield the inputs; those of a folder are in the order of their names."""
     for path in paths:
         if path == STANDARD_INPUT:
             yield Input(path, STREAM)
@@ -96,7 +98,7 @@ def find(paths: Iterable[str]) -> Iterator[Input]:
 
 
 def from_file(path: str) -> Input:
-    """Return a file as an input, by the end of its name."""
+    """Return a file as an input, whose kind follows from the suffix."""
     suffix = os.path.splitext(path)[1].lower()
     kind = {".npy": "npy", ".npz": "npz"}.get(suffix, "image" if suffix in images.SUFFIXES else "")
     try:
@@ -104,15 +106,15 @@ def from_file(path: str) -> Input:
     except OSError as error:
         return Input(path, kind, problem=str(error.strerror))
     if not kind:
-        return Input(path, kind, problem="is neither .npy nor .npz, nor an image by its name, nor a folder")
+        return Input(path, kind, problem="has no known suffix; expected .npy, .npz, an image or a folder")
     if not stat.S_ISREG(status.st_mode):
-        return Input(path, kind, problem="is no regular file; standard input is read as -")
+        return Input(path, kind, problem="is not a regular file; use - to read standard input")
     return Input(path, kind, status.st_size, status.st_mtime_ns)
 
 
 def in_folder(folder: str) -> Iterator[Input]:
-    """Yield the images in a folder and in those below it; hidden ones are left out, and links to folders."""
-    waiting = [(folder, True)]      # those before them come first; no recursion, which deep folders would exhaust
+    """Yield the images in a folder and its subfolders, without hidden ones and links to folders."""
+    waiting = [(folder, True)]      # a stack, because deep folders would exceed the recursion limit
     while waiting:
         path, is_folder = waiting.pop()
         if not is_folder:
@@ -129,7 +131,7 @@ def in_folder(folder: str) -> Iterator[Input]:
 
 
 def from_zarr(path: str) -> Input:
-    """Return a Zarr array as an input: the sum of its files' sizes, and the time of the newest."""
+    """Return a Zarr array as an input, with the total size of its files and the time of the newest."""
     size, newest = 0, 0
     folders, seen = [path], set()
     try:
@@ -139,13 +141,33 @@ def from_zarr(path: str) -> Input:
                     status = entry.stat()
                     newest = max(newest, status.st_mtime_ns)
                     place = status.st_dev, status.st_ino
-                    if stat.S_ISDIR(status.st_mode) and place not in seen:      # links can lead in a circle
+                    if stat.S_ISDIR(status.st_mode) and place not in seen:      # links can form a cycle
                         seen.add(place)
                         folders.append(entry.path)
                     elif stat.S_ISREG(status.st_mode):
                         size += status.st_size
-                    elif not stat.S_ISDIR(status.st_mode):      # a pipe or a device as a chunk would never end
-                        return Input(path, "zarr", problem=f"holds {entry.name!r}, which is no regular file")
+                    elif not stat.S_ISDIR(status.st_mode):      # reading a pipe or a device may never end
+                        return Input(path, "zarr", problem=f"holds {entry.name!r}, which is not a regular file")
     except OSError as error:
         return Input(path, "zarr", problem=str(error.strerror))
     return Input(path, "zarr", size, newest)
+
+
+def majority(sources: Iterable[Input], settings: Settings) -> Kind | None:
+    """Return the most frequent kind of the inputs, so that an odd first input does not decide for the others.
+
+    Only headers are read, and the pixels of images with a palette. Standard input is skipped, because it can be read
+    only once. The result is None if no input can be read.
+    """
+    found: Counter[Kind] = Counter()
+    for source in sources:
+        if source.kind == STREAM:
+            continue
+        try:
+            with source.open(settings) as parts:
+                kinds = {part.kind for part in parts}
+        except InputError:
+            continue    # the run reports it later
+        if len(kinds) == 1:
+            found.update(kinds)
+    return max(found, key=lambda kind: found[kind], default=None)

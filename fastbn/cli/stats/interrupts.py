@@ -1,4 +1,4 @@
-"""Ctrl-C, and the SIGTERM of schedulers and containers: the first one ends the command, with what it knows."""
+"""Signals that interrupt the command: SIGINT from Ctrl-C, and SIGTERM from schedulers and containers."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """One of the signals has come."""
+    """The process received one of the signals."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
-        self.exit_code = 128 + number       # as a shell has it
+        self.exit_code = 128 + number       # as in a shell
 
 
 def _do_nothing(number: int, frame: Any) -> None:
-    # Not SIG_IGN: Python complains of one that came together with the first.
+    # Not SIG_IGN, with which Python reports an error for a signal that arrived together with the first.
     pass
 
 
 @contextmanager
 def interrupting_once() -> Iterator[None]:
-    """Raise Interrupted for the first signal, and ignore those after it.
+    """Raise `Interrupted` for the first signal, and ignore later ones.
 
-    Whoever presses Ctrl-C twice still wants the file that the first one leaves. What was ignored before, as under
-    nohup, is ignored here.
+    A second Ctrl-C must not prevent the resume file of the first. Signals that the process ignores, for example under
+    ``nohup``, stay ignored.
     """
-    if threading.current_thread() is not threading.main_thread():   # where signals never arrive
+    if threading.current_thread() is not threading.main_thread():   # other threads receive no signals
         yield
         return
 

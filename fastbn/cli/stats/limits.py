@@ -1,20 +1,20 @@
-"""How much memory an input may take, whatever a file claims: one limit, which ``--max-memory`` sets."""
+"""The memory that an input may take. A file can claim any size; ``--max-memory`` sets the limit."""
 
 from __future__ import annotations
 
 import argparse
 import re
 
-MOST_MEMORY = 512 << 20     # unless --max-memory says otherwise
-CHANNEL_BYTES = 1 << 10     # a run on n channels was measured to take 760 (uint8) to 1,080 (float64) times n
-MOST_ARRAY_BYTES = (1 << 63) - 1    # of any file
+MOST_MEMORY = 512 << 20             # default of --max-memory
+CHANNEL_BYTES = 1 << 10             # memory of a channel: 760 (uint8) to 1,080 (float64) bytes were measured
+MOST_ARRAY_BYTES = (1 << 63) - 1    # the largest size of a file
 
-_NAMES = ("B", "KiB", "MiB", "GiB", "TiB")
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _SIZE = re.compile(r"([0-9]{1,15})([KMGT]?)(?:I?B)?", re.IGNORECASE)
 
 
 def size(text: str) -> int:
-    """Return a number of bytes, or raise the error that argparse shows.
+    """Return a number of bytes, or raise the error that ``argparse`` reports.
 
     Examples
     --------
@@ -37,5 +37,5 @@ def shown(count: int) -> str:
     >>> shown(512 << 20), shown(4 * 10**11), shown(1536)
     ('512 MiB', '373 GiB', '1.5 KiB')
     """
-    power = min(max(count.bit_length() - 1, 0) // 10, len(_NAMES) - 1)
-    return f"{count / (1 << 10 * power):.3g} {_NAMES[power]}"
+    power = min(max(count.bit_length() - 1, 0) // 10, len(_UNITS) - 1)
+    return f"{count / (1 << 10 * power):.3g} {_UNITS[power]}"

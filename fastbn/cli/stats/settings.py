@@ -1,4 +1,4 @@
-"""What the options of a run decide."""
+"""Settings of a run, from the options of the command."""
 
 from __future__ import annotations
 
@@ -6,37 +6,52 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastbn.cli.stats.limits import MOST_MEMORY
-from fastbn.cli.stats.missing import ALL_COUNT, Missing
 
 if TYPE_CHECKING:
-    from fastbn.cli.stats.kind import Kind
+    from fastbn.statistics.selection import NanPolicy
 
 
 @dataclass(frozen=True)
+class Missing:
+    """Which values are missing, each in its own channel.
+
+    Attributes
+    ----------
+    nan : {"propagate", "raise", "omit"}
+        Treatment of NaN: it makes its channel NaN, is an error, or is missing.
+    nodata : int, float or None
+        Values equal to it are missing. It is rounded to the dtype of an array first; no value of an integer array
+        equals a fraction or a number outside the range of the dtype.
+    """
+
+    nan: NanPolicy = "propagate"
+    nodata: int | float | None = None
+
+
+NOTHING_MISSING = Missing()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What decides which values are counted, and how.
+    """Which values count, and how they are read.
 
     Attributes
     ----------
     axis : int
         The channel axis of arrays; that of images is always the last.
     members : tuple of str
-        Which arrays of npz archives; all if empty.
+        Names of the arrays to read from npz archives; all arrays if empty.
     threads : int or None
     missing : Missing
-        Which values do not count.
-    convert : str
-        The mode to which images are converted: "RGB", "L" or "none".
+    convert : {"RGB", "L", "none"}
+        The mode to which images are converted.
     max_memory : int
-        Bytes that channels, an image or a chunk may take.
-    expected : Kind or None
-        What the first input must be; that of most, if they were asked.
+        Bytes that the statistics, an image or a Zarr chunk may take.
     """
 
     axis: int = -1
     members: tuple[str, ...] = ()
     threads: int | None = None
-    missing: Missing = ALL_COUNT
+    missing: Missing = NOTHING_MISSING
     convert: str = "none"
     max_memory: int = MOST_MEMORY
-    expected: Kind | None = None

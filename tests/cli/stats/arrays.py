@@ -1,4 +1,4 @@
-"""Arrays in files, and what the statistics command says of them."""
+"""Arrays, and checks of their statistics from fastbn stats."""
 
 import json
 
@@ -9,7 +9,7 @@ from tests import oracle
 
 
 def normal(*shape, seed=0, dtype="float32"):
-    """Values whose mean and spread differ from channel to channel, whichever axis these are on."""
+    """Values with a different mean and deviation for each index of each axis."""
     rng = np.random.default_rng(seed)
     if np.dtype(dtype) == np.uint8:
         return rng.integers(0, 256, shape, np.uint8)
@@ -20,7 +20,7 @@ def normal(*shape, seed=0, dtype="float32"):
 
 
 def stats(tmp_path, *arguments):
-    """The JSON of a run that must succeed."""
+    """The JSON of a successful run."""
     out = tmp_path / "out.json"
     assert main(["stats", *map(str, arguments), "--json", str(out)]) == 0
     return json.loads(out.read_text())
@@ -39,7 +39,7 @@ def expect(found, arrays, axis=-1, rel=1e-12):
 
 
 def same(found, wanted, rel=1e-12):
-    """Compare two runs, counts and extrema exactly."""
+    """Compare two runs; counts and extrema must be equal."""
     for key in ("channels", "axis", "inputs", "skipped", "count", "min", "max"):
         assert found[key] == wanted[key], key
     for key in ("mean", "std"):

@@ -1,4 +1,4 @@
-"""python -m fastbn stats holds a few blocks of an input, whatever its size."""
+"""fastbn stats holds a few blocks of an input in memory, for any size of the input."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from tests.process import output
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"),
                                 reason="the peak of a process's memory is read from Linux's /proc")
 
-# The peak of the program itself: that of getrusage begins with what the process that started it had.
+# The peak of this process; the peak in getrusage includes that of the process that started it.
 PROGRAM = """
 import re, sys
 from fastbn.__main__ import main
@@ -24,7 +24,7 @@ GB = 1 << 30
 
 
 def peak(path, tmp_path, axis=-1, limit="512M"):
-    """Return the JSON, None if the run failed, and the peak in bytes."""
+    """Return the JSON, or None if the run failed, and the peak of the memory in bytes."""
     out = tmp_path / "out.json"
     code, size = output(PROGRAM.format(path=str(path), out=str(out), axis=axis, limit=limit),
                         OMP_NUM_THREADS="1").splitlines()[-1].split()
@@ -75,13 +75,13 @@ def test_npz(tmp_path):
 
 
 def nothing(tmp_path):
-    """The peak of a run that counts almost nothing."""
+    """The peak of a run on a tiny input."""
     np.save(tmp_path / "nothing.npy", np.zeros((2, 2), np.float32))
     return peak(tmp_path / "nothing.npy", tmp_path)[1]
 
 
 def test_channels_that_are_refused(tmp_path):
-    """Of a file that has all the bytes it claims, along what is hardly a channel axis."""
+    """A valid file whose last axis is too long for a channel axis."""
     path, shape = tmp_path / "x.npy", (1, 2 * 10**8)
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
@@ -93,7 +93,7 @@ def test_channels_that_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float64"])
-def test_channels_take_what_the_limit_takes_them_for(dtype, tmp_path):
+def test_the_limit_estimates_the_memory_of_channels(dtype, tmp_path):
     channels = 200_000
     np.save(tmp_path / "x.npy", np.ones((2, channels), dtype))
     found, memory = peak(tmp_path / "x.npy", tmp_path, limit=f"{channels}K")

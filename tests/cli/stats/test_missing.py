@@ -1,4 +1,4 @@
-"""python -m fastbn stats --nan and --nodata: which values do not count, each in its own channel."""
+"""fastbn stats --nan and --nodata: missing values."""
 
 import signal
 
@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from fastbn.__main__ import main
-from fastbn.cli.stats import command, counting, grid
-from fastbn.cli.stats.missing import Missing, equal, measure
+from fastbn.cli.stats.counting import count as counting
+from fastbn.cli.stats.counting.missing import equal, measure
+from fastbn.cli.stats.readers import grid
+from fastbn.cli.stats.settings import Missing
 from tests import oracle
 from tests.cli.stats.arrays import normal, same, stats
 
@@ -18,7 +20,7 @@ def small_blocks(monkeypatch):
 
 
 def expect(found, x, counted, axis=-1):
-    """Compare with the exact statistics of the values that count."""
+    """Compare with the exact statistics of the values that are not missing."""
     for channel in range(x.shape[axis]):
         values = np.take(x, channel, axis)[np.take(counted, channel, axis)].reshape(1, -1)
         assert found["count"][channel] == values.size
@@ -32,7 +34,7 @@ def expect(found, x, counted, axis=-1):
 
 
 def holes(shape, pattern):
-    """Where values are missing: single ones, whole positions, a whole channel, or none."""
+    """A mask of missing values: single values, whole positions, a whole channel, or none."""
     rng = np.random.default_rng(7)
     missing = rng.random(shape) < 0.2
     if pattern == "positions":
@@ -73,7 +75,7 @@ def test_nan_omit(nodata, pattern, tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_nan_propagates_unless_told_otherwise(tmp_path, capsys):
+def test_nan_propagates_by_default(tmp_path, capsys):
     x = normal(700, 3)
     x[5, 1], x[6, 2] = np.nan, -1
     np.save(tmp_path / "x.npy", x)
@@ -96,7 +98,7 @@ def test_nan_raises(tmp_path, capsys):
     found = stats(tmp_path, *arguments[1:], "--on-error", "skip")
     assert found["count"] == [700] * 12
     assert capsys.readouterr().err == f"skipped: {reason}inputs counted: 1; skipped: 1\n"
-    y[0, 0] = np.inf    # which is no NaN
+    y[0, 0] = np.inf    # not a NaN
     np.save(tmp_path / "y.npy", y)
     assert stats(tmp_path, tmp_path / "y.npy", "--nan", "raise")["max"][0] is None
     x[5, 1:11] = -1
@@ -111,7 +113,7 @@ def test_nan_raises(tmp_path, capsys):
     ("float32", 0.1, [2]), ("float32", np.inf, [4]), ("float32", 10**400, []), ("bool", 1, [1, 2, 3, 4]),
     ("bool", 2, []),
 ], ids=lambda value: str(value)[:20])
-def test_what_is_equal(dtype, value, found):
+def test_equal(dtype, value, found):
     last = np.iinfo(dtype).max if np.dtype(dtype).kind in "iu" else np.inf
     x = np.array([0, 1, 2, 3, last], dtype)
     if np.dtype(dtype) == np.float32:
@@ -144,7 +146,7 @@ def test_what_is_printed(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("options", [["--nan", "omit"], ["--nodata", "-1"], ["--nodata", "nan"]], ids=str)
-def test_an_interrupted_run_goes_on_with_the_same_options_alone(options, tmp_path, monkeypatch, capsys, heard_signals):
+def test_a_resumed_run_needs_the_same_options(options, tmp_path, monkeypatch, capsys, heard_signals):
     x = normal(3000, 3)
     x[::7, 1] = -1 if "-1" in options else np.nan
     np.save(tmp_path / "x.npy", x)
@@ -158,11 +160,11 @@ def test_an_interrupted_run_goes_on_with_the_same_options_alone(options, tmp_pat
                 signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "count", interrupted)
+        patch.setattr("fastbn.cli.stats.run.count", interrupted)
         assert main(["stats", "x.npy", *options]) == 143
     capsys.readouterr()
     assert main(["stats", "x.npy", "--resume", "fastbn-stats.resume"]) == 1
-    message = {"--nan": "treatment of NaN omit; now it is propagate",
-               "--nodata": f"nodata {options[1]}; now it is None"}[options[0]]
-    assert capsys.readouterr().err == f"fastbn-stats.resume: was written with the {message}\n"
+    message = {"--nan": "treatment of NaN omit; this run has propagate",
+               "--nodata": f"nodata {options[1]}; this run has None"}[options[0]]
+    assert capsys.readouterr().err == f"fastbn-stats.resume: was written with {message}\n"
     same(stats(tmp_path, "x.npy", *options, "--resume", "fastbn-stats.resume"), wanted)

@@ -1,4 +1,4 @@
-"""Ctrl-C ends python -m fastbn stats with a file to go on from, and the result is that of an uninterrupted run."""
+"""Interrupted runs of fastbn stats leave a resume file, and a resumed run has the result of an uninterrupted one."""
 
 import bisect
 import json
@@ -6,72 +6,19 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from fastbn.__main__ import main
-from fastbn.cli.stats import command, counting, inputs
-from fastbn.cli.stats.resume import FORMAT, digest
+from fastbn.cli.console import write_file
+from fastbn.cli.stats.counting import count as counting
 from tests.cli.stats.arrays import normal, same, stats
+from tests.cli.stats.interrupted import INTERRUPTED, resumed, start
 from tests.process import DEFAULT_SIGNALS, PATIENCE, settings
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the tests send POSIX signals")
-
-# Sends itself signals before a block is counted.
-INTERRUPTED = DEFAULT_SIGNALS + """
-import os, sys
-from fastbn.__main__ import main
-from fastbn.cli.stats import grid
-from fastbn.cli.stats.tally import Tally
-
-grid.BLOCK_BYTES = 4096
-of, left, numbers = Tally.of, int(sys.argv[1]), [int(number) for number in sys.argv[2].split(",")]
-
-def interrupted(*arguments):
-    global left
-    left -= 1
-    if left < 0:
-        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-        for number in numbers:
-            os.kill(os.getpid(), number)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)     # they arrive together
-    return of(*arguments)
-
-Tally.of = interrupted
-sys.exit(main(["stats", *sys.argv[3:]]))
-"""
-
-
-def start(blocks, folder, *arguments, by=(signal.SIGINT,), program=INTERRUPTED, **options):
-    """Run in a folder, interrupted when that many blocks are done, and return exit code, output and messages."""
-    numbers = ",".join(str(int(number)) for number in by)
-    options = {"stdout": subprocess.PIPE} | options
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(blocks), numbers, *map(str, arguments)],
-        **(settings({}) | {"cwd": folder}), stderr=subprocess.PIPE, timeout=PATIENCE, check=False, **options)
-    return done.returncode, done.stdout, done.stderr
-
-
-@pytest.fixture
-def files(tmp_path, monkeypatch):
-    """Inputs of all kinds and layouts, of 4,096 bytes a block: rows, members, planes that are larger than a block."""
-    monkeypatch.setattr("fastbn.cli.stats.grid.BLOCK_BYTES", 4096)
-    np.save(tmp_path / "a.npy", normal(1000, 3))
-    np.savez(tmp_path / "b.npz", x=normal(500, 3, seed=1), y=normal(700, 3, seed=2, dtype="float64"))
-    np.save(tmp_path / "c.npy", np.asfortranarray(normal(2000, 3, seed=3)))
-    np.savez_compressed(tmp_path / "d.npz", normal(9, 30, 3, seed=4))
-    return [tmp_path / name for name in ("a.npy", "b.npz", "c.npy", "d.npz")]
-
-
-def go_on(folder, *arguments):
-    """What the whole run says, from the one file that an interrupted one left."""
-    [left] = folder.glob("*.resume")
-    return stats(folder, *arguments, "--resume", left)
-
-
-ENDS = [3, 10, 16, 17]      # how many blocks the inputs have, one after the other, and all of them
+ENDS = [3, 10, 16, 17]      # cumulative number of blocks after each input
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 2, 3, 4, 5, 7, 9, 10, 12, 15, 16])
@@ -80,18 +27,18 @@ def test_sigint(blocks, files, tmp_path):
     code, out, err = start(blocks, tmp_path, *files)
     assert code == 130
     if blocks == 0:
-        assert (out, err) == ("", "interrupted; counted so far: 0 inputs; there is nothing to go on from\n")
+        assert (out, err) == ("", "interrupted after 0 inputs; there is nothing to resume\n")
         assert not list(tmp_path.glob("*.resume"))
         return
     finished = bisect.bisect(ENDS, blocks)
     part = "" if blocks in ENDS else " and a part of the next"
     counted = "1 input" if finished == 1 else f"{finished} inputs"
-    assert err == (f"interrupted; counted so far: {counted}{part}; to go on, give the same command with "
+    assert err == (f"interrupted after {counted}{part}; to resume, repeat the command with "
                    "--resume fastbn-stats.resume\n")
     state = json.loads((tmp_path / "fastbn-stats.resume").read_text())
     assert (state["finished"], state["partial"] is None) == (finished, blocks in ENDS)
-    assert out.startswith("# interrupted: of a part of the inputs\nmean, std = (")
-    same(go_on(tmp_path, *files), wanted)
+    assert out.startswith("# interrupted: only a part of the inputs was counted\nmean, std = (")
+    same(resumed(tmp_path, *files), wanted)
 
 
 def test_sigterm(files, tmp_path):
@@ -100,7 +47,7 @@ def test_sigterm(files, tmp_path):
     assert code == 143
     assert out.startswith("# interrupted: ")
     assert err.endswith("--resume fastbn-stats.resume\n")
-    same(go_on(tmp_path, *files), wanted)
+    same(resumed(tmp_path, *files), wanted)
 
 
 @pytest.mark.parametrize("by", [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
@@ -108,9 +55,9 @@ def test_two_signals_at_once(by, files, tmp_path):
     wanted = stats(tmp_path, *files)
     code, _, err = start(4, tmp_path, *files, by=by)
     assert code in (130, 143)
-    assert err.startswith("interrupted; ")
+    assert err.startswith("interrupted after ")
     assert err.count("\n") == 1
-    same(go_on(tmp_path, *files), wanted)
+    same(resumed(tmp_path, *files), wanted)
 
 
 def test_a_signal_that_is_ignored(files, tmp_path):
@@ -121,13 +68,13 @@ def test_a_signal_that_is_ignored(files, tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-def test_the_file_to_go_on_from_needs_no_standard_output(files, tmp_path):
+def test_the_resume_file_needs_no_standard_output(files, tmp_path):
     wanted = stats(tmp_path, *files)
     with open("/dev/full", "w") as full:
         code, _, err = start(4, tmp_path, *files, stdout=full)
     assert code == 130
     assert err.splitlines()[1] == "standard output: cannot be written: No space left on device"
-    same(go_on(tmp_path, *files), wanted)
+    same(resumed(tmp_path, *files), wanted)
 
 
 def test_an_interrupted_run_prints_no_json(files, tmp_path):
@@ -136,7 +83,7 @@ def test_an_interrupted_run_prints_no_json(files, tmp_path):
     assert err.endswith("--resume fastbn-stats.resume\n")
 
 
-def test_interrupted_when_all_was_counted(files, tmp_path, monkeypatch, capsys, heard_signals):
+def test_interrupted_after_all_inputs(files, tmp_path, monkeypatch, capsys, heard_signals):
     def interrupted(path, data):
         if path.name == "out.json":
             signal.raise_signal(signal.SIGTERM)
@@ -146,18 +93,18 @@ def test_interrupted_when_all_was_counted(files, tmp_path, monkeypatch, capsys, 
     (tmp_path / "out.json").unlink()
     capsys.readouterr()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "write_file", interrupted)
+    monkeypatch.setattr("fastbn.cli.stats.run.write_file", interrupted)
     assert main(["stats", *map(str, files), "--json", "out.json"]) == 143
     out, err = capsys.readouterr()
     assert out.count("mean, std = (") == 1
     assert "interrupted" not in out
-    assert err.startswith("interrupted; counted all: 4 inputs; to go on, ")
+    assert err.startswith("interrupted after all 4 inputs; to resume, ")
     monkeypatch.undo()
-    monkeypatch.setattr("fastbn.cli.stats.grid.BLOCK_BYTES", 4096)
-    same(go_on(tmp_path, *files), wanted)
+    monkeypatch.setattr("fastbn.cli.stats.readers.grid.BLOCK_BYTES", 4096)
+    same(resumed(tmp_path, *files), wanted)
 
 
-def test_again_and_again(files, tmp_path):
+def test_many_interruptions(files, tmp_path):
     wanted = stats(tmp_path, *files)
     left = []
     for _ in range(ENDS[-1] // 2):
@@ -165,25 +112,28 @@ def test_again_and_again(files, tmp_path):
         assert code == 130, err
         left = ["--resume", "fastbn-stats.resume"]
     assert [path.name for path in tmp_path.glob("*.resume")] == ["fastbn-stats.resume"]
-    same(go_on(tmp_path, *files), wanted)
+    same(resumed(tmp_path, *files), wanted)
 
 
-def test_another_run_takes_another_name(files, tmp_path):
+def test_another_run_uses_another_file_name(files, tmp_path):
     for name in ("fastbn-stats.resume", "fastbn-stats-2.resume", "fastbn-stats-3.resume"):
         *_, err = start(1, tmp_path, *files)
         assert f"--resume {name}\n" in err
         assert (tmp_path / name).exists()
 
 
-# Sends itself SIGINT before a line of Python that is counted, in the command or in what it calls, again and again.
+# Repeatedly interrupts itself with SIGINT before a random line of Python in the command or in its callees.
 ANYWHERE = DEFAULT_SIGNALS + """
 import random, sys
 from pathlib import Path
+from dataclasses import replace
 from fastbn.__main__ import main
-from fastbn.cli.stats import command, grid
+from fastbn.cli import parser
+from fastbn.cli.stats import command
+from fastbn.cli.stats.readers import grid
 
 grid.BLOCK_BYTES = 1024
-rng, files, of_command = random.Random(int(sys.argv[1])), sys.argv[2:], command.run
+rng, files, of_command = random.Random(int(sys.argv[1])), sys.argv[2:], command.COMMAND.run
 
 def run(lines, *options):
     passed = 0
@@ -203,7 +153,7 @@ def run(lines, *options):
         finally:
             sys.settrace(None)
 
-    command.run = traced
+    parser.COMMANDS = (replace(command.COMMAND, run=traced),)
     return main(["stats", *files, "--json", "anywhere.json", *options]), passed
 
 code, total = run(0)
@@ -223,7 +173,7 @@ print(interrupted, file=sys.stderr)
 
 @pytest.mark.parametrize("seed", range(4))
 def test_at_any_line(seed, files, tmp_path):
-    # No run has more than a sixth of the lines of an uninterrupted one, but for the last.
+    # Each run but the last executes at most a sixth of the lines of an uninterrupted run.
     wanted = stats(tmp_path, *files)
     done = subprocess.run([sys.executable, "-c", ANYWHERE, str(seed), *map(str, files)],
                           **(settings({}) | {"cwd": tmp_path}), capture_output=True, timeout=PATIENCE, check=False)
@@ -232,17 +182,17 @@ def test_at_any_line(seed, files, tmp_path):
     same(json.loads((tmp_path / "anywhere.json").read_text()), wanted)
 
 
-def test_what_is_printed_is_what_was_read(tmp_path):
+def test_the_printed_result_has_all_blocks_read(tmp_path):
     x = np.repeat(np.arange(4.0), 512).reshape(-1, 1)       # a block has one value
     np.save(tmp_path / "x.npy", x)
     code, out, err = start(2, tmp_path, "x.npy")
     assert code == 130
     assert out.splitlines()[1] == "mean, std = (0.5,), (0.5,)"
     assert out.splitlines()[5].split() == ["0", "1024", "0", "1", "0.5", "0.5"]
-    assert err.startswith("interrupted; counted so far: 0 inputs and a part of the next; to go on, ")
+    assert err.startswith("interrupted after 0 inputs and a part of the next; to resume, ")
 
 
-def test_the_channel_axis_is_doubted_once(tmp_path):
+def test_the_warning_of_the_channel_axis_appears_once(tmp_path):
     np.save(tmp_path / "x.npy", normal(3, 50, 65))
     code, out, err = start(2, tmp_path, "x.npy")
     assert code == 130
@@ -253,7 +203,7 @@ def test_the_channel_axis_is_doubted_once(tmp_path):
     assert out.splitlines()[1] == "# channel axis -1; the first array has shape (3, 50, 65)"
 
 
-def test_standard_input_comes_from_its_beginning(tmp_path):
+def test_standard_input_starts_from_its_beginning(tmp_path):
     a, b = normal(1000, 3), normal(2000, 3, seed=1)
     np.save(tmp_path / "a.npy", a)
     np.save(tmp_path / "b.npy", b)
@@ -269,27 +219,8 @@ def test_standard_input_comes_from_its_beginning(tmp_path):
     same(json.loads((tmp_path / "out.json").read_text()), stats(tmp_path, tmp_path / "a.npy", tmp_path / "b.npy"))
 
 
-@pytest.fixture
-def left(files, tmp_path):
-    """What a run left that was interrupted in the third input, whose second was skipped."""
-    files[1].write_bytes(files[1].read_bytes()[:-30])
-    code, _, err = start(5, tmp_path, *files, "--on-error", "skip")
-    assert code == 130, err
-    return tmp_path / "fastbn-stats.resume"
-
-
-def resume(left, files, *options):
-    return main(["stats", *map(str, files), "--on-error", "skip", "--resume", str(left), *options])
-
-
-def test_what_was_skipped_is_remembered(left, files, tmp_path):
-    found = stats(tmp_path, *files, "--on-error", "skip", "--resume", left)
-    same(found, stats(tmp_path, *files, "--on-error", "skip"))
-    assert [entry["path"] for entry in found["skipped"]] == [str(files[1])]
-
-
-def test_most_inputs_decide_when_the_one_begun_is_skipped(files, tmp_path):
-    """The first input has begun and turns out to be damaged; the second is none of those that most are."""
+def test_the_majority_decides_after_an_unfinished_input_is_skipped(files, tmp_path):
+    """The first input is damaged at its end; the second one has another number of channels than most inputs."""
     np.savez(files[1], normal(4000, 3, seed=1))
     files[1].write_bytes(damaged_at_its_end(files[1].read_bytes()))
     np.save(files[0], normal(1000, 4))
@@ -299,148 +230,20 @@ def test_most_inputs_decide_when_the_one_begun_is_skipped(files, tmp_path):
     assert [entry["path"] for entry in wanted["skipped"]] == [str(files[1]), str(files[0])]
     code, _, err = start(1, tmp_path, *inputs, "--on-error", "skip")
     assert code == 130, err
-    same(go_on(tmp_path, *inputs, "--on-error", "skip"), wanted)
+    same(resumed(tmp_path, *inputs, "--on-error", "skip"), wanted)
 
 
 def damaged_at_its_end(archive):
-    """The bytes of an archive whose last value is another than that of the checksum."""
+    """The bytes of an archive with a wrong last value, which its checksum reveals."""
     at = archive.index(b"PK\1\2") - 1
     return archive[:at] + bytes([archive[at] ^ 1]) + archive[at + 1:]
 
 
-@pytest.mark.parametrize("number", [1, 2, 3])
-@pytest.mark.parametrize("change", ["time", "size", "missing"])
-def test_a_changed_input_is_refused(number, change, left, files, capsys):
-    path = files[number - 1]
-    status = path.stat()
-    if change == "time":
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
-    elif change == "missing":
-        path.unlink()
-    else:
-        with open(path, "ab") as file:
-            file.write(b"x")
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert resume(left, files) == 1
-    out, err = capsys.readouterr()
-    assert out == ""
-    reason = "No such file or directory" if change == "missing" else (
-        f"is not the input number {number} that there was when the run was interrupted, by path, size and time")
-    assert err == f"{path}: {reason}; begin anew, without --resume\n"
-
-
-def test_inputs_not_begun_may_change(left, files, tmp_path):
-    np.savez(files[3], normal(50, 3, seed=9))
-    found = stats(tmp_path, *files, "--on-error", "skip", "--resume", left)
-    same(found, stats(tmp_path, *files, "--on-error", "skip"))
-
-
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda files: files[::-1], "is not the input number 1"),
-    (lambda files: files[1:], "is not the input number 1"),
-    (lambda files: files[:2], "knows 3 inputs; now there are 2"),
-])
-def test_other_inputs_are_refused(change, message, left, files, capsys):
-    assert resume(left, change(files)) == 1
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("options", "what"), [
-    (["--axis", "0"], "axis -1; now it is 0"), (["--member", "x"], "members []; now it is ['x']")])
-def test_other_settings_are_refused(options, what, left, files, capsys):
-    assert resume(left, files, *options) == 1
-    assert capsys.readouterr().err == f"{left}: was written with the {what}\n"
-
-
-def changed(*keys, value):
-    def change(content):
-        inner = content
-        for key in keys[:-1]:
-            inner = inner[key]
-        inner[keys[-1]] = value
-        rest = {name: value for name, value in content.items() if name != "digest"}
-        return json.dumps({**rest, "digest": digest(rest)})
-    return change
-
-
-NO_FILE, DAMAGED = "is not a resume file of this version of python -m fastbn stats", "is damaged: "
-BAD = {
-    "empty": (lambda content: "", NO_FILE),
-    "cut short": (lambda content: json.dumps(content)[:-1], DAMAGED),
-    "nested": (lambda content: "[" * 100_000, NO_FILE),
-    "nested within": (lambda content: f'{{"format": "{FORMAT}", "skipped": ' + "[" * 987 + "]" * 987 + "}", DAMAGED),
-    "nested deeper": (lambda content: f'{{"format": "{FORMAT}", "skipped": ' + "[" * 100_000, DAMAGED),
-    "another number of channels": (lambda content: changed("total", "stats", value={
-        name: values[:2] for name, values in content["total"]["stats"].items()})(content), DAMAGED),
-    "a list": (lambda content: "[]", NO_FILE),
-    "another version": (changed("format", value="fastbn stats, interrupted; version 1"), NO_FILE),
-    "finished": (changed("finished", value=-1), DAMAGED),
-    "finished, a bool": (changed("finished", value=True), DAMAGED),
-    "fingerprints": (changed("fingerprints", value="ab"), DAMAGED),
-    "no fingerprints": (changed("fingerprints", value=None), DAMAGED),
-    "no hexadecimals": (changed("fingerprints", value="x" * 48), DAMAGED),
-    "total": (changed("total", value=5), DAMAGED),
-    "negative count": (changed("total", "stats", "count", value=[-1.0, 1.0, 1.0]), DAMAGED),
-    "short mean": (changed("total", "stats", "mean", value=[1.0]), DAMAGED),
-    "text as mean": (changed("total", "stats", "mean", value="abc"), DAMAGED),
-    "matrix": (changed("total", "stats", "mean", value=[[1.0, 2.0, 3.0]]), DAMAGED),
-    "no extrema": (lambda content: changed("total", "stats", value={
-        name: content["total"]["stats"][name] for name in ("count", "mean", "m2")})(content), DAMAGED),
-    "a name too many": (changed("total", "stats", "x", value=[1.0, 2.0, 3.0]), DAMAGED),
-    "uint8": (changed("total", "uint8", value=1), DAMAGED),
-    "partial": (changed("partial", value={}), DAMAGED),
-    "block": (changed("partial", "block", value=1.5), DAMAGED),
-    "skipped": (changed("skipped", value=[1]), DAMAGED),
-    "another checksum": (lambda content: json.dumps({**content, "digest": "0"}), DAMAGED),
-    "no checksum": (lambda content: json.dumps({name: content[name] for name in content if name != "digest"}), DAMAGED),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_malformed_files(name, left, files, capsys):
-    change, message = BAD[name]
-    left.write_text(change(json.loads(left.read_text())))
-    assert resume(left, files) == 1
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith(f"{left}: {message}")
-    assert err.count("\n") == 1
-
-
-def test_a_block_that_is_not_there(left, files, capsys):
-    left.write_text(changed("partial", "block", value=1000)(json.loads(left.read_text())))
-    assert main(["stats", *map(str, files), "--resume", str(left)]) == 1
-    assert capsys.readouterr().err == f"{files[2]}: is not cut as it was when the run was interrupted\n"
-
-
-@pytest.mark.parametrize(("make", "kind"), [
-    (lambda path: os.mkfifo(path), "a named pipe"), (lambda path: path.symlink_to("/dev/zero"), "a device"),
-], ids=["pipe", "device"])
-def test_no_regular_file(make, kind, files, tmp_path, capsys):
-    make(tmp_path / "x.resume")
-    assert resume(tmp_path / "x.resume", files) == 1
-    assert capsys.readouterr() == ("", f"{tmp_path / 'x.resume'}: is {kind}; expected a regular file\n")
-
-
-def test_a_file_that_is_larger_than_memory_allows(left, files, capsys):
-    size = left.stat().st_size
-    assert main(["stats", *map(str, files), "--resume", str(left), "--max-memory", str(size - 1)]) == 1
-    err = capsys.readouterr().err
-    assert err.startswith(f"{left}: has ")
-    assert err.endswith("; see --max-memory\n")
-    assert main(["stats", *map(str, files), "--resume", str(left), "--max-memory", str(max(size, 3072))]) == 0
-
-
-def test_no_file(files, tmp_path, capsys):
-    assert resume(tmp_path / "none.resume", files) == 1
-    assert capsys.readouterr().err == f"{tmp_path / 'none.resume'}: No such file or directory\n"
-
-
-def test_a_second_sigint_does_not_disturb_what_the_first_one_began(
+def test_a_second_sigint_does_not_prevent_the_resume_file(
         files, tmp_path, monkeypatch, capsys, heard_signals):
     wanted = stats(tmp_path, *files)
     monkeypatch.chdir(tmp_path)
-    count, write = counting.count, command.write_file
+    count, write = counting.count, write_file
 
     def interrupted(*arguments):
         for number, state in enumerate(count(*arguments)):
@@ -453,18 +256,10 @@ def test_a_second_sigint_does_not_disturb_what_the_first_one_began(
         write(*arguments)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(command, "count", interrupted)
-    monkeypatch.setattr(command, "write_file", write_and_interrupt)
+    monkeypatch.setattr("fastbn.cli.stats.run.count", interrupted)
+    monkeypatch.setattr("fastbn.cli.stats.run.write_file", write_and_interrupt)
     assert main(["stats", *map(str, files)]) == 130
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     monkeypatch.undo()
-    monkeypatch.setattr("fastbn.cli.stats.grid.BLOCK_BYTES", 4096)
-    same(go_on(tmp_path, *files), wanted)
-
-
-def test_fingerprints_tell_inputs_apart():
-    one = inputs.Input("/a", "npy", 1, 2)
-    others = [replace(one, path="/b"), replace(one, kind="npz"), replace(one, size=2), replace(one, mtime=3),
-              replace(one, problem="x"), inputs.Input("-", inputs.STREAM)]
-    assert len({found.fingerprint for found in (one, *others)}) == 7
-    assert all(len(found.fingerprint) == inputs.FINGERPRINT_BYTES for found in others)
+    monkeypatch.setattr("fastbn.cli.stats.readers.grid.BLOCK_BYTES", 4096)
+    same(resumed(tmp_path, *files), wanted)

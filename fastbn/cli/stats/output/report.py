@@ -1,4 +1,4 @@
-"""What the command prints, and the same as JSON."""
+"""The result as text and as JSON."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fastbn.cli.stats.tally import Tally
+    from fastbn.cli.stats.counting.tally import Tally
     from fastbn.statistics.channel_stats import ChannelStats
 
-BYTE_SCALE = 1 / 255        # brings values of uint8 to 0..1
+BYTE_SCALE = 1 / 255        # scales uint8 values to 0..1
 COLUMNS = ("count", "min", "max", "mean", "std")
 
 
 def number(value: float) -> str:
-    """Return a number with nine significant digits, as many as a float32 has."""
+    """Return a number with nine significant digits, which identify a float32."""
     return format(value, ".9g")
 
 
 def vector(values: Iterable[float]) -> str:
-    """Return numbers as a tuple of Python."""
+    """Return numbers as a tuple in Python syntax."""
     texts = [number(value) if math.isfinite(value) else f'float("{value}")' for value in values]
     return f"({texts[0]},)" if len(texts) == 1 else f"({', '.join(texts)})"
 
 
 def text(tally: Tally, axis: int) -> list[str]:
-    """Return the lines for training code, and a table of the channels.
+    """Return lines of Python for training code, and a table of the channels.
 
     Parameters
     ----------
     tally : Tally
     axis : int
-        The channel axis of arrays, as it was given.
+        The channel axis, as given on the command line.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from fastbn.cli.stats.report import text
-    >>> from fastbn.cli.stats.tally import Tally
+    >>> from fastbn.cli.stats.counting.tally import Tally
+    >>> from fastbn.cli.stats.output.report import text
     >>> for line in text(Tally.of(np.array([[0, 51], [102, 255]], np.uint8), 1, 0, 2), 1):
     ...     print(line)
     mean, std = (51, 153), (51, 102)
@@ -58,11 +58,11 @@ def text(tally: Tally, axis: int) -> list[str]:
     mean, std = moments(tally.stats)
     lines = [f"mean, std = {vector(mean)}, {vector(std)}"]
     if tally.uint8:
-        hindrances = [f"{channels(np.flatnonzero(which).tolist())} {one if which.sum() == 1 else more}"
-                      for which, one, more in ((std == 0, "is constant", "are constant"),
-                                               (tally.stats.count == 0, "has no values", "have no values"))
-                      if which.any()]
-        lines.append(f"# no normalize = ...: {'; '.join(hindrances)}" if hindrances else
+        reasons = [f"{channels(np.flatnonzero(mask).tolist())} {one if mask.sum() == 1 else more}"
+                   for mask, one, more in ((std == 0, "is constant", "are constant"),
+                                           (tally.stats.count == 0, "has no values", "have no values"))
+                   if mask.any()]
+        lines.append(f"# no normalize = ...: {'; '.join(reasons)}" if reasons else
                      f"normalize = fastbn.ChannelAffine.from_mean_std({vector(mean * BYTE_SCALE)}, "
                      f"{vector(std * BYTE_SCALE)})  # of values / 255")
     if tally.shape is not None:
@@ -75,7 +75,7 @@ def text(tally: Tally, axis: int) -> list[str]:
 
 
 def moments(stats: ChannelStats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and standard deviation of each channel, NaN in one without values."""
+    """Return the mean and the standard deviation of each channel; NaN for a channel without values."""
     some = stats.count > 0
     var = np.full(len(some), np.nan)
     np.divide(stats.m2, stats.count, out=var, where=some)
@@ -83,7 +83,7 @@ def moments(stats: ChannelStats) -> tuple[NDArray[np.float64], NDArray[np.float6
 
 
 def extrema(stats: ChannelStats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the least and the largest value of each channel, which every Tally has; NaN in one without values."""
+    """Return the minimum and the maximum of each channel; NaN for a channel without values."""
     assert stats.min is not None
     assert stats.max is not None
     some = stats.count > 0
@@ -91,17 +91,17 @@ def extrema(stats: ChannelStats) -> tuple[NDArray[np.float64], NDArray[np.float6
 
 
 def report(tally: Tally, axis: int, counted: int, skipped: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Return the same, ready for JSON.
+    """Return the result as values for JSON.
 
     Parameters
     ----------
     tally : Tally
     axis : int
-        The channel axis of arrays, as it was given.
+        The channel axis, as given on the command line.
     counted : int
-        How many inputs were counted.
+        The number of inputs counted.
     skipped : sequence of (str, str)
-        The others, with the reason.
+        Path and reason for each input skipped.
     """
     mean, std = moments(tally.stats)
     low, high = extrema(tally.stats)
@@ -122,5 +122,5 @@ def report(tally: Tally, axis: int, counted: int, skipped: Sequence[tuple[str, s
 
 
 def finite(values: Iterable[float]) -> list[float | None]:
-    """Return numbers as JSON has them: null where there is NaN or Inf."""
+    """Return numbers for JSON, with None for NaN and Inf."""
     return [float(value) if math.isfinite(value) else None for value in values]

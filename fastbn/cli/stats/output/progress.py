@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, and lines beside it."""
+"""The progress bar."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from typing import TYPE_CHECKING, Any
 
+from fastbn._core import extras
 from fastbn.cli.console import printable, tell
 
 if TYPE_CHECKING:
@@ -13,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """Shows stored bytes read, their rate and the time left, on standard error if that is a terminal.
+    """Shows the bytes read, the rate and the remaining time on standard error, if it is a terminal.
 
     Parameters
     ----------
     total : int
-        Bytes in all.
+        Stored bytes of all inputs.
     done : int
-        Bytes that had been read before, which are no part of the rate.
+        Stored bytes read by an earlier run, which do not count for the rate.
     """
 
     def __init__(self, total: int, done: int = 0) -> None:
@@ -28,7 +29,7 @@ class Progress:
         if not sys.stderr.isatty():
             return
         if importlib.util.find_spec("tqdm") is None:
-            self.say("no progress is shown without tqdm: pip install 'fastbn[stats]'")
+            self.say(extras.missing("The progress bar", "tqdm", "stats"))
             return
         from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -43,12 +44,12 @@ class Progress:
             self._bar.close()
 
     def advance(self, stored: float) -> None:
-        """Tell that so many more bytes have been read."""
+        """Add to the bytes read."""
         if self._bar is not None:
             self._bar.update(stored)
 
     def say(self, line: str) -> None:
-        """Print a line on standard error."""
+        """Print a line on standard error, above the bar."""
         if self._bar is None:
             tell(line)
         else:

@@ -1,6 +1,6 @@
 """The metadata of a Zarr folder, checked before Zarr reads them.
 
-Zarr runs the codecs that metadata name, and one of them, pickle, executes what a chunk says.
+Zarr runs every codec that the metadata name, and one of them, pickle, can execute arbitrary code.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from fastbn._core.reading import open_regular
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ARRAY, GROUP = ".zarray", ".zgroup"     # of the second version of the format
-NODE = "zarr.json"                      # of the third, of arrays and groups
+ARRAY, GROUP = ".zarray", ".zgroup"     # metadata files of version 2 of the format
+NODE = "zarr.json"                      # of version 3, for arrays and groups
 
-# From numbers or bytes to the same. Others, such as pickle, json2 and msgpack2, make Python objects.
+# Codecs between numbers and bytes. Others, such as pickle, json2 and msgpack2, create Python objects.
 CODECS = ("blosc", "bytes", "bz2", "crc32c", "delta", "gzip", "lz4", "lzma", "shuffle", "transpose", "zlib", "zstd")
-SHARDING = "sharding_indexed"           # a codec that has codecs
-NUMCODECS = "numcodecs."                # how names of the second version begin in the third
+SHARDING = "sharding_indexed"           # a codec that contains codecs
+NUMCODECS = "numcodecs."                # prefix in version 3 for names of version 2
 NUMBERS = re.compile(r"[<>|][biufc][0-9]{1,2}|bool|(u?int|float|complex)[0-9]{1,3}")
-MOST_BYTES = 1 << 24                    # of metadata, which may have attributes and those of a whole group
+MOST_BYTES = 1 << 24                    # of metadata, which may include the attributes of a whole group
 
 
 def is_zarr(folder: str) -> bool:
@@ -40,7 +40,7 @@ def array_version(folder: str) -> int | None:
     OSError
         If the metadata cannot be read.
     ValueError
-        If they are not as the format has them, or name a codec or a dtype that is not allowed.
+        If they are invalid, or name a codec or a dtype that is not allowed.
     """
     version = None
     if _has(folder, ARRAY):
@@ -71,11 +71,11 @@ def _read(folder: str, name: str) -> dict[str, Any]:
     if len(data) > MOST_BYTES:
         raise ValueError(f"{name} has more than {MOST_BYTES} bytes")
     try:
-        content = json.loads(data.decode())     # as UTF-8, and no other encoding that json would guess
+        content = json.loads(data.decode())     # json would accept other encodings than UTF-8
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name} is no JSON: {error}") from None
+        raise ValueError(f"{name} is not valid JSON: {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{name} is no JSON object")
+        raise ValueError(f"{name} is not a JSON object")
     return content
 
 
@@ -101,7 +101,7 @@ def _check_array_3(content: dict[str, Any]) -> None:
 
 
 def _codecs(content: dict[str, Any], key: str = "codecs") -> Iterator[Any]:
-    """Yield codecs, and those of shards within them, but the shards."""
+    """Yield all codecs; those inside a sharding codec replace it."""
     for codec in _field(content, key, list):
         if isinstance(codec, dict) and codec.get("name") == SHARDING:
             inner = _field(codec, "configuration", dict)
@@ -119,7 +119,7 @@ def _field(content: dict[str, Any], key: str, *types: type) -> Any:
 
 
 def _check_name(codec: Any, key: str) -> None:
-    name = codec.get(key) if isinstance(codec, dict) else codec     # the third version allows a mere name
+    name = codec.get(key) if isinstance(codec, dict) else codec     # version 3 allows a plain name
     if not isinstance(name, str) or name.removeprefix(NUMCODECS) not in CODECS:
         raise ValueError(f"it has the codec {shortened(str(name))}; expected {', '.join(CODECS[:-1])} or {CODECS[-1]}")
 
@@ -127,7 +127,7 @@ def _check_name(codec: Any, key: str) -> None:
 def _check_dtype(content: dict[str, Any], key: str) -> None:
     name = content.get(key)
     if not isinstance(name, str) or NUMBERS.fullmatch(name) is None:
-        raise ValueError(f"it has {key} {shortened(json.dumps(name))}; expected one of numbers")
+        raise ValueError(f"it has {key} {shortened(json.dumps(name))}; expected a numeric dtype")
 
 
 def _check_sizes(content: dict[str, Any], grid: dict[str, Any], key: str = "chunks") -> None:

@@ -1,31 +1,32 @@
-"""Counts inputs block by block. What is known is a value that is replaced as a whole, so that it may end anywhere."""
+"""Counts inputs block by block. The state is immutable and replaced as a whole, so a run can stop at any time."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from fastbn.cli.stats.tally import Tally, merged
+from fastbn.cli.stats.counting.tally import Tally, merged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fastbn.cli.stats.inputs import Input
+    from fastbn.cli.stats.readers.kind import Kind
     from fastbn.cli.stats.settings import Settings
 
 
 @dataclass(frozen=True)
 class Partial:
-    """What is known of an input that is not finished.
+    """The state of an unfinished input.
 
     Attributes
     ----------
     part : int
-        Which of its arrays is being read.
+        The index of the current array.
     block : int
-        Which block of it comes next.
+        The index of its next block.
     tally : Tally or None
-        Of what has been read.
+        Statistics of the blocks read so far.
     """
 
     part: int = 0
@@ -35,18 +36,18 @@ class Partial:
 
 @dataclass(frozen=True)
 class State:
-    """What is known.
+    """The state of a run.
 
     Attributes
     ----------
     finished : int
-        How many inputs have been counted or skipped.
+        The number of inputs counted or skipped.
     total : Tally or None
-        Of those counted.
+        Statistics of the inputs counted.
     partial : Partial or None
-        Of the next one, if it has begun.
+        The state of the next input, if it is unfinished.
     skipped : tuple of (str, str)
-        The paths of those skipped, with the reason.
+        Path and reason for each input skipped.
     """
 
     finished: int = 0
@@ -56,32 +57,49 @@ class State:
 
     @property
     def so_far(self) -> Tally | None:
-        """What has been read, the unfinished input included."""
+        """Statistics of all blocks read, including those of the unfinished input."""
         return self.total if self.partial is None else merged(self.total, self.partial.tally)
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        """That of the first array, the unfinished input included; None as long as there were images alone."""
+        """Shape of the first array; None if there were only images."""
         known = self.total, None if self.partial is None else self.partial.tally
         return next((tally.shape for tally in known if tally is not None and tally.shape is not None), None)
 
     def spoilt_since(self, total: Tally | None) -> list[int]:
-        """Return the channels that have had NaN or Inf only since the total was that one."""
+        """Return the channels with NaN or Inf that have none in an earlier total."""
         if self.total is None:
             return []
-        before = set() if total is None else set(total.spoilt)      # of which there may be half a million
+        before = set() if total is None else set(total.spoilt)      # it can have half a million elements
         return [channel for channel in self.total.spoilt if channel not in before]
 
 
-def count(source: Input, state: State, settings: Settings) -> Iterator[tuple[State, float]]:
-    """Yield the state after each block of an input, with the stored bytes that this block stands for.
+def count(
+    source: Input, state: State, settings: Settings, expected: Kind | None = None
+) -> Iterator[tuple[State, float]]:
+    """Count an input, and yield the state and the number of stored bytes after each block.
 
-    The total takes the input in with the last state, when all of it was found to be in order.
+    Only the last state has the input in its total, after the whole input was read without an error.
+
+    Parameters
+    ----------
+    source : Input
+    state : State
+        The state before the input, or within it if a run is resumed.
+    settings : Settings
+    expected : Kind, optional
+        The kind of the first input counted. By default, any.
+
+    Yields
+    ------
+    state : State
+    stored : float
+        Stored bytes that correspond to the block.
 
     Raises
     ------
     InputError
-        If the input cannot be read to its end, or its arrays do not fit those before.
+        If the input cannot be read to its end, or the kind of an array is not that of earlier ones.
     """
     known = state.partial or Partial()
     with source.open(settings) as parts:
@@ -91,18 +109,19 @@ def count(source: Input, state: State, settings: Settings) -> Iterator[tuple[Sta
                 continue
             before = known.tally or state.total
             if before is not None:
-                before.kind.check(part.place, part.kind, "those before")
-            elif settings.expected is not None:
-                settings.expected.check(part.place, part.kind, "most inputs")
+                before.kind.check(part.place, part.kind, "earlier inputs")
+            elif expected is not None:
+                expected.check(part.place, part.kind, "most inputs")
             if known.block > len(part.grid):
-                raise part.place.error("is not cut as it was when the run was interrupted")
+                raise part.place.error("has fewer blocks than in the interrupted run")
             if known.block:
                 yield state, part.stored * known.block / len(part.grid)
             axis = part.grid.axis
             for index, block in enumerate(part.blocks(known.block), known.block):
                 first = part.grid.slices(index)[axis].start
                 try:
-                    tally = Tally.of(block, axis, first, part.kind.channels, settings.threads, settings.missing)
+                    tally = Tally.of(block, axis, first, part.kind.channels, threads=settings.threads,
+                                     missing=settings.missing)
                 except (TypeError, ValueError) as error:
                     raise part.place.error(error) from None
                 known = Partial(number, index + 1, merged(known.tally, replace(tally, shape=part.shape)))

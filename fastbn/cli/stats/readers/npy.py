@@ -1,7 +1,7 @@
-"""Arrays in NumPy's npy format, read from front to back: files, members of archives, standard input.
+"""Arrays in NumPy's npy format, read sequentially from files, members of archives, and standard input.
 
-They are read and not mapped into memory: a mapped file that is cut short while it is read ends the process, its mapped
-pages count as memory of the process, and members of archives and pipes cannot be mapped.
+Files are not mapped into memory: if a mapped file is truncated while it is read, the process crashes; mapped pages
+count as memory of the process; and members of archives and pipes cannot be mapped.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy as np
 
 from fastbn._core.reading import NotRegularError, open_raw
 from fastbn.cli.stats.errors import Place
-from fastbn.cli.stats.grid import Grid
-from fastbn.cli.stats.part import Part, check
+from fastbn.cli.stats.readers.grid import Grid
+from fastbn.cli.stats.readers.part import Part, check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,29 +30,29 @@ if TYPE_CHECKING:
 
 READ_ERRORS = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-MOST_HEADER_BYTES = 1 << 16     # more than NumPy's parser takes
+MOST_HEADER_BYTES = 1 << 16     # NumPy's parser accepts less
 
 
 class Stream(Protocol):
-    """What arrays are read from."""
+    """A binary stream."""
 
     def read(self, size: int = -1, /) -> bytes | None:
         """Read up to that many bytes."""
 
     def readinto(self, buffer: Any, /) -> int | None:
-        """Read up to as many bytes as there is room for."""
+        """Read bytes into a buffer, up to its size."""
 
 
 @contextmanager
 def open_file(path: str, size: int, settings: Settings) -> Iterator[Iterator[Part]]:
-    """Open a file that has that many bytes."""
+    """Open a file of `size` bytes."""
     with open_binary(path) as file:
         yield iter([part(file, Place(path), settings, size, size)])
 
 
 @contextmanager
 def open_standard_input(path: str, _: int, settings: Settings) -> Iterator[Iterator[Part]]:
-    """Take what comes from standard input."""
+    """Open standard input."""
     if sys.stdin is None:
         raise Place(path).error("is closed; expected the bytes of an .npy file")
     if sys.stdin.isatty():
@@ -80,19 +80,19 @@ def part(stream: Stream, place: Place, settings: Settings, size: int | None = No
     place : Place
     settings : Settings
     size : int, optional
-        Bytes that the stream has, header included, where that is known.
+        Bytes of the stream including the header, if known.
     stored : int, optional
-        Bytes that it takes where it is stored; those of the array if not given.
+        Stored bytes. By default, those of the array.
 
     Raises
     ------
     InputError
-        If it is no header, or no array that can be counted, or the stream has not as many bytes as it says.
+        If the header is invalid, the array cannot be counted, or the stream is too short.
     """
     shape, fortran, dtype, begin = header(stream, place)
     axis = check(place, shape, dtype, settings)
-    as_stored = shape
-    # The order of axes says nothing about statistics: in the order of the file all arrays are C-ordered.
+    stored_shape = shape
+    # With its axes reversed, an array in Fortran order is in C order, and the statistics are the same.
     if fortran:
         shape, axis = shape[::-1], len(shape) - 1 - axis
     grid = Grid.cut((math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1:])), 1, dtype.itemsize)
@@ -111,15 +111,15 @@ def part(stream: Stream, place: Place, settings: Settings, size: int | None = No
             here = buffer[:math.prod(box) * dtype.itemsize]
             fill(stream, here, place)
             yield here.view(dtype).reshape(box)
-        # An archive compares checksums when it is asked for what is behind the end.
+        # An archive verifies its checksum at the end of a member only.
         if read(stream, buffer[:1], place):
-            raise place.error("has bytes behind its array")
+            raise place.error("has bytes after its array")
 
-    return Part(place, grid, dtype == np.uint8, length if stored is None else stored, blocks, as_stored)
+    return Part(place, grid, dtype == np.uint8, length if stored is None else stored, blocks, stored_shape)
 
 
 def header(stream: Stream, place: Place) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Return shape, whether in Fortran order, dtype, and bytes of a header, by NumPy's own parser."""
+    """Return the shape, whether the array is in Fortran order, the dtype, and the bytes of the header."""
     counted = Counted(stream)
     try:
         version = np.lib.format.read_magic(counted)
@@ -128,15 +128,15 @@ def header(stream: Stream, place: Place) -> tuple[tuple[int, ...], bool, np.dtyp
         shape, fortran, dtype = HEADERS[version](counted)
         if any(length < 0 or isinstance(length, bool) for length in shape):
             raise ValueError(f"shape {shape}")
-    except Exception as error:  # a header is a Python literal, and there are many ways in which that is refused
-        raise place.error(f"has no npy header that can be read: {error}") from None
+    except Exception as error:  # a header is a Python literal, whose parser raises many types
+        raise place.error(f"has no valid npy header: {error}") from None
     return shape, fortran, dtype, counted.bytes
 
 
 class Counted:
-    """A stream whose bytes are counted, up to those of the longest header.
+    """A stream that counts its bytes and limits the size of a read.
 
-    That of a member cannot tell where it is before it was read once, and a header may claim to have 4 GB.
+    A member of an archive has no position before its first read, and a header can claim a size of 4 GB.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -153,18 +153,18 @@ class Counted:
 
 
 def skip(stream: Stream, buffer: NDArray[np.uint8], size: int, place: Place) -> None:
-    """Leave out that many bytes."""
+    """Skip `size` bytes."""
     if isinstance(stream, io.FileIO):
         stream.seek(size, io.SEEK_CUR)
         return
-    while size:     # by reading: the checksum of a member is that of all its bytes
+    while size:     # the checksum of a member needs all its bytes
         step = min(size, len(buffer))
         fill(stream, buffer[:step], place)
         size -= step
 
 
 def fill(stream: Stream, buffer: NDArray[np.uint8], place: Place) -> None:
-    """Read as many bytes as there is room for."""
+    """Fill a buffer."""
     done = 0
     while done < len(buffer):
         more = read(stream, buffer[done:], place)
@@ -174,7 +174,7 @@ def fill(stream: Stream, buffer: NDArray[np.uint8], place: Place) -> None:
 
 
 def read(stream: Stream, buffer: NDArray[np.uint8], place: Place) -> int:
-    """Read some bytes, none at the end."""
+    """Read bytes into a buffer, and return how many; 0 at the end."""
     try:
         return stream.readinto(buffer) or 0
     except READ_ERRORS as error:

@@ -1,4 +1,4 @@
-"""What is known of some values: their ChannelStats, and whether they are bytes."""
+"""Statistics of some blocks, which can be added."""
 
 from __future__ import annotations
 
@@ -7,28 +7,31 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbn.cli.stats.kind import Kind
-from fastbn.cli.stats.missing import ALL_COUNT, Missing, measure
+from fastbn.cli.stats.counting.missing import measure
+from fastbn.cli.stats.readers.kind import Kind
+from fastbn.cli.stats.settings import NOTHING_MISSING
 from fastbn.statistics.channel_stats import ChannelStats
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-NOTHING = {"min": np.inf, "max": -np.inf}     # of no values; everything else is 0
+    from fastbn.cli.stats.settings import Missing
+
+EMPTY = {"min": np.inf, "max": -np.inf}     # of a channel without values; all other statistics are 0
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Statistics of the channels of some values; it never changes, so whoever holds one holds a whole one.
+    """Statistics of some values. It is immutable, so an interrupted run always has a consistent one.
 
     Attributes
     ----------
     stats : ChannelStats
         With extrema.
     uint8 : bool
-        Whether the values are of uint8.
+        Whether the dtype is uint8.
     shape : tuple of int or None
-        Of the first array; None for images.
+        Shape of the first array; None for images.
     """
 
     stats: ChannelStats
@@ -37,31 +40,34 @@ class Tally:
 
     @property
     def kind(self) -> Kind:
-        """Number of channels, and whether the values are of uint8."""
+        """The properties that all arrays must share."""
         return Kind(len(self.stats.mean), self.uint8)
 
     @classmethod
     def of(
-        cls, block: NDArray[Any], axis: int, first: int, channels: int, threads: int | None = None,
-        missing: Missing = ALL_COUNT,
+        cls, block: NDArray[Any], axis: int, first: int, channels: int, *, threads: int | None = None,
+        missing: Missing = NOTHING_MISSING,
     ) -> Tally:
-        """Return the tally of an array that is not empty.
+        """Return the statistics of a block, which may have a part of the channels.
 
         Parameters
         ----------
         block : ndarray
+            Not empty.
         axis : int
-            Its channel axis.
-        first, channels : int
-            Of which channels, of how many, these are the values: of `first` and those behind it.
+            The channel axis.
+        first : int
+            The channel at index 0 of the block.
+        channels : int
+            The number of channels of the whole array.
         threads : int, optional
         missing : Missing
-            Which values do not count.
+            Which values are missing.
 
         Examples
         --------
         >>> import numpy as np
-        >>> from fastbn.cli.stats.tally import Tally
+        >>> from fastbn.cli.stats.counting.tally import Tally
         >>> a = Tally.of(np.array([[1.0, 5.0], [3.0, 9.0]]), 1, 0, 3)
         >>> b = a + Tally.of(np.array([[8.0, 7.0]]), 1, 1, 3)
         >>> b.stats.count, b.stats.mean, b.stats.max
@@ -72,14 +78,14 @@ class Tally:
         if width < channels:
             spread: dict[str, Any] = {}
             for name, vector in stats.to_arrays().items():
-                spread[name] = np.full(channels, NOTHING.get(name, 0.0))
+                spread[name] = np.full(channels, EMPTY.get(name, 0.0))
                 spread[name][first:first + width] = vector
             stats = ChannelStats.from_arrays(**spread)
         return cls(stats, block.dtype == np.uint8)
 
     @property
     def spoilt(self) -> list[int]:
-        """The channels that have had NaN or Inf."""
+        """The channels with NaN or Inf."""
         stats = self.stats
         return [int(channel) for channel in np.flatnonzero((stats.count > 0) & ~np.isfinite(stats.mean))]
 
@@ -88,7 +94,7 @@ class Tally:
 
 
 def merged(first: Tally | None, second: Tally | None) -> Tally | None:
-    """Return the sum of what there is."""
+    """Return the sum of two tallies, either of which may be None."""
     if first is None or second is None:
         return second if first is None else first
     return first + second

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastbn._core.views import axis_of
 from fastbn.cli.stats import limits
-from fastbn.cli.stats.kind import Kind
+from fastbn.cli.stats.readers.kind import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastbn.cli.stats.errors import Place
-    from fastbn.cli.stats.grid import Grid
+    from fastbn.cli.stats.readers.grid import Grid
     from fastbn.cli.stats.settings import Settings
 
 DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool", "float16", "float32",
@@ -33,16 +33,16 @@ class Part:
     ----------
     place : Place
     grid : Grid
-        How it is cut into blocks.
+        The blocks of the array.
     uint8 : bool
-        Whether its values are of uint8.
+        Whether the dtype is uint8.
     stored : int
-        Bytes that it takes where it is stored.
+        Stored bytes of the array, compressed or not.
     blocks : callable
-        Given the index of a block, returns an iterator of the blocks from there on, each of which may lie where the one
-        before it did. After the last one it raises InputError if the array turns out to be damaged.
+        Takes the index of a block, and returns an iterator over this block and all later ones. A block may reuse the
+        memory of the previous one. The iterator raises `InputError` if the array is damaged, possibly at its end.
     shape : tuple of int or None
-        Of the array as it is stored; None for an image.
+        Shape of the array in the file; None for an image.
     """
 
     place: Place
@@ -54,17 +54,18 @@ class Part:
 
     @property
     def kind(self) -> Kind:
-        """Number of channels, and whether the values are of uint8."""
+        """The properties that all arrays must share."""
         return Kind(self.grid.shape[self.grid.axis], self.uint8)
 
 
 def check(place: Place, shape: tuple[int, ...], dtype: np.dtype[Any], settings: Settings) -> int:
-    """Return the channel axis, not negative, of an array that can be counted.
+    """Check that an array can be counted, and return its channel axis as an index from 0.
 
     Raises
     ------
     InputError
-        If its dtype is another, its shape has no such axis, it has no values, or more channels than memory allows.
+        If the dtype is not supported, the array is empty or has no such axis, or the statistics of its channels exceed
+        the memory limit.
     """
     if dtype.hasobject:
         raise place.error("holds Python objects, which are never loaded")
@@ -75,7 +76,7 @@ def check(place: Place, shape: tuple[int, ...], dtype: np.dtype[Any], settings: 
     if 0 in shape:
         raise place.misfit(f"has shape {shape}, no values")
     if math.prod(shape) * dtype.itemsize > limits.MOST_ARRAY_BYTES:
-        raise place.error(f"has shape {shape}, more values than any file can have")
+        raise place.error(f"has shape {shape}, more values than a file can hold")
     try:
         axis = axis_of(settings.axis, len(shape))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Draws mean and standard deviation, minimum and maximum of each channel."""
+"""The picture of mean, standard deviation, minimum and maximum of each channel."""
 
 from __future__ import annotations
 
@@ -10,30 +10,28 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from fastbn._core.checks import channels, counted
-from fastbn.cli.demo.picture import FAINT, GREY, INK
-from fastbn.cli.stats.report import extrema, moments
+from fastbn.cli.palette import BLUE, FAINT, GREY, INK
+from fastbn.cli.stats.output.report import extrema, moments
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from fastbn.cli.stats.tally import Tally
+    from fastbn.cli.stats.counting.tally import Tally
     from fastbn.statistics.channel_stats import ChannelStats
 
-BLUE = "#0b6fa4"
-MOST_BARS = 48      # channels beyond that are drawn as bands
+MOST_BARS = 48      # more channels are drawn as bands
 
 
 def draw(tally: Tally, inputs: int, form: str) -> bytes:
-    """Return a picture.
+    """Return the picture as the bytes of a file.
 
     Parameters
     ----------
     tally : Tally
     inputs : int
-        How many inputs it is of.
-    form : str
-        "png", "pdf" or "svg".
+        The number of inputs counted.
+    form : {"png", "pdf", "svg"}
     """
     number, counts = len(tally.stats.count), tally.stats.count
     least, most = int(counts.min()), int(counts.max())
@@ -42,7 +40,7 @@ def draw(tally: Tally, inputs: int, form: str) -> bytes:
     figure.subplots_adjust(left=0.1, right=0.97, top=0.8, bottom=0.13)
     figure.text(0.1, 0.925, counted(number, "channel"), size=14.5, weight="bold", color=INK)
     spoilt = tally.spoilt
-    figure.text(0.1, 0.865, f"{least:,}{'' if least == most else f' to {most:,}'} values a channel, of "
+    figure.text(0.1, 0.865, f"{least:,}{'' if least == most else f' to {most:,}'} values per channel, from "
                 + counted(inputs, "input") + (f"; NaN or Inf in {channels(spoilt)}" if spoilt else ""),
                 size=10, color=GREY)
     (draw_bars if number <= MOST_BARS else draw_bands)(axes, tally.stats)
@@ -61,7 +59,7 @@ def draw(tally: Tally, inputs: int, form: str) -> bytes:
 
 
 def draw_bars(axes: Axes, stats: ChannelStats) -> None:
-    """Draw each channel by itself."""
+    """Draw bars for each channel."""
     (mean, std), x = moments(stats), np.arange(len(stats.count))
     low, high = extrema(stats)
     axes.vlines(x, low, high, color=GREY, linewidth=1.2, label="minimum to maximum")
@@ -71,7 +69,7 @@ def draw_bars(axes: Axes, stats: ChannelStats) -> None:
 
 
 def draw_bands(axes: Axes, stats: ChannelStats) -> None:
-    """Draw channels that are too many to be told apart as bands, a step for each."""
+    """Draw many channels as bands with a step for each."""
     edges = np.arange(len(stats.mean) + 1) - 0.5
 
     def steps(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Cuts an array into blocks of a few megabytes, of whatever shape and wherever its channel axis is."""
+"""Blocks of a few megabytes, into which an array of any shape is divided."""
 
 from __future__ import annotations
 
@@ -7,23 +7,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-BLOCK_BYTES = 4 << 20     # fits in a second or third level cache beside what reads it
+BLOCK_BYTES = 4 << 20     # fits in the L2 or L3 cache
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Blocks of one array, in C order.
-
-    A block has all channels if they fit.
+    """Blocks of one array, in C order; a block has all channels if they fit.
 
     Attributes
     ----------
     shape : tuple of int
-        Of the array; no axis is empty.
+        Shape of the array, which is not empty.
     box : tuple of int
-        Of a block; those at the ends may be smaller.
+        Shape of a block; blocks at the upper ends of the axes may be smaller.
     axis : int
-        The channel axis, not negative.
+        The channel axis, an index from 0.
     """
 
     shape: tuple[int, ...]
@@ -32,24 +30,23 @@ class Grid:
 
     @classmethod
     def cut(cls, shape: tuple[int, ...], axis: int, itemsize: int, chunks: tuple[int, ...] | None = None) -> Grid:
-        """Return the grid whose blocks have about `BLOCK_BYTES`, and are made of whole chunks.
+        """Return the grid of blocks that have about `BLOCK_BYTES` and consist of whole chunks.
 
-        Axes are filled from the last to the first, so that blocks of an array without chunks lie in memory one behind
-        the other.
+        Blocks extend along the last axes first, so that those of an array without chunks are contiguous.
 
         Parameters
         ----------
         shape : tuple of int
         axis : int
-            The channel axis, not negative.
+            The channel axis, an index from 0.
         itemsize : int
             Bytes of a value.
         chunks : tuple of int, optional
-            What is read as a whole; one value if not given.
+            Shape of the chunks of the file, which are read as a whole. By default, a chunk is one value.
 
         Examples
         --------
-        >>> from fastbn.cli.stats.grid import Grid
+        >>> from fastbn.cli.stats.readers.grid import Grid
         >>> grid = Grid.cut((1000, 3, 512, 512), 1, 4)
         >>> grid.box, len(grid)
         ((1, 3, 512, 512), 1000)
@@ -64,14 +61,14 @@ class Grid:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Blocks along each axis."""
+        """Number of blocks along each axis."""
         return tuple(-(-length // step) for length, step in zip(self.shape, self.box, strict=True))
 
     def __len__(self) -> int:
         return math.prod(self.counts)
 
     def slices(self, index: int) -> tuple[slice, ...]:
-        """Return where a block lies."""
+        """Return the slices of a block."""
         places = np.unravel_index(index, self.counts)
         return tuple(slice(int(at) * step, min((int(at) + 1) * step, length))
                      for at, step, length in zip(places, self.box, self.shape, strict=True))

@@ -1,0 +1,1 @@
+"""From blocks of values to statistics of channels."""

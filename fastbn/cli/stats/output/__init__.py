@@ -1,0 +1,1 @@
+"""The results as text, JSON and a picture, and the progress bar."""
