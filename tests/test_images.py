@@ -223,16 +223,16 @@ def test_tables_are_made_once():
     affine = ChannelAffine.from_mean_std(MEAN, STD, 1 / 255)
     x = images(1, 2, 2, 3)
     affine(x)
-    [table] = affine._tables.values()
+    [table] = affine._transforms[None].tables.values()
     assert (table.shape, table.dtype) == ((3, 256), np.float32)
     affine(x, dtype="float32", activation=None, out=np.empty(x.shape, np.float32))
     affine(x, out=np.empty(x.shape, ">f4"))
-    [kept] = affine._tables.values()
+    [kept] = affine._transforms[None].tables.values()
     assert kept is table
     affine(x, activation="leaky_relu")
     affine(x, activation=("leaky_relu", 0.01))
     affine(x, activation=("leaky_relu", np.array(0.01)))
-    assert len(affine._tables) == 2
+    assert len(affine._transforms[None].tables) == 2
 
 
 def test_tables_are_not_kept_for_ever():
@@ -240,7 +240,7 @@ def test_tables_are_not_kept_for_ever():
     x = images(1, 2, 2, 3)
     for k in range(1, 100):
         y = affine(x, activation=("leaky_relu", 1 / k))
-        assert len(affine._tables) <= MOST_TABLES
+        assert len(affine._transforms[None].tables) <= MOST_TABLES
     same_bits(y, affine(x.astype(float), activation=("leaky_relu", 1 / 99)).astype(np.float32))
 
 
@@ -280,7 +280,7 @@ ZEROS = np.zeros((2, 4, 5, 3), np.float32)
     (X.astype(np.uint16), {"out": ZEROS[:1]}, ValueError, r"out has shape \(1, 4, 5, 3\); expected \(2, 4, 5, 3\)"),
     (X.astype(np.uint16), {"out": X.astype(np.uint16)}, TypeError, "dtype is uint16; expected float32"),
     (X.astype(np.uint32), {}, TypeError, "x has dtype uint32; expected float32"),
-    (X, {"dtype": "float99"}, TypeError, "dtype is 'float99', which is no dtype"),
+    (X, {"dtype": "float99"}, TypeError, "dtype is 'float99', which is not a dtype"),
     (X, {"dtype": np.int32}, TypeError, "dtype is int32; expected float32, float64, float16 or bfloat16"),
     (X, {"out": ZEROS[:1]}, ValueError, r"out has shape \(1, 4, 5, 3\); expected \(2, 4, 5, 3\)"),
     (X, {"out": ZEROS, "out_axis": 1}, ValueError, r"out has shape \(2, 4, 5, 3\); expected \(2, 3, 4, 5\)"),

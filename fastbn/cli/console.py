@@ -12,7 +12,7 @@ import sys
 import tempfile
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
-from fastbn._core.writing import replace
+from fastbn._core.files import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -12,7 +12,7 @@ try:
 except ModuleNotFoundError:
     raise ImportError("plot needs matplotlib, which is not installed: pip install 'fastbn[population]'") from None
 
-from fastbn._core.writing import replace_picture
+from fastbn._core.files import replace_picture
 
 if TYPE_CHECKING:
     import os

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn._core.checks import check_flag, check_integer, counted
-from fastbn._core.reading import open_regular
+from fastbn._core.files import open_regular, replace
 from fastbn._core.threads import check as check_threads
-from fastbn._core.writing import replace
 from fastbn.statistics import selection as _selection
 from fastbn.statistics.moments import Moments, check_parts
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from fastbn._core.reading import NotRegularError, open_raw
+from fastbn._core.files import NotRegularError, open_raw
 from fastbn.cli.stats.errors import Place
 from fastbn.cli.stats.grid import Grid
 from fastbn.cli.stats.part import Part, check

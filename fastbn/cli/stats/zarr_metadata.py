@@ -10,7 +10,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from fastbn._core.reading import open_regular
+from fastbn._core.files import open_regular
 from fastbn.checkpoints.header import shortened
 
 if TYPE_CHECKING:
