@@ -155,6 +155,16 @@ def test_pickle_and_repr():
     assert repr(a) == "ChannelStats(3, axis=1, count=1000)"
 
 
+def test_axis_is_checked_when_assigned():
+    stats = ChannelStats(3)
+    stats.axis = -1
+    assert stats.update(np.ones((2, 5, 3))).axis == -1
+    for value in (True, 1.0, "last", None):
+        with pytest.raises(TypeError, match="axis must be an integer"):
+            stats.axis = value
+    assert stats.axis == -1
+
+
 BAD_UPDATES = {
     "channels": (np.zeros((4, 5), np.float32), {}, ValueError, "x has shape .*5 channels.*expected 3"),
     "complex": (np.zeros((4, 3), complex), {}, TypeError, "x has dtype complex128; expected float32, float64.* bool"),

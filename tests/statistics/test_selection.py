@@ -335,7 +335,7 @@ def test_weights_without_a_sum():
 
 def test_what_is_no_part():
     whole = ChannelStats(1).update(np.arange(10.0)[:, None])
-    with pytest.raises(ValueError, match="it is no part of it"):
+    with pytest.raises(ValueError, match="it is not a part of it"):
         whole - ChannelStats(1).update(np.array([[100.0], [200.0]]))
 
 
@@ -343,7 +343,7 @@ def test_a_file_that_lost_its_extrema(tmp_path):
     stats = ChannelStats(1, extrema=True).update(np.arange(10.0)[:, None])
     arrays = {name: a for name, a in stats.to_arrays().items() if name not in ("min", "max")}
     np.savez(tmp_path / "lost.npz", axis=np.array(1), extrema=np.array(1), **arrays)
-    with pytest.raises(ValueError, match="min and max are not as announced"):
+    with pytest.raises(ValueError, match="min does not agree with the flag extrema"):
         ChannelStats.load(tmp_path / "lost.npz")
 
 
