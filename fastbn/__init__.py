@@ -41,3 +41,8 @@ __all__ = [
     "set_num_threads",
     "show_config",
 ]
+
+# Pickles and documentation refer to the public names, whatever file defines them.
+for _name in __all__:
+    if callable(globals()[_name]):
+        globals()[_name].__module__ = "fastbn"

@@ -63,7 +63,6 @@ class ChannelAffine:
     array([[2., 1.]])
     """
 
-    __module__ = "fastbn"
     __slots__ = ("_constants", "_integers", "_transforms", "axis", "mean", "num_threads", "scale", "shift")
 
     mean: NDArray[np.float64]
@@ -380,7 +379,6 @@ class Plan(kernels.Plan):
            [3., 0.]], dtype=float32)
     """
 
-    __module__ = "fastbn"
     __slots__ = ()
 
 

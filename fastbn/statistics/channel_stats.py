@@ -75,7 +75,6 @@ class ChannelStats:
     True
     """
 
-    __module__ = "fastbn"
     __slots__ = ("_axis", "_moments")
     __hash__: ClassVar[None] = None  # type: ignore[assignment]  # it is mutable
 

@@ -134,7 +134,7 @@ def unknown_channels():
     (da.ones((4, 3), dtype="datetime64[s]"), 1, TypeError, "x has dtype datetime64.s.; expected float32, float64"),
     (da.ones((4, 3), dtype=complex), 1, TypeError, "x has dtype complex128"),
     (da.ma.masked_greater(da.ones((4, 3)), 2), 1, TypeError, "x has masked chunks"),
-    (da.ones((4, 0)), 1, ValueError, r"x has shape \(4, 0\), no channels along axis 1"),
+    (da.ones((4, 0)), 1, ValueError, r"x has shape \(4, 0\); expected one or more channels along axis 1"),
     (unknown_channels(), 1, ValueError, "chunks of unknown size along its channel axis, 1; call x.compute_chunk_sizes"),
 ], ids=lambda v: None if isinstance(v, (type, np.ndarray, da.Array)) else str(v)[:30])
 def test_what_is_refused(x, axis, error, message):

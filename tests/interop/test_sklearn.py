@@ -189,8 +189,8 @@ def nan():
     ({"copy": None}, nan(), TypeError, "copy must be True or False, got None"),
     ({}, np.array([[1.0], [np.inf]]), ValueError, "Input X contains infinity"),
     ({}, np.zeros((0, 3)), ValueError, "0 sample"),
-    ({"axis": 0}, data((4, 3)), ValueError, r"axis is 0, along which the samples of X with shape \(4, 3\) lie"),
-    ({"axis": -2}, data((4, 3)), ValueError, "axis is -2, along which the samples"),
+    ({"axis": 0}, data((4, 3)), ValueError, r"axis is 0, the axis of the samples of X with shape \(4, 3\)"),
+    ({"axis": -2}, data((4, 3)), ValueError, "axis is -2, the axis of the samples"),
     ({"axis": 2}, data((4, 3)), ValueError, "axis 2 is out of range"),
     ({"axis": 1.0}, data((4, 3)), TypeError, "axis must be an integer"),
     ({"with_std": 1}, data((4, 3)), TypeError, "with_std must be True or False, got 1"),
@@ -277,7 +277,7 @@ def test_parts_of_different_sizes():
 
 
 def test_a_deviation_that_float64_hardly_has():
-    with pytest.warns(RuntimeWarning, match="channel 1 of X: the standard deviation is below the least normal float64"):
+    with pytest.warns(RuntimeWarning, match="channel 1 of X: the standard deviation is below the smallest normal"):
         scaler = ChannelScaler().fit(np.array([[1.0, 1e-310], [2.0, 3e-310]]))
     assert scaler.scale_[1] == 1e-310
     with warnings.catch_warnings():
