@@ -50,11 +50,14 @@ def choose(wanted: str | None) -> str:
     return wanted
 
 
-isa: str
-try:
-    isa = choose(os.environ.get("FASTBN_ISA", "").strip().lower() or None)
-except ImportError as error:
-    refuse(error)
+def _chosen() -> str:
+    try:
+        return choose(os.environ.get("FASTBN_ISA", "").strip().lower() or None)
+    except ImportError as error:
+        refuse(error)
+
+
+isa = _chosen()
 if TYPE_CHECKING:
     from fastbn._core.kernels import v2
 
