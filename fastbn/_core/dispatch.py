@@ -11,7 +11,6 @@ import os
 from typing import TYPE_CHECKING
 
 from fastbn._core.kernels import cpu
-from fastbn._core.program import refuse
 
 # Best first, each with the x86-64 level that it requires.
 LEVELS = {"v4": 4, "v3": 3, "v2": 2, "base": 1}
@@ -50,14 +49,7 @@ def choose(wanted: str | None) -> str:
     return wanted
 
 
-def _chosen() -> str:
-    try:
-        return choose(os.environ.get("FASTBN_ISA", "").strip().lower() or None)
-    except ImportError as error:
-        refuse(error)
-
-
-isa = _chosen()
+isa: str = choose(os.environ.get("FASTBN_ISA", "").strip().lower() or None)
 if TYPE_CHECKING:
     from fastbn._core.kernels import v2
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import fastbn._core
-from fastbn._core.program import refuse
 
 if TYPE_CHECKING:
     from collections.abc import MutableSequence
@@ -40,9 +39,6 @@ def find_built(here: Path, path: list[str]) -> Path:
 
 def use_built(search_path: MutableSequence[str]) -> None:
     """Set the `__path__` of the package, and that of the imported `fastbn._core`, to the built folders."""
-    try:
-        built = find_built(Path(search_path[0]), sys.path)
-    except ImportError as error:
-        refuse(error)
+    built = find_built(Path(search_path[0]), sys.path)
     search_path[:] = [str(built)]
     fastbn._core.__path__[:] = [str(built / "_core")]

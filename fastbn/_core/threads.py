@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from fastbn._core.checks import check_integer
 from fastbn._core.kernels import runtime
 from fastbn._core.kernels.fork import pool_is_lost
-from fastbn._core.program import is_command
+from fastbn._core.startup import is_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
