@@ -12,6 +12,7 @@ import numpy as np
 
 from fastbn._core import views
 from fastbn._core.checks import check_choice
+from fastbn._core.extras import hint
 from fastbn.statistics.channel_stats import ChannelStats
 from fastbn.statistics.selection import NAN_POLICIES
 
@@ -53,7 +54,7 @@ def channel_stats(x: Any, axis: int = 1, *, nan_policy: NanPolicy = "propagate")
     Raises
     ------
     ImportError
-        If Dask is not installed.
+        If Dask is not installed: ``pip install ".[dask]"``.
     TypeError
         If `x` is not a Dask array, its chunks are not plain NumPy arrays (the mask of a masked array would be ignored),
         or its dtype is not supported.
@@ -105,7 +106,7 @@ def _dask() -> tuple[Any, Any]:
         import dask.array as da
         from dask.delayed import delayed
     except ModuleNotFoundError as error:
-        raise ImportError(f"channel_stats needs Dask: pip install 'fastbn[dask]' ({error})") from None
+        raise ImportError(f"channel_stats needs Dask: {hint('dask')} ({error})") from None
     return da, delayed
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from fastbn._core.extras import hint
+
 try:
     from scipy.sparse import issparse  # type: ignore[import-untyped]
     from sklearn.base import (  # type: ignore[import-untyped]
@@ -21,8 +23,7 @@ try:
         validate_data,
     )
 except ImportError as _error:
-    raise ImportError(
-        f"fastbn.sklearn needs scikit-learn 1.6 or newer: pip install 'fastbn[sklearn]' ({_error})") from None
+    raise ImportError(f"fastbn.sklearn needs scikit-learn 1.6 or newer: {hint('sklearn')} ({_error})") from None
 
 from fastbn._core import views
 from fastbn._core.checks import channels, check_choice, check_flag, check_integer, counted

@@ -4,5 +4,5 @@ from tests.process import error
 
 
 def test_the_error_names_the_package_to_install():
-    assert "ImportError: fastbn.sklearn needs scikit-learn 1.6 or newer: pip install 'fastbn[sklearn]'" in error(
+    assert 'ImportError: fastbn.sklearn needs scikit-learn 1.6 or newer: pip install ".[sklearn]"' in error(
         "import sys; sys.modules['sklearn'] = None; import fastbn.sklearn")

@@ -151,6 +151,25 @@ def listed(items: Sequence[object], most: int = 8) -> str:
     return text if len(items) <= most else f"{text} and {len(items) - most} more"
 
 
+def shortened(name: str) -> str:
+    """Return the repr of a name from a file, cut to a readable length.
+
+    Examples
+    --------
+    >>> from fastbn._core.checks import shortened
+    >>> shortened("bn1.weight")
+    "'bn1.weight'"
+    """
+    return repr(name if len(name) <= 80 else f"{name[:80]}...")
+
+
+def check_complete(data: bytes, size: int, name: str) -> bytes:
+    """Return the bytes read from a file for the array `name`, or raise an error if the file ended too early."""
+    if len(data) != size:
+        raise ValueError(f"{shortened(name)} ends after {len(data)} of its {size} bytes")
+    return data
+
+
 def counted(count: int, one: str, many: str | None = None) -> str:
     """Return a number and its noun, in the singular or the plural.
 

@@ -29,9 +29,9 @@ def read(file: BinaryIO) -> tuple[dict[str, NDArray[Any]], int]:
     ValueError
         If it is not such a file.
     """
-    from fastbn.checkpoints.npz import Npz  # loaded on first use, like all code for files
+    from fastbn._core.npz import NpzReader  # imports zipfile, which takes milliseconds
 
-    archive = Npz(file)
+    archive = NpzReader(file)
     arrays = {name: archive.read(name) for name in archive.names}
     numbers = {}
     for name in ("axis", "extrema"):

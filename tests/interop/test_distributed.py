@@ -13,7 +13,7 @@ from tests import oracle
 from tests.compare import same_bits
 from tests.process import PATIENCE
 
-da = pytest.importorskip("dask.array", reason="dask is not installed: pip install 'fastbn[dask]'")
+da = pytest.importorskip("dask.array", reason='dask is not installed: pip install ".[dask]"')
 
 SHAPE = (30, 5, 8, 6)
 CHUNKS = {
@@ -178,7 +178,7 @@ def block(number):
 
 @pytest.fixture
 def cluster():
-    distributed = pytest.importorskip("distributed", reason="distributed is not installed: pip install 'fastbn[dask]'")
+    distributed = pytest.importorskip("distributed", reason='distributed is not installed: pip install ".[dask]"')
     with (distributed.LocalCluster(n_workers=3, threads_per_worker=1, processes=True, dashboard_address=None,
                                    host="127.0.0.1") as workers,
           distributed.Client(workers) as client):

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-sklearn = pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install 'fastbn[sklearn]'")
+sklearn = pytest.importorskip("sklearn", reason='scikit-learn is not installed: pip install ".[sklearn]"')
 
 import scipy.sparse  # noqa: E402
 from sklearn.base import clone  # noqa: E402

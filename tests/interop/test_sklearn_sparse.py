@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install 'fastbn[sklearn]'")
+pytest.importorskip("sklearn", reason='scikit-learn is not installed: pip install ".[sklearn]"')
 
 import scipy.sparse
 

@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-sklearn = pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install 'fastbn[sklearn]'")
+sklearn = pytest.importorskip("sklearn", reason='scikit-learn is not installed: pip install ".[sklearn]"')
 
 from sklearn import preprocessing  # noqa: E402
 

@@ -117,7 +117,7 @@ def test_sum_changes_neither_side():
     assert d == a
 
 
-def test_arrays_are_copies():
+def test_arrays_are_the_callers():
     x = array(CASES[4], "planes")
     a, b = (ChannelStats(3, extrema=True).update(x) for _ in range(2))
     for name in ("count", "mean", "m2", "min", "max"):
