@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +21,6 @@ IMAGES = (np.dtype(np.uint8), np.dtype(np.uint16))
 BLOCK = 1 << 17     # values of a uint16 image that are in float64 at the same time
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Transform:
     """The constants of a linear transform per channel, with its tables for uint8 images.
 
@@ -34,9 +32,12 @@ class Transform:
         By dtype of the result and activation; each table has the shape (C, 256).
     """
 
-    constants: kernels.Constants
-    num_threads: int | None
-    tables: dict[tuple[np.dtype[Any], tuple[int, float]], NDArray[Any]] = field(default_factory=dict)
+    __slots__ = ("constants", "num_threads", "tables")
+
+    def __init__(self, constants: kernels.Constants, num_threads: int | None) -> None:
+        self.constants: kernels.Constants = constants
+        self.num_threads: int | None = num_threads
+        self.tables: dict[tuple[np.dtype[Any], tuple[int, float]], NDArray[Any]] = {}
 
     def __call__(
         self, x: NDArray[Any], axis: int, activation: tuple[int, float], residual: ArrayLike | None = None,
@@ -58,14 +59,13 @@ class Transform:
         return self.tables[key]
 
 
-@dataclass(frozen=True, slots=True)
-class Axes:
+class Axes(NamedTuple):
     """The channel axis of x and that of y, neither negative."""
 
     x: int
     y: int
 
-    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    def move(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of y for a shape of x."""
         rest = [length for k, length in enumerate(shape) if k != self.x]
         rest.insert(self.y, shape[self.x])
@@ -122,7 +122,7 @@ def image(
     dtype: DTypeLike | None,
 ) -> NDArray[Any]:
     """Return the transform of a uint8 or uint16 array, in `out` if that is given."""
-    shape = axes.shape(x.shape)
+    shape = axes.move(x.shape)
     if out is not None:
         check_out(out, shape, dtype, x)
         dtype = out.dtype
@@ -179,7 +179,7 @@ def moved(
     activation: tuple[int, float], axes: Axes,
 ) -> NDArray[Any]:
     """Return the transform of a floating-point array with its channel axis moved, in `out` if that is given."""
-    shape = axes.shape(x.shape)
+    shape = axes.move(x.shape)
     if out is None:
         out = np.empty(shape, x.dtype)
     elif out.shape != shape:

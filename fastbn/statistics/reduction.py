@@ -8,8 +8,7 @@ with a mask that differs between channels.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -36,8 +35,7 @@ INTEGERS: dict[np.dtype[Any], type[np.float32] | type[np.float64]] = {
 BLOCK_VALUES = 1 << 18      # of a block that is gathered or converted
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """How values are reduced.
 
     Attributes
