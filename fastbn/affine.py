@@ -118,7 +118,8 @@ class ChannelAffine:
             By default 1 and 0.
         eps : float
             Added to the variance.
-        axis, num_threads
+        axis : int
+        num_threads : int, optional
             As in the class.
 
         Returns
@@ -170,8 +171,10 @@ class ChannelAffine:
             Converts x to the range of mean and std. By default it depends on the dtype of x, as in torchvision: 1/255
             for uint8, 1/65535 for uint16, and 1 for floating-point images, whose values are between 0 and 1 already.
             Pass 1 if mean and std are those of values up to 255.
-        axis, num_threads
-            As in the class. By default the channels are last, the layout of image decoders.
+        axis : int
+            The channel axis. By default the channels are last, the layout of image decoders.
+        num_threads : int, optional
+            As in the class.
 
         Returns
         -------
@@ -308,7 +311,7 @@ class ChannelAffine:
         layout : str, optional
             One letter per axis, with C for the channel axis: "NCHW", "NHWC", "NC". By default the channel axis is that
             of this transform.
-        activation
+        activation : str or tuple, optional
             As in a call.
 
         Returns
