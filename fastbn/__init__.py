@@ -1,8 +1,8 @@
 """Batch normalization for NumPy on the CPU: fast, exact, and the same bits on every machine.
 
-`BatchNorm` is the layer, `SyncBatchNorm` one over several processes; `functional` has the same without state;
-`ChannelStats` are mergeable statistics of channels; `ChannelAffine` is what a layer is at inference, and `fold_conv`
-and its relatives make it part of the layer beside it.
+`BatchNorm` is the layer, and `SyncBatchNorm` the layer for several processes; `functional` has the same operations
+without state. `ChannelStats` holds mergeable statistics of channels. `ChannelAffine` is batch normalization at
+inference, `Plan` a transform for one shape, and `fold_conv` and its relatives fold a layer into its neighbour.
 """
 
 from fastbn._core.startup import guard_imports
@@ -16,10 +16,12 @@ use_built(__path__)
 from fastbn import functional  # noqa: E402
 from fastbn._core.config import __version__, show_config  # noqa: E402
 from fastbn._core.threads import get_num_threads, num_threads, set_num_threads  # noqa: E402
-from fastbn.affine import ChannelAffine  # noqa: E402
+from fastbn.affine import ChannelAffine, Plan  # noqa: E402
 from fastbn.folding import fold_before_conv, fold_before_linear, fold_conv, fold_linear  # noqa: E402
+from fastbn.layers.accumulate import WholeBatch  # noqa: E402
 from fastbn.layers.batchnorm import BatchNorm  # noqa: E402
 from fastbn.layers.population import population_statistics  # noqa: E402
+from fastbn.layers.report import Report  # noqa: E402
 from fastbn.layers.sync import SyncBatchNorm  # noqa: E402
 from fastbn.statistics.channel_stats import ChannelStats  # noqa: E402
 
@@ -27,7 +29,10 @@ __all__ = [
     "BatchNorm",
     "ChannelAffine",
     "ChannelStats",
+    "Plan",
+    "Report",
     "SyncBatchNorm",
+    "WholeBatch",
     "__version__",
     "fold_before_conv",
     "fold_before_linear",
@@ -40,3 +45,8 @@ __all__ = [
     "set_num_threads",
     "show_config",
 ]
+
+# Pickles and documentation refer to the public names, whatever file defines them.
+for _name in __all__:
+    if callable(globals()[_name]):
+        globals()[_name].__module__ = "fastbn"

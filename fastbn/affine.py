@@ -1,4 +1,4 @@
-"""What batch normalization is at inference: one linear transform a channel."""
+"""Batch normalization at inference: one linear transform per channel."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn._core import images
-from fastbn._core.checks import channels, check_activation, check_integer
+from fastbn._core.checks import as_vector, check_activation, check_finite, check_integer, counted
 from fastbn._core.dispatch import kernels
 from fastbn._core.saved import Saved
-from fastbn._core.tensors import as_constant, to_float
+from fastbn._core.tensors import to_float
 from fastbn._core.threads import check as check_threads
 from fastbn._core.views import is_image
 from fastbn.functional import relu_coefficients
@@ -22,28 +22,37 @@ if TYPE_CHECKING:
 
     from fastbn._core.checks import Activation
 
+__all__ = ["ChannelAffine", "Plan"]
+
 
 class ChannelAffine:
-    """An immutable linear transform a channel: y = (x - mean) * scale + shift, with an activation if asked.
+    """An immutable linear transform per channel, with an optional activation: y = (x - mean) * scale + shift.
 
-    Get one from a trained layer with ``bn.frozen()``, from statistics, or from the mean and standard deviation that
-    images are normalized with. It shares nothing with what it came from, and any number of threads may share it. Two
-    are equal, and have the same hash, if they have the same vectors, axis and num_threads.
+    This is what batch normalization is at inference. Get one from a trained layer by `BatchNorm.frozen`, from
+    statistics by `from_statistics`, or for images by `from_mean_std`. It copies its vectors, and any number of threads
+    may share it. Two transforms are equal, and have the same hash, if their vectors, axis and num_threads are equal.
 
     Parameters
     ----------
     mean, scale, shift : array_like, shape (C,)
-        Held in float64. The subtraction comes first: ``x * scale + (shift - mean * scale)`` would lose the digits that
-        x and mean have in common.
+        Stored in float64. The mean is subtracted first, because ``x * scale + (shift - mean * scale)`` loses the digits
+        that x and mean have in common.
     axis : int
         The channel axis.
     num_threads : int, optional
         For every call; see `fastbn.set_num_threads`.
 
+    Attributes
+    ----------
+    mean, scale, shift : ndarray of float64, shape (C,)
+        Read-only.
+    axis : int
+    num_threads : int or None
+
     Raises
     ------
     TypeError, ValueError
-        If the vectors are not finite, one-dimensional and of one length.
+        If the vectors are not one-dimensional, differ in length, or have values that are not finite.
 
     Examples
     --------
@@ -54,7 +63,7 @@ class ChannelAffine:
     array([[2., 1.]])
     """
 
-    __slots__ = ("_constants", "_integers", "_tables", "axis", "mean", "num_threads", "scale", "shift")
+    __slots__ = ("_constants", "_integers", "_transforms", "axis", "mean", "num_threads", "scale", "shift")
 
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
@@ -62,8 +71,8 @@ class ChannelAffine:
     axis: int
     num_threads: int | None
     _constants: kernels.Constants
-    _integers: dict[np.dtype[Any], ChannelAffine]       # in its place, for images of integers
-    _tables: dict[tuple[np.dtype[Any], tuple[int, float]], NDArray[Any]]     # of uint8 images, made when asked for
+    _integers: Mapping[np.dtype[Any], ChannelAffine]        # used in its place for images of these dtypes
+    _transforms: Mapping[np.dtype[Any] | None, images.Transform]
 
     def __init__(
         self, mean: ArrayLike, scale: ArrayLike, shift: ArrayLike, *, axis: int = 1, num_threads: int | None = None
@@ -80,8 +89,13 @@ class ChannelAffine:
         object.__setattr__(self, "num_threads", None if num_threads is None else check_threads(num_threads))
         object.__setattr__(
             self, "_constants", kernels.Constants(len(self.mean), self.mean, None, self.scale, self.shift, 0.0))
-        object.__setattr__(self, "_tables", {})
-        object.__setattr__(self, "_integers", {})
+        self._set_integers({})
+
+    def _set_integers(self, integers: Mapping[np.dtype[Any], ChannelAffine]) -> None:
+        own = images.Transform(self._constants, self.num_threads)
+        transforms = {None: own} | {kind: other._transforms[None] for kind, other in integers.items()}
+        object.__setattr__(self, "_integers", integers)
+        object.__setattr__(self, "_transforms", transforms)
 
     @classmethod
     def from_statistics(
@@ -95,16 +109,17 @@ class ChannelAffine:
         axis: int = 1,
         num_threads: int | None = None,
     ) -> ChannelAffine:
-        """Return the batch norm of given statistics: y = (x - mean) / sqrt(var + eps) * gamma + beta.
+        """Return batch normalization by given statistics: y = (x - mean) / sqrt(var + eps) * gamma + beta.
 
         Parameters
         ----------
         mean, var : array_like, shape (C,)
         gamma, beta : array_like, shape (C,), optional
-            1 and 0 if not given.
+            By default 1 and 0.
         eps : float
             Added to the variance.
-        axis, num_threads
+        axis : int
+        num_threads : int, optional
             As in the class.
 
         Returns
@@ -114,7 +129,7 @@ class ChannelAffine:
         Raises
         ------
         TypeError, ValueError
-            If the vectors do not fit, or a variance is negative.
+            If the vectors differ in length or have values that are not finite, or a variance is negative.
 
         Examples
         --------
@@ -130,7 +145,7 @@ class ChannelAffine:
         for name in ("gamma", "beta"):
             if name in vectors and vectors[name].shape != saved.mean.shape:
                 raise ValueError(f"{name} has shape {vectors[name].shape}; expected that of mean, {saved.mean.shape}")
-        with np.errstate(over="ignore"):    # seen below
+        with np.errstate(over="ignore"):    # checked below
             scale, shift = relu_coefficients(saved.rstd, vectors.get("gamma"), vectors.get("beta"))
         check_finite({"gamma / sqrt(var + eps)": scale})
         return cls(saved.mean, scale, shift, axis=axis, num_threads=num_threads)
@@ -145,28 +160,31 @@ class ChannelAffine:
         axis: int = -1,
         num_threads: int | None = None,
     ) -> ChannelAffine:
-        """Return what images are normalized with: y = (x * scale - mean) / std.
+        """Return the usual normalization of images: y = (x * scale - mean) / std.
 
         Parameters
         ----------
         mean, std : array_like, shape (C,)
-            Of the scaled values; for ImageNet (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225).
+            Mean and standard deviation of the scaled values. Those of ImageNet are (0.485, 0.456, 0.406) and
+            (0.229, 0.224, 0.225).
         scale : float, optional
-            Brings x into the range that mean and std are of. If not given it follows the dtype of x, as in
-            torchvision: 1/255 for uint8, 1/65535 for uint16, 1 for floating-point images, whose values are in 0..1
-            already. 1 for mean and std of values up to 255.
-        axis, num_threads
-            As in the class, with channels last unless told otherwise, as decoders give them.
+            Converts x to the range of mean and std. By default it depends on the dtype of x, as in torchvision: 1/255
+            for uint8, 1/65535 for uint16, and 1 for floating-point images, whose values are between 0 and 1 already.
+            Pass 1 if mean and std are those of values up to 255.
+        axis : int
+            The channel axis. By default the channels are last, the layout of image decoders.
+        num_threads : int, optional
+            As in the class.
 
         Returns
         -------
         ChannelAffine
-            Its mean, scale and shift, and what `bind` and folds make of it, are those for floating-point x.
+            Its mean, scale and shift apply to floating-point x, as do the results of `bind` and of folding.
 
         Raises
         ------
         TypeError, ValueError
-            If the vectors do not fit, a std is not positive, or scale is zero or not finite.
+            If mean and std are not vectors of the same length, a std is not positive, or scale is 0 or not finite.
 
         Examples
         --------
@@ -190,7 +208,7 @@ class ChannelAffine:
             raise ValueError(f"scale must be a finite number other than 0, or None, got {scale!r}")
 
         def scaled(factor: float) -> ChannelAffine:
-            with np.errstate(over="ignore"):    # seen below
+            with np.errstate(over="ignore"):    # checked below
                 offset, slope = centre / factor, factor / width
             check_finite({"mean / scale": offset, "scale / std": slope})
             return cls(offset, slope, np.zeros_like(centre), axis=axis, num_threads=num_threads)
@@ -198,7 +216,7 @@ class ChannelAffine:
         if scale is not None:
             return scaled(scale)
         own = scaled(1.0)
-        own._integers.update({kind: scaled(1 / np.iinfo(kind).max) for kind in images.IMAGES})
+        own._set_integers({kind: scaled(1 / np.iinfo(kind).max) for kind in images.IMAGES})
         return own
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -217,7 +235,7 @@ class ChannelAffine:
         return hash(self._key())
 
     def _key(self) -> tuple[Any, ...]:
-        # By value, where -0.0 is 0.0.
+        # Adding 0.0 turns -0.0 into 0.0, which is equal.
         vectors = ((vector + 0.0).tobytes() for vector in (self.mean, self.scale, self.shift))
         return (*vectors, self.axis, self.num_threads, *(other._key() for other in self._integers.values()))
 
@@ -235,31 +253,31 @@ class ChannelAffine:
         out_axis: int | None = None,
         dtype: DTypeLike | None = None,
     ) -> NDArray[Any]:
-        """Transform `x`, in one pass.
+        """Transform an array in one pass.
 
         Parameters
         ----------
         x : array_like of float32, float64, float16, bfloat16, uint8 or uint16
-            With as many channels along the channel axis as this has.
+            With C channels along the channel axis.
         residual : array_like, shape and dtype of x, optional
-            Added before the activation. Not with uint8 and uint16.
+            Added before the activation. Not supported with uint8 and uint16.
         activation : {None, "relu", "relu6", "leaky_relu", "hardswish", "sigmoid", "silu", "tanh"} or tuple
-            Applied last. NaN passes through. ``("leaky_relu", slope)`` has another slope than 0.01.
+            Applied last; NaN stays NaN. ``("leaky_relu", slope)`` sets another slope than 0.01.
         out : ndarray, optional
-            Where y goes; `x` or `residual` itself for in place.
+            The array for y. `x` or `residual` itself is allowed.
         axis : int, optional
-            The channel axis of x, if not that of this transform.
+            The channel axis of x, if it differs from that of this transform.
         out_axis : int, optional
-            The channel axis of y, if not that of x: ``axis=-1, out_axis=1`` turns NHWC into NCHW. One pass for uint8,
-            two for others.
+            The channel axis of y, if it differs from that of x: ``axis=-1, out_axis=1`` converts NHWC to NCHW. This
+            takes one pass for uint8 and two for other dtypes.
         dtype : dtype, optional
-            Of y, for uint8 and uint16: float32 (the default), float64, float16 or bfloat16. Each value is that of the
-            formula in float64, rounded once. y of other arrays has the dtype of x.
+            The dtype of y for uint8 and uint16: float32 (the default), float64, float16 or bfloat16. Each value is
+            computed in float64 and rounded once. For other dtypes, y has the dtype of x.
 
         Returns
         -------
         ndarray
-            `out` if it was given, else a new array.
+            `out`, or a new array without it.
 
         Raises
         ------
@@ -270,7 +288,8 @@ class ChannelAffine:
         if axis is None:
             axis = self.axis
         if out_axis is not None or dtype is not None or is_image(x):
-            y: NDArray[Any] = images.convert(self, x, residual, activation, out, axis, out_axis, dtype)
+            y: NDArray[Any] = images.convert(
+                self._transforms, x, residual, out, (code, slope), axis=axis, out_axis=out_axis, dtype=dtype)
             return y
         return kernels.inference(x, axis, self._constants, residual, out, code, slope, self.num_threads)
 
@@ -281,8 +300,8 @@ class ChannelAffine:
         layout: str | None = None,
         *,
         activation: Activation = None,
-    ) -> kernels.Plan:
-        """Plan the transform of arrays of one shape, for a service that sees no other.
+    ) -> Plan:
+        """Plan the transform for arrays of one shape and dtype, so that each call has less to do.
 
         Parameters
         ----------
@@ -290,83 +309,96 @@ class ChannelAffine:
         dtype : dtype
             float32, float64, float16 or bfloat16.
         layout : str, optional
-            The axes by letter, of which C is the channel's: "NCHW", "NHWC", "NC". By default the channel axis is that
+            One letter per axis, with C for the channel axis: "NCHW", "NHWC", "NC". By default the channel axis is that
             of this transform.
-        activation
+        activation : str or tuple, optional
             As in a call.
 
         Returns
         -------
         Plan
-            ``plan(x, out, residual=None)`` writes into `out` and returns it. All are C-contiguous arrays of that shape
-            and dtype, or tensors of PyTorch on the CPU; it allocates nothing, and checks nothing beyond shape, dtype
-            and pointer. It can be pickled, and plans anew for the machine that it arrives on.
 
         Raises
         ------
         TypeError, ValueError
-            If the channel axis does not have as many channels as this, or the layout does not fit the shape.
+            If the shape does not have C channels along the channel axis, or does not fit the layout.
 
         Examples
         --------
         >>> import numpy as np
         >>> from fastbn import ChannelAffine
         >>> plan = ChannelAffine([1.0, 2.0], [2.0, 2.0], [0.0, 1.0]).bind((1, 2), np.float32, "NC")
-        >>> out = np.empty((1, 2), np.float32)
-        >>> plan(np.array([[2.0, 2.0]], np.float32), out)
+        >>> plan(np.array([[2.0, 2.0]], np.float32), np.empty((1, 2), np.float32))
         array([[2., 1.]], dtype=float32)
         """
         code, slope = check_activation(activation)
         kind = to_float(dtype)
         if not kind.isnative:
-            raise TypeError(f"dtype is {kind}; expected one in native byte order")
+            raise TypeError(f"dtype is {kind}; expected native byte order")
         if not isinstance(shape, (tuple, list)):
             raise TypeError(f"shape must be a tuple of integers, got {shape!r}")
         shape = tuple(check_integer(length, "shape", 0) for length in shape)
         axis = self.axis
         if layout is not None:
             if not isinstance(layout, str) or len(layout) != len(shape) or layout.count("C") != 1:
-                raise ValueError(f"layout must name the {len(shape)} axes of shape {shape} by letter, one of them C, "
-                                 f"as NCHW does; got {layout!r}")
+                raise ValueError(f"layout must have one letter for each of the {len(shape)} axes of shape {shape}, one "
+                                 f"of them C, like NCHW; got {layout!r}")
             axis = layout.index("C")
         if len(shape) < 2 or not -len(shape) <= axis < len(shape) or shape[axis] != len(self.mean):
-            raise ValueError(f"shape is {shape} with its channels along axis {axis}; expected two or more axes, and "
-                             f"{len(self.mean)} along that one")
+            raise ValueError(f"shape is {shape}; expected two or more axes, and {counted(len(self.mean), 'channel')} "
+                             f"along axis {axis}")
         origin = _bind, (self, shape, kind.name, layout, activation)
-        return kernels.Plan(np.empty(shape, kind), axis, self._constants, code, slope, self.num_threads, origin)
+        return Plan(np.empty(shape, kind), axis, self._constants, code, slope, self.num_threads, origin)
 
 
-def as_vector(values: ArrayLike, name: str) -> NDArray[np.float64]:
-    """Return an argument as a new array of float64, or raise an error that names it."""
-    if isinstance(values, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array, whose mask would be ignored; expected a plain array")
-    try:
-        given = np.asarray(as_constant(values, name))
-    except ValueError as error:
-        raise ValueError(f"{name} does not make an array: {error}") from error
-    if given.dtype.kind not in "fiu" and given.dtype.name != "bfloat16":
-        raise TypeError(f"{name} has dtype {given.dtype}; expected real numbers")
-    return np.array(given, np.float64)
+class Plan(kernels.Plan):
+    """The transform of a `ChannelAffine` for arrays of one shape and dtype; `ChannelAffine.bind` returns it.
 
+    ``plan(x, out, residual=None)`` writes the transform of x into `out` and returns `out`. All arrays are C-contiguous
+    and have the shape and dtype of the plan; CPU tensors of PyTorch are accepted as well. `out` may be `x` or
+    `residual` itself. A call allocates nothing, and raises a ValueError if an array does not fit.
 
-def check_finite(vectors: Mapping[str, NDArray[np.float64]]) -> None:
-    """Raise an error for the first vector that has values that are not finite, under its name."""
-    for name, vector in vectors.items():
-        wrong = np.flatnonzero(~np.isfinite(vector)).tolist()
-        if wrong:
-            raise ValueError(f"{name} has values that are not finite, in {channels(wrong)}")
+    A plan is immutable, and any number of threads may share it. It can be pickled; unpickling plans the transform again
+    for the machine at hand.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype : dtype
+    num_threads : int or None
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbn import ChannelAffine
+    >>> plan = ChannelAffine([0.0, 1.0], [1.0, 1.0], [0.0, 0.0]).bind((2, 2), activation="relu")
+    >>> plan
+    Plan((2, 2), float32)
+    >>> x = np.array([[-1.0, 2.0], [3.0, 0.0]], np.float32)
+    >>> plan(x, x) is x
+    True
+    >>> x
+    array([[0., 1.],
+           [3., 0.]], dtype=float32)
+    """
+
+    __slots__ = ()
 
 
 def _rebuild(
-    mean: NDArray[Any], scale: NDArray[Any], shift: NDArray[Any], axis: int, num_threads: int | None,
-    integers: Mapping[np.dtype[Any], ChannelAffine] | None = None,      # pickles of 0.1.0 have none
+    mean: NDArray[Any],
+    scale: NDArray[Any],
+    shift: NDArray[Any],
+    axis: int,
+    num_threads: int | None,
+    integers: Mapping[np.dtype[Any], ChannelAffine],
 ) -> ChannelAffine:
     affine = ChannelAffine(mean, scale, shift, axis=axis, num_threads=num_threads)
-    affine._integers.update(integers or {})
+    affine._set_integers(integers)
     return affine
 
 
 def _bind(
     affine: ChannelAffine, shape: tuple[int, ...], dtype: str, layout: str | None, activation: Activation
-) -> kernels.Plan:
+) -> Plan:
     return affine.bind(shape, dtype, layout, activation=activation)

@@ -1,6 +1,7 @@
-"""Statistics of arrays that are larger than a machine: a ChannelStats for each chunk of a Dask array, merged in a tree.
+"""Channel statistics of Dask arrays, for data larger than the memory of one machine.
 
-Only statistics travel between workers, a few vectors of length C; chunks stay where they are.
+Each chunk is reduced to a ChannelStats, and these are merged in a tree. Workers exchange only statistics, a few vectors
+of length C.
 """
 
 from __future__ import annotations
@@ -22,43 +23,45 @@ if TYPE_CHECKING:
 
     from fastbn.statistics.selection import NanPolicy
 
-# How many statistics a task merges: fewer tasks than with pairs, and still a part of the work for every worker.
+__all__ = ["channel_stats"]
+
+# Statistics per merge. Pairs would need more tasks; a single merge would leave all workers but one idle.
 FAN_IN = 8
 
 
 def channel_stats(x: Any, axis: int = 1, *, nan_policy: NanPolicy = "propagate") -> Any:
-    """Return the statistics of each channel of a Dask array, to be computed.
+    """Return the statistics of each channel of a Dask array as a delayed object.
 
-    Each chunk gives (count, mean, M2) in one task with one thread; tasks merge up to eight of them, level by level,
-    after Chan, Golub and LeVeque (1983), always in the order of the chunks. The tasks of a worker that is lost are
-    done again by others. However the array is chunked, along the channel axis too, mean and variance are the same
-    within a relative 1e-12 (see `ChannelStats`).
+    Each chunk is one task, which uses a single thread. Further tasks merge up to eight results at a time, in the order
+    of the chunks. If a worker is lost, others repeat its tasks. Mean and variance are the same within a relative 1e-12
+    for any chunks, those along the channel axis included (see `fastbn.ChannelStats`).
 
     Parameters
     ----------
     x : dask.array.Array, two or more dimensions
-        Of a dtype that `ChannelStats.update` takes. Chunks may be empty, or of unknown size along any axis but the
-        channel's.
+        Of a dtype that `fastbn.ChannelStats.update` supports. Chunks may be empty, and their sizes may be unknown along
+        all axes but the channel axis.
     axis : int
         The channel axis.
     nan_policy : {"propagate", "raise", "omit"}
-        What a NaN does: makes its channel NaN, is an error of ``compute()``, or does not count in its channel.
+        A NaN makes the statistics of its channel NaN, is an error in ``compute()``, or is ignored.
 
     Returns
     -------
     dask.delayed.Delayed
-        Its ``compute()``, or that of a client of dask.distributed, gives a `ChannelStats` of C channels.
+        Compute it with ``compute()`` or with a client of dask.distributed. The result is a `fastbn.ChannelStats`.
 
     Raises
     ------
     ImportError
         If Dask is not installed: ``pip install ".[dask]"``.
     TypeError
-        If `x` is no Dask array of plain NumPy chunks (masked ones are refused: their masks would be ignored), or of
-        another dtype.
+        If `x` is not a Dask array, its chunks are not plain NumPy arrays (the mask of a masked array would be ignored),
+        or its dtype is not supported.
     ValueError
-        If `axis` is out of range, there are no channels, their number is not known, or `nan_policy` is none; from
-        ``compute()``, if a chunk has another number of channels than Dask was told, or a NaN where that is an error.
+        If `axis` is out of range, the number of channels is 0 or unknown, or `nan_policy` is invalid. ``compute()``
+        raises it if a chunk has another number of channels than Dask expects, and for a NaN with
+        ``nan_policy="raise"``.
 
     Examples
     --------
@@ -80,11 +83,11 @@ def channel_stats(x: Any, axis: int = 1, *, nan_policy: NanPolicy = "propagate")
     axis = views.axis_of(axis, x.ndim)
     check_choice(nan_policy, "nan_policy", NAN_POLICIES)
     sizes = x.chunks[axis]
-    if any(size != size for size in sizes):     # NaN is what Dask does not know
+    if any(size != size for size in sizes):     # unknown sizes are NaN
         raise ValueError(
             f"x has chunks of unknown size along its channel axis, {axis}; call x.compute_chunk_sizes() first")
     if sum(sizes) == 0:
-        raise ValueError(f"x has shape {x.shape}, no channels along axis {axis}; expected one or more")
+        raise ValueError(f"x has shape {x.shape}; expected one or more channels along axis {axis}")
     blocks = np.moveaxis(x.to_delayed(), axis, 0)
     part, merge, join = delayed(_part, pure=True), delayed(_merge, pure=True), delayed(_join, pure=True)
     by_channels = []
@@ -108,17 +111,17 @@ def _dask() -> tuple[Any, Any]:
 
 
 def _check_chunks(x: Any) -> None:
-    # Dask knows what its chunks are like before there are any.
+    # Dask knows the type of the chunks before it computes one.
     if not isinstance(x._meta, np.ndarray):
         raise TypeError(f"x has chunks of type {type(x._meta).__name__}; expected numpy.ndarray")
     if isinstance(x._meta, np.ma.MaskedArray):
         raise TypeError("x has masked chunks, whose masks would be ignored; expected plain ones, as x.map_blocks("
                         "numpy.ma.filled) makes them")
-    ChannelStats(1, axis=-1).update(np.empty((0, 1), x.dtype))     # names the dtypes that there are
+    ChannelStats(1, axis=-1).update(np.empty((0, 1), x.dtype))     # an error names the supported dtypes
 
 
 def _part(block: NDArray[Any], axis: int, first: int, channels: int, nan_policy: NanPolicy) -> ChannelStats:
-    # Dask's own threads are busy with other chunks. A chunk that is not as announced is refused by update().
+    # One thread, because those of Dask reduce other chunks at the same time. update() checks the number of channels.
     try:
         return ChannelStats(channels, axis=axis).update(block, nan_policy=nan_policy, num_threads=1)
     except ValueError as error:
@@ -126,7 +129,7 @@ def _part(block: NDArray[Any], axis: int, first: int, channels: int, nan_policy:
 
 
 def _merge(parts: Sequence[ChannelStats]) -> ChannelStats:
-    # Into a new one: Dask may need a part again.
+    # A new object, because Dask may use a part again.
     out = ChannelStats(len(parts[0].mean), axis=parts[0].axis)
     for part in parts:
         out.merge(part)
@@ -134,7 +137,6 @@ def _merge(parts: Sequence[ChannelStats]) -> ChannelStats:
 
 
 def _join(parts: Sequence[ChannelStats]) -> ChannelStats:
-    # Side by side along the channels.
     arrays = [part.to_arrays() for part in parts]
     return ChannelStats.from_arrays(
         **{name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]}, axis=parts[0].axis)

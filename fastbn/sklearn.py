@@ -1,9 +1,9 @@
-"""Scaling of channels as a transformer of scikit-learn."""
+"""Standardization of channels as a transformer of scikit-learn."""
 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -22,8 +22,8 @@ try:
         check_is_fitted,
         validate_data,
     )
-except ImportError as error:
-    raise ImportError(f"fastbn.sklearn needs scikit-learn 1.6 or newer: {hint('sklearn')} ({error})") from None
+except ImportError as _error:
+    raise ImportError(f"fastbn.sklearn needs scikit-learn 1.6 or newer: {hint('sklearn')} ({_error})") from None
 
 from fastbn._core import views
 from fastbn._core.checks import channels, check_choice, check_flag, check_integer, counted
@@ -36,54 +36,76 @@ from fastbn.statistics.scaled import Scaled, power_of_two
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from sklearn.utils import Tags  # type: ignore[import-untyped]
+    from typing_extensions import Self
 
-DTYPES = (np.float64, np.float32, np.float16)      # kept; others become the first
-# Between 1 / LIMIT and LIMIT the constants of a transform are ordinary numbers of the type that it is computed in.
-LIMITS = {np.dtype(np.float16): 2.0**100, np.dtype(np.float32): 2.0**100, np.dtype(np.float64): 2.0**1000}
+__all__ = ["ChannelScaler"]
+
+DTYPES = (np.float64, np.float32, np.float16)      # any other dtype is converted to float64
+# Constants between 1 / LIMIT and LIMIT neither overflow nor underflow in the dtype of the transform.
+LIMITS: dict[np.dtype[Any], float] = {
+    np.dtype(np.float16): 2.0**100, np.dtype(np.float32): 2.0**100, np.dtype(np.float64): 2.0**1000}
 
 
-class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Bring every channel to mean 0 and standard deviation 1: y = (x - mean_) / scale_.
+class _Sparse(Protocol):
+    # A sparse array or matrix of SciPy, which has no types.
+    def tocsc(self) -> Any: ...
 
-    On (samples, features) it does what `sklearn.preprocessing.StandardScaler` does, on sparse matrices too, from
-    statistics that are right to a relative 1e-12 where the mean is within 1e4 standard deviations of zero; and it takes
-    images, sequences and volumes, whose other axes are samples too. Mean and variance are those of `ChannelStats`, so
-    `partial_fit` on parts gives what `fit` on all gives. Values may be of any size that float64 has.
+
+if TYPE_CHECKING:
+    class _Transformer:
+        # The methods that scikit-learn, which has no types, defines for a transformer.
+        def fit_transform(self, X: Any, y: object = None, **fit_params: Any) -> Any: ...  # noqa: N803
+        def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[np.object_]: ...
+        def get_params(self, deep: bool = True) -> dict[str, Any]: ...
+        def set_params(self, **params: Any) -> Self: ...
+        def set_output(self, *, transform: Literal["default", "pandas", "polars"] | None = None) -> Self: ...
+        def __sklearn_tags__(self) -> Any: ...
+else:
+    class _Transformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+        pass
+
+
+class ChannelScaler(_Transformer):
+    """Standardize each channel to mean 0 and standard deviation 1: y = (x - mean_) / scale_.
+
+    On arrays of shape (samples, features) and on sparse matrices it computes the same as
+    `sklearn.preprocessing.StandardScaler`, with a relative error of the variance of at most 1e-12 if the mean is within
+    1e4 standard deviations of zero. It also accepts images, sequences and volumes, and takes the statistics over all
+    axes but the channel axis. Calls of `partial_fit` on parts give the same result as `fit` on all data. Values may
+    have any magnitude of float64.
 
     Parameters
     ----------
     copy : bool
-        Whether `transform` and `inverse_transform` leave X as it is. With False they write over X where it is an array
-        of a dtype that they keep.
+        If False, `transform` and `inverse_transform` overwrite X if it is an array of float64, float32 or float16.
     with_mean : bool
-        Whether to subtract the mean. Must be False for sparse matrices, which would be none afterwards.
+        Whether to subtract the mean. Must be False for sparse matrices, which would become dense.
     with_std : bool
         Whether to divide by the standard deviation.
     axis : int
-        The channel axis: 1 for (N, C) and NCHW, -1 for NHWC. Not 0, along which the samples lie.
+        The channel axis: 1 for (N, C) and NCHW, -1 for NHWC. It cannot be 0, the axis of the samples.
     nan_policy : {"omit", "raise"}
-        What a NaN does: "omit" learns from the other values of its channel, and leaves it NaN in a transform, as
-        StandardScaler does; "raise" makes it an error.
+        "omit" ignores NaN in `fit` and keeps them in `transform`, as StandardScaler does; "raise" makes them an error.
 
     Attributes
     ----------
     mean_, mean_low_ : ndarray of float64, shape (C,)
-        The mean, NaN in a channel without values, and its second word: what the rounding of the mean left over.
+        The mean, NaN in a channel without values, and its second word, the rounding error of the first.
     var_ : ndarray of float64, shape (C,)
-        The biased variance; Inf, or 0, where it is beyond the range of float64.
+        The biased variance; Inf or 0 if it is outside the range of float64.
     scale_ : ndarray of float64, shape (C,)
-        What `transform` divides by: the standard deviation, but 1 for a constant channel, or without `with_std`.
+        The divisor of `transform`: the standard deviation; 1 for a constant channel, and without `with_std`.
     stats_ : ChannelStats
-        The statistics that these were made of: those of ``X / 2**exponent_``.
+        The statistics of ``X / 2**exponent_``.
     exponent_ : ndarray of int, shape (C,)
-        Zero, but in channels of values so large or small that their squares are not within the range of float64.
+        Zero, except in channels whose squares are outside the range of float64.
     n_features_in_ : int
         The number of channels.
     feature_names_in_ : ndarray of str
-        Only if X had names for them.
+        The names of the features, if X has them.
     n_samples_seen_ : int or float, or ndarray, shape (C,)
-        The number of samples, or the sum of their weights. Where NaN were left out and the channels differ, that of
-        each channel: values over positions of a sample.
+        The number of samples, or the sum of their weights. An array if NaN were omitted and the channels differ: the
+        number of values in a channel, divided by that in a sample.
 
     Examples
     --------
@@ -103,11 +125,13 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
     scale_: NDArray[np.float64]
     stats_: ChannelStats
     exponent_: NDArray[np.int64]
+    n_features_in_: int
+    feature_names_in_: NDArray[np.object_]
     n_samples_seen_: Any
 
     def __init__(
         self, *, copy: bool = True, with_mean: bool = True, with_std: bool = True, axis: int = 1,
-        nan_policy: str = "omit",
+        nan_policy: Literal["omit", "raise"] = "omit",
     ) -> None:
         self.copy = copy
         self.with_mean = with_mean
@@ -115,35 +139,35 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         self.axis = axis
         self.nan_policy = nan_policy
 
-    def fit(self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None) -> ChannelScaler:  # noqa: N803
-        """Learn mean and variance of each channel of `X`, and forget what was learned before.
+    def fit(self, X: ArrayLike | _Sparse, y: object = None, sample_weight: ArrayLike | None = None) -> ChannelScaler:  # noqa: N803
+        """Compute the mean and variance of each channel, and discard earlier ones.
 
         Parameters
         ----------
         X : array_like, shape (N, C) or of more dimensions, or a CSR or CSC array or matrix
-            Of finite numbers, and NaN where `nan_policy` is "omit". float64, float32 and float16 are taken as they are,
-            others converted to float64. What a sparse matrix does not store is zero, and counts.
+            Finite numbers, and NaN if `nan_policy` is "omit". Dtypes other than float64, float32 and float16 are
+            converted to float64. The zeros that a sparse matrix does not store count as well.
         y : None
             Ignored.
         sample_weight : array_like, shape (N,), optional
-            How often each sample counts; zero or more.
+            Weight of each sample, zero or more.
 
         Returns
         -------
         ChannelScaler
-            Itself.
+            This object.
 
         Raises
         ------
         TypeError, ValueError
-            If `X` or a parameter is not what it must be.
+            If `X` or a parameter is invalid.
         """
         return self._learn(self._checked(X, reset=True), sample_weight, further=False)
 
     def partial_fit(
-        self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None,  # noqa: N803
+        self, X: ArrayLike | _Sparse, y: object = None, sample_weight: ArrayLike | None = None,  # noqa: N803
     ) -> ChannelScaler:
-        """Add the values of `X` to what was learned before.
+        """Update the mean and variance of each channel with further samples.
 
         Parameters
         ----------
@@ -157,24 +181,24 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         Returns
         -------
         ChannelScaler
-            Itself.
+            This object.
 
         Raises
         ------
         TypeError, ValueError
-            As in `fit`; nothing has changed then.
+            As in `fit`; the statistics are unchanged then.
         """
         if not hasattr(self, "stats_"):
             return self.fit(X, sample_weight=sample_weight)
         return self._learn(self._checked(X, reset=False), sample_weight, further=True)
 
-    def transform(self, X: ArrayLike, copy: bool | None = None) -> Any:  # noqa: N803
+    def transform(self, X: ArrayLike | _Sparse, copy: bool | None = None) -> Any:  # noqa: N803
         """Return (X - mean_) / scale_.
 
         Parameters
         ----------
         X : array_like, or a CSR or CSC array or matrix
-            With as many channels as those learned from, and any number of dimensions from two on.
+            With two or more dimensions, and as many channels as in `fit`.
         copy : bool, optional
             As in the class, for this call.
 
@@ -192,8 +216,8 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         """
         return self._transformed(X, copy, inverse=False)
 
-    def inverse_transform(self, X: ArrayLike, copy: bool | None = None) -> Any:  # noqa: N803
-        """Return X * scale_ + mean_, which undoes `transform`.
+    def inverse_transform(self, X: ArrayLike | _Sparse, copy: bool | None = None) -> Any:  # noqa: N803
+        """Return X * scale_ + mean_, the inverse of `transform`.
 
         Parameters
         ----------
@@ -213,7 +237,7 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         """
         return self._transformed(X, copy, inverse=True)
 
-    def _transformed(self, X: ArrayLike, copy: bool | None, inverse: bool) -> Any:  # noqa: N803
+    def _transformed(self, X: ArrayLike | _Sparse, copy: bool | None, inverse: bool) -> Any:  # noqa: N803
         check_is_fitted(self)
         copies = check_flag(self.copy if copy is None else copy, "copy")
         array = self._checked(X, reset=False)
@@ -225,24 +249,26 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         none = np.zeros_like(self.mean_)
         mean, low = (self.mean_, self.mean_low_) if self.with_mean else (none, none)
         out = None if copies or not array.flags.writeable else array
-        return affine(array, views.axis_of(self.axis, array.ndim), mean, low, self.scale_, inverse, out)
+        axis = views.axis_of(self.axis, array.ndim)
+        return _standardize(array, axis, mean, low, self.scale_, inverse=inverse, out=out)
 
-    def _checked(self, X: ArrayLike, reset: bool) -> Any:  # noqa: N803
+    def _checked(self, X: Any, reset: bool) -> Any:  # noqa: N803
         for name in ("copy", "with_mean", "with_std"):
             check_flag(getattr(self, name), name)
         check_integer(self.axis, "axis")
         check_choice(self.nan_policy, "nan_policy", ("omit", "raise"))
         sparse = issparse(X)
         if sparse and self.with_mean:
-            raise ValueError("Cannot center sparse matrices, whose zeros would become other numbers: pass "
+            raise ValueError("Cannot center sparse matrices, because the result would be dense: pass "
                              "`with_mean=False` instead")
-        array: Any = check_array(
-            X, accept_sparse=("csr", "csc"), dtype=DTYPES[:2] if sparse else DTYPES, allow_nd=True, estimator=self,
-            ensure_all_finite=True if self.nan_policy == "raise" else "allow-nan", input_name="X")
+        options: dict[str, Any] = {
+            "accept_sparse": ("csr", "csc"), "dtype": DTYPES[:2] if sparse else DTYPES, "allow_nd": True,
+            "ensure_all_finite": True if self.nan_policy == "raise" else "allow-nan"}
+        array: Any = check_array(X, estimator=self, input_name="X", **options)
         axis = views.axis_of(self.axis, array.ndim)
         if axis == 0:
             raise ValueError(
-                f"axis is {self.axis}, along which the samples of X with shape {array.shape} lie; expected another")
+                f"axis is {self.axis}, the axis of the samples of X with shape {array.shape}; expected another")
         if array.ndim == 2:
             validate_data(self, X, reset=reset, skip_check_array=True)      # names and number of features
             return array
@@ -254,17 +280,17 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         return array
 
     def _learn(self, array: Any, sample_weight: ArrayLike | None, further: bool) -> ChannelScaler:
-        # What can fail comes first. Lists and single numbers become arrays here.
+        # Everything that can fail comes before the first assignment.
         weights = None
         if sample_weight is not None:
             weights = _check_sample_weight(sample_weight, array, dtype=np.float64)
             if not np.any(weights):
                 raise ValueError("sample_weight has only zero weights; expected a positive one")
         part = self._statistics(array, weights)
-        seen = samples_seen(part.stats.count, array, weights)
+        seen = _samples_seen(part.stats.count, array, weights)
         if further:
             part = Scaled(self.stats_, self.exponent_) + part
-            seen = alike(self.n_samples_seen_ + seen)
+            seen = _common(self.n_samples_seen_ + seen)
         self.stats_, self.exponent_, self.n_samples_seen_ = part.stats, part.exponent, seen
         self.mean_, self.mean_low_ = part.mean()
         self.var_ = part.var()
@@ -275,12 +301,12 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
             self.scale_ = np.ones_like(std)
         rough = np.flatnonzero(self.scale_ < np.finfo(np.float64).tiny)
         if rough.size:
-            warnings.warn(f"{channels(rough.tolist())} of X: the standard deviation is below the least normal float64, "
-                          "and results have few digits", RuntimeWarning, stacklevel=3)
+            warnings.warn(f"{channels(rough.tolist())} of X: the standard deviation is below the smallest normal "
+                          "float64, and results have few digits", RuntimeWarning, stacklevel=3)
         return self
 
     def _statistics(self, array: Any, weights: NDArray[np.float64] | None) -> Scaled:
-        # Of an array or sparse matrix whose values and dtype have been checked.
+        # The values and the dtype of the array or sparse matrix have been checked.
         axis = views.axis_of(self.axis, array.ndim)
 
         def read(exponent: NDArray[np.int64] | None) -> ChannelStats:
@@ -288,7 +314,7 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
                 x = array if exponent is None else _sparse.with_data(
                     array, power_of_two(array.data, -exponent[_sparse.column_of(array)]), copy=True)
                 return ChannelStats.from_arrays(**_sparse.moments(x, weights).arrays(), axis=self.axis)
-            x = array if exponent is None else power_of_two(array, -along(exponent, axis, array.ndim))
+            x = array if exponent is None else power_of_two(array, -_along(exponent, axis, array.ndim))
             return ChannelStats(array.shape[axis], axis=self.axis).update(
                 x, sample_weight=weights, nan_policy="propagate" if self.nan_policy == "raise" else "omit")
 
@@ -300,47 +326,53 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
             largest: NDArray[np.float64] = np.maximum(np.abs(low), np.abs(high))
             return largest
 
-        if array.dtype != np.float64:       # whose squares a float64 holds
+        if array.dtype != np.float64:       # squares of other dtypes are within the range of float64
             return Scaled(read(None), np.zeros(array.shape[axis], np.int64))
         return Scaled.of(read, size)
 
     def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
+        tags: Any = super().__sklearn_tags__()
         tags.input_tags.allow_nan = self.nan_policy == "omit"
         tags.input_tags.sparse = not self.with_mean
         tags.transformer_tags.preserves_dtype = ["float64", "float32", "float16"]
         return tags
 
 
-def samples_seen(count: NDArray[np.float64], array: Any, weights: NDArray[np.float64] | None) -> Any:
-    """Return how many samples were counted, or their weight: one number, or, where channels differ, one for each."""
+def _samples_seen(count: NDArray[np.float64], array: Any, weights: NDArray[np.float64] | None) -> Any:
+    """Return the number of samples or the sum of their weights; an array if the channels differ."""
     total = array.shape[0] if weights is None else float(np.sum(weights))
     positions = 1 if issparse(array) else array[:1].size // len(count)
     seen = count / max(1, positions)
-    if (np.abs(seen - total) <= 1e-12 * total).all():       # sums of weights have roundings
+    if (np.abs(seen - total) <= 1e-12 * total).all():       # sums of weights are rounded
         return total
-    return alike(seen.astype(np.int64) if weights is None and positions == 1 else seen)
+    return _common(seen.astype(np.int64) if weights is None and positions == 1 else seen)
 
 
-def alike(seen: Any) -> Any:
-    """Return the one number that all channels have, or what they have."""
+def _common(seen: Any) -> Any:
+    """Return the number that all channels have, or the array if they differ."""
     return seen if np.ndim(seen) == 0 or (seen != seen[0]).any() else seen[0]
 
 
-def along(vector: NDArray[Any], axis: int, ndim: int) -> NDArray[Any]:
-    """Return a channel vector, shaped to broadcast against an array."""
+def _along(vector: NDArray[Any], axis: int, ndim: int) -> NDArray[Any]:
+    """Return a channel vector in a shape that broadcasts against an array."""
     return vector.reshape([-1 if k == axis else 1 for k in range(ndim)])
 
 
-def affine(
-    array: NDArray[Any], axis: int, mean: NDArray[np.float64], low: NDArray[np.float64], scale: NDArray[np.float64],
-    inverse: bool, out: NDArray[Any] | None,
+def _standardize(
+    array: NDArray[Any],
+    axis: int,
+    mean: NDArray[np.float64],
+    low: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    *,
+    inverse: bool,
+    out: NDArray[Any] | None,
 ) -> NDArray[Any]:
-    """Return (array - mean) / scale, or its inverse, with a mean of two words; in `out` if that is the array."""
+    """Return (array - mean - low) / scale, or its inverse. `out` is None or the array itself."""
     limit = LIMITS[array.dtype.newbyteorder("=")]
     far = (scale < 1 / limit) | (scale > limit)
     if array.dtype != np.float64 and (far.any() or (np.abs(mean) > limit).any()):
-        wide = affine(array.astype(np.float64), axis, mean, low, scale, inverse, None)
+        wide = _standardize(array.astype(np.float64), axis, mean, low, scale, inverse=inverse, out=None)
         with np.errstate(over="ignore", under="ignore"):
             return wide.astype(array.dtype)
     exponent = np.where(far, np.frexp(scale)[1], 0)
@@ -350,7 +382,7 @@ def affine(
         constants = kernels.Constants(len(mean), -low / scale, None, scale, mean, 0.0)
     else:
         constants = kernels.Constants(len(mean), mean, None, 1 / scale, none, 0.0, low)
-    spread = along(exponent, axis, array.ndim)
+    spread = _along(exponent, axis, array.ndim)
     x = power_of_two(array, -spread) if far.any() and not inverse else array
     y: NDArray[Any] = kernels.inference(x, axis, constants, None, out if x is array else None, 0, 0.0, None)
     return power_of_two(y, spread) if far.any() and inverse else y

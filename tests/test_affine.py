@@ -1,4 +1,4 @@
-"""ChannelAffine: what evaluation computes, as an immutable value."""
+"""ChannelAffine: an immutable transform with the bits of evaluation."""
 
 import copy
 import pickle
@@ -146,7 +146,7 @@ def test_other_values_are_not_equal(name):
 def test_a_call_does_not_change_what_is_equal():
     a = ChannelAffine([0.5], [1.0], [2.0], axis=-1)
     before = hash(a)
-    a(np.zeros((2, 2, 1), np.uint8))        # which keeps a table
+    a(np.zeros((2, 2, 1), np.uint8))        # caches a table
     assert a == ChannelAffine([0.5], [1.0], [2.0], axis=-1)
     assert hash(a) == before
 
@@ -155,7 +155,7 @@ def test_equality_of_what_images_are_normalized_with():
     a, b = (ChannelAffine.from_mean_std([0.5], [0.25]) for _ in range(2))
     assert a == b == pickle.loads(pickle.dumps(a)) == copy.deepcopy(a)
     assert hash(a) == hash(pickle.loads(pickle.dumps(a)))
-    # Of floating-point images it is the same transform; of integers it is not.
+    # The same transform of floating-point images, but not of integers.
     assert a != ChannelAffine.from_mean_std([0.5], [0.25], 1)
     x = np.array([[0], [255]], np.uint8)
     same_bits(pickle.loads(pickle.dumps(a))(x), a(x))

@@ -1,4 +1,4 @@
-"""ChannelAffine on uint8 and uint16 images: exact, in any layout, and the refusals; and channel axes that move."""
+"""ChannelAffine on uint8 and uint16 images in any layout, channel axes that move, and errors."""
 
 from fractions import Fraction
 
@@ -27,7 +27,7 @@ def formula(x):
 
 @kinds
 def test_every_byte_is_rounded_once(kind):
-    # Against exact arithmetic: no other number of the dtype is nearer.
+    # Compared with exact arithmetic: no other number of the dtype is nearer.
     x = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
     y = NORMALIZE(x, dtype=kind)
     assert y.dtype == kind
@@ -39,12 +39,12 @@ def test_every_byte_is_rounded_once(kind):
         for v in range(256):
             exact = (Fraction(v, 255) - Fraction(MEAN[c])) / Fraction(STD[c])
             error = abs(Fraction(double[v, c]) - exact)
-            # 1e-15 of the largest value is what the float64 formula itself may be off
+            # the formula in float64 has an error of up to 1e-15 of the largest value
             slack = Fraction(5e-15) if kind is np.float64 else Fraction(1, 10**14)
             assert all(error <= abs(Fraction(n[v, c]) - exact) + slack for n in near)
 
 
-def test_the_formula_everybody_writes():
+def test_the_usual_formula():
     x = images(2, 30, 31, 3)
     same_bits(NORMALIZE(x), formula(x).astype(np.float32))
 
@@ -104,7 +104,7 @@ def wide(*shape, seed=0):
 
 
 def test_the_default_scale_follows_the_dtype():
-    # White is (1 - mean) / std, black -mean / std and grey between, whatever the dtype.
+    # White is (1 - mean) / std and black -mean / std for every dtype.
     for dtype, white in ((np.uint8, 255), (np.uint16, 65535), (np.float32, 1), (np.float64, 1), (np.float16, 1),
                          (ml_dtypes.bfloat16, 1)):
         x = np.array([[0, 0, 0], [white] * 3], dtype)
@@ -115,7 +115,7 @@ def test_the_default_scale_follows_the_dtype():
     np.testing.assert_allclose(grey[0], (0.525 - np.array(MEAN)) / STD, rtol=1e-5)
 
 
-def test_a_scale_that_is_given_is_that_of_all_dtypes():
+def test_an_explicit_scale_applies_to_all_dtypes():
     normalize = ChannelAffine.from_mean_std([100.0], [50.0], 1)
     for dtype in (np.uint8, np.uint16, np.float32, np.float64):
         np.testing.assert_array_equal(normalize(np.array([[0], [200]], dtype)), [[-2], [2]])
@@ -123,7 +123,7 @@ def test_a_scale_that_is_given_is_that_of_all_dtypes():
     same_bits(ChannelAffine.from_mean_std(MEAN, STD, 1)(np.ones((4, 3))), NORMALIZE(np.ones((4, 3))))
 
 
-def test_the_vectors_are_those_of_floating_point_images():
+def test_vectors_apply_to_floating_point_images():
     np.testing.assert_array_equal(NORMALIZE.mean, MEAN)
     np.testing.assert_array_equal(NORMALIZE.scale, 1 / np.array(STD))
     x = np.random.default_rng(0).random((2, 4, 4, 3), np.float32)
@@ -140,7 +140,7 @@ def test_uint16_is_rounded_once(kind):
     if kind is np.float64:
         np.testing.assert_allclose(y, exact, rtol=0, atol=2e-15)
         return
-    # No other number of the dtype is nearer, but for what the formula in float64 may be off.
+    # No other number of the dtype is nearer, except by the error of the formula in float64.
     double = y.astype(np.float64)
     bits = np.ascontiguousarray(y).view(f"u{y.itemsize}")
     one = np.array(1, bits.dtype)
@@ -176,7 +176,7 @@ def test_views_of_uint16(name):
     same_bits(NORMALIZE(x, out_axis=1), np.ascontiguousarray(np.moveaxis(y, -1, 1)))
 
 
-def test_integers_without_a_default_scale_are_their_values():
+def test_integers_without_a_default_scale():
     x = wide(5, 2)
     affine = ChannelAffine([1.0, 2.0], [0.5, 4.0], [0.0, 1.0])
     same_bits(affine(x), affine(x.astype(float)).astype(np.float32))
@@ -223,29 +223,29 @@ def test_tables_are_made_once():
     affine = ChannelAffine.from_mean_std(MEAN, STD, 1 / 255)
     x = images(1, 2, 2, 3)
     affine(x)
-    [table] = affine._tables.values()
+    [table] = affine._transforms[None].tables.values()
     assert (table.shape, table.dtype) == ((3, 256), np.float32)
     affine(x, dtype="float32", activation=None, out=np.empty(x.shape, np.float32))
     affine(x, out=np.empty(x.shape, ">f4"))
-    [kept] = affine._tables.values()
+    [kept] = affine._transforms[None].tables.values()
     assert kept is table
     affine(x, activation="leaky_relu")
     affine(x, activation=("leaky_relu", 0.01))
     affine(x, activation=("leaky_relu", np.array(0.01)))
-    assert len(affine._tables) == 2
+    assert len(affine._transforms[None].tables) == 2
 
 
-def test_tables_are_not_kept_for_ever():
+def test_the_number_of_tables_is_limited():
     affine = ChannelAffine.from_mean_std(MEAN, STD, 1 / 255)
     x = images(1, 2, 2, 3)
     for k in range(1, 100):
         y = affine(x, activation=("leaky_relu", 1 / k))
-        assert len(affine._tables) <= MOST_TABLES
+        assert len(affine._transforms[None].tables) <= MOST_TABLES
     same_bits(y, affine(x.astype(float), activation=("leaky_relu", 1 / 99)).astype(np.float32))
 
 
 def test_rounding_to_bfloat16_happens_once():
-    # 1 + 2^-8 is a tie; what lies just above it in float64 becomes one in float32.
+    # 1 + 2^-8 is a tie; a float64 just above it becomes a tie in float32.
     tie, little = 1 + 2.0**-8, 2.0**-40
     values = np.array([tie, tie + little, tie + 2.0**-7 - little, -tie - little, 0.0, 1e39])
     got = rounded(values, np.dtype(ml_dtypes.bfloat16)).astype(np.float64)
@@ -280,7 +280,7 @@ ZEROS = np.zeros((2, 4, 5, 3), np.float32)
     (X.astype(np.uint16), {"out": ZEROS[:1]}, ValueError, r"out has shape \(1, 4, 5, 3\); expected \(2, 4, 5, 3\)"),
     (X.astype(np.uint16), {"out": X.astype(np.uint16)}, TypeError, "dtype is uint16; expected float32"),
     (X.astype(np.uint32), {}, TypeError, "x has dtype uint32; expected float32"),
-    (X, {"dtype": "float99"}, TypeError, "dtype is 'float99', which is no dtype"),
+    (X, {"dtype": "float99"}, TypeError, "dtype is 'float99', which is not a dtype"),
     (X, {"dtype": np.int32}, TypeError, "dtype is int32; expected float32, float64, float16 or bfloat16"),
     (X, {"out": ZEROS[:1]}, ValueError, r"out has shape \(1, 4, 5, 3\); expected \(2, 4, 5, 3\)"),
     (X, {"out": ZEROS, "out_axis": 1}, ValueError, r"out has shape \(2, 4, 5, 3\); expected \(2, 3, 4, 5\)"),
@@ -302,13 +302,13 @@ def test_refused(x, options, error, message):
     assert not ZEROS.any()
 
 
-def test_a_view_of_nothing():
+def test_empty_views():
     x = np.zeros((4, 4, 4, 4, 4, 3), np.uint8)[::2, ::2, ::2, ::2, :0]
     assert NORMALIZE(x).shape == (2, 2, 2, 2, 0, 3)
     assert NORMALIZE(x, out_axis=1).shape == (2, 3, 2, 2, 2, 0)
 
 
-def test_errors_of_numpy_do_not_reach_the_caller():
+def test_error_state_of_numpy_is_ignored():
     with np.errstate(all="raise"):
         y = ChannelAffine([128.0], [1e-44], [0.0], axis=-1)(np.arange(256, dtype=np.uint8)[:, None])
     assert y[128, 0] == 0

@@ -1,4 +1,4 @@
-"""ChannelAffine.bind: the same bits as a call, for arrays of the shape that was bound and no others."""
+"""Plans: the same bits as a call of ChannelAffine, and errors for any other shape or dtype."""
 
 import copy
 import pickle
@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fastbn import ChannelAffine
+from fastbn import ChannelAffine, Plan
 from fastbn._core import dispatch
 from tests.cases import CASES, LARGE_CASES, inputs
 from tests.compare import same_bits
@@ -54,7 +54,7 @@ def test_several_activations():
                   affine(x, activation=activation))
 
 
-def test_it_outlives_its_transform_and_says_what_it_is():
+def test_it_outlives_its_transform():
     plan = ChannelAffine([1.0, 2.0], [2.0, 2.0], [0.0, 1.0]).bind((1, 2))
     np.testing.assert_array_equal(plan(np.array([[2, 2]], np.float32), np.empty((1, 2), np.float32)), [[2, 1]])
     assert repr(plan) == "Plan((1, 2), float32)"
@@ -76,9 +76,18 @@ def test_copies_and_pickles(again, kind):
 def test_a_pickle_may_go_to_another_machine():
     plan = ChannelAffine([1.0, 2.0], [2.0, 2.0], [0.0, 1.0]).bind((1, 2))
     code = (f"import pickle, numpy as np; plan = pickle.loads({pickle.dumps(plan)!r}); "
-            "print(type(plan).__module__, plan(np.full((1, 2), 2, np.float32), np.empty((1, 2), np.float32)))")
+            "print(type(plan).__base__.__module__, plan(np.full((1, 2), 2, np.float32), np.empty((1, 2), np.float32)))")
     for isa in dispatch.supported():
         assert output(code, FASTBN_ISA=isa) == f"fastbn._core.kernels.{isa} [[2. 1.]]"
+
+
+def test_it_has_a_public_class():
+    plan = ChannelAffine([1.0, 2.0], [2.0, 2.0], [0.0, 1.0]).bind((1, 2))
+    assert type(plan) is Plan
+    assert (Plan.__module__, Plan.__qualname__) == ("fastbn", "Plan")
+    assert b"fastbn._core" not in pickle.dumps(plan)
+    with pytest.raises(AttributeError):
+        plan.other = 1
 
 
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -113,18 +122,18 @@ def test_refused(x, out, residual, message):
 
 
 @pytest.mark.parametrize(("arguments", "error", "message"), [
-    (((4, 5),), ValueError, r"shape is \(4, 5\) with its channels along axis 1; expected .* 3 along"),
+    (((4, 5),), ValueError, r"shape is \(4, 5\); expected .* 3 channels along axis 1"),
     (((4, 3), np.int32), TypeError, "dtype is int32; expected float32"),
     (((4, 3), np.uint8), TypeError, "dtype is uint8; expected float32"),
-    (((4, 3), ">f4"), TypeError, "dtype is >f4; expected .* in native byte order"),
-    (((4, 3), "nonsense"), TypeError, "dtype is 'nonsense', which is no dtype"),
+    (((4, 3), ">f4"), TypeError, "dtype is >f4; expected native byte order"),
+    (((4, 3), "nonsense"), TypeError, "dtype is 'nonsense', which is not a dtype"),
     ((4,), TypeError, "shape must be a tuple of integers, got 4"),
     (((4, -3),), ValueError, "shape must be at least 0, got -3"),
     (((4, 3.0),), TypeError, "shape must be an integer, got 3.0"),
-    (((3,),), ValueError, r"shape is \(3,\) with .*; expected two or more axes"),
-    (((4, 3), np.float32, "NHWC"), ValueError, r"layout must name the 2 axes of shape \(4, 3\).*got 'NHWC'"),
-    (((4, 3), np.float32, "NN"), ValueError, "layout must name the 2 axes.*got 'NN'"),
-    (((4, 3), np.float32, 1), ValueError, "layout must name the 2 axes.*got 1"),
+    (((3,),), ValueError, r"shape is \(3,\); expected two or more axes"),
+    (((4, 3), np.float32, "NHWC"), ValueError, r"layout must have one letter .* 2 axes of shape \(4, 3\).*got 'NHWC'"),
+    (((4, 3), np.float32, "NN"), ValueError, "layout must have one letter for each of the 2 axes.*got 'NN'"),
+    (((4, 3), np.float32, 1), ValueError, "layout must have one letter for each of the 2 axes.*got 1"),
 ])
 def test_bind_refused(arguments, error, message):
     with pytest.raises(error, match=message):

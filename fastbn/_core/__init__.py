@@ -1,1 +1,1 @@
-"""The compiled code and what surrounds it: array views, vectors, checks, threads and dispatch."""
+"""Compiled code and its surroundings: array views, vectors, checks, threads, dispatch and files."""

@@ -1,31 +1,37 @@
-"""Checks of the arguments that are no arrays: each returns the value in its type, or raises an error that names it.
+"""Checks of arguments: each returns the value in its type, or raises an error that names the argument.
 
-And `listed`, by which errors name channels.
+`listed`, `counted` and `channels` format numbers for error messages.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-# The least number above 0 that float32 holds to full precision.
+from fastbn._core.tensors import as_constant
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+# The smallest normal float32.
 LEAST_EPS = float(np.finfo(np.float32).tiny)
 
-Activation: TypeAlias = str | tuple[str, float] | None
+ActivationName: TypeAlias = Literal["relu", "relu6", "leaky_relu", "hardswish", "sigmoid", "silu", "tanh"]
+Activation: TypeAlias = ActivationName | tuple[Literal["leaky_relu"], float] | None
 
-# As the kernels number them (activations.pxi).
+# The codes of the kernels (activations.pxi).
 ACTIVATIONS = {
     "relu": 1, "relu6": 2, "leaky_relu": 3, "hardswish": 4, "sigmoid": 5, "silu": 6, "tanh": 7,
 }
-LEAKY_SLOPE = 0.01      # PyTorch's default
+LEAKY_SLOPE = 0.01      # the default of PyTorch
 
 
 def check_integer(value: object, name: str, least: int | None = None, most: int | None = None) -> int:
-    """Return an integer that is no bool, within bounds if there are any."""
+    """Return an integer between two bounds; a bool is not an integer."""
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     try:
@@ -46,13 +52,13 @@ def check_flag(value: object, name: str) -> bool:
 
 
 def check_iterable(value: object, name: str, expected: str = "an iterable of arrays") -> None:
-    """Raise an error for what cannot be gone through one by one, and for text."""
+    """Raise an error unless the value is an iterable other than text."""
     if not isinstance(value, Iterable) or isinstance(value, (str, bytes)):
         raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
 
 
 def check_choice(value: object, name: str, choices: tuple[str, ...]) -> str:
-    """Return one of some words."""
+    """Return the value if it is one of the choices."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
     if value not in choices:
@@ -73,15 +79,15 @@ def check_number(value: object, name: str, expected: str = "a number") -> float:
 
 
 def check_eps(eps: object) -> float:
-    """Return eps: 0, or large enough that rstd of a constant channel is within float32 and its y is beta."""
+    """Return eps: 0, or large enough that 1 / sqrt(eps) is a finite float32, so that a constant channel gives beta."""
     value = check_number(eps, "eps")
     if value != 0 and not LEAST_EPS <= value < math.inf:
         raise ValueError(f"eps must be 0, or finite and at least {LEAST_EPS:.3g}, got {eps!r}")
-    return abs(value)       # of -0.0
+    return abs(value)       # turns -0.0 into 0.0
 
 
 def check_momentum(momentum: object) -> float | None:
-    """Return the weight of a new batch in the running averages, or None."""
+    """Return the weight of a new batch in the running averages; None stands for a plain average."""
     if momentum is None:
         return None
     value = check_number(momentum, "momentum", "a number or None")
@@ -91,7 +97,7 @@ def check_momentum(momentum: object) -> float | None:
 
 
 def check_activation(activation: object, inference: bool = True) -> tuple[int, float]:
-    """Return the number that the kernels know an activation by, and the slope of a leaky ReLU."""
+    """Return the code of an activation in the kernels, and the slope of a leaky ReLU."""
     if activation is None:
         return 0, 0.0
     slope = LEAKY_SLOPE
@@ -103,16 +109,37 @@ def check_activation(activation: object, inference: bool = True) -> tuple[int, f
         if not math.isfinite(slope):
             raise ValueError(f"the slope of leaky_relu must be finite, got {slope}")
     if not inference and not (isinstance(name, str) and name == "relu"):
-        raise ValueError(f"activation must be None or 'relu', got {activation!r}; training, whose backward knows no "
-                         "other, takes fewer than inference")
+        raise ValueError(f"activation must be None or 'relu', got {activation!r}; training supports fewer activations "
+                         "than inference")
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ValueError(f"activation must be None, {', '.join(map(repr, ACTIVATIONS))} or ('leaky_relu', slope), "
                          f"got {activation!r}")
     return ACTIVATIONS[name], slope
 
 
+def as_vector(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    """Return real numbers as a new float64 array."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be ignored; expected a plain array")
+    try:
+        given = np.asarray(as_constant(values, name))
+    except ValueError as error:
+        raise ValueError(f"{name} does not make an array: {error}") from error
+    if given.dtype.kind not in "fiu" and given.dtype.name != "bfloat16":
+        raise TypeError(f"{name} has dtype {given.dtype}; expected real numbers")
+    return np.array(given, np.float64)
+
+
+def check_finite(vectors: Mapping[str, NDArray[np.float64]]) -> None:
+    """Raise an error for the first vector with a value that is not finite."""
+    for name, vector in vectors.items():
+        wrong = np.flatnonzero(~np.isfinite(vector)).tolist()
+        if wrong:
+            raise ValueError(f"{name} has values that are not finite, in {channels(wrong)}")
+
+
 def listed(items: Sequence[object], most: int = 8) -> str:
-    """Return channel numbers or names as text, the first few of many.
+    """Return channel numbers or names as text, and only the first of a long list.
 
     Examples
     --------
@@ -144,7 +171,7 @@ def check_complete(data: bytes, size: int, name: str) -> bytes:
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
-    """Return a number with its noun.
+    """Return a number and its noun, in the singular or the plural.
 
     Examples
     --------
@@ -156,7 +183,7 @@ def counted(count: int, one: str, many: str | None = None) -> str:
 
 
 def channels(numbers: Sequence[int]) -> str:
-    """Return some channels as text.
+    """Return channel numbers as text.
 
     Examples
     --------

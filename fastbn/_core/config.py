@@ -1,4 +1,4 @@
-"""What this build is and what it chose: for bug reports, and for a service's start-up log."""
+"""The configuration of fastbn in this process, for bug reports and start-up logs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 
 
 def config() -> dict[str, Any]:
-    """Return version, compiler, ISA levels, OpenMP runtime and threads as plain values."""
+    """Return version, compiler, ISA levels, OpenMP runtime and threads as values for JSON."""
     threads = _threads.current()
     return {
         "fastbn": __version__,
@@ -40,7 +40,7 @@ def config() -> dict[str, Any]:
 
 
 def openmp_runtime() -> str | None:
-    """Return the path of the OpenMP runtime in this process, or None where there is none to be seen."""
+    """Return the path of the OpenMP runtime in this process, or None if it cannot be found."""
     try:
         mapped = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
@@ -51,9 +51,9 @@ def openmp_runtime() -> str | None:
 
 
 def show_config() -> None:
-    """Print version, compiler and flags, ISA levels, OpenMP runtime, and threads with where their count came from.
+    """Print the version, compiler, flags, ISA levels, OpenMP runtime, and the thread count with its source.
 
-    ``python -m fastbn info`` prints the same, and with ``--json`` for programs.
+    ``fastbn info`` on the command line prints the same, or JSON with ``--json``.
 
     Examples
     --------

@@ -1,6 +1,6 @@
-"""Picks the kernels for this CPU, once, at import.
+"""Choose the kernels for this CPU, once, at import.
 
-``FASTBN_ISA=v2|v3|v4`` overrides the choice, and raises if this CPU or this build cannot.
+``FASTBN_ISA=v2|v3|v4`` overrides the choice. The import fails if the CPU or the build does not have that level.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from fastbn._core.kernels import cpu
 
-# Best first. The number is the x86-64 level that the CPU must have.
+# Best first, each with the x86-64 level that it requires.
 LEVELS = {"v4": 4, "v3": 3, "v2": 2, "base": 1}
 
 
 def built() -> list[str]:
-    """Return the levels that this build has, best first."""
+    """Return the levels of this build, best first."""
     return [name for name in LEVELS if importlib.util.find_spec(f"fastbn._core.kernels.{name}")]
 
 
@@ -28,12 +28,12 @@ def supported() -> list[str]:
 
 
 def choose(wanted: str | None) -> str:
-    """Return the level to use: the best, or `wanted` if it can be had.
+    """Return the level to use: `wanted`, or the best one for None.
 
     Raises
     ------
     ImportError
-        If `wanted` is unknown, not built, or beyond this CPU; or if no level fits.
+        If `wanted` is unknown, not built, or not supported by this CPU; or if this CPU supports no built level.
     """
     can = supported()
     if not wanted:
@@ -53,6 +53,6 @@ isa: str = choose(os.environ.get("FASTBN_ISA", "").strip().lower() or None)
 if TYPE_CHECKING:
     from fastbn._core.kernels import v2
 
-    kernels = v2  # all levels are built from one body, so one stub stands for them
+    kernels = v2  # one stub describes all levels, which share their source
 else:
     kernels = importlib.import_module(f"fastbn._core.kernels.{isa}")

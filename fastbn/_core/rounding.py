@@ -1,4 +1,4 @@
-"""Rounds float64 to any dtype that arrays may have, once."""
+"""Round float64 to any supported dtype, once."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def rounded(values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return float64 values rounded to nearest, ties to even, once."""
-    with np.errstate(all="ignore"):     # Inf beyond the dtype, and 0 below it
+    """Return float64 values rounded to a dtype: to nearest, ties to even, in a single rounding."""
+    with np.errstate(all="ignore"):     # overflow gives Inf, underflow gives 0
         if dtype.name != "bfloat16":
             return values.astype(dtype)
-        # There is no direct way. Rounding to odd first (truncate, and set the last bit of what was not exact) keeps the
-        # second rounding from seeing a tie that is none.
+        # The way to bfloat16 leads through float32. Rounding to odd there (truncate, and set the last bit if that was
+        # inexact) cannot produce a false tie for the second rounding.
         near = values.astype(np.float32)
     inner = np.where(np.abs(near.astype(np.float64)) > np.abs(values), np.nextafter(near, np.float32(0)), near)
     odd = inner.view(np.uint32) | (inner.astype(np.float64) != values).astype(np.uint32)

@@ -1,7 +1,7 @@
-"""Lets Python run in the source folder of an installed fastbn.
+"""Find the compiled modules if Python runs in the source folder of an installed fastbn.
 
 ``python -m fastbn`` puts the current folder first on the path. In a clone whose package was installed with
-``pip install .`` that is this folder, which has no compiled modules; the installed package, further down the path, has.
+``pip install .``, that folder has no compiled modules; the installed package, later on the path, has them.
 """
 
 from __future__ import annotations
@@ -9,6 +9,12 @@ from __future__ import annotations
 import importlib.machinery
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import fastbn._core
+
+if TYPE_CHECKING:
+    from collections.abc import MutableSequence
 
 
 def is_built(package: Path) -> bool:
@@ -31,8 +37,8 @@ def find_built(here: Path, path: list[str]) -> Path:
         f"the compiled modules of fastbn are neither in {here} nor installed; in a clone, run: pip install -e .")
 
 
-def use_built(search_path: list[str]) -> None:
-    """Point the `__path__` of the package, and that of `fastbn._core`, to where it was built."""
+def use_built(search_path: MutableSequence[str]) -> None:
+    """Set the `__path__` of the package, and that of the imported `fastbn._core`, to the built folders."""
     built = find_built(Path(search_path[0]), sys.path)
     search_path[:] = [str(built)]
-    sys.modules[__package__].__path__[:] = [str(built / "_core")]      # imported already, as the home of this module
+    fastbn._core.__path__[:] = [str(built / "_core")]

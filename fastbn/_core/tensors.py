@@ -1,6 +1,6 @@
-"""CPU tensors of PyTorch come in and go out as the memory that they are, without a copy.
+"""Arrays and dtypes of other libraries.
 
-So do objects of other libraries that export their memory by DLPack or the array interface.
+CPU tensors of PyTorch, and objects that export their memory by DLPack or the array interface, are used without a copy.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ from typing import Any
 import numpy as np
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
-# DLPack's numbers: memory of the CPU, pinned for CUDA or ROCm, and managed by CUDA.
+# Device types of DLPack that the CPU can read: its own memory, pinned for CUDA or ROCm, and managed by CUDA.
 READABLE = (1, 3, 11, 13)
 DEVICES = {2: "CUDA", 4: "OpenCL", 7: "Vulkan", 8: "Metal", 10: "ROCm", 14: "oneAPI", 15: "WebGPU", 16: "Hexagon"}
 SUPPORTED = "float32, float64, float16 or bfloat16"
 
 
 def is_tensor(x: object) -> bool:
-    """Return whether `x` is a tensor of PyTorch, which need not be there."""
-    tensor = getattr(sys.modules.get("torch"), "Tensor", None)     # which is not there yet while torch is imported
+    """Return whether `x` is a tensor of PyTorch, without importing it."""
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)     # None also while the import of torch runs
     return tensor is not None and isinstance(x, tensor)
 
 
 def to_array(x: Any, name: str) -> np.ndarray[Any, Any]:
-    """Return a tensor's memory as an array.
+    """Return the memory of a tensor as an array.
 
     Raises
     ------
     TypeError
-        If the tensor is not in plain memory of the CPU, or expects a gradient, which fastbn does not know of.
+        If the tensor is not a strided tensor on the CPU, or requires a gradient: fastbn is not part of autograd.
     ImportError
-        If it is of bfloat16, and ml_dtypes is not installed.
+        If its dtype is bfloat16 and ml_dtypes is not installed.
     """
     torch = sys.modules["torch"]
     if x.device.type != "cpu":
@@ -39,7 +39,7 @@ def to_array(x: Any, name: str) -> np.ndarray[Any, Any]:
     if x.layout != torch.strided:
         raise TypeError(f"{name} is a {x.layout} tensor; expected a strided one")
     if x.requires_grad:
-        raise TypeError(f"{name} requires a gradient, and fastbn is no part of autograd; expected {name}.detach()")
+        raise TypeError(f"{name} requires a gradient, and fastbn is not part of autograd; expected {name}.detach()")
     if x.dtype != torch.bfloat16:
         array: np.ndarray[Any, Any] = x.numpy()
         return array
@@ -49,14 +49,14 @@ def to_array(x: Any, name: str) -> np.ndarray[Any, Any]:
 
 
 def as_array(x: Any, name: str) -> Any:
-    """Return the memory of a tensor or of an object that exports it as an array; anything else but None as it is.
+    """Return a tensor, or another object that exports its memory, as an array; any other object unchanged.
 
     Raises
     ------
     TypeError
-        If it is None, or as `to_array`, and if an object has no plain memory of the CPU.
+        If the object is None or its memory is not on the CPU; or as in `to_array`.
     ImportError
-        As `to_array`.
+        As in `to_array`.
     """
     if x is None:
         raise TypeError(f"{name} must be an array, got None")
@@ -73,7 +73,7 @@ def as_array(x: Any, name: str) -> Any:
 
 
 def check_device(x: Any, name: str) -> None:
-    """Raise an error unless an object that exports its memory by DLPack has memory that the CPU reads."""
+    """Raise an error if an object that supports DLPack has memory that the CPU cannot read."""
     if not hasattr(x, "__dlpack_device__"):
         return
     kind, number = x.__dlpack_device__()
@@ -83,34 +83,34 @@ def check_device(x: Any, name: str) -> None:
 
 
 def from_dlpack(x: Any, name: str) -> np.ndarray[Any, Any]:
-    """Return the memory of an object that exports it by DLPack.
+    """Return the memory of an object that supports DLPack as an array.
 
     Raises
     ------
     TypeError
-        If NumPy has no such dtype, as bfloat16.
+        If NumPy cannot import it, for example because its dtype is bfloat16.
     """
     try:
         array: np.ndarray[Any, Any] = np.from_dlpack(x)
     except (AttributeError, BufferError, RuntimeError) as error:
-        raise TypeError(f"{name} of type {type(x).__name__} cannot be taken over by DLPack: {error}") from error
+        raise TypeError(f"{name} of type {type(x).__name__} cannot be imported by DLPack: {error}") from error
     return array
 
 
 def as_constant(x: Any, name: str) -> Any:
-    """Return as `as_array`, but of a tensor that may be a parameter of a module: to fastbn it is a constant."""
+    """Return the same as `as_array`; a tensor may require a gradient, because fastbn treats it as a constant."""
     return as_array(x.detach() if is_tensor(x) else x, name)
 
 
 def to_dtype(dtype: Any, name: str = "dtype") -> np.dtype[Any]:
-    """Return a dtype of NumPy; of PyTorch's too, and of bfloat16 by name, which NumPy does not know by itself.
+    """Return the NumPy dtype of a dtype of NumPy or PyTorch, or of a name; "bfloat16" is the dtype of ml_dtypes.
 
     Raises
     ------
     TypeError
-        If there is no such dtype.
+        If it is not a dtype.
     ImportError
-        If it is bfloat16, and ml_dtypes is not installed.
+        If it is bfloat16 and ml_dtypes is not installed.
     """
     text = str(dtype).removeprefix("torch.") if isinstance(dtype, str) or is_torch_dtype(dtype) else dtype
     if isinstance(text, str) and text == "bfloat16":
@@ -118,18 +118,18 @@ def to_dtype(dtype: Any, name: str = "dtype") -> np.dtype[Any]:
     try:
         return np.dtype(text)
     except TypeError:
-        raise TypeError(f"{name} is {dtype!r}, which is no dtype") from None
+        raise TypeError(f"{name} is {dtype!r}, which is not a dtype") from None
 
 
 def to_float(dtype: Any) -> np.dtype[Any]:
-    """Return a dtype that arrays may have, in any byte order.
+    """Return a supported floating-point dtype, in any byte order.
 
     Raises
     ------
     TypeError
-        If it is another.
+        If it is another dtype.
     ImportError
-        As `to_dtype`.
+        As in `to_dtype`.
     """
     kind = to_dtype(dtype)
     if kind.name not in FLOATS:
@@ -138,13 +138,13 @@ def to_float(dtype: Any) -> np.dtype[Any]:
 
 
 def is_torch_dtype(dtype: object) -> bool:
-    """Return whether `dtype` is one of PyTorch's."""
+    """Return whether `dtype` is a dtype of PyTorch."""
     kind = getattr(sys.modules.get("torch"), "dtype", None)
     return kind is not None and isinstance(dtype, kind)
 
 
 def bfloat16(name: str) -> np.dtype[Any]:
-    """Return the dtype of ml_dtypes, or say how to get it."""
+    """Return the dtype bfloat16 of ml_dtypes."""
     try:
         import ml_dtypes
     except ModuleNotFoundError:
@@ -155,7 +155,7 @@ def bfloat16(name: str) -> np.dtype[Any]:
 
 
 def to_tensor(array: np.ndarray[Any, Any]) -> Any:
-    """Return a tensor of an array's memory."""
+    """Return a tensor of PyTorch that shares the memory of an array."""
     torch = sys.modules["torch"]
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)

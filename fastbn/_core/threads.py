@@ -1,12 +1,13 @@
-"""How many threads a call may use.
+"""The number of threads of a call.
 
-The first of these that says something decides: the `num_threads` of the call or layer, ``with fastbn.num_threads(n)``,
-``fastbn.set_num_threads(n)``, FASTBN_NUM_THREADS, OMP_NUM_THREADS, and else the CPUs that the calling thread may run
-on, by affinity and by the quota of its cgroup. The affinity is read at each call that may use threads, so that a later
-``sched_setaffinity`` counts; where OMP_PROC_BIND, OMP_PLACES or GOMP_CPU_AFFINITY bind the threads of OpenMP, the CPUs
-that they are bound to count instead, because the runtime binds the first thread to one of them. The kernels pass the
-count to every parallel region; the default of the OpenMP runtime is neither read nor set, so other libraries in the
-process keep theirs.
+The first of these that is set decides: the `num_threads` of the call or layer, ``with fastbn.num_threads(n)``,
+``fastbn.set_num_threads(n)``, FASTBN_NUM_THREADS, OMP_NUM_THREADS, and finally the number of CPUs that the calling
+thread may use, by its affinity and the quota of its cgroup. The affinity is read in each call that may use threads, so
+a later ``sched_setaffinity`` takes effect. If OMP_PROC_BIND, OMP_PLACES or GOMP_CPU_AFFINITY bind the threads of
+OpenMP, the CPUs of these places count instead, because the runtime then binds the first thread to a single one of them.
+
+The kernels pass the count to every parallel region. fastbn neither reads nor sets the default of the OpenMP runtime, so
+other libraries in the process are not affected.
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ from fastbn._core.startup import is_command
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# More threads than this help nothing here, and a runtime that cannot start them ends the process.
+# More threads do not make a call faster, and a runtime that cannot start them ends the process.
 MOST_THREADS = max(256, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A thread count and where it came from."""
+    """A thread count and its source."""
 
     count: int
     source: str
 
 
 def check(n: object, name: str = "num_threads") -> int:
-    """Return `n` as an int in 1..MOST_THREADS, or raise an error that names it."""
+    """Return `n` as an int between 1 and MOST_THREADS."""
     return check_integer(n, name, 1, MOST_THREADS)
 
 
@@ -57,8 +58,8 @@ def _variable() -> Choice | None:
             f"FASTBN_NUM_THREADS={_VARIABLE!r}; expected an integer between 1 and {MOST_THREADS}") from None
 
 
-# Read at import, so that a wrong one is refused there, as a wrong FASTBN_ISA is, and not in some later call. The
-# command line refuses it in one line, and prints its help with any.
+# A wrong value is an error of the import, like a wrong FASTBN_ISA, and not of a later call. The command line is an
+# exception: it prints its help with any value, and reports a wrong one itself.
 _VARIABLE = os.environ.get("FASTBN_NUM_THREADS", "").strip()
 _process: Choice | None = None      # of set_num_threads
 if not is_command():
@@ -67,7 +68,7 @@ _context: contextvars.ContextVar[int | None] = contextvars.ContextVar("fastbn_nu
 
 
 def resolve(n: object) -> int:
-    """Return the thread count of a call: `n` where it is given, else the default."""
+    """Return the thread count of a call: `n`, or the default for None."""
     if n is None:
         return current().count
     count = check(n)
@@ -75,7 +76,7 @@ def resolve(n: object) -> int:
 
 
 def startable(threads: int) -> int:
-    """Return `threads` if as many can be started, else 1, with a RuntimeWarning that says why."""
+    """Return `threads`, or 1 with a RuntimeWarning if that many threads cannot be started."""
     failure = runtime.try_team(threads)
     if not failure:
         return threads
@@ -95,19 +96,21 @@ def current() -> Choice:
 
 
 def set_num_threads(n: int) -> None:
-    """Set how many threads a call may use, for the whole process.
+    """Set the number of threads of a call, for the whole process.
+
+    Results do not depend on it: fastbn returns the same bits for any number of threads.
 
     Parameters
     ----------
     n : int
-        At least 1. Results do not depend on it: fastbn computes the same bits with any number of threads.
+        At least 1.
 
     Raises
     ------
     TypeError
         If `n` is not an integer.
     ValueError
-        If `n` is less than 1, or more than this machine can sensibly start.
+        If `n` is less than 1, or larger than both 256 and the number of CPUs.
 
     Examples
     --------
@@ -123,11 +126,13 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """Return how many threads a call may use, unless it is told otherwise.
+    """Return the default number of threads of a call.
 
     Returns
     -------
     int
+        By the first of these that is set: ``with fastbn.num_threads(n)``, `set_num_threads`, the environment variables
+        FASTBN_NUM_THREADS and OMP_NUM_THREADS, and the number of CPUs that the calling thread may use.
 
     Examples
     --------
@@ -140,7 +145,7 @@ def get_num_threads() -> int:
 
 @contextlib.contextmanager
 def num_threads(n: int) -> Iterator[None]:
-    """Limit the threads of the calls inside a ``with`` block, in this thread or task only.
+    """Set the number of threads of calls inside a ``with`` block, in this thread or asyncio task only.
 
     Parameters
     ----------
@@ -150,7 +155,7 @@ def num_threads(n: int) -> Iterator[None]:
     Raises
     ------
     TypeError, ValueError
-        As `set_num_threads`.
+        As in `set_num_threads`.
 
     Examples
     --------
@@ -179,7 +184,7 @@ def _environment() -> Choice:
 
 @functools.cache
 def _omp_num_threads() -> int | None:
-    # OpenMP allows a list, one count a nesting level, and ignores what it cannot read.
+    # OpenMP allows a list, one count per nesting level, and ignores an invalid value.
     text = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return min(int(text), MOST_THREADS) if text.isdecimal() and int(text) >= 1 else None
 
@@ -205,14 +210,14 @@ def _quota() -> int | None:
 
 
 def cgroup_quota(membership: Path, root: Path) -> int | None:
-    """Return the CPUs that the cgroup of this process may use, rounded up, or None without a limit.
+    """Return the number of CPUs in the quota of this process's cgroup, rounded up, or None without a quota.
 
     Parameters
     ----------
     membership : Path
         /proc/self/cgroup.
     root : Path
-        Where the cgroup file systems are mounted.
+        The mount point of the cgroup file systems.
     """
     quotas = []
     try:
@@ -227,7 +232,7 @@ def cgroup_quota(membership: Path, root: Path) -> int | None:
             folder, read = root / "cpu" / path.lstrip("/"), _quota_v1
         else:
             continue
-        # A parent's limit holds for its children; inside a container the path itself may not be mounted.
+        # The limit of a parent applies to its children; a container may not mount the path itself.
         for here in (folder, *folder.parents):
             if here == root.parent:
                 break

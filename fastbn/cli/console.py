@@ -12,8 +12,8 @@ import sys
 import tempfile
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
+from fastbn._core.files import replace
 from fastbn._core.startup import FAILED, INTERRUPTED, USAGE_ERROR
-from fastbn._core.writing import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -15,14 +15,16 @@ from fastbn import functional
 from fastbn._core import views
 from fastbn._core.checks import (
     ACTIVATIONS,
+    as_vector,
     check_activation,
+    check_finite,
     check_flag,
     check_integer,
 )
 from fastbn._core.dispatch import kernels
 from fastbn._core.saved import Saved, check_variance
 from fastbn._core.views import same_memory
-from fastbn.affine import ChannelAffine, as_vector, check_finite
+from fastbn.affine import ChannelAffine
 from fastbn.checkpoints.kinds import register
 from fastbn.layers import attributes as _attributes
 from fastbn.layers import masked as _masked

@@ -16,7 +16,7 @@ from fastbn._core.checks import channels, check_activation, check_eps
 from fastbn._core.dispatch import kernels
 from fastbn._core.saved import in_range
 from fastbn._core.tensors import to_tensor
-from fastbn.statistics.selection import chosen_moments
+from fastbn.statistics.reduction import Options, selected_moments
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -46,7 +46,7 @@ def forward(
     if single.size:
         raise ValueError(f"a single value of x counts in {channels(single.tolist())}, so there is no variance to learn "
                          "from; use a larger batch, leave such a value out of the mask, or use eval()")
-    moments = chosen_moments(view.array, view.axis, chosen, "propagate", num_threads, extrema=False)
+    moments = selected_moments(view.array, view.axis, chosen, Options(num_threads=num_threads))
     # 1 in a channel without values, whose gradients are then 0, whatever eps is.
     var = in_range(np.divide(moments.m2, counts, out=np.ones(len(counts)), where=counts > 0))
     code, _ = check_activation(activation, inference=False)

@@ -14,7 +14,7 @@ try:
 except ModuleNotFoundError:
     raise ImportError(missing("plot", "matplotlib", "population")) from None
 
-from fastbn._core.writing import replace_picture
+from fastbn._core.files import replace_picture
 
 if TYPE_CHECKING:
     import os

@@ -1,1 +1,1 @@
-"""Statistics of channels that can be merged."""
+"""Mergeable statistics of channels."""

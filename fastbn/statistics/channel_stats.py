@@ -1,21 +1,19 @@
-"""Statistics of channels as a value that can be updated, merged, taken apart and stored."""
+"""Statistics of channels: a value that can be updated, merged, subtracted and stored."""
 
 from __future__ import annotations
 
-import io
-import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from fastbn._core.checks import check_flag, check_integer, counted
-from fastbn._core.reading import open_regular
+from fastbn._core.files import open_regular, replace
 from fastbn._core.threads import check as check_threads
-from fastbn._core.writing import replace
-from fastbn.statistics import selection as _selection
+from fastbn.statistics import reduction, storage
 from fastbn.statistics.moments import Moments, check_parts
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
 
     from numpy.typing import ArrayLike, NDArray
@@ -24,34 +22,43 @@ if TYPE_CHECKING:
 
 
 class ChannelStats:
-    """Count, mean and sum of squared distances from the mean, per channel, in float64.
+    """Count, mean and M2, the sum of squared deviations from the mean, of each channel in float64.
 
-    Whatever way the data are split into updates and merges, the variance is right to a relative 1e-12 while the mean
-    is within 1e4 standard deviations of zero, and to 1e-11 at 1e6. After Welford (1962), "Note on a Method for
-    Calculating Corrected Sums of Squares and Products", and Chan, Golub and LeVeque (1983), "Algorithms for Computing
-    the Sample Variance"; for weights, Schubert and Gertz (2018), "Numerically Stable Parallel Computation of
-    (Co-)Variance".
-
-    Every array that it gives is a new one, which does not follow later updates.
+    Statistics of parts can be merged in any order. However the data are split, the relative error of the variance is at
+    most 1e-12 if the mean is within 1e4 standard deviations of zero, and 1e-11 within 1e6. All arrays returned are
+    copies, which do not change with later updates.
 
     Parameters
     ----------
     num_channels : int
     axis : int
-        The channel axis of the arrays given to `update`.
+        The channel axis of the arrays that `update` takes.
     extrema : bool
-        Whether to keep the least and the largest value of each channel too.
+        Whether to find the minimum and maximum of each channel too.
 
     Attributes
     ----------
+    axis : int
+        As above.
     count : ndarray of float64, shape (C,)
-        Values per channel, or the sum of their weights.
+        Number of values per channel, or the sum of their weights.
     mean : ndarray of float64, shape (C,)
-        NaN in a channel without values, as NumPy's; so is `var`.
+        Like `var`, NaN in a channel without values.
     m2 : ndarray of float64, shape (C,)
-        Sum of squared distances from the mean.
+        Sum of squared deviations from the mean.
     min, max : ndarray of float64, shape (C,), or None
-        With `extrema`: Inf and -Inf while the count is zero, and NaN once a NaN was counted.
+        None without `extrema`. Inf and -Inf in a channel without values, and NaN in a channel with a NaN.
+
+    Notes
+    -----
+    Batches are merged by the formula of Chan, Golub and LeVeque [1]_, [2]_, and weighted values by that of Schubert and
+    Gertz [3]_. The mean has two words of float64.
+
+    References
+    ----------
+    .. [1] Welford (1962), "Note on a Method for Calculating Corrected Sums of Squares and Products".
+    .. [2] Chan, Golub and LeVeque (1983), "Algorithms for Computing the Sample Variance".
+    .. [3] Schubert and Gertz (2018), "Numerically Stable Parallel Computation of (Co-)Variance".
 
     Examples
     --------
@@ -68,37 +75,46 @@ class ChannelStats:
     True
     """
 
-    __slots__ = ("_moments", "axis")
-    __hash__ = None  # type: ignore[assignment]  # it changes
+    __slots__ = ("_axis", "_moments")
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]  # it is mutable
 
     def __init__(self, num_channels: int, *, axis: int = 1, extrema: bool = False) -> None:
         channels = check_integer(num_channels, "num_channels", 1)
-        self.axis = check_integer(axis, "axis")
-        self._moments = Moments.none(channels, check_flag(extrema, "extrema"))
+        self.axis = axis
+        self._moments = Moments.empty(channels, check_flag(extrema, "extrema"))
+
+    @property
+    def axis(self) -> int:
+        """The channel axis of the arrays that `update` takes."""
+        return self._axis
+
+    @axis.setter
+    def axis(self, axis: int) -> None:
+        self._axis = check_integer(axis, "axis")
 
     @property
     def count(self) -> NDArray[np.float64]:
-        """Values per channel, or the sum of their weights, (C,)."""
+        """Number of values per channel, or the sum of their weights, (C,)."""
         return np.array(self._moments.count)
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """Mean of each channel, (C,), NaN where there are no values."""
+        """Mean of each channel, (C,); NaN in a channel without values."""
         return np.where(self._moments.count > 0, self._moments.mean, np.nan)
 
     @property
     def m2(self) -> NDArray[np.float64]:
-        """Sum of squared distances from the mean, (C,)."""
+        """Sum of squared deviations from the mean, (C,)."""
         return np.array(self._moments.m2)
 
     @property
     def min(self) -> NDArray[np.float64] | None:
-        """Least value of each channel, (C,), if it was asked for."""
+        """Minimum of each channel, (C,); None without `extrema`."""
         return None if self._moments.min is None else np.array(self._moments.min)
 
     @property
     def max(self) -> NDArray[np.float64] | None:
-        """Largest value of each channel, (C,), if it was asked for."""
+        """Maximum of each channel, (C,); None without `extrema`."""
         return None if self._moments.max is None else np.array(self._moments.max)
 
     def __repr__(self) -> str:
@@ -117,36 +133,39 @@ class ChannelStats:
         nan_policy: NanPolicy = "propagate",
         num_threads: int | None = None,
     ) -> ChannelStats:
-        """Add the values of `x`, or some of them.
+        """Add the values of an array, or those that a mask, lengths or weights select.
 
         Parameters
         ----------
         x : array_like, two or more dimensions
-            Of float32, float64, float16, bfloat16, bool, or integers of up to 64 bits. The sums of bool and of
-            integers of up to 16 bits are exact. Integers of 64 bits may be beyond 2**53: the mean then has two words
-            (`to_arrays`), its distance from the values is exact to 2**-53, and only `mean`, `min` and `max` themselves
-            are rounded to float64. Memory that `x` repeats, by strides of zero, is not copied.
+            Of dtype float32, float64, float16, bfloat16, bool, or integers of up to 64 bits. Sums of bool and of
+            integers of up to 16 bits are exact. Memory that `x` repeats by strides of zero is not copied.
         sample_weight : array_like of numbers, shape (N,), optional
-            How often each sample counts, N being the length of the first axis that is not the channels'; zero or more.
+            Weight of each sample, zero or more. N is the length of the first axis other than the channel axis.
         mask : array_like of bool, optional
-            Which values count; of any shape that broadcasts against that of `x` without its channel axis, or, where
-            that differs by channel, with as many axes as `x` and against all of them.
+            Which values count. It broadcasts against the shape of `x` without its channel axis; with as many axes as
+            `x`, it broadcasts against the shape of `x` and may differ between channels.
         lengths : array_like of int, shape (N,), optional
-            How many steps of each sample count, along the second axis that is not the channels'; the others are
-            padding.
+            Number of steps of each sample that count, along the second axis other than the channel axis. The remaining
+            steps are padding.
         nan_policy : {"propagate", "raise", "omit"}
-            What a NaN does: makes its channel NaN, is an error, or does not count in its channel.
+            A NaN makes the statistics of its channel NaN, raises a ValueError, or is ignored.
         num_threads : int, optional
 
         Returns
         -------
         ChannelStats
-            Itself.
+            This object.
 
         Raises
         ------
         TypeError, ValueError
-            If an argument does not fit, or for a NaN where that is an error; nothing has changed then.
+            If an argument does not fit, or for a NaN with ``nan_policy="raise"``; the statistics are unchanged then.
+
+        Notes
+        -----
+        Deviations of integers of 64 bits from their mean have a relative error of at most 2**-53, because the mean has
+        two words (`to_arrays`). `mean`, `min` and `max` themselves are rounded to float64.
 
         Examples
         --------
@@ -161,29 +180,36 @@ class ChannelStats:
         """
         if num_threads is not None:
             check_threads(num_threads)
-        moments = _selection.moments(
-            x, self.axis, len(self._moments.mean), sample_weight, mask, lengths, nan_policy, num_threads,
-            self._moments.min is not None)
+        options = reduction.Options(nan_policy, num_threads, self._moments.min is not None)
+        moments = reduction.moments(
+            x, self.axis, len(self._moments.mean), options, sample_weight=sample_weight, mask=mask, lengths=lengths)
         self._moments = self._moments.merged(moments)
         return self
 
     def merge(self, other: ChannelStats) -> ChannelStats:
-        """Add the values that `other` has seen.
+        """Add the values of other statistics.
 
         Parameters
         ----------
         other : ChannelStats
-            Of as many channels; it does not change.
+            With the same number of channels. It does not change.
 
         Returns
         -------
         ChannelStats
-            Itself. Its extrema are None from then on if those of `other` are.
+            This object. Without the extrema of `other`, it loses its own.
 
         Raises
         ------
         TypeError, ValueError
-            If `other` is no ChannelStats or has another number of channels.
+            If `other` is not a ChannelStats, or has another number of channels.
+
+        Examples
+        --------
+        >>> from fastbn import ChannelStats
+        >>> first, second = ChannelStats(1).update([[1.0], [3.0]]), ChannelStats(1).update([[5.0]])
+        >>> first.merge(second).mean
+        array([3.])
         """
         if not isinstance(other, ChannelStats):
             raise TypeError(f"other must be a ChannelStats, got {type(other).__name__}")
@@ -197,13 +223,13 @@ class ChannelStats:
         return self.copy().merge(other)
 
     def __radd__(self, other: object) -> ChannelStats:
-        """Return a copy for 0, from which ``sum()`` starts."""
+        """Return a copy if `other` is 0, the start value of ``sum()``."""
         return self.copy() if isinstance(other, int) and other == 0 else NotImplemented
 
     def __sub__(self, other: object) -> ChannelStats:
-        """Return what is left without a part that was added before; its extrema are not known.
+        """Return the statistics without a part that was added before. The extrema become None.
 
-        The error is that of the whole: a small rest of a large whole has fewer digits.
+        The absolute error is that of the whole, so a small rest of a large whole has fewer digits.
         """
         if not isinstance(other, ChannelStats):
             return NotImplemented
@@ -213,10 +239,10 @@ class ChannelStats:
         return out
 
     def __eq__(self, other: object) -> bool:
-        """Whether all numbers are the same; NaN is the same as NaN."""
+        """Return whether the axes and all numbers are equal; NaN equals NaN."""
         if not isinstance(other, ChannelStats):
             return NotImplemented
-        return self.axis == other.axis and self._moments.same(other._moments)
+        return self.axis == other.axis and self._moments.equals(other._moments)
 
     def _check_channels(self, other: ChannelStats) -> None:
         if len(other._moments.mean) != len(self._moments.mean):
@@ -224,7 +250,12 @@ class ChannelStats:
                              f"{len(self._moments.mean)}")
 
     def copy(self) -> ChannelStats:
-        """Return another one of the same values."""
+        """Return a copy.
+
+        Returns
+        -------
+        ChannelStats
+        """
         return self.__copy__()
 
     def __copy__(self) -> ChannelStats:
@@ -233,22 +264,28 @@ class ChannelStats:
         return out
 
     def var(self, ddof: int = 0) -> NDArray[np.float64]:
-        """Variance per channel: M2 / (count - ddof).
+        """Return the variance of each channel, M2 / (count - ddof).
 
         Parameters
         ----------
         ddof : int
-            0 for the biased variance, 1 for the unbiased.
+            0 for the biased variance, 1 for the unbiased variance.
 
         Returns
         -------
         ndarray of float64, shape (C,)
-            NaN in a channel that has no more than `ddof` values.
+            NaN in a channel with `ddof` values or fewer.
 
         Raises
         ------
         TypeError, ValueError
             If `ddof` is not an integer, or is negative.
+
+        Examples
+        --------
+        >>> from fastbn import ChannelStats
+        >>> ChannelStats(1).update([[1.0], [3.0]]).var(ddof=1)
+        array([2.])
         """
         ddof = check_integer(ddof, "ddof", 0)
         count, m2 = self._moments.count, self._moments.m2
@@ -257,15 +294,28 @@ class ChannelStats:
         return out
 
     def std(self, ddof: int = 0) -> NDArray[np.float64]:
-        """Return the square root of `var`."""
+        """Return the standard deviation of each channel, the square root of `var`.
+
+        Parameters
+        ----------
+        ddof : int
+            As in `var`.
+
+        Returns
+        -------
+        ndarray of float64, shape (C,)
+        """
         return np.sqrt(self.var(ddof))
 
     def to_arrays(self) -> dict[str, NDArray[np.float64]]:
-        """Return copies of all numbers: count, mean, mean_low, m2 and, if they are kept, min and max, each (C,).
+        """Return copies of all numbers, which `from_arrays` accepts.
 
-        mean_low is the second word of the mean, what its rounding left over; without it merges lose digits where the
-        mean is many standard deviations. In a channel without values all of them are 0, the neutral element of merging,
-        but min and max, which are Inf and -Inf.
+        Returns
+        -------
+        dict of str to ndarray of float64, shape (C,)
+            count, mean, mean_low, m2, and with `extrema` min and max. mean_low is the second word of the mean, its
+            rounding error; without it, merges lose digits if the mean is many standard deviations from zero. In a
+            channel without values, min and max are Inf and -Inf, and the other numbers 0.
         """
         return self._moments.copied().arrays()
 
@@ -274,16 +324,18 @@ class ChannelStats:
         cls, count: ArrayLike, mean: ArrayLike, m2: ArrayLike, mean_low: ArrayLike | None = None,
         min: ArrayLike | None = None, max: ArrayLike | None = None, *, axis: int = 1,  # noqa: A002
     ) -> ChannelStats:
-        """Return statistics of given numbers, those of `to_arrays` or of another library.
+        """Return statistics with given numbers, those of `to_arrays` or of another library.
 
         Parameters
         ----------
         count : array_like, shape (C,) or ()
             Zero or more.
         mean, m2 : array_like, shape (C,)
-            m2 is the sum of squared distances from the mean, zero or more, or NaN.
+            m2 is the sum of squared deviations from the mean, zero or more, or NaN.
         mean_low, min, max : array_like, shape (C,), optional
+            min and max go together.
         axis : int
+            As in the class.
 
         Returns
         -------
@@ -292,7 +344,7 @@ class ChannelStats:
         Raises
         ------
         TypeError, ValueError
-            If they do not fit together.
+            If the arrays differ in shape, or have invalid values.
 
         Examples
         --------
@@ -310,14 +362,12 @@ class ChannelStats:
         return {"axis": self.axis, **self.to_arrays()}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        if isinstance(state, tuple):    # of 0.1.0
-            state = {**state[1], "mean_low": state[1]["_mean_low"]}
-        arrays = {name: value for name, value in state.items() if name != "_mean_low"}
-        self.axis = check_integer(arrays.pop("axis"), "axis")
+        arrays = dict(state)
+        self.axis = arrays.pop("axis")
         self._moments = check_parts(arrays)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all numbers into an .npz file, which is replaced as a whole or not at all.
+        """Write all numbers to an .npz file, which is replaced atomically.
 
         Parameters
         ----------
@@ -326,16 +376,13 @@ class ChannelStats:
         Raises
         ------
         OSError
-            If it cannot be written.
+            If the file cannot be written.
         """
-        data = io.BytesIO()
-        np.savez(data, axis=np.array(self.axis, np.int64), extrema=np.array(self.min is not None, np.int64),
-                 **self.to_arrays())  # type: ignore[arg-type]
-        replace(path, data.getvalue())
+        replace(path, storage.dump(self.to_arrays(), self.axis))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ChannelStats:
-        """Return what `save` has written. Never unpickles anything.
+        """Read a file that `save` wrote. Nothing is unpickled.
 
         Parameters
         ----------
@@ -350,22 +397,11 @@ class ChannelStats:
         OSError
             If the file cannot be read.
         ValueError
-            If it is no such file; the message begins with the path.
+            If it is not such a file; the message begins with the path.
         """
-        from fastbn._core.npz import NpzReader
-
         with open_regular(path) as file:
             try:
-                archive = NpzReader(file)
-                arrays = {name: archive.read(name) for name in archive.names}
-                numbers = {}
-                for name in ("axis", "extrema"):
-                    number = arrays.pop(name, None)
-                    if number is None or number.shape != () or number.dtype.kind != "i":
-                        raise ValueError(f"{name} is missing or no integer; was this written by ChannelStats.save?")
-                    numbers[name] = int(number)
-                if numbers["extrema"] != ("min" in arrays):
-                    raise ValueError("min and max are not as announced; the file is damaged")
-                return cls.from_arrays(**arrays, axis=numbers["axis"])
+                arrays, axis = storage.read(file)
+                return cls.from_arrays(**arrays, axis=axis)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{path}: {error}") from error

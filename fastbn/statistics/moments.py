@@ -1,4 +1,4 @@
-"""Count, mean, M2 and extrema of channels, and the one formula that puts two of them together."""
+"""Count, mean, M2 and extrema of channels, and the formula that merges two of them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Moments:
-    """Of some values of every channel; all vectors are (C,), float64.
+    """The moments of some values of each channel.
 
-    The mean has a second word, what its rounding left over: between parts whose means are 1e6 standard deviations the
-    distance would otherwise lose ten digits.
+    The mean has two words, so that the difference of two means keeps its digits: at 1e6 standard deviations from zero
+    it would lose ten of them.
+
+    Attributes
+    ----------
+    count, mean, mean_low, m2 : ndarray of float64, shape (C,)
+    min, max : ndarray of float64, shape (C,), or None
     """
 
     count: NDArray[np.float64]
@@ -31,28 +36,29 @@ class Moments:
     max: NDArray[np.float64] | None = None
 
     @classmethod
-    def none(cls, channels: int, extrema: bool) -> Moments:
-        """Return those of no values."""
+    def empty(cls, channels: int, extrema: bool) -> Moments:
+        """Return the moments of no values."""
         count, mean, mean_low, m2 = np.zeros((4, channels))
         return cls(count, mean, mean_low, m2, *(
             (np.full(channels, np.inf), np.full(channels, -np.inf)) if extrema else ()))
 
     def arrays(self) -> dict[str, NDArray[np.float64]]:
-        """Return the vectors that there are, by name."""
+        """Return the vectors by name, without those that are None."""
         named = {field: getattr(self, field) for field in FIELDS}
         return {name: vector for name, vector in named.items() if vector is not None}
 
     def copied(self) -> Moments:
-        """Return the same in memory of its own."""
+        """Return a copy."""
         return Moments(**{name: vector.copy() for name, vector in self.arrays().items()})
 
-    def same(self, other: Moments) -> bool:
-        """Whether all vectors are equal, NaN being equal to NaN."""
+    def equals(self, other: Moments) -> bool:
+        """Return whether all vectors are equal; NaN equals NaN."""
         a, b = self.arrays(), other.arrays()
         return a.keys() == b.keys() and all(np.array_equal(a[name], b[name], equal_nan=True) for name in a)
 
-    def moved(self, origin: NDArray[Any]) -> Moments:
-        """Return those of the values plus `origin`, (C,), integers of 64 bits, which take two float64; no extrema."""
+    def shifted(self, origin: NDArray[Any]) -> Moments:
+        """Return the moments of the values plus integers of 64 bits, (C,), without extrema."""
+        # Such an integer is the exact sum of two float64.
         high, low = (origin >> 32).astype(np.float64) * 2.0**32, (origin & 0xFFFFFFFF).astype(np.float64)
         centre, rest = two_sum(high, low)
         mean, left = two_sum(centre, self.mean)
@@ -60,47 +66,47 @@ class Moments:
         return Moments(self.count, mean, mean_low, self.m2)
 
     def repeated(self, times: int, channels: int) -> Moments:
-        """Return those of as many copies of all values; a single channel stands for `channels` that are alike."""
+        """Return the moments of `times` copies of all values; a single channel is repeated `channels` times."""
         alike = {name: np.broadcast_to(vector, channels).copy() for name, vector in self.arrays().items()}
         alike["count"] *= times
         alike["m2"] *= times
         return Moments(**alike)
 
     def merged(self, other: Moments) -> Moments:
-        """Return those of both, after Chan, Golub and LeVeque (1983)."""
+        """Return the moments of both sets of values, after Chan, Golub and LeVeque (1983)."""
         first, second = self.count == 0, other.count == 0
         if first.all() or second.all():
             out = (other if first.all() else self).copied()
         else:
-            with np.errstate(all="ignore"):     # an infinity leaves NaN in its channel, without a warning
+            with np.errstate(all="ignore"):     # an infinity gives NaN in its channel, without a warning
                 count = self.count + other.count
                 weight = other.count / count
                 delta = distance(self, other)
                 mean, mean_low = two_sum(self.mean, delta * weight + self.mean_low)
                 m2 = self.m2 + other.m2 + delta * (self.count * weight) * delta
                 far = np.isinf(delta) & np.isfinite(self.mean) & np.isfinite(other.mean)
-                if far.any():       # the means are further apart than the largest float64, but what lies between is not
+                if far.any():       # the difference of the means overflows, but not the mean of both
                     mean[far] = (self.mean * (1 - weight) + other.mean * weight)[far]
                     mean_low[far] = 0.0
             out = Moments(count, mean, mean_low, m2)
-            for channels, there in ((second, self), (first, other)):
+            for channels, source in ((second, self), (first, other)):
                 if channels.any():
                     for name in ("mean", "mean_low", "m2"):
-                        getattr(out, name)[channels] = getattr(there, name)[channels]
+                        getattr(out, name)[channels] = getattr(source, name)[channels]
         out.min = out.max = None
         if self.min is not None and self.max is not None and other.min is not None and other.max is not None:
             out.min, out.max = np.minimum(self.min, other.min), np.maximum(self.max, other.max)
         return out
 
     def without(self, part: Moments) -> Moments:
-        """Return those of the rest, `part` being a part of the values; the extrema of a rest are not known.
+        """Return the moments of the remaining values after the removal of a part, without extrema.
 
         Raises
         ------
         ValueError
-            If the part has more values than there are.
+            If the part has more values or a larger spread than the whole.
         """
-        # Sums of weights leave roundings.
+        # Counts may be sums of weights, which are rounded.
         near = np.abs(self.count - part.count) <= 2.0**-49 * self.count
         count = np.where(near, 0.0, self.count - part.count)
         if (count < 0).any():
@@ -114,8 +120,8 @@ class Moments:
             mean, mean_low = two_sum(self.mean, delta * ratio + self.mean_low)
             m2 = self.m2 - part.m2 - delta * (self.count * ratio) * delta
             if (left & (m2 < -1e-6 * (self.m2 + part.m2 + delta * part.count * delta))).any():
-                raise ValueError("the part spreads further than the whole; it is no part of it")
-        m2 = np.where(m2 < 0, 0.0, m2)      # by rounding; NaN stays
+                raise ValueError("the part spreads further than the whole; it is not a part of it")
+        m2 = np.where(m2 < 0, 0.0, m2)      # negative by rounding; NaN stays
         return Moments(count, *(np.where(left, vector, 0.0) for vector in (mean, mean_low, m2)))
 
 
@@ -123,30 +129,30 @@ FIELDS = tuple(field.name for field in dataclasses.fields(Moments))
 
 
 def distance(first: Moments, second: Moments) -> NDArray[np.float64]:
-    """Return how far the mean of the second lies above that of the first, both words."""
+    """Return the mean of the second minus that of the first, from both words."""
     return (second.mean - first.mean) + (second.mean_low - first.mean_low)
 
 
 def two_sum(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return a + b and what its rounding left over (Knuth)."""
+    """Return a + b and its rounding error (Knuth)."""
     total = a + b
     part = total - a
     return total, (a - (total - part)) + (b - part)
 
 
 def check_parts(arrays: Mapping[str, Any]) -> Moments:
-    """Return moments of given vectors, or raise an error that names the one that does not fit.
+    """Return the moments of given vectors.
 
     Raises
     ------
     TypeError
-        For a name that is none, or values that are no numbers.
+        For an unknown name, or values that are not numbers.
     ValueError
-        For shapes that do not fit, counts or sums of squares below zero, and extrema the wrong way round.
+        For a vector that is missing or of the wrong shape, a negative count or M2, or a minimum above the maximum.
     """
     unknown = sorted(set(arrays) - set(FIELDS))
     if unknown:
-        raise TypeError(f"there is no {listed(unknown)}; expected {', '.join(FIELDS)}")
+        raise TypeError(f"unknown {listed(unknown)}; expected {', '.join(FIELDS)}")
     found: dict[str, NDArray[np.float64]] = {}
     for name, value in arrays.items():
         if value is None:
@@ -160,7 +166,7 @@ def check_parts(arrays: Mapping[str, Any]) -> Moments:
             raise ValueError(f"{name} is missing")
     shape = found["mean"].shape
     if len(shape) != 1 or not shape[0]:
-        raise ValueError(f"mean has shape {shape}; expected (C,), one value a channel")
+        raise ValueError(f"mean has shape {shape}; expected (C,), one value per channel")
     if found["count"].shape == ():
         found["count"] = np.full(shape, found["count"])
     found.setdefault("mean_low", np.zeros(shape))
@@ -175,7 +181,7 @@ def check_parts(arrays: Mapping[str, Any]) -> Moments:
     for name in ("mean", "mean_low", "m2"):
         found[name][none] = 0.0
     if ("min" in found) != ("max" in found):
-        raise ValueError(f"{'max' if 'min' in found else 'min'} is missing; expected both extrema, or neither")
+        raise ValueError(f"{'max' if 'min' in found else 'min'} is missing; expected both extrema or neither")
     if "min" in found and (found["min"] > found["max"])[~none].any():
         raise ValueError("min is above max")
     return Moments(**found)

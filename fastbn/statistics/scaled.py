@@ -1,4 +1,4 @@
-"""Channel statistics of numbers of any size: by a power of two where squares would leave the range of float64."""
+"""Channel statistics of values whose squares leave the range of float64, scaled by powers of two."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Sums of squared distances between these neither lose digits nor overflow, whatever is merged with them.
+# An M2 between these neither loses digits nor overflows in a merge.
 LEAST, MOST = 2.0**-800, 2.0**800
-SMALL, LARGE = 2.0**-400, 2.0**400      # values whose squares are beyond
+SMALL, LARGE = 2.0**-400, 2.0**400      # larger and smaller values are scaled
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Scaled:
     ----------
     stats : ChannelStats
     exponent : ndarray of int, shape (C,)
-        Zero in channels of ordinary numbers.
+        Zero in channels that need no scaling.
     """
 
     stats: ChannelStats
@@ -42,13 +42,13 @@ class Scaled:
         Parameters
         ----------
         read : callable
-            Returns the statistics of the values over 2**exponent; of the values themselves for None.
+            Returns the statistics of ``x / 2**exponent``; of x for None.
         size : callable
-            Returns the largest absolute value of each channel, NaN aside.
+            Returns the largest absolute value of each channel, ignoring NaN.
         """
         stats = read(None)
         exponent = np.zeros(len(stats.m2), np.int64)
-        beyond = ~((stats.m2 >= LEAST) & (stats.m2 <= MOST))      # or NaN, of an overflow, or a constant channel's 0
+        beyond = ~((stats.m2 >= LEAST) & (stats.m2 <= MOST))      # includes NaN, of an overflow, and 0
         if beyond.any():
             largest = size()
             beyond &= (largest > LARGE) | ((largest > 0) & (largest < SMALL))
@@ -56,7 +56,7 @@ class Scaled:
         return cls(read(exponent) if exponent.any() else stats, exponent)
 
     def __add__(self, other: Scaled) -> Scaled:
-        # By the larger exponent, that of what decides the result; zeros have none.
+        # The larger exponent decides; channels of zeros have none.
         ours, theirs = (np.where(_is_zero(part.stats), np.iinfo(np.int64).min, part.exponent) for part in (self, other))
         exponent = np.maximum(ours, theirs)
         exponent[exponent == np.iinfo(np.int64).min] = 0
@@ -72,12 +72,12 @@ class Scaled:
         return ChannelStats.from_arrays(**arrays, axis=self.stats.axis)
 
     def mean(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return both words of the mean, NaN in channels without values."""
+        """Return both words of the mean; NaN in channels without values."""
         low = self.stats.to_arrays()["mean_low"]
         return power_of_two(self.stats.mean, self.exponent), power_of_two(low, self.exponent)
 
     def var(self) -> NDArray[np.float64]:
-        """Return the biased variance; Inf or 0 where it is beyond float64, whose square root is not."""
+        """Return the biased variance; Inf or 0 if it leaves the range of float64, even if its square root does not."""
         return power_of_two(self.stats.var(), 2 * self.exponent)
 
     def std(self) -> NDArray[np.float64]:
@@ -92,7 +92,7 @@ def _is_zero(stats: ChannelStats) -> NDArray[np.bool_]:
 
 
 def power_of_two(values: NDArray[Any], exponent: NDArray[np.int64]) -> NDArray[Any]:
-    """Return ``values * 2**exponent``, without a warning where that leaves the range of their dtype."""
+    """Return ``values * 2**exponent``, without warnings of overflow and underflow."""
     with np.errstate(over="ignore", under="ignore"):
         result: NDArray[Any] = np.ldexp(values, np.clip(exponent, -5000, 5000).astype(np.int32))
     return result

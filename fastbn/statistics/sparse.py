@@ -1,4 +1,4 @@
-"""Columns of sparse matrices: their moments, zeros that are not stored included, and their scaling."""
+"""Moments and scaling of the columns of sparse matrices."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn.statistics.moments import Moments
-from fastbn.statistics.selection import BLOCK_VALUES, weighted_moments
+from fastbn.statistics.reduction import BLOCK_VALUES
+from fastbn.statistics.weighted import weighted_moments
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
 def moments(x: Any, sample_weight: NDArray[np.float64] | None) -> Moments:
-    """Return the moments of the columns of a CSR or CSC matrix, without NaN.
+    """Return the moments of the columns of a CSR or CSC matrix, omitting NaN.
 
-    Stored values are gathered into blocks of columns that have about as many of them, and go the way of weighted rows;
-    what is not stored is one more part, of zeros.
+    Columns of similar length are gathered into blocks of weighted rows. The zeros that are not stored are merged last.
+
+    Parameters
+    ----------
+    x : sparse matrix or array, shape (N, C)
+    sample_weight : ndarray of float64, shape (N,), or None
 
     Examples
     --------
@@ -33,28 +38,28 @@ def moments(x: Any, sample_weight: NDArray[np.float64] | None) -> Moments:
     weight = np.ones(rows) if sample_weight is None else sample_weight
     starts, lengths = x.indptr[:-1], np.diff(x.indptr)
     stored = np.zeros(columns)
-    out = Moments.none(columns, extrema=False)
+    out = Moments.empty(columns, extrema=False)
     order = np.argsort(-lengths, kind="stable")[:np.count_nonzero(lengths)]
     first = 0
     while first < len(order):
         longest = lengths[order[first]]
         group = order[first:first + max(1, BLOCK_VALUES // longest)]
         steps = np.arange(longest)[:, None]
-        there = steps < lengths[group]
-        places = np.where(there, starts[group] + steps, 0)
-        weights = np.where(there, weight[x.indices[places]], 0.0)
+        present = steps < lengths[group]
+        places = np.where(present, starts[group] + steps, 0)
+        weights = np.where(present, weight[x.indices[places]], 0.0)
         stored[group] = weights.sum(axis=0)
         part = weighted_moments(x.data[places].astype(np.float64), weights, "omit", extrema=False)
         for name, vector in part.arrays().items():
             getattr(out, name)[group] = vector
         first += len(group)
-    zeros = Moments.none(columns, extrema=False)
+    zeros = Moments.empty(columns, extrema=False)
     zeros.count = np.where(lengths == rows, 0.0, np.maximum(weight.sum() - stored, 0.0))
     return out.merged(zeros)
 
 
 def by_column(x: Any) -> Any:
-    """Return a CSC matrix that has each position once."""
+    """Return a CSC matrix without duplicate entries."""
     columns = x.tocsc()
     if not columns.has_canonical_format:
         columns = columns.copy() if columns is x else columns
@@ -63,7 +68,7 @@ def by_column(x: Any) -> Any:
 
 
 def sizes(x: Any, sample_weight: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """Return the largest absolute value of each column, NaN and values without a weight aside."""
+    """Return the largest absolute value of each column, ignoring NaN and values without a weight."""
     columns = by_column(x)
     out, data = np.zeros(columns.shape[1]), np.abs(columns.data).astype(np.float64)
     if sample_weight is not None:
@@ -79,7 +84,7 @@ def column_of(x: Any) -> NDArray[Any]:
 
 
 def with_data(x: Any, data: NDArray[Any], copy: bool) -> Any:
-    """Return the matrix of other stored values, in the dtype of x: another one with `copy`, else x itself."""
+    """Return a matrix with other stored values, in the dtype of x: a copy with `copy`, else x itself."""
     out = x.copy() if copy else x
     with np.errstate(over="ignore", under="ignore"):
         out.data[...] = data

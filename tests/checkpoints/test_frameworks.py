@@ -56,7 +56,7 @@ def test_bad_nodes(name):
 
 def test_a_tensor_without_onnx_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ModuleNotFoundError, match=r"needs onnx, .*pip install 'fastbn\[interop\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r'needs onnx, .*pip install "\.\[onnx\]"'):
         BatchNorm.from_onnx(onnx_node(), CONSTANTS | {"s": SimpleNamespace(raw_data=b"")})
 
 

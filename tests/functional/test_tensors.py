@@ -163,7 +163,7 @@ def test_an_export_that_fails_is_an_error_that_names_the_argument():
         def __dlpack__(self, **options):
             raise BufferError("bfloat16 is not exported")
 
-    with pytest.raises(TypeError, match="x of type Broken cannot be taken over by DLPack: bfloat16 is not exported"):
+    with pytest.raises(TypeError, match="x of type Broken cannot be imported by DLPack: bfloat16 is not exported"):
         BatchNorm(3)(Broken(X))
 
 

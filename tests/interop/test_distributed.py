@@ -1,4 +1,4 @@
-"""Statistics of Dask arrays: any chunks, bad input, and a cluster that loses a worker."""
+"""Statistics of Dask arrays: any chunks, invalid input, and a cluster that loses a worker."""
 
 import os
 import signal
@@ -43,7 +43,7 @@ def test_any_chunks(chunks, axis, dtype):
     assert isinstance(stats, ChannelStats)
     assert stats.axis == axis % 4
     check(stats, x, axis)
-    # It is a ChannelStats like any other.
+    # Updates and merges work as usual.
     check(stats.update(x) if stats.axis == axis else stats.merge(ChannelStats(x.shape[axis], axis=axis).update(x)),
           np.concatenate([x, x], axis=(axis + 1) % 4), axis)
 
@@ -110,7 +110,7 @@ def test_nan(chunks):
     assert (clean.mean.tolist(), clean.var().tolist()) == ([7], [0])
 
 
-def test_a_policy_that_there_is_not():
+def test_an_unknown_policy():
     with pytest.raises(ValueError, match="nan_policy must be one of 'propagate', 'raise', 'omit', got 'drop'"):
         channel_stats(da.ones((4, 3)), nan_policy="drop")
 
@@ -134,7 +134,7 @@ def unknown_channels():
     (da.ones((4, 3), dtype="datetime64[s]"), 1, TypeError, "x has dtype datetime64.s.; expected float32, float64"),
     (da.ones((4, 3), dtype=complex), 1, TypeError, "x has dtype complex128"),
     (da.ma.masked_greater(da.ones((4, 3)), 2), 1, TypeError, "x has masked chunks"),
-    (da.ones((4, 0)), 1, ValueError, r"x has shape \(4, 0\), no channels along axis 1"),
+    (da.ones((4, 0)), 1, ValueError, r"x has shape \(4, 0\); expected one or more channels along axis 1"),
     (unknown_channels(), 1, ValueError, "chunks of unknown size along its channel axis, 1; call x.compute_chunk_sizes"),
 ], ids=lambda v: None if isinstance(v, (type, np.ndarray, da.Array)) else str(v)[:30])
 def test_what_is_refused(x, axis, error, message):
@@ -142,13 +142,13 @@ def test_what_is_refused(x, axis, error, message):
         channel_stats(x, axis)
 
 
-def test_a_chunk_that_is_narrower_than_announced():
+def test_a_chunk_with_fewer_channels_than_expected():
     x = da.ones((4, 6), chunks=(2, 3)).map_blocks(lambda block: block[:, :2], dtype=float, meta=np.empty((0, 0)))
     with pytest.raises(ValueError, match=r"x has shape \(2, 2\), which is 2 channels along axis 1; expected 3"):
         channel_stats(x).compute(scheduler="sync")
 
 
-def test_masks_that_dask_does_not_know_of_are_refused_in_the_task():
+def test_masks_unknown_to_dask_are_refused_in_the_task():
     x = da.ones((4, 3), chunks=2).map_blocks(np.ma.masked_greater, 0, dtype=float, meta=np.empty((0, 0)))
     with pytest.raises(TypeError, match="x is a masked array, whose mask would be ignored"):
         channel_stats(x).compute(scheduler="sync")
@@ -164,7 +164,7 @@ def made_by(pid, folder):
 
 
 def load(number, folder):
-    """A chunk whose maker leaves a note; who has made some waits for a file before the others."""
+    """Return a block, and write a file in the name of its worker, which waits for a signal after a few blocks."""
     while len(made_by(os.getpid(), folder)) >= FIRST and not os.path.exists(os.path.join(folder, "go on")):
         time.sleep(0.01)
     with open(os.path.join(folder, f"{number}-{os.getpid()}"), "w"):
@@ -185,7 +185,7 @@ def cluster():
         yield client
 
 
-@pytest.mark.filterwarnings("default")      # the cluster complains of the worker that it loses
+@pytest.mark.filterwarnings("default")      # the cluster warns of the lost worker
 def test_a_cluster_that_loses_a_worker(cluster, tmp_path):
     from dask import delayed
 

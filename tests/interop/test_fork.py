@@ -1,4 +1,4 @@
-"""Forks with other runtimes in the process: PyTorch's own OpenMP, and Intel's in place of GNU's."""
+"""Forks with other OpenMP runtimes in the process: that of PyTorch, and that of Intel instead of GNU."""
 
 import importlib.metadata
 import sys
@@ -13,8 +13,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason=f"forks are guar
 
 def test_with_torch_in_the_process():
     pytest.importorskip("torch")
-    # fastbn's children compute, with PyTorch's pool alive in the parent. (A child that uses PyTorch's pool is
-    # PyTorch's matter.)
+    # Child processes compute with fastbn while the parent has a thread pool of PyTorch.
     assert output("import torch\n" + SETUP + """
 torch.set_num_threads(2)
 t = torch.ones(2_000_000)
@@ -43,7 +42,7 @@ def test_with_the_runtime_of_intel():
     library = intel_library()
     if library is None:
         pytest.skip("intel-openmp is not installed, or has no libiomp5.so for this system")
-    # It answers to libgomp's names, and sees to forks itself; pausing it would hang the fork.
+    # It exports the symbols of libgomp and handles forks itself; pausing it would hang the fork.
     assert output(SETUP + """
 assert fastbn._core.config.config()["openmp"]["fork_guard"] == "not needed: the runtime is not GNU libgomp"
 assert "libiomp5" in fastbn._core.config.openmp_runtime()
@@ -58,7 +57,7 @@ print("done")
 """, LD_PRELOAD=str(library)) == "done"
 
 
-# A child that ends with what it is told to, or hangs.
+# Whether a child process ends, fails or hangs.
 CHILD = """
 import itertools
 
@@ -81,7 +80,7 @@ def child(work):
 
 @pytest.fixture
 def without_handlers():
-    """The settings of a process whose runtime is Intel's and leaves forks alone."""
+    """Return the settings of a process with the runtime of Intel and without its fork handlers."""
     library = intel_library()
     if library is None:
         pytest.skip("intel-openmp is not installed, or has no libiomp5.so for this system")
@@ -89,7 +88,7 @@ def without_handlers():
 
 
 @pytest.mark.parametrize("setting", ["FALSE", "false", ".F.", "no", "0", "off"])
-def test_a_child_has_one_thread_where_intel_leaves_forks_alone(setting, without_handlers):
+def test_a_child_has_one_thread_without_the_fork_handlers_of_intel(setting, without_handlers):
     assert output(SETUP + CHILD + """
 def alone():
     before = tasks()
@@ -104,14 +103,14 @@ print("done")
 
 
 @pytest.mark.parametrize("setting", ["TRUE", ".T.", "yes", "1", "on", ""])
-def test_a_child_has_its_threads_where_intel_sees_to_forks(setting, without_handlers):
+def test_a_child_has_all_threads_with_the_fork_handlers_of_intel(setting, without_handlers):
     assert output(SETUP + CHILD + """
 assert child(lambda: right_with_one_more_task() and fastbn.get_num_threads() == 3) == "ended"
 print("done")
 """, **without_handlers | {"KMP_INIT_AT_FORK": setting, "FASTBN_NUM_THREADS": "3"}) == "done"
 
 
-def test_a_child_has_its_threads_where_there_were_none_before(without_handlers):
+def test_a_child_has_all_threads_if_the_parent_had_no_pool(without_handlers):
     assert output(DEFINITIONS + CHILD + """
 assert tasks() == 1
 assert child(right_with_one_more_task) == "ended"
@@ -119,7 +118,7 @@ print("done")
 """, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", **without_handlers) == "done"
 
 
-def test_without_the_guard_such_a_child_hangs(without_handlers):
-    # The control: what the tests above prove is the guard's doing.
-    program = SETUP + CHILD + "looks = range(200)\nprint(child(right))"     # a slow child has not ended either
+def test_without_the_handlers_of_fastbn_such_a_child_hangs(without_handlers):
+    # A control experiment for the tests above.
+    program = SETUP + CHILD + "looks = range(200)\nprint(child(right))"     # a slow child counts as hung too
     assert output(program, FASTBN_FORK_GUARD="0", **without_handlers) == "hung"

@@ -1,7 +1,7 @@
-"""scikit-learn's own tests of StandardScaler, with ChannelScaler in its place.
+"""The tests of StandardScaler in scikit-learn, with ChannelScaler in its place.
 
-What fails is expected to, and listed with its reason here and in docs/scale.md. Tests of the array API are left out:
-ChannelScaler takes NumPy's arrays and SciPy's sparse ones.
+Expected failures are listed with their reasons here and in docs/scale.md. Tests of the array API are skipped, because
+ChannelScaler supports only arrays of NumPy and sparse matrices of SciPy.
 """
 
 import importlib.util
@@ -17,19 +17,19 @@ from sklearn import preprocessing  # noqa: E402
 from fastbn.sklearn import ChannelScaler  # noqa: E402
 from tests.interop.parameters import with_lists  # noqa: E402
 
-MEASURED = "1.9."       # the version whose expected failures are these, all of them
+MEASURED = "1.9."       # the version with exactly these failures
 EXPECTED = {
-    r"near_constant_features\[.*-float64-": "a channel is constant where its values are equal, and not where its "
-                                            "deviation is small: the variance has its digits there",
-    r"partial_fit$": "var_ is there without with_std too",
-    r"return_identity": "mean_ and var_ are there without with_mean and with_std too",
+    r"near_constant_features\[.*-float64-": "a channel is constant if its values are equal, not if its standard "
+                                            "deviation is small, because the variance is accurate",
+    r"partial_fit$": "var_ exists without with_std",
+    r"return_identity": "mean_ and var_ exist without with_mean and with_std",
     r"callback_support": "no callbacks",
 }
 pytestmark = pytest.mark.filterwarnings("default")
 
 
 def suite():
-    """Return a copy of scikit-learn's module of tests that takes ChannelScaler for StandardScaler."""
+    """Return a copy of the test module of scikit-learn that tests ChannelScaler instead of StandardScaler."""
     spec = importlib.util.find_spec("sklearn.preprocessing.tests.test_data")
     module = importlib.util.module_from_spec(spec)
     theirs = preprocessing.StandardScaler

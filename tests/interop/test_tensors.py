@@ -1,4 +1,4 @@
-"""CPU tensors of PyTorch: in and out without a copy, in every dtype that the kernels know."""
+"""CPU tensors of PyTorch: in and out without a copy, in every supported dtype."""
 
 import ml_dtypes
 import numpy as np
@@ -15,7 +15,7 @@ KINDS = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "b
 
 
 def pair(kind, shape=(4, 3, 5, 6), seed=0):
-    """The same values as a tensor and as an array of memory of its own."""
+    """Return the same values as a tensor and as an array with separate memory."""
     array = np.random.default_rng(seed).standard_normal(shape).astype(KINDS[kind])
     bits = torch.from_numpy(array.view(f"i{array.itemsize}").copy())
     return bits.view(getattr(torch, kind)), array
@@ -77,7 +77,7 @@ def test_parameters_are_the_memory_of_tensors():
     other.gamma = weight.detach().numpy().copy()
     same(ours(x), other(a))
     with torch.no_grad():
-        weight.mul_(2)      # as an optimizer does
+        weight.mul_(2)      # like an optimizer
     other.gamma *= 2
     same(ours(x), other(a))
     with pytest.raises(ValueError, match=r"beta has shape \(2,\); expected \(3,\)"):

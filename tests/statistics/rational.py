@@ -1,4 +1,4 @@
-"""Mean and variance of floating-point numbers as rational numbers, without any rounding."""
+"""Exact mean and variance of floating-point numbers, as fractions."""
 
 from fractions import Fraction
 
@@ -6,15 +6,15 @@ import numpy as np
 
 
 def values(parts, axis=1):
-    """All values of some arrays by channel, as lists of fractions."""
+    """Return the values of each channel of several arrays, as lists of fractions."""
     moved = [np.moveaxis(np.asarray(part, np.float64), axis, 0) for part in parts]
     return [[Fraction(float(v)) for part in moved for v in part[c].ravel()] for c in range(len(moved[0]))]
 
 
 def population(parts, axis=1, ddof=0):
-    """Mean and variance of each channel of some arrays together, as lists of fractions.
+    """Return mean and variance of each channel of several arrays, as lists of fractions.
 
-    All values are integers times one power of two, and sums of integers are exact.
+    All values are integers times a common power of two, and sums of integers are exact.
     """
     moved = [np.moveaxis(np.asarray(part, np.float64), axis, 0) for part in parts]
     means, variances = [], []
@@ -31,6 +31,6 @@ def population(parts, axis=1, ddof=0):
 
 
 def relative(got, exact):
-    """The largest relative error of an array, worked out exactly."""
+    """Return the largest relative error of an array, computed exactly."""
     pairs = zip(np.asarray(got, np.float64).tolist(), exact, strict=True)
     return float(max(abs(Fraction(g) - e) / abs(e) for g, e in pairs))

@@ -1,4 +1,4 @@
-"""ChannelStats: updates and merges, in any split, against the oracle."""
+"""ChannelStats: updates and merges of any split, against the oracle."""
 
 import copy
 import pickle
@@ -17,7 +17,7 @@ def check(stats, x, axis, rel=1e-12):
     mean, var = oracle.moments(x, axis)
     count = x.size // len(mean)
     assert (stats.count == count).all()
-    # The mean in units of the spread, which is what it is compared with.
+    # The error of the mean is relative to the standard deviation if that is larger.
     assert (np.abs(stats.mean - mean) <= rel * np.maximum(np.abs(mean), np.sqrt(var))).all()
     assert (np.abs(stats.m2 - var * count) <= rel * var * count).all()
     assert stats.mean.dtype == stats.m2.dtype == np.float64
@@ -87,14 +87,14 @@ def test_empty_update_and_merge(empty, layout, dtype):
 
 
 def test_too_few_values_are_nan():
-    # Of mean, variance and deviation alike, and without a warning; channels that have values have numbers.
+    # Mean, variance and standard deviation alike, without a warning. Other channels are not affected.
     stats = ChannelStats(2, extrema=True).update(np.array([[1.0, np.nan], [3.0, np.nan]]), nan_policy="omit")
     for got, want in ((stats.mean, 2), (stats.var(), 1), (stats.var(1), 2), (stats.std(), 1)):
         np.testing.assert_array_equal(got, [want, np.nan])
     np.testing.assert_array_equal(stats.var(2), [np.nan, np.nan])
     np.testing.assert_array_equal(stats.m2, [2, 0])
     assert (stats.min.tolist(), stats.max.tolist()) == ([1, np.inf], [3, -np.inf])
-    # What merges and is stored has zeros there, as in files that were saved before.
+    # The stored numbers are zeros, the neutral element of a merge.
     assert stats.to_arrays()["mean"].tolist() == [2, 0]
     assert ChannelStats.from_arrays(**stats.to_arrays()) == stats
     assert stats.update(np.array([[5.0, 7.0]])).mean.tolist() == [3, 7]
@@ -153,6 +153,16 @@ def test_pickle_and_repr():
     assert b.axis == a.axis == 1
     same_bits(a.m2, b.m2)
     assert repr(a) == "ChannelStats(3, axis=1, count=1000)"
+
+
+def test_axis_is_checked_when_assigned():
+    stats = ChannelStats(3)
+    stats.axis = -1
+    assert stats.update(np.ones((2, 5, 3))).axis == -1
+    for value in (True, 1.0, "last", None):
+        with pytest.raises(TypeError, match="axis must be an integer"):
+            stats.axis = value
+    assert stats.axis == -1
 
 
 BAD_UPDATES = {

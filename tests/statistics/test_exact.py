@@ -1,4 +1,4 @@
-"""ChannelStats against exact arithmetic: NIST's data sets, merges in every order, integers, files of numbers."""
+"""ChannelStats against exact arithmetic: data sets of NIST, merges in every order, integers, huge values."""
 
 import itertools
 from fractions import Fraction
@@ -11,24 +11,24 @@ from tests.cases import axis_of
 
 
 def exact(values):
-    """Mean and variance of a channel, as fractions."""
+    """Return mean and variance of a channel, as fractions."""
     numbers = [Fraction(float(v)) for v in values]
     mean = sum(numbers) / len(numbers)
     return mean, sum((v - mean) ** 2 for v in numbers) / len(numbers)
 
 
 def close_mean(got, mean, var):
-    """A rounding of the mean, or of the spread where the mean is smaller."""
+    """Return whether the error is within a rounding of the mean or the standard deviation, whichever is larger."""
     return abs(Fraction(float(got)) - mean) <= Fraction(2.0**-51) * max(abs(mean), Fraction(float(var) ** 0.5))
 
 
 def digits(got, right):
-    """Correct significant digits: the LRE of NIST, at most 15."""
+    """Return the number of correct significant digits, the LRE of NIST, at most 15."""
     error = abs(Fraction(float(got)) - right) / abs(right)
     return 15.0 if error == 0 else min(15.0, -np.log10(float(error)))
 
 
-# NIST StRD, univariate summary statistics, the four generated sets of numerical accuracy: values as defined there.
+# NIST StRD, univariate summary statistics: the four generated data sets.
 NIST = {
     "NumAcc1": ([10000001, 10000003, 10000002], 14),
     "NumAcc2": ([1.2, *([1.1, 1.3] * 500)], 14),
@@ -55,7 +55,7 @@ def test_nist(name, pieces):
 @pytest.mark.parametrize(("ratio", "bound"), [(1, 1e-12), (1e4, 1e-12), (1e6, 1e-11)], ids=["1", "1e4", "1e6"])
 @pytest.mark.parametrize("drift", [0.0, 1.0, 30.0])
 def test_every_order_of_merging(ratio, bound, drift, layout):
-    # Parts whose means differ: what a mean of one word loses. Float32 data, as they are in memory.
+    # The means of the parts differ, so that a mean of one word would lose digits.
     rng = np.random.default_rng(3)
     parts = [(ratio + rng.normal(0, 1, (n, 2, 5)) + drift * k).astype(np.float32)
              for k, n in enumerate((1, 40, 7, 200))]
@@ -101,7 +101,7 @@ def test_integers(dtype, shape, layout):
         n, s1, s2 = len(values), sum(map(int, values)), sum(int(v) ** 2 for v in values)
         m2 = Fraction(n * s2 - s1 * s1, n)
         assert close_mean(stats.mean[c], Fraction(s1, n), m2 / n)
-        # Sums are exact, and what follows is a handful of roundings.
+        # The sums are exact; a few roundings follow.
         bound = Fraction(2.0**-50) if dtype != np.int32 else Fraction(1e-12)
         assert abs(Fraction(float(stats.m2[c])) - m2) <= bound * m2
     np.testing.assert_array_equal(stats.min, channels.min(axis=1))
@@ -109,7 +109,7 @@ def test_integers(dtype, shape, layout):
 
 
 @pytest.mark.parametrize("value", [0, 1, 254, 255])
-def test_bytes_that_are_all_the_same(value, layout):
+def test_constant_bytes(value, layout):
     x = np.full((300, 3, 20, 30) if layout == "planes" else (300, 20, 30, 3), value, np.uint8)
     stats = ChannelStats(3, axis=axis_of(layout)).update(x)
     np.testing.assert_array_equal(stats.mean, [value] * 3)
@@ -119,7 +119,7 @@ def test_bytes_that_are_all_the_same(value, layout):
     np.testing.assert_allclose(ChannelStats(3, axis=axis_of(layout)).update(x).m2[0], 1 - 1 / n, rtol=1e-15)
 
 
-def test_bytes_are_the_same_whatever_walks_them(layout):
+def test_bytes_in_all_memory_layouts(layout):
     rng = np.random.default_rng(6)
     x = rng.integers(0, 256, (40, 50, 60, 3), np.uint8)
     if layout == "planes":
@@ -134,7 +134,7 @@ def test_bytes_are_the_same_whatever_walks_them(layout):
     np.testing.assert_allclose(one.m2, as_floats.m2, rtol=1e-13)
 
 
-def test_without_a_part():
+def test_subtraction_of_a_part():
     rng = np.random.default_rng(7)
     a, b = (rng.normal(1e3, 1, (n, 3)) for n in (400, 300))
     both = ChannelStats(3).update(a).update(b)
@@ -168,12 +168,12 @@ WIDE = {
 @pytest.mark.parametrize("how", ["all", "masked", "weighted", "masked by channel"])
 @pytest.mark.parametrize("name", WIDE)
 def test_wide_integers(name, how, layout):
-    # Against integers of any size: mean in two words, M2 to a relative 1e-12.
+    # Compared with Python's integers: the mean in both words, and M2 to a relative 1e-12.
     dtype, low, high = WIDE[name]
     rng = np.random.default_rng(8)
     kind = np.uint8 if dtype == np.bool_ else dtype
     x = rng.integers(low, high, (300, 5, 3), kind, endpoint=True).astype(dtype)
-    x[:2, :, 0] = np.array([[low], [high]], dtype)     # both ends
+    x[:2, :, 0] = np.array([[low], [high]], dtype)     # both ends of the range
     x = x[..., ::-1]
     weights, mask = rng.integers(0, 3, 300), rng.random((300, 5)) < 0.5
     by_channel = rng.random(x.shape) < 0.5
@@ -198,13 +198,13 @@ def test_wide_integers(name, how, layout):
         assert (stats.min[c], stats.max[c]) == (float(min(values)), float(max(values)))
 
 
-def test_a_mean_that_reaches_beyond_float64():
-    # Two means that are further apart than the largest float64; the mean of both is not.
+def test_distant_means():
+    # The difference of the two means overflows; their mean does not.
     a, b = (ChannelStats.from_arrays([3.0], [v], [0.0]) for v in (-1.5e308, 1.5e308))
     assert (a + b).mean.tolist() == [0]
     assert (a + b).var().tolist() == [np.inf]
     assert (a + b + b).mean == pytest.approx([0.5e308], rel=1e-15)
-    # Products that a float64 holds are not lost on the way, with small weights either.
+    # With small weights, M2 is finite although the squares overflow.
     near, far = (ChannelStats(1).update(np.full((2, 1), v), sample_weight=[1e-300, 1e-300]) for v in (0.0, 1e160))
     assert (near + far).m2 == pytest.approx([1e20], rel=1e-14)
     assert ((near + far) - far).m2.tolist() == [0]

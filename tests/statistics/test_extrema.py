@@ -1,4 +1,4 @@
-"""Minimum and maximum of channels, in any layout, against NumPy's."""
+"""Minimum and maximum of channels in any layout, against NumPy."""
 
 import ml_dtypes
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 from fastbn.statistics.extrema import WIDTH, extrema
 
-# Rows below, at and above what is compared at once, and channels at and above half of that.
+# Rows below, at and above the length of the joined vectors, and channels at and above half of it.
 SHAPES = [(1, 1), (5, 3), (WIDTH, 1), (WIDTH + 1, 1), (WIDTH // 4, 4), (WIDTH // 4 + 1, 4), (3 * WIDTH - 1, 3),
           (9, 512), (9, 513), (2, 5000), (50, 3, 1, 1), (6, 4, 7), (3, 8, 5, 2), (1, 2, 3000)]
 

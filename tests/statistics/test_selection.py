@@ -1,4 +1,4 @@
-"""What of an array counts for ChannelStats: masks, lengths, weights, NaN; and extrema."""
+"""ChannelStats of selected values: masks, lengths, weights and NaN; extrema and files."""
 
 import tracemalloc
 
@@ -19,7 +19,7 @@ def data(shape, layout, dtype=np.float32, seed=0):
 
 
 def check(stats, rows, weights=None, rel=1e-12):
-    """Against NumPy's longest float on the rows (K, C) that count."""
+    """Compare with the selected rows, (K, C), in long double."""
     x = np.asarray(rows, np.float64).astype(np.longdouble)
     w = np.ones(len(x), np.longdouble) if weights is None else np.asarray(weights, np.longdouble)
     count = w.sum()
@@ -37,7 +37,7 @@ def test_mask(shape, dtype, layout):
     rows = np.moveaxis(x, axis_of(layout), -1)
     mask = np.random.default_rng(1).random(shape[:-1]) < 0.6
     check(ChannelStats(shape[-1], axis=axis_of(layout)).update(x, mask=mask), rows[mask])
-    # A mask of samples alone, broadcast
+    # A mask of samples, which broadcasts
     some = np.zeros((shape[0], *[1] * (len(shape) - 2)), bool)
     some[::2] = True
     check(ChannelStats(shape[-1], axis=axis_of(layout)).update(x, mask=some), rows[::2].reshape(-1, shape[-1]))
@@ -51,7 +51,7 @@ def test_mask_by_channel(shape, dtype, layout):
     mask = np.random.default_rng(1).random(x.shape) < 0.6
     np.moveaxis(mask, axis, -1)[..., 1] = False
     last, counted = (np.moveaxis(a, axis, -1).reshape(-1, shape[-1]) for a in (x, mask))
-    if dtype in DTYPES[:4]:     # what does not count may be anything
+    if dtype in DTYPES[:4]:     # values that do not count may be NaN
         x[~mask] = np.nan
     stats = ChannelStats(shape[-1], axis=axis, extrema=True).update(x, mask=mask, nan_policy="raise")
     for c in range(shape[-1]):
@@ -64,8 +64,8 @@ def test_mask_by_channel(shape, dtype, layout):
     assert np.isnan(stats.mean[1])
 
 
-def test_masks_by_channel_join_the_rest(layout):
-    # Samples by weight, steps by length, and of these by channel what a mask says; NaN are left out on top.
+def test_masks_by_channel_with_weights_lengths_and_nan(layout):
+    # Weights of samples, lengths in steps, a mask that differs between channels, and NaN.
     x = data((4, 6, 3), layout, np.float64)
     axis = axis_of(layout)
     rng = np.random.default_rng(1)
@@ -80,7 +80,7 @@ def test_masks_by_channel_join_the_rest(layout):
     np.testing.assert_allclose(stats.m2, (every * (np.nan_to_num(last) - mean) ** 2).sum(axis=(0, 1)), rtol=1e-12)
 
 
-def test_a_mask_of_as_many_axes_that_is_the_same_in_all_channels(layout):
+def test_a_mask_with_all_axes_that_is_equal_in_all_channels(layout):
     x = data((40, 6, 3), layout, np.float64)
     axis = axis_of(layout)
     mask = np.random.default_rng(1).random((40, 6)) < 0.6
@@ -201,7 +201,7 @@ def test_nan_policy(dtype, layout):
     with pytest.raises(ValueError, match=r"x has . or more NaN, the first in channel 0; nan_policy is 'raise'"):
         stats.update(x, nan_policy="raise")
     assert stats == before
-    # With everything else, and where the NaN does not count
+    # Together with a mask, lengths and weights, and for NaN that do not count
     mask = ~np.isnan(rows.astype(float)).any(axis=-1)
     assert np.isfinite(stats.update(x, mask=mask, nan_policy="raise").m2).all()
     weighted = ChannelStats(3, axis=axis).update(x, sample_weight=np.full(50, 2.0), nan_policy="omit")
@@ -333,9 +333,9 @@ def test_weights_without_a_sum():
     assert stats == ChannelStats(1)
 
 
-def test_what_is_no_part():
+def test_subtraction_of_what_is_not_a_part():
     whole = ChannelStats(1).update(np.arange(10.0)[:, None])
-    with pytest.raises(ValueError, match="it is no part of it"):
+    with pytest.raises(ValueError, match="it is not a part of it"):
         whole - ChannelStats(1).update(np.array([[100.0], [200.0]]))
 
 
@@ -343,7 +343,7 @@ def test_a_file_that_lost_its_extrema(tmp_path):
     stats = ChannelStats(1, extrema=True).update(np.arange(10.0)[:, None])
     arrays = {name: a for name, a in stats.to_arrays().items() if name not in ("min", "max")}
     np.savez(tmp_path / "lost.npz", axis=np.array(1), extrema=np.array(1), **arrays)
-    with pytest.raises(ValueError, match="min and max are not as announced"):
+    with pytest.raises(ValueError, match="min does not agree with the flag extrema"):
         ChannelStats.load(tmp_path / "lost.npz")
 
 

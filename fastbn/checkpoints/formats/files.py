@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastbn._core.reading import open_regular
-from fastbn._core.writing import replace
+from fastbn._core.files import open_regular, replace
 from fastbn.checkpoints.formats.npz import Npz
 from fastbn.checkpoints.formats.safetensors import Safetensors
 

@@ -25,8 +25,8 @@ class Convolution:
 
     def __init__(self, channels: int, filters: int, rng: np.random.Generator) -> None:
         fan_in = 9 * channels
-        self.shape = (channels, 3, 3, filters)
-        self.weight = normal(rng, (fan_in, filters), np.sqrt(2 / fan_in))
+        self.shape: tuple[int, int, int, int] = (channels, 3, 3, filters)
+        self.weight: NDArray[Any] = normal(rng, (fan_in, filters), np.sqrt(2 / fan_in))
         self.grad: NDArray[Any] = np.zeros_like(self.weight)
         self._patches: NDArray[Any] | None = None
 
@@ -89,11 +89,12 @@ class Network:
     """
 
     def __init__(self, normalize: bool, rng: np.random.Generator) -> None:
-        self.convolutions = [Convolution(c, k, rng) for c, k in pairwise((1, *WIDTHS))]
+        self.convolutions: list[Convolution] = [Convolution(c, k, rng) for c, k in pairwise((1, *WIDTHS))]
         # Arrays this small are faster with one thread.
-        self.norms = [BatchNorm(k, axis=-1, num_threads=1) if normalize else Shift(k) for k in WIDTHS]
+        self.norms: list[BatchNorm | Shift] = [
+            BatchNorm(k, axis=-1, num_threads=1) if normalize else Shift(k) for k in WIDTHS]
         features = 2 * 2 * WIDTHS[-1]
-        self.weight = normal(rng, (features, CLASSES), np.sqrt(1 / features))
+        self.weight: NDArray[Any] = normal(rng, (features, CLASSES), np.sqrt(1 / features))
         self.bias: NDArray[Any] = np.zeros(CLASSES, np.float32)
         self._features: NDArray[Any] | None = None
 

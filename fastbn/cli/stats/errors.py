@@ -29,7 +29,7 @@ class InputError(ValueError):
     def __init__(self, path: str, reason: object) -> None:
         line = printable(" ".join(str(reason).split())) or type(reason).__name__    # messages of libraries vary
         self.path = path
-        self.reason = line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]}..."
+        self.reason: str = line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]}..."
         super().__init__(f"{printable(path)}: {self.reason}")
 
 

@@ -18,7 +18,7 @@ class Interrupted(KeyboardInterrupt):
 
     def __init__(self, number: int) -> None:
         super().__init__()
-        self.exit_code = 128 + number       # as in a shell
+        self.exit_code: int = 128 + number       # as in a shell
 
 
 def _do_nothing(number: int, frame: Any) -> None:

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fastbn._core.reading import NotRegularError, open_regular
+from fastbn._core.files import NotRegularError, open_regular
 from fastbn.cli.stats import limits
 from fastbn.cli.stats.counting.count import Partial, State
 from fastbn.cli.stats.counting.tally import Tally

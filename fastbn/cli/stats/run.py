@@ -62,19 +62,19 @@ class Run:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
-        self.settings = Settings(
+        self.settings: Settings = Settings(
             axis=arguments.axis, members=tuple(dict.fromkeys(arguments.members)), threads=arguments.threads,
             missing=Missing(arguments.nan, arguments.nodata), convert=arguments.convert,
             max_memory=arguments.max_memory)
         self.expected: Kind | None = None
-        self.state = State()
-        self.fingerprints = bytearray()
+        self.state: State = State()
+        self.fingerprints: bytearray = bytearray()
         self.source: Input | None = None
-        self.complete = False
-        self.axis_checked = False
-        self.shown = False
-        self.kept = False
-        self.interruption = ""
+        self.complete: bool = False
+        self.axis_checked: bool = False
+        self.shown: bool = False
+        self.kept: bool = False
+        self.interruption: str = ""
 
     def check(self) -> None:
         """Check the arguments before anything is read."""

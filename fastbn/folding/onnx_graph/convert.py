@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from fastbn._core.reading import NotRegularError, open_regular
-from fastbn._core.writing import replace
+from fastbn._core.files import NotRegularError, open_regular, replace
 from fastbn.folding.onnx_graph.check import Agreement, Reference, Shapes, in_one_line
 from fastbn.folding.onnx_graph.fold import Outcome, fold_batch_norms
 

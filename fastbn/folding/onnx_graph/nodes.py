@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbn._core.checks import channels
-from fastbn.affine import ChannelAffine, check_finite
+from fastbn._core.checks import channels, check_finite
+from fastbn.affine import ChannelAffine
 from fastbn.folding.arithmetic import constant_of
 from fastbn.folding.borders import all_taps_everywhere, check_conv_borders, check_transposed_borders
 from fastbn.folding.certificate import Probe

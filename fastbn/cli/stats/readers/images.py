@@ -30,7 +30,7 @@ BILEVEL, PALETTE = "1", "P"     # counted as L, and as RGB or RGBA
 SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N")
 NUMBERS = (*SIXTEEN, "I", "F")  # one channel: uint16, larger integers, float32
 MODES = "L, LA, RGB, RGBA, P, 1, I;16, I or F"
-CONVERSIONS = {"none": None, "RGB": "RGB", "L": "L"}    # values of --convert
+CONVERSIONS: dict[str, str | None] = {"none": None, "RGB": "RGB", "L": "L"}    # values of --convert
 CONVERTIBLE = (BILEVEL, PALETTE, "PA", *CHANNELS, "CMYK", "YCbCr", *SIXTEEN)
 PIXEL_BYTES = {BILEVEL: 1, PALETTE: 1, "L": 1, **dict.fromkeys(SIXTEEN, 2)}     # in memory; 4 for other modes
 

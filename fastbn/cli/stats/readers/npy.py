@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from fastbn._core.reading import NotRegularError, open_raw
+from fastbn._core.files import NotRegularError, open_raw
 from fastbn.cli.stats.errors import Place
 from fastbn.cli.stats.readers.grid import Grid
 from fastbn.cli.stats.readers.part import Part, check
@@ -141,7 +141,7 @@ class Counted:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self.bytes = 0
+        self.bytes: int = 0
 
     def read(self, size: int = -1, /) -> bytes:
         """Read up to that many bytes."""

@@ -15,7 +15,7 @@ from fastbn.cli.stats.readers import npy
 from fastbn.cli.stats.readers.grid import BLOCK_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from fastbn.cli.stats.readers.part import Part
     from fastbn.cli.stats.settings import Settings
@@ -29,7 +29,9 @@ class Bounded:
 
     def __init__(self, file: io.FileIO, most: int) -> None:
         self._most = most
-        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+        self.seek: Callable[..., int] = file.seek
+        self.tell: Callable[[], int] = file.tell
+        self.seekable: Callable[[], bool] = file.seekable
         self._read = file.read
 
     def read(self, size: int = -1, /) -> bytes:

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from fastbn._core.checks import shortened
-from fastbn._core.reading import open_regular
+from fastbn._core.files import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

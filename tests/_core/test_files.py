@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fastbn import BatchNorm, ChannelStats
-from fastbn._core.writing import replace
+from fastbn._core.files import replace
 from tests import process
 
 posix = pytest.mark.skipif(os.name != "posix", reason="modes, owners and links are a matter of POSIX")
@@ -53,7 +53,7 @@ def test_a_name_that_is_too_long_is_named(tmp_path):
 @posix
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
 def test_a_new_file_has_the_mode_of_any_other(umask, tmp_path):
-    process.output(f"import os; os.umask({umask}); from fastbn._core.writing import replace; "
+    process.output(f"import os; os.umask({umask}); from fastbn._core.files import replace; "
                    f"replace({str(tmp_path / 'file')!r}, b'data')")
     assert mode_of(tmp_path / "file") == 0o666 & ~umask
 
