@@ -1,5 +1,6 @@
 """The grid that most tests run over: layout x dtype x threads x activation x residual."""
 
+import gc
 import signal
 
 import numpy as np
@@ -7,6 +8,12 @@ import pytest
 
 import fastbn
 from tests.cases import DTYPES, LAYOUTS
+
+
+def pytest_collection_finish():
+    """Keep the tests themselves, some million objects, out of the collections of garbage that they cause."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=LAYOUTS)
