@@ -54,8 +54,8 @@ ROWS = SIZES["flush_rows"] + 11             # one flush of rows, then steps of f
 
 # Single shapes, for tests of something else than the shape.
 FEW_ROWS, MANY_ROWS = case(4, 3), case(1000, 3)
-ODD_PLANES, SMALL_PLANES, PLANES = case(6, 7, 7, 7), case(33, TILE, 7, 7), case(9, TILE, 14, 14)
-LARGE_PLANES = case(4, 40, 28, 28)
+ODD_PLANES, SMALL_PLANES, PLANES = case(6, 7, 7, 7), case(9, TILE, 7, 7), case(3, TILE, 14, 14)
+LARGE_PLANES, LARGE_ROWS = case(4, 40, 28, 28), case(SIZES["most_rows"] + 76, TILE + 1)
 
 NETWORKS = (
     (5, 1), FEW_ROWS.shape, MANY_ROWS.shape, (7, 7, 1, 1), (40, 1000), (2, 3, 2, 3, 4), (2, 3, 1, 2, 2, 3),
@@ -93,10 +93,9 @@ COLUMNS = (
 CASES = cases(*NETWORKS, *RUNS, *COLUMNS)
 # One case of each kind.
 SAMPLE_CASES = cases(
-    *NETWORKS, (2, 3, STEP + 1), (2, 3, FLUSH + 1), (2, 3, SPAN + 1), (17, 2, 4100), (3, LANES + 1), (ROWS, TILE + 1),
-    (9, SLAB + 1), (SIZES["most_rows"] + 1, TILE + 1))
+    *NETWORKS, (2, 3, STEP + 1), (2, 3, FLUSH + 1), (1, 2, SPAN + 1), (3, LANES + 1), (ROWS, TILE + 1), (9, SLAB + 1))
 # Enough work for several threads; smaller calls run on one thread.
-LARGE_CASES = (LARGE_PLANES, *cases((2, 3, 130, 130), (SIZES["most_rows"] + 76, TILE + 1), (4000, 24), (70, SLAB + 1)))
+LARGE_CASES = (LARGE_PLANES, LARGE_ROWS, *cases((2, 3, 130, 130), (4000, 24), (70, SLAB + 1)))
 EMPTY_CASES = cases((0, 3), (0, 3, 4, 4), (2, 3, 0), (2, 3, 0, 5), (2, 3, 5, 0))
 
 BENCHMARK_SHAPES = cases(

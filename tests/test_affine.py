@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fastbn import BatchNorm, ChannelAffine
-from tests.cases import EMPTY_CASES, LARGE_CASES, SAMPLE_CASES, SMALL_PLANES, array, axis_of, inputs
+from tests.cases import EMPTY_CASES, LARGE_PLANES, LARGE_ROWS, SAMPLE_CASES, SMALL_PLANES, array, axis_of, inputs
 from tests.compare import close, same_bits
 from tests.grid import over
 
@@ -21,7 +21,7 @@ def layer(case, layout, dtype, **options):
     return bn, i
 
 
-@over(SAMPLE_CASES + LARGE_CASES)
+@over((*SAMPLE_CASES, LARGE_PLANES, LARGE_ROWS))
 def test_frozen_is_evaluation_to_the_bit(case, layout, dtype, activation, with_residual):
     bn, i = layer(case, layout, dtype)
     residual = i.residual if with_residual else None

@@ -5,7 +5,18 @@ import pytest
 
 from fastbn.functional import Saved, batch_norm_backward, batch_norm_inference, batch_norm_training
 from tests import oracle
-from tests.cases import CASES, EMPTY_CASES, LARGE_CASES, SAMPLE_CASES, SMALL_PLANES, arranged, axis_of, inputs
+from tests.cases import (
+    CASES,
+    EMPTY_CASES,
+    LARGE_CASES,
+    LARGE_PLANES,
+    LARGE_ROWS,
+    SAMPLE_CASES,
+    SMALL_PLANES,
+    arranged,
+    axis_of,
+    inputs,
+)
 from tests.compare import close, same_bits
 from tests.grid import over
 
@@ -73,7 +84,7 @@ def test_empty(case, layout, dtype, activation, with_residual):
     np.testing.assert_array_equal(dbeta, np.zeros(3))
 
 
-@over(SAMPLE_CASES + LARGE_CASES)
+@over((*SAMPLE_CASES, LARGE_PLANES, LARGE_ROWS))
 def test_where_the_result_goes(case, layout, dtype, activation, with_residual):
     def run(target):
         i = inputs(case, layout, dtype)

@@ -5,7 +5,19 @@ import pytest
 
 from fastbn.functional import batch_norm_inference, batch_norm_training
 from tests import oracle
-from tests.cases import CASES, EMPTY_CASES, LARGE_CASES, ODD_PLANES, SAMPLE_CASES, SMALL_PLANES, array, axis_of, inputs
+from tests.cases import (
+    CASES,
+    EMPTY_CASES,
+    LARGE_CASES,
+    LARGE_PLANES,
+    LARGE_ROWS,
+    ODD_PLANES,
+    SAMPLE_CASES,
+    SMALL_PLANES,
+    array,
+    axis_of,
+    inputs,
+)
 from tests.compare import close, same_bits
 from tests.grid import over
 
@@ -73,7 +85,7 @@ def test_parameters_of_another_kind(layout, dtype, parameters):
     close(z, oracle.forward(i.x, gamma, beta, mean=convert(i.mean), var=convert(i.var), axis=i.axis).y, dtype, 8)
 
 
-@over(SAMPLE_CASES + LARGE_CASES)
+@over((*SAMPLE_CASES, LARGE_PLANES, LARGE_ROWS))
 def test_where_the_result_goes(case, layout, dtype, activation, with_residual):
     i = inputs(case, layout, dtype)
     common, _ = options(i, activation, with_residual)

@@ -12,6 +12,7 @@ from tests.cases import (
     LANES,
     LARGE_CASES,
     LARGE_PLANES,
+    LARGE_ROWS,
     PLANES,
     SAMPLE_CASES,
     SIZES,
@@ -115,7 +116,7 @@ def test_training_and_backward(case, layout, half, activation, with_residual):
         rounded_once(dresidual[0], want.dresidual, half, 0)
 
 
-@over((*CASES, *LARGE_CASES))
+@over((*CASES, LARGE_PLANES, LARGE_ROWS))
 def test_inference(case, layout, half, activation, with_residual):
     i = inputs(case, layout, half)
     vectors = [v.astype(np.float32) for v in (i.mean, i.var, i.gamma, i.beta)]
