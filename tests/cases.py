@@ -32,6 +32,11 @@ class Case(NamedTuple):
         """Values per channel."""
         return int(np.prod(self.shape)) // self.channels
 
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """The layouts that differ: arrays (N, C) are rows in both."""
+        return LAYOUTS if len(self.shape) > 2 else ("rows",)
+
 
 def case(*shape: int) -> Case:
     return Case("x".join(map(str, shape)), shape)

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from tests.cases import LAYOUTS, Case
+from tests.cases import Case
 
 
 def over(cases: Iterable[Case], name: str = "case") -> Callable[[Any], Any]:
-    """Parametrize a test by cases, which it takes as `name`, and `layout`; arrays (N, C) have one layout."""
+    """Parametrize a test by cases, which it takes as `name`, and by the layouts of each, as `layout`."""
     return pytest.mark.parametrize((name, "layout"), [
         pytest.param(case, layout, id=f"{case.name}-{layout}")
-        for case in cases for layout in LAYOUTS if layout == "rows" or len(case.shape) > 2])
+        for case in cases for layout in case.layouts])

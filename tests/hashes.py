@@ -71,11 +71,11 @@ def results(i, activation, with_residual, threads):
         yield "images", digest(affine(pixels, out_axis=0, dtype=i.x.dtype))
 
 
-def case_hashes(c, change=None, threads=(1,)):
-    """{name: {threads: hash}} of one case, or of its values after a change, in every layout and dtype."""
+def case_hashes(c, layouts, dtypes=(*DTYPES, *HALVES), threads=(1,), change=None):
+    """{name: {threads: hash}} of one case, or of its values after a change."""
     out = {}
-    for layout in LAYOUTS:
-        for dtype in (*DTYPES, *HALVES) if change is None else DTYPES:
+    for layout in layouts:
+        for dtype in dtypes:
             i = inputs(c, layout, dtype)
             if change is not None:
                 i = i._replace(x=change(i.x).astype(dtype))
@@ -87,23 +87,26 @@ def case_hashes(c, change=None, threads=(1,)):
     return out
 
 
-def hashes(small, large):
-    """{name: {threads: hash}} of some cases, of the large ones at several thread counts."""
+def fixed_hashes():
+    """The hashes of the fixed list."""
     out = {}
-    for c in small:
-        out |= case_hashes(c)
-    for c in large:
-        out |= case_hashes(c, threads=THREADS)
+    for c in FIXED + FIXED_LARGE:
+        out |= case_hashes(c, LAYOUTS, threads=THREADS if c in FIXED_LARGE else (1,))
     return out
 
 
-def awkward_hashes():
-    """The same of awkward values."""
-    with np.errstate(all="ignore"):
-        return {f"{kind} {key}": value for kind, change in AWKWARD.items() for c in AWKWARD_CASES
-                for key, value in case_hashes(c, change).items()}
+def all_hashes():
+    """The hashes of all cases and of awkward values."""
+    out = {}
+    for c in CASES + LARGE_CASES:
+        out |= case_hashes(c, c.layouts, threads=THREADS if c in LARGE_CASES else (1,))
+    for kind, change in AWKWARD.items():
+        for c in AWKWARD_CASES:
+            with np.errstate(all="ignore"):
+                found = case_hashes(c, c.layouts, DTYPES, change=change)
+            out |= {f"{kind} {key}": value for key, value in found.items()}
+    return out
 
 
 if __name__ == "__main__":
-    found = hashes(CASES, LARGE_CASES) | awkward_hashes() if sys.argv[1:] == ["cases"] else hashes(FIXED, FIXED_LARGE)
-    print(json.dumps({"isa": isa, "hashes": found}))
+    print(json.dumps({"isa": isa, "hashes": all_hashes() if sys.argv[1:] == ["cases"] else fixed_hashes()}))

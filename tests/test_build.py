@@ -1,4 +1,4 @@
-"""How setup.py builds: what it asks of the compiler, when it builds again, and where it writes."""
+"""setup.py: the questions to the compiler, when it builds again, and where it writes."""
 
 import importlib.metadata
 import importlib.util
@@ -20,7 +20,7 @@ pytestmark = [
 needs_compiler = pytest.mark.skipif(sys.platform == "win32" or shutil.which("cc") is None, reason="there is no cc")
 needs_x86_64 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86-64 has an x87 and SSE2")
 
-# What setup.py makes of the command line, without building.
+# Shows what setup.py makes of a command line, without a build.
 PROGRAM = """
 import os, runpy
 import setuptools
@@ -49,7 +49,7 @@ print(command.parallel, *(extension.name for extension in command.extensions))
 def test_how_many_at_once(cpus, arguments, expected):
     parallel, *names = output(PROGRAM.format(cpus=cpus, arguments=arguments)).split()
     assert int(parallel) == expected
-    # The large ones first.
+    # The kernels take longest, and come first.
     last = ("views", "kernels.cpu", "kernels.fork", "kernels.runtime")
     assert names[-4:] == [f"fastbn._core.{name}" for name in last]
 
@@ -79,11 +79,11 @@ runpy.run_path("setup.py")
         assert (ROOT / link).exists()
         assert f"]({link})" not in description
         assert f"({home}/raw/main/{link})" in description or f"({home}/blob/main/{link})" in description
-    # Nothing but links changed.
+    # Only links differ.
     assert re.sub(f"{home}/(raw|blob)/main/", "", description) == readme.strip()
 
 
-# A compiler whose command line is given, as setup.py sees it.
+# Asks setup.py about the compiler with a given command line.
 ASK = """
 import json, runpy, types
 import setuptools
@@ -107,10 +107,10 @@ def refusal(question, *command):
 
 @pytest.fixture
 def fussy(tmp_path):
-    """A compiler that does not know one flag, warns of another, and always has something to say."""
+    """A compiler that rejects one flag, warns of another, and prints a line at every call."""
     script = tmp_path / "fussy"
     script.write_text("""#!/bin/sh
-echo "fussy: one is not amused" >&2
+echo "fussy: a remark" >&2
 for flag; do
     case $flag in
         -fno-tree-loop-distribute-patterns) echo "unknown argument: $flag" >&2; exit 1;;
@@ -162,7 +162,7 @@ def test_the_x87_is_not_used(flag):
     if run("-c", ASK.format(command=["cc", flag], question="0")).returncode:
         pytest.skip(f"this compiler has no {flag}")
     x87 = ask('not compiler.takes([], building["ARITHMETIC_PROBE"])', "cc", flag)
-    assert x87 or flag == "-m32"        # some compilers for 32 bits use SSE without being told
+    assert x87 or flag == "-m32"        # some compilers for 32 bits use SSE by default
     assert (ask("compiler.base()", "cc", flag)[-2:] == ["-msse2", "-mfpmath=sse"]) == x87
 
 
@@ -174,7 +174,7 @@ def test_without_a_compiler_the_error_says_so():
     assert "No such file" in message
 
 
-# setup.py, for two small modules alone, in a checkout that may be read-only.
+# Runs setup.py for two small modules, in a checkout that may be read-only.
 BUILD = """
 import os, runpy, sys
 import setuptools
@@ -194,7 +194,7 @@ runpy.run_path("setup.py", run_name="__main__")
 SMALL = ("fastbn._core.kernels.cpu", "fastbn._core.kernels.fork")
 FLAGS = """
 import sys
-sys.path.insert(0, {folder!r} + "/fastbn/_core/kernels")     # without the package, which needs all of its modules
+sys.path.insert(0, {folder!r} + "/fastbn/_core/kernels")     # not the package, which needs all modules
 import cpu, fork
 print(cpu.compiler(), cpu.flags(), fork.state, sep="|")
 """
@@ -216,7 +216,7 @@ def checkout(tmp_path):
 
 
 def build(checkout, *commands, read_only=False, **env):
-    """Build, and return the folder of what was built, and when each module was."""
+    """Build, and return the folder of the modules and the time at which each was written."""
     out = checkout.parent / "out"
     output(BUILD.format(checkout=str(checkout), read_only=read_only, modules=SMALL,
                         commands=["build", "--build-lib", str(out), *commands]), **env)
@@ -229,7 +229,7 @@ def test_all_is_built_again_when_the_way_of_building_changes(checkout):
     _, flags, guard = output(FLAGS.format(folder=str(out))).split("|")
     assert "-fopenmp" not in flags
     assert guard == "not needed: the runtime is not GNU libgomp"
-    # Nothing changed: nothing is built.
+    # Nothing has changed, and nothing is built.
     assert build(checkout, FASTBN_NO_OPENMP="1")[1] == alone
     _, teams = build(checkout)
     assert all(teams[name] > alone[name] for name in SMALL)
@@ -238,7 +238,7 @@ def test_all_is_built_again_when_the_way_of_building_changes(checkout):
         assert ("-fopenmp" in flags, guard) == (True, "on")
     _, flagged = build(checkout, CFLAGS="-DSOMETHING")
     assert all(flagged[name] > teams[name] for name in SMALL)
-    # A build in place, made in another way in between, makes the modules of the first folder outdated.
+    # An in-place build with other settings makes the modules of the first folder outdated.
     build(checkout, "build_ext", "--inplace", FASTBN_NO_OPENMP="1")
     _, back = build(checkout, CFLAGS="-DSOMETHING")
     assert all(back[name] > flagged[name] for name in SMALL)

@@ -29,11 +29,13 @@ def table():
 
 
 def test_every_case_is_there(table):
-    # Two layouts; the forwards, inferences and backwards, the statistics and images, the activations of inference.
-    each = 2 * (3 * len(ACTIVATIONS) + 2 + len(FOR_INFERENCE))
-    cases, awkward = len(CASES + LARGE_CASES) * 4, len(AWKWARD) * len(AWKWARD_CASES) * 2    # times dtypes
-    assert len(table[isa]) == each * (cases + awkward)
-    assert sum(map(len, table[isa].values())) == each * (cases + awkward + len(LARGE_CASES) * 4 * (len(THREADS) - 1))
+    # The forwards, inferences and backwards; the statistics and images; the activations of inference.
+    results = 3 * len(ACTIVATIONS) + 2 + len(FOR_INFERENCE)
+    # Four dtypes of each case, two of awkward values.
+    arrays, large = (4 * sum(len(c.layouts) for c in cases) for cases in (CASES + LARGE_CASES, LARGE_CASES))
+    arrays += 2 * sum(len(c.layouts) for c in AWKWARD_CASES) * len(AWKWARD)
+    assert len(table[isa]) == results * arrays
+    assert sum(map(len, table[isa].values())) == results * (arrays + large * (len(THREADS) - 1))
 
 
 def test_threads(table):
@@ -51,7 +53,7 @@ def test_isa_levels(table):
 
 
 def spread(a):
-    """The same values, with a gap after every line of the last axis."""
+    """The same values, with gaps along the last axis."""
     wide = np.full((*a.shape[:-1], a.shape[-1] + 5), np.nan, a.dtype)
     wide[..., :-5] = a
     return wide[..., :-5]

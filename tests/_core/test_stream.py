@@ -1,4 +1,4 @@
-"""Outputs that go around the caches hold the same bits as others."""
+"""Outputs that are stored around the caches have the same bits as others."""
 
 import ml_dtypes
 import numpy as np
@@ -15,14 +15,14 @@ DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 
 @pytest.fixture
 def streaming():
-    """Every output is larger than the last cache."""
+    """The kernels take every output for larger than the last cache."""
     before = kernels.assume_last_cache(0)
     yield
     kernels.assume_last_cache(before)
 
 
 def place(shape, dtype, offset):
-    """An array whose memory begins some bytes after a multiple of 64."""
+    """An array whose memory begins `offset` bytes after a multiple of 64."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.zeros(size + 256, np.uint8)
     first = -memory.ctypes.data % 64 + offset

@@ -1,4 +1,4 @@
-"""Both forwards against the oracle, over all cases x layout x dtype x threads x activation x residual."""
+"""Both forwards against the oracle, over all cases x layout x dtype x activation x residual."""
 
 import numpy as np
 import pytest

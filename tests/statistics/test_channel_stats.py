@@ -35,7 +35,7 @@ def check(stats, x, axis, rel=1e-12):
     assert stats.mean.dtype == stats.m2.dtype == np.float64
 
 
-@pytest.mark.parametrize("ratio", [0.0, 1e2, 1e4], ids="{:g}".format)
+@pytest.mark.parametrize("ratio", [0.0, 1e4], ids="{:g}".format)
 @over(CASES + LARGE_CASES, "shape")
 def test_update(shape, ratio, layout, dtype):
     x = array(shape, layout, dtype, mean=ratio)
