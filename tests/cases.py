@@ -101,6 +101,10 @@ SAMPLE_CASES = cases(
     *NETWORKS, (2, 3, STEP + 1), (2, 3, FLUSH + 1), (1, 2, SPAN + 1), (3, LANES + 1), (ROWS, TILE + 1), (9, SLAB + 1))
 # Enough work for several threads; smaller calls run on one thread.
 LARGE_CASES = (LARGE_PLANES, LARGE_ROWS, *cases((2, 3, 130, 130), (4000, 24), (70, SLAB + 1)))
+# For statistics of bytes: the rows after which sums of 16 bits go to double, of runs and of columns, and several units.
+BYTE_CASES = cases(
+    *((1, 2, TILE * n) for n in around(SIZES["bytes_rows"])), *((n, TILE + 1) for n in around(SIZES["bytes_rows"])),
+    (SIZES["bytes_unit"] // 49 + 2, 2, 49), (SIZES["bytes_unit"] // TILE, TILE + 1))
 EMPTY_CASES = cases((0, 3), (0, 3, 4, 4), (2, 3, 0), (2, 3, 0, 5), (2, 3, 5, 0))
 
 BENCHMARK_SHAPES = cases(
