@@ -51,7 +51,7 @@ SETUP = DEFINITIONS + "assert right_with_one_more_task()\n"
 
 def test_many_forks():
     assert output(SETUP + """
-for _ in range(250):
+for _ in range(100):
     fork_and_check(os.fork)
 print("done")
 """) == "done"
@@ -60,7 +60,7 @@ print("done")
 def test_forks_in_c():
     # As uWSGI forks: without the hooks of Python.
     assert output(SETUP + """
-for _ in range(100):
+for _ in range(50):
     fork_and_check(ctypes.PyDLL(None).fork)
 print("done")
 """) == "done"
