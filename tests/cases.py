@@ -1,8 +1,8 @@
 """Named shapes that tests and benchmarks share, and arrays of these shapes.
 
-The kernels switch their way of working at some sizes. The shapes lie below, at and above each of these sizes, which
-are those that the kernels report, so that the shapes follow when a size changes. `planes` reads runs of S elements,
-one for each sample and channel; `rows` reads N * S rows of C columns.
+The kernels change their method at some sizes: of steps, flushes, slabs and units. The shapes lie below, at and above
+each of these sizes. The kernels report the sizes, so the shapes follow if one changes. `planes` reads runs of S
+elements, one for each sample and channel; `rows` reads N * S rows of C columns.
 """
 
 import functools
@@ -57,7 +57,7 @@ STEP = 4 * LANES                            # elements of a run that one step re
 FLUSH = SIZES["flush_planes"] * STEP        # elements of a run after which its lanes go to double
 ROWS = SIZES["flush_rows"] + 11             # one flush of rows, then steps of four rows, then three single rows
 
-# Single shapes, for tests of something else than the shape.
+# For tests that need one shape.
 FEW_ROWS, MANY_ROWS = case(4, 3), case(1000, 3)
 ODD_PLANES, SMALL_PLANES, PLANES = case(6, 7, 7, 7), case(9, TILE, 7, 7), case(3, TILE, 14, 14)
 LARGE_PLANES, LARGE_ROWS = case(4, 40, 28, 28), case(SIZES["most_rows"] + 76, TILE + 1)
@@ -79,15 +79,15 @@ RUNS = (
     (2, 3, SPAN - 1), (1, 3, SPAN), (2, 3, SPAN + 1), (1, 1, 2 * SPAN + FLUSH + 1), (SPAN // 49 + 1, 3, 7, 7),
     (2 * (SPAN // 4100) + 3, 2, 4100))
 COLUMNS = (
-    # Short and long steps over columns. Three rows are too few to fill columns up with further rows.
+    # Short and long steps over columns. Three rows are too few to form wide rows.
     *((3, c) for size in (LANES, SIZES["half"], TILE) for c in around(size)),
     *((ROWS, c) for size in (TILE, 2 * TILE) for c in around(size)),
-    # Columns side by side: of double, with sums in double, and all; then several slabs.
+    # Columns side by side, and several slabs.
     *((9, c) for size in ("doubles", "sums", "narrow", "slab") for c in around(SIZES[size])),
     (TILE + 1, 2 * SLAB), (3, 3 * SLAB // 2, 2),
     # Rows of float64, float32 and float16 that are wider than WIDE bytes.
     *((5, SIZES["wide"] // itemsize + 1) for itemsize in (8, 4, 2)),
-    # The rows of a flush and of a pivot, and few rows. Rows that fill up columns, with some left over.
+    # The rows of a flush and of a pivot, and few rows. Wide rows, with some rows left over.
     *((r, TILE) for size in ("flush_exact", "pivot_rows", "flush_rows", "few") for r in around(SIZES[size])),
     *((r, 3) for r in (*around(FEW), *around(2 * TILE))), (TILE, 1),
     # The rows of a unit: at most, at least, and between.
@@ -101,7 +101,7 @@ SAMPLE_CASES = cases(
     *NETWORKS, (2, 3, STEP + 1), (2, 3, FLUSH + 1), (1, 2, SPAN + 1), (3, LANES + 1), (ROWS, TILE + 1), (9, SLAB + 1))
 # Enough work for several threads; smaller calls run on one thread.
 LARGE_CASES = (LARGE_PLANES, LARGE_ROWS, *cases((2, 3, 130, 130), (4000, 24), (70, SLAB + 1)))
-# For statistics of bytes: the rows after which sums of 16 bits go to double, of runs and of columns, and several units.
+# For statistics of bytes: runs and columns whose sums of 16 bits go to double, and several units.
 BYTE_CASES = cases(
     *((1, 2, TILE * n) for n in around(SIZES["bytes_rows"])), *((n, TILE + 1) for n in around(SIZES["bytes_rows"])),
     (SIZES["bytes_unit"] // 49 + 2, 2, 49), (SIZES["bytes_unit"] // TILE, TILE + 1))
