@@ -53,8 +53,8 @@ def around(size: int) -> tuple[int, int, int]:
 
 SIZES = kernels.constants()
 LANES, TILE, SLAB, SPAN, FEW = (SIZES[name] for name in ("lanes", "tile", "slab", "span", "few"))
-STEP = 4 * LANES                            # elements of a run that one step reduces
-FLUSH = SIZES["flush_planes"] * STEP        # elements of a run after which its lanes go to double
+RUN_STEP = 4 * LANES                        # elements of a run that one step reduces
+FLUSH = SIZES["flush_planes"] * RUN_STEP    # elements of a run after which its lanes go to double
 ROWS = SIZES["flush_rows"] + 11             # one flush of rows, then steps of four rows, then three single rows
 
 # For tests that need one shape.
@@ -68,25 +68,25 @@ NETWORKS = (
 RUNS = (
     # The one to four pieces of a step, the flush of the lanes, and two flushes.
     *((2, 3, s) for pieces in (1, 2, 3, 4) for s in around(pieces * LANES)),
-    *((2, 3, s) for s in (*around(FLUSH), 2 * FLUSH + STEP + 1)),
+    *((2, 3, s) for s in (*around(FLUSH), 2 * FLUSH + RUN_STEP + 1)),
     # Few values per channel; all samples of a pivot; the elements of float16 that are converted at a time.
     *((1, 3, s) for s in around(FEW)),
-    *((1, 3, s) for s in around(SIZES["samples"])),
+    *((1, 3, s) for s in around(SIZES["pivot"])),
     *((2, 3, s) for s in around(SIZES["stage"])),
-    # Channels side by side, and one channel alone.
-    *((2, c, 7, 7) for c in around(SIZES["batch"])), (1, TILE + 1, STEP), (2, 1, STEP),
+    # Channels abreast, and one channel alone.
+    *((2, c, 7, 7) for c in around(SIZES["abreast"])), (1, TILE + 1, RUN_STEP), (2, 1, RUN_STEP),
     # One plane of several spans, and one span of several planes.
     (2, 3, SPAN - 1), (1, 3, SPAN), (2, 3, SPAN + 1), (1, 1, 2 * SPAN + FLUSH + 1), (SPAN // 49 + 1, 3, 7, 7),
     (2 * (SPAN // 4100) + 3, 2, 4100))
 COLUMNS = (
     # Short and long steps over columns. Three rows are too few to form wide rows.
-    *((3, c) for size in (LANES, SIZES["half"], TILE) for c in around(size)),
+    *((3, c) for size in (LANES, SIZES["step"], TILE) for c in around(size)),
     *((ROWS, c) for size in (TILE, 2 * TILE) for c in around(size)),
     # Columns side by side, and several slabs.
     *((9, c) for size in ("doubles", "sums", "narrow", "slab") for c in around(SIZES[size])),
     (TILE + 1, 2 * SLAB), (3, 3 * SLAB // 2, 2),
-    # Rows of float64, float32 and float16 that are wider than WIDE bytes.
-    *((5, SIZES["wide"] // itemsize + 1) for itemsize in (8, 4, 2)),
+    # Rows of float64, float32 and float16 that are longer than LONG_ROW bytes.
+    *((5, SIZES["long_row"] // itemsize + 1) for itemsize in (8, 4, 2)),
     # The rows of a flush and of a pivot, and few rows. Wide rows, with some rows left over.
     *((r, TILE) for size in ("flush_exact", "pivot_rows", "flush_rows", "few") for r in around(SIZES[size])),
     *((r, 3) for r in (*around(FEW), *around(2 * TILE))), (TILE, 1),
@@ -98,7 +98,8 @@ COLUMNS = (
 CASES = cases(*NETWORKS, *RUNS, *COLUMNS)
 # One case of each kind.
 SAMPLE_CASES = cases(
-    *NETWORKS, (2, 3, STEP + 1), (2, 3, FLUSH + 1), (1, 2, SPAN + 1), (3, LANES + 1), (ROWS, TILE + 1), (9, SLAB + 1))
+    *NETWORKS, (2, 3, RUN_STEP + 1), (2, 3, FLUSH + 1), (1, 2, SPAN + 1),
+    (3, LANES + 1), (ROWS, TILE + 1), (9, SLAB + 1))
 # Enough work for several threads; smaller calls run on one thread.
 LARGE_CASES = (LARGE_PLANES, LARGE_ROWS, *cases((2, 3, 130, 130), (4000, 24), (70, SLAB + 1)))
 # For statistics of bytes: runs and columns whose sums of 16 bits go to double, and several units.

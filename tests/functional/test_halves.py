@@ -27,9 +27,9 @@ from tests.grid import over
 
 HALVES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 IDENTITY = ChannelAffine([0.0], [1.0], [0.0])
-# Among them the elements that are converted at a time, and rows wider than WIDE bytes.
+# Among them the elements that are converted at a time, and rows longer than LONG_ROW bytes.
 CASES = SAMPLE_CASES + cases(*((2, 3, s) for size in (LANES, SIZES["stage"]) for s in around(size)),
-                             *((9, c) for c in around(SIZES["stage"])), (5, SIZES["wide"] // 2 + 1))
+                             *((9, c) for c in around(SIZES["stage"])), (5, SIZES["long_row"] // 2 + 1))
 
 
 @pytest.fixture(params=HALVES)
