@@ -1,4 +1,4 @@
-"""Awkward arrays by name: any strides, any alignment, any byte order."""
+"""Arrays with unusual strides, alignment and byte order, by name."""
 
 import numpy as np
 
@@ -72,7 +72,7 @@ def spatial_transposed(a):
 
 
 def odd_bytes(a):
-    # Aligned to the item, with a step that is no multiple of it.
+    # Strides that are not multiples of the item size.
     record = np.zeros(a.shape, np.dtype([("v", a.dtype), ("pad", "u1")]))
     record["v"] = a
     return record["v"]

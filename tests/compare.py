@@ -1,18 +1,17 @@
-"""How far a result may be from the oracle's."""
+"""Assertions about the distance of a result from the exact one."""
 
 import numpy as np
 
-# Rounding units of the largest value.
-UNITS = 4
+UNITS = 4       # rounding units of the largest value
 
 
 def unit(dtype):
-    """Half the distance from 1 to the next number: 2**-24 or 2**-53."""
+    """The rounding unit: half the distance from 1 to the next number, 2**-24 or 2**-53."""
     return np.finfo(dtype).eps / 2
 
 
 def close(got, exact, dtype, units=UNITS, size=None):
-    """Assert that got is of dtype and no more than `units` roundings of the largest exact value (or of size) away."""
+    """Assert the dtype, and an error of at most `units` rounding units of `size`: the largest exact value."""
     got = np.asarray(got)
     assert got.dtype == dtype
     assert got.shape == exact.shape
@@ -24,7 +23,7 @@ def close(got, exact, dtype, units=UNITS, size=None):
 
 
 def same_bits(a, b):
-    """Assert that two arrays are the same to the bit, the sign of zero and NaN included."""
+    """Assert that two arrays have the same bits, including the sign of zero and NaN."""
     assert a.dtype == b.dtype
     assert a.shape == b.shape
     assert np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()

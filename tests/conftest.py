@@ -1,5 +1,6 @@
-"""The grid that most tests run over: layout x dtype x threads x activation x residual."""
+"""Fixtures: the grid of layout x dtype x activation x residual, and the state of the process."""
 
+import gc
 import signal
 
 import numpy as np
@@ -7,6 +8,12 @@ import pytest
 
 import fastbn
 from tests.cases import DTYPES, LAYOUTS
+
+
+def pytest_collection_finish():
+    """Exclude the collected tests, more than a million objects, from garbage collection, which many tests start."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=LAYOUTS)
@@ -31,7 +38,7 @@ def with_residual(request):
 
 @pytest.fixture
 def default_threads():
-    """Leaves the thread count of the process as it was."""
+    """Restores the thread count of the process."""
     before = fastbn._core.threads._process
     yield
     fastbn._core.threads._process = before
@@ -39,7 +46,7 @@ def default_threads():
 
 @pytest.fixture
 def heard_signals():
-    """Has SIGINT and SIGTERM raise KeyboardInterrupt, also where whoever runs the tests ignores them."""
+    """Lets SIGINT and SIGTERM raise KeyboardInterrupt, even if the process was started to ignore them."""
     before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():

@@ -1,7 +1,7 @@
-"""What is right: batch normalization written down as its definition, for any axis, slow and obvious.
+"""The reference: batch normalization by its definition, along any axis, slow and simple.
 
-Everything is computed in `WIDE` unless told otherwise. On x86 np.longdouble has 64 bits of significand, so that its
-two-pass variance is exact to far below a rounding of float64; elsewhere it may be float64 itself, which is still far
+All computations are in `WIDE` by default. On x86, np.longdouble has 64 bits of significand, and the error of its
+two-pass variance is far below a rounding of float64. Elsewhere it may be float64 itself, whose errors are still far
 below a rounding of float32.
 """
 
@@ -13,7 +13,7 @@ WIDE = np.longdouble
 
 
 class Forward(NamedTuple):
-    """z is what goes into the activation."""
+    """The results of a forward; z is the input of the activation."""
 
     y: Any
     z: Any
@@ -23,6 +23,8 @@ class Forward(NamedTuple):
 
 
 class Backward(NamedTuple):
+    """The results of a backward."""
+
     dx: Any
     dgamma: Any
     dbeta: Any
@@ -30,16 +32,17 @@ class Backward(NamedTuple):
 
 
 def others(x: Any, axis: int) -> tuple[int, ...]:
+    """All axes but the channel axis."""
     return tuple(k for k in range(x.ndim) if k != axis % x.ndim)
 
 
 def along(vector: Any, x: Any, axis: int, wide: Any) -> Any:
-    """A channel vector, shaped to broadcast against x."""
+    """A vector with one value per channel, in a shape that broadcasts against x."""
     return np.asarray(vector, wide).reshape([-1 if k == axis % x.ndim else 1 for k in range(x.ndim)])
 
 
 def moments(x: Any, axis: int, wide: Any = WIDE) -> tuple[Any, Any]:
-    """Mean and biased variance, in two passes."""
+    """Mean and biased variance per channel, in two passes."""
     x = np.asarray(x).astype(wide)
     mean = x.mean(axis=others(x, axis))
     return mean, ((x - along(mean, x, axis, wide)) ** 2).mean(axis=others(x, axis))
@@ -49,7 +52,7 @@ def forward(
     x: Any, gamma: Any = None, beta: Any = None, *, axis: int = 1, eps: float = 1e-5, residual: Any = None,
     relu: bool = False, mean: Any = None, var: Any = None, wide: Any = WIDE,
 ) -> Forward:
-    """By the statistics of x, or by those given."""
+    """Normalize by the statistics of x, or by a given mean and variance."""
     x = np.asarray(x).astype(wide)
     if mean is None:
         mean, var = moments(x, axis, wide)
@@ -68,7 +71,7 @@ def backward(
     dy: Any, x: Any, of: Forward, gamma: Any = None, *, axis: int = 1, relu: bool = False, frozen: bool = False,
     wide: Any = WIDE,
 ) -> Backward:
-    """Gradients of the forward `of`."""
+    """The gradients of the forward `of`; with `frozen`, mean and variance are constants."""
     x, dy = np.asarray(x).astype(wide), np.asarray(dy).astype(wide)
     if relu:
         dy = np.where(of.z <= 0, 0, dy)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from fastbn import BatchNorm, ChannelAffine
-from tests.cases import CASES, EMPTY_CASES, LARGE_CASES, array, axis_of, inputs
+from tests.cases import EMPTY_CASES, LARGE_PLANES, LARGE_ROWS, SAMPLE_CASES, SMALL_PLANES, array, axis_of, inputs
 from tests.compare import close, same_bits
+from tests.grid import over
 
 
 def layer(case, layout, dtype, **options):
@@ -20,7 +21,7 @@ def layer(case, layout, dtype, **options):
     return bn, i
 
 
-@pytest.mark.parametrize("case", [*CASES[::3], *LARGE_CASES], ids=lambda c: c.name)
+@over((*SAMPLE_CASES, LARGE_PLANES, LARGE_ROWS))
 def test_frozen_is_evaluation_to_the_bit(case, layout, dtype, activation, with_residual):
     bn, i = layer(case, layout, dtype)
     residual = i.residual if with_residual else None
@@ -29,7 +30,7 @@ def test_frozen_is_evaluation_to_the_bit(case, layout, dtype, activation, with_r
 
 
 def test_frozen_without_parameters(layout, dtype):
-    bn, i = layer(CASES[9], layout, dtype, affine=False)
+    bn, i = layer(SMALL_PLANES, layout, dtype, affine=False)
     same_bits(bn.frozen()(i.x), bn(i.x))
 
 
@@ -42,7 +43,7 @@ def test_empty(case, layout, dtype):
 
 
 def test_formula(layout, dtype):
-    i = inputs(CASES[9], layout, dtype)
+    i = inputs(SMALL_PLANES, layout, dtype)
     y = ChannelAffine(i.mean, i.gamma, i.beta, axis=i.axis)(i.x)
     x = np.moveaxis(i.x, i.axis, -1).astype(np.longdouble)
     exact = np.moveaxis((x - i.mean) * i.gamma + i.beta, -1, i.axis)
@@ -57,7 +58,7 @@ def test_subtraction_comes_first():
 
 
 def test_out_and_in_place(layout):
-    bn, i = layer(CASES[9], layout, np.float32)
+    bn, i = layer(SMALL_PLANES, layout, np.float32)
     a = bn.frozen()
     y, out = a(i.x), np.empty_like(i.x)
     assert a(i.x, out=out) is out
@@ -67,7 +68,7 @@ def test_out_and_in_place(layout):
 
 
 def test_it_shares_nothing_with_the_layer():
-    bn, i = layer(CASES[9], "planes", np.float64)
+    bn, i = layer(SMALL_PLANES, "planes", np.float64)
     a = bn.frozen()
     y = a(i.x)
     for name in ("gamma", "beta", "running_mean", "running_var"):

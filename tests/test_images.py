@@ -9,6 +9,7 @@ import pytest
 from fastbn import ChannelAffine
 from fastbn._core.images import MOST_TABLES
 from fastbn._core.rounding import rounded
+from tests.cases import SIZES, around
 from tests.compare import same_bits
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -51,7 +52,8 @@ def test_the_usual_formula():
 
 @kinds
 @pytest.mark.parametrize("shape", [
-    (2, 5, 7, 3), (3, 3), (1, 1, 3), (4, 3, 3, 3), (2, 91, 97, 3), (0, 4, 4, 3), (2, 0, 3)], ids=str)
+    (2, 5, 7, 3), (3, 3), (1, 1, 3), (4, 3, 3, 3), (2, 91, 97, 3), (0, 4, 4, 3), (2, 0, 3),
+    *((pixels, 3) for pixels in around(SIZES["lookup_pixels"]))], ids=str)
 def test_layouts(shape, kind):
     x = images(*shape)
     y = NORMALIZE(x, dtype=kind)

@@ -9,15 +9,16 @@ import pytest
 
 from fastbn import ChannelAffine, Plan
 from fastbn._core import dispatch
-from tests.cases import CASES, LARGE_CASES, inputs
+from tests.cases import LARGE_PLANES, LARGE_ROWS, SAMPLE_CASES, inputs
 from tests.compare import same_bits
+from tests.grid import over
 from tests.process import output
 
 KINDS = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("case", [*CASES[::5], LARGE_CASES[2], LARGE_CASES[0]], ids=lambda c: c.name)
+@over((*SAMPLE_CASES, LARGE_PLANES, LARGE_ROWS))
 def test_same_bits_as_a_call(case, layout, kind, activation, with_residual):
     i = inputs(case, layout, KINDS[kind])
     affine = ChannelAffine(i.mean, i.gamma, i.beta, axis=i.axis, num_threads=2)

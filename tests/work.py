@@ -1,12 +1,12 @@
-"""Counts work, which is the same on every machine, where time is not."""
+"""Counts function calls: a measure of work that, unlike time, is the same on every machine."""
 
 import sys
 
-MOST_CALLS = 5000       # of a refused file of a few kilobytes; three times as many as any takes
+MOST_CALLS = 5000       # to refuse a file of a few kilobytes: three times as many as any file takes
 
 
 def calls(function, *arguments):
-    """Return what a function does, its result or the exception that it raises, and how many functions it called."""
+    """Return the result of a function, or the exception that it raises, and the number of functions that it called."""
     count = 0
 
     def step(frame, event, argument):

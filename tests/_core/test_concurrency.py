@@ -1,4 +1,4 @@
-"""Many threads on one transform, one layer, one plan: every answer right, no mixed state, no thread too many."""
+"""Many threads share a transform, a layer or a plan: right results, consistent state, no excess of threads."""
 
 import os
 import sys
@@ -24,7 +24,7 @@ def layer(seed, channels=64):
 
 
 def together(count, work):
-    """Run work(k) in `count` threads; raise what one of them raised."""
+    """Run work(k) in `count` threads, and raise the first exception of any of them."""
     failures = []
     begin = threading.Barrier(count)
 
@@ -46,7 +46,7 @@ def together(count, work):
 
 @pytest.fixture
 def quick_switches():
-    """Threads that take turns ten times as often as usual."""
+    """Python switches between threads ten times as often as by default."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(before / 10)
     yield
@@ -56,7 +56,7 @@ def quick_switches():
 @pytest.mark.usefixtures("quick_switches")
 @pytest.mark.parametrize("what", ["affine", "layer", "plan"])
 def test_a_million_calls_of_32_threads(what):
-    # Shapes of a service, and one that lets go of the GIL; the last share is the layer's, the transform's, the plan's.
+    # Most calls have the shape of a request to a service; a few are large enough to release the GIL.
     bn = layer(0)
     small = np.random.default_rng(1).standard_normal((1, 64)).astype(np.float32)
     large = np.random.default_rng(2).standard_normal((4096, 64)).astype(np.float32)
@@ -87,8 +87,8 @@ def test_a_million_calls_of_32_threads(what):
 @pytest.mark.usefixtures("quick_switches")
 @pytest.mark.parametrize("channels", [64, 4096])
 def test_readers_never_see_a_mixed_state(channels):
-    # Each state turns ones into a number of its own; half of one state and half of another would give a third. 4096
-    # floats are enough for NumPy to let go of the GIL while it copies.
+    # Each state maps ones to another result, and so would a mixture of two states. NumPy releases the GIL while it
+    # copies 4096 floats.
     rng = np.random.default_rng(0)
     states, answers = [], set()
     x = np.ones((1, channels), np.float32)
@@ -141,9 +141,9 @@ def layer_like(bn):
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted in /proc")
 def test_callers_share_the_threads():
-    # OpenMP keeps its threads, so what has been started can be counted afterwards. Of three callers with four threads
-    # each the first gets four, the second two and the third one. The first waits in a signal handler; the second
-    # sums 630 GB, of which there is one block, until the process ends.
+    # OpenMP keeps its threads, so they can be counted afterwards. Of three callers that ask for four threads, the first
+    # gets four, the second two and the third one. The first waits in a signal handler; the second sums 630 GB, which
+    # are one block in memory, until the process ends.
     program = """
 import os, signal, threading, time
 import numpy as np
@@ -193,7 +193,7 @@ fastbn.ChannelStats(64).update(np.broadcast_to(block, (300_000, 64, 8192)), num_
 
 
 def test_nested_in_a_parallel_region_there_is_one_thread():
-    # A signal handler runs inside the caller's parallel region; a call in it must neither hang nor start a team.
+    # A signal handler runs inside the parallel region of a call; a call from it must not hang or start a team.
     program = """
 import signal
 import numpy as np
@@ -205,7 +205,7 @@ answers = []
 
 def handler(*_):
     answers.append(np.array_equal(affine(x), want))
-    signal.setitimer(signal.ITIMER_REAL, 0.02)      # not at intervals, which may be shorter than a call takes
+    signal.setitimer(signal.ITIMER_REAL, 0.02)      # not an interval, which may be shorter than a call
 
 signal.signal(signal.SIGALRM, handler)
 signal.setitimer(signal.ITIMER_REAL, 0.02)

@@ -1,4 +1,4 @@
-"""What show_config() and config() say."""
+"""The output of show_config() and config()."""
 
 import json
 

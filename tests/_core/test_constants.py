@@ -1,4 +1,4 @@
-"""Whether a layer's constants are still those of its parameters: every channel of every vector counts."""
+"""Constants.made_of finds a change in any channel of any parameter."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from fastbn._core.dispatch import kernels
 
 EPS = 1e-3
-# Around the lanes of the comparison.
+# Below, at and above the lanes of the comparison, whether 8 or 16.
 CHANNELS = (1, 2, 7, 8, 9, 15, 16, 17, 63, 64, 65)
 
 

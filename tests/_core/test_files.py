@@ -1,4 +1,4 @@
-"""One writer for all files: names, modes, owners, links and temporary names."""
+"""The function that writes all files: names, modes, owners, links and temporary names."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ def mode_of(path):
 
 
 def spied(monkeypatch):
-    """The arguments of each os.open that may create a file, as they come."""
+    """A list that collects the arguments of each os.open that may create a file."""
     created, original = [], os.open
 
     def spy(path, flags, *rest, **options):
@@ -183,4 +183,4 @@ def test_all_that_is_written_goes_this_way(name, tmp_path, monkeypatch):
     before = path.stat().st_ino
     WRITERS[name](path)
     assert mode_of(path) == 0o600
-    assert path.stat().st_ino != before     # another file in its place, as a whole
+    assert path.stat().st_ino != before     # replaced, not written into

@@ -1,4 +1,4 @@
-"""Rounding mode and flush-to-zero belong to the caller: every thread of a team computes in the caller's."""
+"""Every thread of a team computes in the rounding mode and flush-to-zero mode of the caller."""
 
 import contextlib
 import ctypes
@@ -39,7 +39,7 @@ def mode(bits):
 
 
 def bits_of(x, dy, axis, threads):
-    """All results, as bytes: Python itself would compare subnormal numbers in the caller's mode."""
+    """All results as bytes, as a comparison of subnormal numbers depends on the mode."""
     y, saved = batch_norm_training(x, axis=axis, num_threads=threads)
     gradients = batch_norm_backward(dy, x, saved, axis=axis, num_threads=threads)
     stats = ChannelStats(x.shape[axis], axis=axis).update(x, num_threads=threads)
@@ -59,8 +59,7 @@ def test_the_bits_do_not_depend_on_the_threads(shape, layout, dtype):
             one, two, three = (bits_of(x, dy, axis, threads) for threads in (1, 2, 3))
         assert one == two == three, name
         seen[name] = one
-    for name in MODES:
-        assert name == "to nearest" or seen[name] != seen["to nearest"], name
+    assert all(seen[name] != seen["to nearest"] for name in MODES if name != "to nearest")
     assert bits_of(x, dy, axis, 2) == seen["to nearest"]
 
 
@@ -75,7 +74,7 @@ def test_the_mode_of_the_caller_stays(dtype):
 
 
 def test_the_largest_values_where_subnormal_numbers_are_flushed(layout):
-    # They are scaled by a power of two, whose inverse must not be flushed to zero.
+    # The kernels scale them by a power of two whose inverse must not be flushed to zero.
     axis = axis_of(layout)
     x = np.full(array(case(22, 3, 4), layout, np.float64).shape, 1.7e308)
     with mode(MODES["flush to zero"]):

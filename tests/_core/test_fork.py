@@ -1,4 +1,4 @@
-"""Forks after parallel work: children compute, parents go on, nobody hangs; and without the guard somebody does."""
+"""Forks after parallel work: parent and child compute and do not hang; without the fork handler a child does."""
 
 import subprocess
 import sys
@@ -10,12 +10,12 @@ from tests.process import PATIENCE, output, start
 
 GUARDED = config.config()["openmp"]["fork_guard"]
 
-# LLVM's runtime, which clang brings, sees to forks itself.
+# LLVM's OpenMP runtime, that of clang, handles forks itself.
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or not dispatch.kernels.openmp_version(), reason="needs Linux, and a build with OpenMP")
 needs_guard = pytest.mark.skipif(GUARDED != "on", reason=f"the fork guard is {GUARDED!r}")
 
-# What every program begins with: a call that uses a team, its right answer, and a child that says whether it got it.
+# The beginning of every program: a call on two threads, its right result, and a child that checks it.
 DEFINITIONS = """
 import ctypes, os, sys, threading, time
 import numpy as np
@@ -36,7 +36,7 @@ def wait_for(pid):
     assert status == 0, f"a child ended with {status}"
 
 def right_with_one_more_task():
-    before = tasks()        # an emulator has threads of its own
+    before = tasks()        # an emulator has other threads
     return right() and tasks() == before + 1
 
 def fork_and_check(fork):
@@ -51,16 +51,16 @@ SETUP = DEFINITIONS + "assert right_with_one_more_task()\n"
 
 def test_many_forks():
     assert output(SETUP + """
-for _ in range(250):
+for _ in range(100):
     fork_and_check(os.fork)
 print("done")
 """) == "done"
 
 
 def test_forks_in_c():
-    # As uWSGI does: Python's own hooks never hear of it.
+    # As uWSGI forks: without the hooks of Python.
     assert output(SETUP + """
-for _ in range(100):
+for _ in range(50):
     fork_and_check(ctypes.PyDLL(None).fork)
 print("done")
 """) == "done"
@@ -152,7 +152,7 @@ def test_setting(setting, state):
 
 @needs_guard
 def test_without_the_guard_a_child_hangs():
-    # The control: what the tests above prove is the guard's doing.
+    # The control of the tests above.
     program = SETUP + """
 import itertools
 
@@ -160,7 +160,7 @@ pid = os.fork()
 if pid == 0:
     os._exit(0 if right() else 1)
 for _ in itertools.count():
-    time.sleep(0.05)        # a slow child is one that has not ended either
+    time.sleep(0.05)
     if os.waitpid(pid, os.WNOHANG)[0]:
         print("the child ended")
         sys.exit()
@@ -168,7 +168,7 @@ os.kill(pid, 9)
 os.waitpid(pid, 0)
 print("the child hung")
 """
-    assert output(program.replace("itertools.count()", "range(100)"), FASTBN_FORK_GUARD="0") == "the child hung"
+    assert output(program.replace("itertools.count()", "range(40)"), FASTBN_FORK_GUARD="0") == "the child hung"
     assert output(program) == "the child ended"
 
 
@@ -197,8 +197,8 @@ print("done")
 
 
 def test_fork_inside_a_call():
-    # A signal handler runs in the middle of a long call, inside its parallel region, where no pool can be dissolved.
-    # The child may compute, without a team, and must end in the handler: the region it is in has no other threads.
+    # A signal handler runs in the parallel region of a long call, where the pool of threads cannot be shut down. The
+    # child may compute on one thread, and must end in the handler, as its copy of the region has no other threads.
     program = SETUP + """
 import signal
 
@@ -210,7 +210,7 @@ def handler(*_):
     if pid == 0:
         os._exit(0 if right() else 1)
     children.append(pid)
-    signal.setitimer(signal.ITIMER_REAL, 0.02)      # not at intervals, which may be shorter than a fork takes
+    signal.setitimer(signal.ITIMER_REAL, 0.02)      # not an interval, which may be shorter than a fork
 
 signal.signal(signal.SIGALRM, handler)
 signal.setitimer(signal.ITIMER_REAL, 0.02)

@@ -1,4 +1,4 @@
-"""Calls that end early: where Ctrl-C, another signal or missing memory ends one, nothing has changed."""
+"""A call that ends early, by Ctrl-C, another signal or lack of memory, leaves the state unchanged."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from tests.process import DEFAULT_SIGNALS, output
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the tests send POSIX signals and limit memory")
 
-# 200 MB to read, all zero so that they take no memory, and as many to write: far more than a call reads unwatched.
+# 200 MB of zeros, which take no memory, and as many to write: far more than a call handles between looks for signals.
 LONG_CALLS = DEFAULT_SIGNALS + """
 import json, os, threading, time
 import numpy as np
@@ -36,7 +36,7 @@ calls = {{
 
 def interrupt(begun):
     begun.wait()
-    time.sleep(0.05)    # where in a call this ends does not matter
+    time.sleep(0.05)    # ends anywhere in a call
     os.kill(os.getpid(), signal.SIGINT)
 
 before = {{name: value.copy() for name, value in bn.state_dict().items()}}
@@ -65,11 +65,11 @@ print(json.dumps([interrupted, moved, same]))
 def test_ctrl_c(axis):
     interrupted, moved, same = json.loads(output(LONG_CALLS.format(axis=axis)))
     assert len(interrupted) == 12
-    # The one training call that the signal fell into left no trace.
+    # The interrupted training call changed nothing; complete ones before it may have.
     assert (moved == 0) == same
 
 
-# Of an array of 63 GB, which takes no more memory than a block of it; and SIGALRM again and again.
+# Reads an array of 63 GB, which takes the memory of one block, under repeated SIGALRM.
 ENDLESS_CALL = """
 import signal
 import numpy as np
@@ -79,7 +79,7 @@ x = np.broadcast_to(np.ones((1, 64, 8192), np.float32), (30_000, 64, 8192))
 
 def again(handler):
     signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.02)      # not at intervals, which may be shorter than a handler takes
+    signal.setitimer(signal.ITIMER_REAL, 0.02)      # not an interval, which may be shorter than a handler
 """
 
 
@@ -91,7 +91,7 @@ class Stop(Exception):
 seen = None
 
 def handler(number, frame):
-    # Two signals that find one frame at the same instruction find it in a call that is not done.
+    # The second of two signals at one instruction of a frame arrives in an unfinished call.
     global seen
     here = frame, frame.f_lasti
     if here == seen:
@@ -171,7 +171,7 @@ saved = []
 
 def save(*_):
     saved.append(bn.state_dict())
-    signal.setitimer(signal.ITIMER_REAL, 0.002)     # not at intervals, which may be shorter than a handler takes
+    signal.setitimer(signal.ITIMER_REAL, 0.002)     # not an interval, which may be shorter than a handler
 
 signal.signal(signal.SIGALRM, save)
 signal.setitimer(signal.ITIMER_REAL, 0.002)
@@ -184,7 +184,7 @@ print("done")
 
 
 def test_no_memory():
-    # For the result, and for the workspace of 8,000,000 channels; the layer stays as it was and goes on working.
+    # For the result, and for the workspace of 8,000,000 channels. The layer is unchanged and works afterwards.
     program = """
 import resource
 import numpy as np

@@ -1,4 +1,4 @@
-"""Importing and calling fastbn leaves the process as it was: arithmetic, environment, threads, modules."""
+"""Importing and calling fastbn does not change the process: arithmetic, environment, threads, modules."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ import pytest
 
 from tests.process import output
 
-# What a process can see of its arithmetic; printed before the import, after it, after a call, and in a new thread.
+# Checks the arithmetic of the process before and after the import, after calls, and in a new thread.
 SUBNORMALS = """
 import sys, threading
 import numpy as np
@@ -38,7 +38,7 @@ import numpy as np
 libm = ctypes.CDLL("libm.so.6")
 
 def control():
-    # fenv_t of glibc on x86-64: MXCSR is its last word; the lowest six bits are flags, which any addition may set
+    # fenv_t of glibc on x86-64: MXCSR is the last word; its lowest six bits are flags that any addition may set.
     fenv = (ctypes.c_uint32 * 8)()
     assert libm.fegetenv(ctypes.byref(fenv)) == 0
     return fenv[7] & ~0x3f, fenv[0] & 0xffff, libm.fegetround()
@@ -75,7 +75,7 @@ import numpy
 before = set(sys.modules)
 import fastbn
 new = {name.partition(".")[0] for name in set(sys.modules) - before}
-# Cython keeps its types and its view of the interpreter in modules without a file.
+# Cython keeps its types in modules without a file.
 new = {name for name in new if getattr(sys.modules[name], "__file__", None)}
 print(*sorted(new - set(sys.stdlib_module_names) - {"fastbn", "numpy"}))
 """
@@ -138,7 +138,7 @@ def test_the_openmp_runtime_keeps_its_settings():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_child_can_compute():
-    # A child has none of its parent's OpenMP threads.
+    # A child has no OpenMP threads of its parent.
     code = "\n".join([
         "import os, sys, warnings, numpy as np, fastbn",
         "warnings.simplefilter('ignore')",

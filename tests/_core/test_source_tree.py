@@ -1,4 +1,4 @@
-"""The package in a clone that was installed from elsewhere."""
+"""The package in a source folder, while another copy is installed."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How many threads a call may use: precedence, the environment, cgroups, and nothing that leaks."""
+"""The number of threads of a call: precedence, environment, cgroups, scope."""
 
 import asyncio
 import os
@@ -137,7 +137,7 @@ def test_an_affinity_that_changes_later_counts():
 @pytest.mark.parametrize("setting", [{"OMP_PROC_BIND": "true"}, {"OMP_PLACES": "threads"}, {"OMP_PROC_BIND": "close"}],
                          ids=str)
 def test_a_runtime_that_binds_its_first_thread_leaves_the_others(setting):
-    # Its affinity is then a single CPU.
+    # The affinity of the first thread is then a single CPU.
     count = len(os.sched_getaffinity(0))
     quota = _threads._quota()
     source = "OpenMP places" if quota is None or quota >= count else "cgroup quota"
@@ -169,7 +169,7 @@ with warnings.catch_warnings(record=True) as caught:
 print(len(caught), caught[0].category.__name__, caught[0].message)
 print(hashlib.sha256(out).hexdigest() == alone)
 """
-# A third thread does not fit: neither its stack into the address space, nor itself into the user's processes.
+# Limits that a third thread exceeds: address space, which its stack needs, and processes of the user.
 NO_MEMORY = """
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 12 * 2**20, used + 12 * 2**20))
@@ -186,7 +186,7 @@ resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
 @pytest.mark.skipif(os.name != "posix" or not os.path.exists("/proc/self/statm"), reason="this system is not Linux")
 @pytest.mark.parametrize("limit", [NO_MEMORY, NO_PROCESSES], ids=["memory", "processes"])
 def test_a_thread_that_cannot_start_leaves_one(limit):
-    # Without the trial the OpenMP runtime ends the process. Eight MiB is the usual stack; OMP_STACKSIZE makes it sure.
+    # fastbn starts a thread on trial, as the OpenMP runtime would end the process. Eight MiB is the usual stack.
     first, second = output(CALL.format(limit=limit), OMP_STACKSIZE="8M").splitlines()
     assert first.startswith("2 RuntimeWarning fastbn computes with one thread: 2 more cannot be started (")
     assert second == "True"
@@ -259,7 +259,7 @@ def test_precedence_down_to_the_call():
 @pytest.mark.parametrize(("setting", "expected"), [
     ("num_threads=1", 0), ("num_threads=3", 2), ("num_threads=5", 4)])
 def test_a_call_uses_that_many(setting, expected):
-    # OpenMP keeps its threads, so what has been started can still be counted afterwards.
+    # OpenMP keeps its threads, so they can be counted afterwards.
     code = "\n".join([
         "import os, numpy as np, fastbn",
         "from fastbn._core.config import config",

@@ -1,4 +1,4 @@
-"""Awkward arrays by name: any strides, any alignment, any byte order, any axis, as input and as output."""
+"""Arrays with any strides, alignment, byte order and axis, as inputs and as outputs."""
 
 import itertools
 

@@ -15,13 +15,14 @@ from fastbn.functional import batch_norm_backward, batch_norm_inference, batch_n
 from tests import oracle
 from tests.cases import arranged, array, axis_of, case
 from tests.compare import close, same_bits, unit
+from tests.grid import over
 from tests.statistics import rational as exact
 
 SHAPES = (case(64, 8), case(9, 64), case(3, 100), case(32, 1000), case(500, 3), case(3000, 40), case(256, 7, 7, 7),
           case(4, 3, 50, 50), case(3, 100, 2), case(2, 2, 40000), case(5, 65, 63))
 RATIOS = (1.0, 1e2, 1e4, 1e6)
 
-shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda c: c.name)
+shapes = over(SHAPES, "shape")
 ratios = pytest.mark.parametrize("ratio", RATIOS, ids="{:g}".format)
 
 
@@ -124,8 +125,7 @@ CONSTANTS = (0.0, 1.0, 0.1, 1.1e7, 1 / 3, 1e-20, 1e-40, -3e30, 3e38, 16777217.0)
 
 
 @pytest.mark.parametrize("value", CONSTANTS, ids="{:g}".format)
-@pytest.mark.parametrize("shape", [case(32, 3), case(17, 65), case(7, 3, 7, 7), case(3, 2, 3001), case(700, 24)],
-                         ids=lambda c: c.name)
+@over([case(32, 3), case(17, 65), case(7, 3, 7, 7), case(3, 2, 3001), case(700, 24)], "shape")
 def test_a_constant_channel_is_beta(value, shape, layout, dtype):
     x = np.full_like(array(shape, layout, dtype), value)
     gamma, beta = (np.linspace(-1, 1, shape.channels).astype(dtype) + v for v in (2, 0.3))
@@ -223,7 +223,7 @@ UNITS_OF_WORK = (case(64, 24), case(33, 65), case(1000, 3), case(300, 70), case(
 
 
 @adversaries
-@pytest.mark.parametrize("shape", UNITS_OF_WORK, ids=lambda c: c.name)
+@over(UNITS_OF_WORK, "shape")
 @pytest.mark.parametrize("offset", [0.0, 1e4], ids="{:g}".format)
 def test_adversaries(make, shape, layout, offset):
     x = make(np.random.default_rng(5), shape.shape) + offset
@@ -232,16 +232,15 @@ def test_adversaries(make, shape, layout, offset):
 
 @extended
 @adversaries
-@pytest.mark.parametrize("shape", [*UNITS_OF_WORK, case(1024, 64), case(4000, 8)], ids=lambda c: c.name)
-@pytest.mark.parametrize("offset", [0.0, 1e4, 1e8], ids="{:g}".format)
+@over([*UNITS_OF_WORK, case(1024, 64), case(4000, 8)], "shape")
+@pytest.mark.parametrize("offset", [0.0, 1e8], ids="{:g}".format)
 def test_adversaries_in_float64(make, shape, layout, offset):
     x = make(np.random.default_rng(5), shape.shape) + offset
     contract_in_float64(arranged(x, layout), axis_of(layout))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
-@pytest.mark.parametrize("shape", [case(40, 5), case(33, 65), case(900, 24), case(8, 5, 7, 7), case(2, 3, 33000),
-                                   case(70, 1025)], ids=lambda c: c.name)
+@over([case(40, 5), case(33, 65), case(900, 24), case(8, 5, 7, 7), case(2, 3, 33000), case(70, 1025)], "shape")
 def test_one_bad_element_spoils_its_channel_alone(value, shape, layout, dtype, activation):
     axis = axis_of(layout)
     clean, dy = array(shape, layout, dtype), array(shape, layout, dtype, seed=1)
@@ -292,8 +291,7 @@ def test_blank_where_the_pivot_is_sampled(share):
 
 @extended
 @pytest.mark.parametrize("shift", [100.0, 1e6, -1e12], ids="{:g}".format)
-@pytest.mark.parametrize("shape", [case(1024, 64), case(1024, 3), case(5000, 70), case(64, 2, 49)],
-                         ids=lambda c: c.name)
+@over([case(1024, 64), case(1024, 3), case(5000, 70), case(64, 2, 49)], "shape")
 def test_float64_outliers_where_the_pivot_is_sampled(shape, shift, layout):
     x = np.random.default_rng(0).standard_normal(shape.shape)
     x[golden(16, shape.shape[0])] += shift
@@ -324,8 +322,7 @@ HUGE = [1e140, 1e152, 1e160, 1e250, 1e300]      # squares overflow from 1.3e154 
 
 
 @pytest.mark.parametrize("scale", HUGE, ids="{:g}".format)
-@pytest.mark.parametrize("shape", [case(700, 3), case(300, 70), case(1300, 1100), case(40, 5, 7, 7), case(2, 3, 40000)],
-                         ids=lambda c: c.name)
+@over([case(700, 3), case(300, 70), case(1300, 1100), case(40, 5, 7, 7), case(2, 3, 40000)], "shape")
 def test_values_whose_squares_overflow_float64(shape, scale, layout):
     k = int(np.log2(scale))
     axis = axis_of(layout)
@@ -347,7 +344,7 @@ def test_values_whose_squares_overflow_float64(shape, scale, layout):
 
 
 @pytest.mark.parametrize("value", [1.1e154, 1.1e170, -3e250, 1.7e308], ids="{:g}".format)
-@pytest.mark.parametrize("shape", [case(22, 1), case(1000, 3), case(300, 70), case(3, 5, 400)], ids=lambda c: c.name)
+@over([case(22, 1), case(1000, 3), case(300, 70), case(3, 5, 400)], "shape")
 def test_huge_constants(value, shape, layout):
     x = np.full(arranged(np.empty(shape.shape), layout).shape, value)
     beta = np.linspace(1, 2, shape.channels)

@@ -5,8 +5,9 @@ import pytest
 
 from fastbn import BatchNorm, ChannelAffine
 from fastbn.functional import batch_norm_inference, batch_norm_training
-from tests.cases import CASES, LARGE_CASES, inputs
+from tests.cases import LARGE_PLANES, MANY_ROWS, ODD_PLANES, SMALL_PLANES, inputs
 from tests.compare import same_bits
+from tests.grid import over
 
 WIDE = np.longdouble
 FORMULAS = {
@@ -55,7 +56,7 @@ def test_the_sign_of_zero():
 
 
 @names
-@pytest.mark.parametrize("case", [CASES[9], CASES[14], CASES[28], LARGE_CASES[2]], ids=lambda c: c.name)
+@over((SMALL_PLANES, ODD_PLANES, MANY_ROWS, LARGE_PLANES))
 def test_after_transform_and_residual(name, case, layout, dtype, with_residual):
     i = inputs(case, layout, dtype)
     residual = i.residual if with_residual else None

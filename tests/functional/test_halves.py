@@ -7,11 +7,29 @@ import pytest
 from fastbn import BatchNorm, ChannelAffine, ChannelStats
 from fastbn.functional import batch_norm_backward, batch_norm_inference, batch_norm_training
 from tests import oracle
-from tests.cases import CASES, EMPTY_CASES, LARGE_CASES, array, axis_of, inputs
+from tests.cases import (
+    EMPTY_CASES,
+    LANES,
+    LARGE_CASES,
+    LARGE_PLANES,
+    LARGE_ROWS,
+    PLANES,
+    SAMPLE_CASES,
+    SIZES,
+    around,
+    array,
+    axis_of,
+    cases,
+    inputs,
+)
 from tests.compare import same_bits
+from tests.grid import over
 
 HALVES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 IDENTITY = ChannelAffine([0.0], [1.0], [0.0])
+# Among them the elements that are converted at a time, and rows longer than LONG_ROW bytes.
+CASES = SAMPLE_CASES + cases(*((2, 3, s) for size in (LANES, SIZES["stage"]) for s in around(size)),
+                             *((9, c) for c in around(SIZES["stage"])), (5, SIZES["long_row"] // 2 + 1))
 
 
 @pytest.fixture(params=HALVES)
@@ -74,7 +92,7 @@ def test_overflow_is_infinite(half):
     np.testing.assert_array_equal(double, [[np.inf], [-np.inf]])
 
 
-@pytest.mark.parametrize("case", [*CASES[::2], LARGE_CASES[2], LARGE_CASES[0]], ids=lambda c: c.name)
+@over((*CASES, LARGE_PLANES))
 def test_training_and_backward(case, layout, half, activation, with_residual):
     i = inputs(case, layout, half)
     gamma, beta = i.gamma.astype(np.float32), i.beta.astype(np.float32)
@@ -98,7 +116,7 @@ def test_training_and_backward(case, layout, half, activation, with_residual):
         rounded_once(dresidual[0], want.dresidual, half, 0)
 
 
-@pytest.mark.parametrize("case", [*CASES[1::3], *LARGE_CASES[:3]], ids=lambda c: c.name)
+@over((*CASES, LARGE_PLANES, LARGE_ROWS))
 def test_inference(case, layout, half, activation, with_residual):
     i = inputs(case, layout, half)
     vectors = [v.astype(np.float32) for v in (i.mean, i.var, i.gamma, i.beta)]
@@ -109,7 +127,7 @@ def test_inference(case, layout, half, activation, with_residual):
     rounded_once(y, exact.y, half)
 
 
-@pytest.mark.parametrize("case", LARGE_CASES, ids=lambda c: c.name)
+@over(LARGE_CASES)
 def test_threads_and_strides_change_no_bit(case, layout, half):
     i = inputs(case, layout, half)
     gamma, beta = i.gamma.astype(np.float32), i.beta.astype(np.float32)
@@ -126,7 +144,7 @@ def test_threads_and_strides_change_no_bit(case, layout, half):
 
 
 def test_in_place(layout, half, with_residual):
-    i = inputs(CASES[13], layout, half)
+    i = inputs(PLANES, layout, half)
     residual = i.residual if with_residual else None
     y, saved = batch_norm_training(i.x, axis=i.axis, residual=residual)
     dx = batch_norm_backward(i.dy, i.x, saved, axis=i.axis)[0]
@@ -145,23 +163,23 @@ def test_empty(case, layout, half):
 
 
 def test_layer_and_statistics(layout, half):
-    i = inputs(CASES[13], layout, half)
-    bn = BatchNorm(CASES[13].channels, axis=i.axis)
+    i = inputs(PLANES, layout, half)
+    bn = BatchNorm(PLANES.channels, axis=i.axis)
     y = bn(i.x)
     dx = bn.backward(i.dy)
     assert (y.dtype, dx.dtype, bn.running_var.dtype, bn.grad_gamma.dtype) == (half, half, np.float32, np.float32)
     exact = oracle.forward(i.x, axis=i.axis)
-    n = CASES[13].count
+    n = PLANES.count
     np.testing.assert_allclose(bn.running_mean, 0.1 * exact.mean, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(bn.running_var, 0.9 + 0.1 * exact.var * n / (n - 1), rtol=1e-5)
     same_bits(bn.eval()(i.x), bn.frozen()(i.x))
-    stats = ChannelStats(CASES[13].channels, axis=i.axis).update(i.x)
+    stats = ChannelStats(PLANES.channels, axis=i.axis).update(i.x)
     np.testing.assert_allclose(stats.var(), exact.var.astype(float), rtol=1e-12)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_bad_values_stay_in_their_channel(layout, half, bad):
-    i = inputs(CASES[13], layout, half)
+    i = inputs(PLANES, layout, half)
     clean, _ = batch_norm_training(i.x, axis=i.axis)
     np.moveaxis(i.x, i.axis, 0)[2].flat[5] = bad
     y, _ = batch_norm_training(i.x, axis=i.axis)

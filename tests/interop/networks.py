@@ -1,4 +1,4 @@
-"""Small networks of PyTorch with the batch norms of real ones, and statistics as if they had been trained."""
+"""Small PyTorch networks with batch norms in the places of well-known networks, and with trained statistics."""
 
 import warnings
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 class Residual(nn.Module):
-    """The block of ResNet: the sum keeps no batch norm from folding back."""
+    """The block of ResNet: every batch norm can be folded into the convolution before it."""
 
     def __init__(self, inputs, outputs, stride):
         super().__init__()
@@ -51,7 +51,7 @@ def mobilenet():
 
 
 class Dense(nn.Module):
-    """The layer of DenseNet: its first batch norm is behind a concatenation and before a ReLU, so it must stay."""
+    """The layer of DenseNet: its first batch norm, between a concatenation and a ReLU, must stay."""
 
     def __init__(self, inputs, growth):
         super().__init__()
@@ -64,7 +64,7 @@ class Dense(nn.Module):
 
 
 def densenet():
-    """With a batch norm straight before a pointwise convolution, which it can go into, and one before a padded one."""
+    """One batch norm is directly before a pointwise convolution, which can take it, and one before a padded one."""
     return nn.Sequential(
         nn.BatchNorm2d(3), nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), Dense(8, 4),
         Dense(12, 4), nn.BatchNorm2d(16), nn.Conv2d(16, 8, 1, bias=False), nn.AvgPool2d(2), Dense(8, 4),
@@ -72,7 +72,7 @@ def densenet():
 
 
 class Image(nn.Module):
-    """Makes images of rows: nn.Unflatten cannot be exported to older opsets."""
+    """Reshapes rows to images, as nn.Unflatten cannot be exported to older opsets."""
 
     def forward(self, x):
         return x.reshape(-1, 16, 2, 2)
@@ -102,7 +102,7 @@ NETWORKS = {
 
 
 def trained(name):
-    """A network in evaluation mode, its statistics those of random inputs and its parameters no defaults."""
+    """A network in evaluation mode, with the statistics of random inputs and random parameters."""
     torch.manual_seed(0)
     network = NETWORKS[name][0]()
     with torch.no_grad():
@@ -124,10 +124,10 @@ def batch(name, count, seed):
 
 
 def export(network, x, path, opset=17):
-    """Write a network as it is: constants neither folded nor batch norms fused; the batch is open."""
+    """Write a network without optimizations and with a free batch size."""
     axes = {name: {0: "batch"} for name in ("x", "y")}
     with warnings.catch_warnings():
-        # The newer exporter needs a package more, and this one says so.
+        # The newer exporter needs another package, and this one warns that it is old.
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
             network, (x,), path, dynamo=False, do_constant_folding=False, training=torch.onnx.TrainingMode.PRESERVE,

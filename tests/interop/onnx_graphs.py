@@ -1,4 +1,4 @@
-"""Small ONNX graphs for the tests, and a way to run them that shares nothing with fastbn."""
+"""Small ONNX graphs, and ONNX Runtime to run them."""
 
 import numpy as np
 import onnx
@@ -9,7 +9,7 @@ CHANNELS, INPUTS = 4, 3
 
 
 def constants(dtype=np.float32):
-    """What the graphs may take: convolutions from 3 to 4 channels, matrices from 3 to 4, and norms of 4 and of 3."""
+    """Constants for the graphs: convolutions and matrices from 3 to 4 channels, norms of 4 and of 3 channels."""
     rng = np.random.default_rng(0)
 
     def normal(*shape):
@@ -23,7 +23,7 @@ def constants(dtype=np.float32):
         out |= {f"{name}{norm}": normal(channels) for name in ("s", "t", "m")}
         out[f"v{norm}"] = (rng.uniform(0.1, 4, channels)).astype(dtype)
     out["negative"] = -out["v"]
-    # Drawn last, so that the others are what they were.
+    # Drawn last, so that the values of the others do not change.
     out |= {"other": normal(1, 4, 1, 1) + 2, "square": normal(4, 4), "grid": normal(2, 2), "x1": normal(3, 1, 1)[:1],
             "zero4": 0 * normal(4, 1, 1), "infinity": np.full((4, 1, 1), np.inf, dtype)}
     out["nan"] = np.array([1, 2, np.nan, 4], dtype)
@@ -31,9 +31,9 @@ def constants(dtype=np.float32):
 
 
 def graph(body, x="[N, 3, 8, 8]", *, opset=17, ir=8, dtype="float", outputs="y", defaults=()):
-    """A model of the nodes in `body`, in ONNX's text; it has the constants that it uses.
+    """A model of the nodes in `body`, given in ONNX's text format, and of the constants that they use.
 
-    `defaults` are those that callers may override.
+    `defaults` are the constants that callers may override.
     """
     numpy_dtype = {"float": np.float32, "double": np.float64, "float16": np.float16}[dtype]
     results = ", ".join(f"{dtype} {name}" for name in outputs.split())
@@ -51,7 +51,7 @@ def graph(body, x="[N, 3, 8, 8]", *, opset=17, ir=8, dtype="float", outputs="y",
 
 
 def run(model, feed):
-    """The outputs of a model, as it is written."""
+    """The outputs of a model, run without optimizations."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
@@ -59,7 +59,7 @@ def run(model, feed):
 
 
 def same(folded, original, feed, rtol=1e-5):
-    """Assert that two models do the same, and that what they do depends on the input."""
+    """Assert that two models have the same outputs, and that these depend on the input."""
     flipped = {name: -value for name, value in feed.items()}
     for got, expected, other in zip(run(folded, feed), run(original, feed), run(original, flipped), strict=True):
         assert got.dtype == expected.dtype

@@ -1,4 +1,4 @@
-"""Parameters of tests that scikit-learn gives as iterators, which newer versions of pytest do not take."""
+"""Makes lists of the iterators that scikit-learn gives as test parameters, and newer versions of pytest reject."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import pytest
 
 
 def with_lists(test):
-    """Return a test whose parameters are lists where they were iterators."""
+    """Return the test with lists in place of iterators."""
     test.pytestmark = [
         getattr(pytest.mark, mark.name)(
             *(list(arg) if isinstance(arg, Iterator) else arg for arg in mark.args), **mark.kwargs).mark

@@ -9,8 +9,20 @@ import pytest
 import fastbn
 from fastbn import ChannelStats
 from tests import oracle
-from tests.cases import CASES, EMPTY_CASES, LARGE_CASES, array, axis_of, case
+from tests.cases import (
+    CASES,
+    EMPTY_CASES,
+    FEW_ROWS,
+    LARGE_CASES,
+    LARGE_PLANES,
+    MANY_ROWS,
+    ODD_PLANES,
+    array,
+    axis_of,
+    case,
+)
 from tests.compare import same_bits
+from tests.grid import over
 
 
 def check(stats, x, axis, rel=1e-12):
@@ -23,8 +35,8 @@ def check(stats, x, axis, rel=1e-12):
     assert stats.mean.dtype == stats.m2.dtype == np.float64
 
 
-@pytest.mark.parametrize("ratio", [0.0, 1e2, 1e4], ids="{:g}".format)
-@pytest.mark.parametrize("shape", CASES + LARGE_CASES, ids=lambda c: c.name)
+@pytest.mark.parametrize("ratio", [0.0, 1e4], ids="{:g}".format)
+@over(CASES + LARGE_CASES, "shape")
 def test_update(shape, ratio, layout, dtype):
     x = array(shape, layout, dtype, mean=ratio)
     stats = ChannelStats(shape.channels, axis=axis_of(layout))
@@ -66,7 +78,7 @@ def test_var_and_std(layout, dtype):
 
 
 def test_threads_do_not_change_it(layout):
-    x = array(LARGE_CASES[2], layout)
+    x = array(LARGE_PLANES, layout)
     results = [ChannelStats(40, axis=axis_of(layout)).update(x, num_threads=n) for n in (1, 2, 3, 8)]
     for other in results[1:]:
         same_bits(other.mean, results[0].mean)
@@ -80,7 +92,7 @@ def test_empty_update_and_merge(empty, layout, dtype):
     assert (stats.count == 0).all()
     same_bits(stats.mean, np.full(3, np.nan))
     same_bits(stats.var(), np.full(3, np.nan))
-    x = array(CASES[4], layout, dtype)
+    x = array(FEW_ROWS, layout, dtype)
     stats.update(x).update(array(empty, layout, dtype)).merge(ChannelStats(3))
     check(stats, x, axis_of(layout))
     check(ChannelStats(3).merge(stats), x, axis_of(layout))
@@ -101,10 +113,10 @@ def test_too_few_values_are_nan():
 
 
 def test_sum_changes_neither_side():
-    a, b = (ChannelStats(3).update(array(CASES[4], "planes", seed=s)) for s in (0, 1))
+    a, b = (ChannelStats(3).update(array(FEW_ROWS, "planes", seed=s)) for s in (0, 1))
     before = copy.deepcopy((a, b))
     c = a + b
-    c.update(array(CASES[4], "planes"))
+    c.update(array(FEW_ROWS, "planes"))
     for now, then in zip((a, b), before, strict=True):
         assert (now.count == 4).all()
         assert (then.count == 4).all()
@@ -112,13 +124,13 @@ def test_sum_changes_neither_side():
         same_bits(now.m2, then.m2)
     d, e = ChannelStats(3).merge(a), a.copy()
     assert d == e == a
-    e.update(array(CASES[4], "planes"))
+    e.update(array(FEW_ROWS, "planes"))
     assert e != a
     assert d == a
 
 
 def test_arrays_are_the_callers():
-    x = array(CASES[4], "planes")
+    x = array(FEW_ROWS, "planes")
     a, b = (ChannelStats(3, extrema=True).update(x) for _ in range(2))
     for name in ("count", "mean", "m2", "min", "max"):
         given = getattr(a, name)
@@ -131,7 +143,7 @@ def test_arrays_are_the_callers():
 
 
 def test_sum():
-    parts = [ChannelStats(3).update(array(CASES[4], "planes", seed=s)) for s in range(3)]
+    parts = [ChannelStats(3).update(array(FEW_ROWS, "planes", seed=s)) for s in range(3)]
     assert sum(parts) == parts[0] + parts[1] + parts[2]
     assert sum(parts[:1]) == parts[0]
     assert sum(parts[:1]) is not parts[0]
@@ -140,14 +152,14 @@ def test_sum():
 
 
 def test_merge_with_itself():
-    a = ChannelStats(3).update(array(CASES[5], "planes"))
-    twice = np.concatenate([array(CASES[5], "planes")] * 2)
+    a = ChannelStats(3).update(array(MANY_ROWS, "planes"))
+    twice = np.concatenate([array(MANY_ROWS, "planes")] * 2)
     check(a + a, twice, 1)
     check(a.merge(a), twice, 1)
 
 
 def test_pickle_and_repr():
-    a = ChannelStats(3).update(array(CASES[5], "planes"))
+    a = ChannelStats(3).update(array(MANY_ROWS, "planes"))
     b = pickle.loads(pickle.dumps(a))
     assert b == a
     assert b.axis == a.axis == 1
@@ -181,7 +193,7 @@ BAD_UPDATES = {
 @pytest.mark.parametrize("name", BAD_UPDATES)
 def test_bad_updates_change_nothing(name):
     x, options, error, message = BAD_UPDATES[name]
-    stats = ChannelStats(3).update(array(CASES[4], "planes"))
+    stats = ChannelStats(3).update(array(FEW_ROWS, "planes"))
     before = copy.deepcopy(stats)
     with pytest.raises(error, match=message):
         stats.update(x, **options)
@@ -207,8 +219,8 @@ def test_bad_calls(call, error, message):
 
 
 def test_it_is_what_training_normalizes_by(layout):
-    x = array(CASES[12], layout)
-    stats = ChannelStats(CASES[12].channels, axis=axis_of(layout)).update(x)
+    x = array(ODD_PLANES, layout)
+    stats = ChannelStats(ODD_PLANES.channels, axis=axis_of(layout)).update(x)
     _, saved = fastbn.functional.batch_norm_training(x, axis=axis_of(layout))
     np.testing.assert_allclose(saved.mean, stats.mean, rtol=0, atol=1e-7)
     np.testing.assert_allclose(saved.var, stats.var(), rtol=5e-7)

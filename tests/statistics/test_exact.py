@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from fastbn import ChannelStats
-from tests.cases import axis_of
+from tests.cases import BYTE_CASES, arranged, axis_of
+from tests.grid import over
 
 
 def exact(values):
@@ -106,6 +107,16 @@ def test_integers(dtype, shape, layout):
         assert abs(Fraction(float(stats.m2[c])) - m2) <= bound * m2
     np.testing.assert_array_equal(stats.min, channels.min(axis=1))
     np.testing.assert_array_equal(stats.max, channels.max(axis=1))
+
+
+@over(BYTE_CASES)
+def test_bytes(case, layout):
+    x = arranged(np.random.default_rng(7).integers(0, 256, case.shape, np.uint8), layout)
+    stats = ChannelStats(case.channels, axis=axis_of(layout)).update(x, num_threads=2)
+    values = np.moveaxis(x, axis_of(layout), 0).reshape(case.channels, -1).astype(np.int64)
+    sums, squares = values.sum(1), (values * values).sum(1)
+    np.testing.assert_allclose(stats.mean, sums / case.count, rtol=2.0**-52)
+    np.testing.assert_allclose(stats.m2, (case.count * squares - sums * sums) / case.count, rtol=2.0**-50)
 
 
 @pytest.mark.parametrize("value", [0, 1, 254, 255])
