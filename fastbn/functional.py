@@ -90,13 +90,16 @@ def batch_norm_training(
     >>> saved.mean, saved.var
     (array([ 2., 20.]), array([  1., 100.]))
     """
-    return train(views.view(x, axis), gamma, beta, eps, residual, activation, out, num_threads)
+    return train(
+        views.view(x, axis), gamma, beta, eps=eps, residual=residual, activation=activation, out=out,
+        num_threads=num_threads)
 
 
 def train(
     view: views.View,
     gamma: ArrayLike | None,
     beta: ArrayLike | None,
+    *,
     eps: float,
     residual: ArrayLike | None,
     activation: Activation,
@@ -105,9 +108,9 @@ def train(
     index: NDArray[np.intp] | None = None,
     fill: bool = False,
 ) -> tuple[NDArray[Any], Saved]:
-    """Do what `batch_norm_training` does, on an array that has been looked at.
+    """Do what `batch_norm_training` does, given a view of x.
 
-    `index` is what its view chose; with `fill` the other positions of the result become zero.
+    `index` lists the positions that the view chose; with `fill` the other positions of the result become zero.
     """
     eps = check_eps(eps)
     relu = activation is not None and check_activation(activation, inference=False)[0] > 0
@@ -200,6 +203,34 @@ def batch_norm_inference(
         check_variance(var, eps)
     return kernels.inference_once(
         x, axis, mean, var, gamma, beta, eps, residual, out, code, slope, num_threads)
+
+
+def normalize(
+    x: ArrayLike,
+    mean: NDArray[np.float64],
+    var: NDArray[np.float64],
+    gamma: ArrayLike | None,
+    beta: ArrayLike | None,
+    *,
+    axis: int,
+    eps: float,
+    relu: bool,
+    residual: ArrayLike | None,
+    num_threads: int | None,
+    mean_low: NDArray[np.float64] | None,
+    count: int,
+    out: NDArray[Any] | None,
+) -> tuple[NDArray[Any], Saved]:
+    """Normalize a part of a training batch of `count` values per channel by the statistics of the whole.
+
+    Returns y and what `batch_norm_backward` needs, as `batch_norm_training` does.
+    """
+    eps = check_eps(eps)
+    saved = inference_saved(        # before y may be written over x
+        x, mean, var, gamma, beta, axis=axis, eps=eps, relu=relu, residual=residual, num_threads=num_threads,
+        mean_low=mean_low, count=count)
+    constants = kernels.Constants(len(mean), mean, var, gamma, beta, eps, mean_low)
+    return kernels.inference(x, axis, constants, residual, out, int(relu), 0.0, num_threads), saved
 
 
 def inference_saved(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fastbn.layers.state import EXTRA
+from fastbn.checkpoints.state import EXTRA
 
 VECTORS = ("gamma", "beta", "running_mean", "running_var")
 COUNTER = "num_batches_tracked"

@@ -15,7 +15,7 @@ from fastbn.checkpoints.conversion import check_shapes, check_state, match, with
 from fastbn.checkpoints.npz import Npz
 from fastbn.checkpoints.safetensors import Safetensors
 from fastbn.checkpoints.settings import Settings, decode
-from fastbn.layers.state import check_exact, check_initial_weight
+from fastbn.checkpoints.state import check_exact, check_initial_weight
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from fastbn.checkpoints.archive import Archive
-    from fastbn.layers.checkpointed import Checkpointable, Layer
+    from fastbn.checkpoints.protocol import Checkpointable, Layer
 
 FASTBN = CONVENTIONS["fastbn"]
 

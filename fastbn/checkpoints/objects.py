@@ -17,7 +17,7 @@ from fastbn.checkpoints.modules import check_module
 from fastbn.checkpoints.settings import Settings
 
 if TYPE_CHECKING:
-    from fastbn.layers.checkpointed import Layer
+    from fastbn.checkpoints.protocol import Layer
 
 MODULES = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")
 LAZY = ("LazyBatchNorm1d", "LazyBatchNorm2d", "LazyBatchNorm3d")

@@ -11,7 +11,7 @@ from fastbn.checkpoints import files
 from fastbn.checkpoints.conventions import CONVENTIONS, Convention
 from fastbn.checkpoints.conversion import abbreviated
 from fastbn.checkpoints.settings import prefix_of, prefixes_of
-from fastbn.layers.state import EXTRA
+from fastbn.checkpoints.state import EXTRA
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping

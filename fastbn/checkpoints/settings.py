@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from fastbn._core.checks import check_eps, check_momentum
 from fastbn.checkpoints.header import shortened
@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from numpy.typing import DTypeLike
-
-    from fastbn.layers.checkpointed import Checkpointable
 
 
 class Settings(TypedDict, total=False):
@@ -44,7 +42,7 @@ _PATTERNS = {
 }
 
 
-def encode(layer: Checkpointable, unbiased: bool, prefix: str) -> dict[str, str]:
+def encode(layer: Any, unbiased: bool, prefix: str) -> dict[str, str]:
     """Return the metadata of a layer whose file has a running variance of that kind."""
     settings = {"axis": layer.axis, "eps": layer.eps, "momentum": layer.momentum, "unbiased": unbiased}
     texts = {name: repr(value) for name, value in settings.items()}

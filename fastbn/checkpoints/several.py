@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fastbn.checkpoints import files
+from fastbn.checkpoints import files, kinds
 from fastbn.checkpoints.conventions import Convention, find
 from fastbn.checkpoints.conversion import check_prefix
 from fastbn.checkpoints.layers import entries_of, layer_of
 from fastbn.checkpoints.others import layers_in, put
-from fastbn.layers.batchnorm import BatchNorm
 
 if TYPE_CHECKING:
     import os
@@ -18,12 +17,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Unpack
 
+    from fastbn.checkpoints.protocol import Checkpointable
     from fastbn.checkpoints.settings import Settings
 
 
 def save(
     path: str | os.PathLike[str],
-    layers: Mapping[str, BatchNorm],
+    layers: Mapping[str, Checkpointable],
     *,
     convention: str | Convention = "fastbn",
     append: bool = False,
@@ -73,7 +73,7 @@ def save(
     metadata: dict[str, str] = {}
     for prefix, layer in layers.items():
         check_prefix(prefix)
-        if not isinstance(layer, BatchNorm):
+        if not isinstance(layer, kinds.named("BatchNorm")):
             raise TypeError(f"layers[{prefix!r}] must be a BatchNorm, got {type(layer).__name__}")
         with files.located(f"layers[{prefix!r}]"):
             more, texts = entries_of(layer, prefix, target, count=count, keep_variance=keep_variance)
@@ -90,7 +90,7 @@ def load(
     keep_variance: bool = False,
     fix_gamma: bool | None = None,
     **settings: Unpack[Settings],
-) -> dict[str, BatchNorm]:
+) -> dict[str, Checkpointable]:
     """Return all batch norms of a file, by prefix, each as `BatchNorm.load` returns it.
 
     These are the layers whose settings fastbn has written with them, and whatever has a running mean and a running
@@ -140,6 +140,6 @@ def load(
         layers = {}
         for prefix in prefixes:
             with files.located(repr(prefix)):
-                layers[prefix] = layer_of(BatchNorm, archive, prefix, source, settings, count=count,
+                layers[prefix] = layer_of(kinds.named("BatchNorm"), archive, prefix, source, settings, count=count,
                                           keep_variance=keep_variance, fix_gamma=fix_gamma)
         return layers

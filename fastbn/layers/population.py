@@ -11,12 +11,13 @@ import numpy as np
 
 from fastbn._core import views
 from fastbn._core.checks import channels, check_flag, check_iterable
+from fastbn.layers.batch import Batch, values_per_channel
 from fastbn.layers.batchnorm import BatchNorm
-from fastbn.layers.running import Gathering, values_per_channel
+from fastbn.layers.running import Progress, RunningStatistics, Weights
 from fastbn.statistics.channel_stats import ChannelStats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -91,7 +92,10 @@ def population_statistics(
     check_iterable(batches, "batches", "an iterable")
     if progress is not None:
         check_flag(progress, "progress")
-    with _gathering(layers) as gatherings:
+    gatherings = [Gathering(layer._running, ChannelStats(layer.num_features, axis=layer.axis)) for layer in layers]
+    with contextlib.ExitStack() as stack:
+        for layer, gathering in zip(layers, gatherings, strict=True):
+            stack.enter_context(layer._followed_by(gathering))
         for batch in _watched(batches, progress):
             forward(batch)
     new = [_averages(f"bn_layers[{i}]", layer, gathering)
@@ -102,9 +106,41 @@ def population_statistics(
             targets[f"bn_layers[{i}].{name}"], values[f"bn_layers[{i}].{name}"] = getattr(layer, name), vector
     views.assign(targets, values)
     for layer, gathering in zip(layers, gatherings, strict=True):
-        layer.num_batches_tracked = gathering.batches
-        layer._averages.take(ChannelStats(layer.num_features, axis=layer.axis) + gathering.stats, gathering.weights)
+        layer._running.progress = Progress(gathering.batches, gathering.weights, gathering.stats.copy())
     return [gathering.stats for gathering in gatherings]
+
+
+class Gathering:
+    """Receives the batches of a layer in place of its running statistics, which stay unchanged.
+
+    Parameters
+    ----------
+    running : RunningStatistics
+        Decides which batches to leave out.
+    stats : ChannelStats
+        Of no values yet.
+    """
+
+    exact = True
+
+    def __init__(self, running: RunningStatistics, stats: ChannelStats) -> None:
+        self.running, self.stats, self.weights = running, stats, Weights()
+        self.batches = self.skipped = 0
+
+    def accepts(self, batch: Batch) -> bool:
+        """Return whether `nan_policy` allows the batch."""
+        return self.running.is_usable(batch)
+
+    def follow(self, batch: Batch) -> bool:
+        """Merge a batch; return False if `nan_policy` left it out."""
+        if batch.size and not self.accepts(batch):
+            self.skipped += 1
+            return False
+        self.batches += self.running.counts(batch)
+        if batch.size:
+            self.stats.merge(batch.to_stats())
+            self.weights.add(batch.size / values_per_channel(self.stats), batch)
+        return True
 
 
 def _check_layers(bn_layers: BatchNorm | Iterable[BatchNorm]) -> list[BatchNorm]:
@@ -121,20 +157,6 @@ def _check_layers(bn_layers: BatchNorm | Iterable[BatchNorm]) -> list[BatchNorm]
         if any(layer is other for other in layers[:i]):
             raise ValueError(f"bn_layers[{i}] is there twice; expected each layer once")
     return layers
-
-
-@contextlib.contextmanager
-def _gathering(layers: list[BatchNorm]) -> Iterator[list[Gathering]]:
-    # Each layer in training mode with a Gathering for its averages; in the end, as it was.
-    gatherings = [Gathering(stats=ChannelStats(layer.num_features, axis=layer.axis)) for layer in layers]
-    before = [(layer.training, layer._averages, layer._tape.last) for layer in layers]
-    try:
-        for layer, gathering in zip(layers, gatherings, strict=True):
-            layer.training, layer._averages, layer._tape.last = True, gathering, None
-        yield gatherings
-    finally:
-        for layer, (training, averages, last) in zip(layers, before, strict=True):
-            layer.training, layer._averages, layer._tape.last = training, averages, last
 
 
 def _averages(name: str, layer: BatchNorm, gathering: Gathering) -> dict[str, NDArray[Any]]:

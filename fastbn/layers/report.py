@@ -11,14 +11,15 @@ import numpy as np
 from fastbn._core import views
 from fastbn._core.checks import channels, counted
 from fastbn._core.tensors import as_constant
-from fastbn.layers import running as _averaging
+from fastbn.layers.batch import values_per_channel
+from fastbn.layers.masked import read
 
 if TYPE_CHECKING:
     import os
 
     from numpy.typing import ArrayLike, NDArray
 
-    from fastbn.layers.batchnorm import BatchNorm
+    from fastbn.layers.tracked import TrackedNorm
     from fastbn.statistics.channel_stats import ChannelStats
 
 # A variance below this share of eps leaves values of a standard deviation below 0.032 before gamma.
@@ -142,19 +143,19 @@ class Report:
         draw(self, path)
 
 
-def make_report(layer: BatchNorm, x: ArrayLike | None) -> Report:
+def make_report(layer: TrackedNorm, x: ArrayLike | None) -> Report:
     """Return the report of a layer; `BatchNorm.report` documents it."""
     if layer.running_mean is None or layer.running_var is None:
         raise RuntimeError("a layer with track_running_stats=False has no statistics to report")
     for name in ("running_mean", "running_var", "gamma", "beta"):
         views.check_vector(getattr(layer, name), layer.num_features, name)
-    mean, var = (np.array(v, np.float64) for v in layer._evaluation_statistics())
+    mean, var = (np.array(v, np.float64) for v in layer._running.evaluation())
     gamma, beta = (np.full(layer.num_features, missing) if v is None else np.array(as_constant(v, name), np.float64)
                    for v, name, missing in ((layer.gamma, "gamma", 1.0), (layer.beta, "beta", 0.0)))
     with np.errstate(invalid="ignore", divide="ignore"):  # of a negative variance, or none at all
         scale = gamma / np.sqrt(var + layer.eps)
     limit = float(np.finfo(layer.dtype).max) / HEADROOM
-    weights = layer._averages.weights
+    weights = layer._running.weights
     known = 1 - weights.initial
     live, drift = (None, None) if x is None else _drift(layer, x, mean, var)
     return Report(
@@ -190,11 +191,11 @@ def divergence(
 
 
 def _drift(
-    layer: BatchNorm, x: ArrayLike, mean: NDArray[Any], var: NDArray[Any]
+    layer: TrackedNorm, x: ArrayLike, mean: NDArray[Any], var: NDArray[Any]
 ) -> tuple[ChannelStats, NDArray[np.float64]]:
     view = views.view(x, layer.axis, layer.num_features)      # refuses what statistics take alone
-    live = _averaging.read(layer, view.array)
-    count = _averaging.values_per_channel(live)
+    live = read(view, None, layer.num_threads)
+    count = values_per_channel(live)
     if count < 2:
         raise ValueError(f"x has {counted(count, 'value')} per channel; expected two or more, which have a variance")
     live_var = live.var(ddof=int(layer.unbiased))

@@ -92,7 +92,7 @@ def check(shape, layout, dtype, kind, activation, with_residual, **options):
             one.running_mean[:], one.running_var[:] = bn.running_mean, bn.running_var
         elif activation is None and not with_residual:
             # The statistics that all ranks have, applied to the whole batch by one process, give the same bits.
-            saved = bn._tape.last[3]
+            saved = bn._tape.saved
             of_all(saved.mean)
             of_all(saved.var)
             constants = kernels.Constants(
@@ -156,7 +156,7 @@ def awkward():
         back = oracle.backward(dy, x, exact)
         bn = fastbn.SyncBatchNorm(3)
         close(bn(x[mine]), exact.y[mine], np.float32, 4, np.abs(exact.y).max())
-        np.testing.assert_allclose(bn._tape.last[3].var, exact.var.astype(float), rtol=5e-7)
+        np.testing.assert_allclose(bn._tape.saved.var, exact.var.astype(float), rtol=5e-7)
         close(bn.backward(dy[mine]), back.dx[mine], np.float32, 6, np.abs(back.dx).max())
     # float64 far from zero, beside one process: the mean has two words over ranks too.
     for shift in (1e4, 1e8):

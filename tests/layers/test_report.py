@@ -192,7 +192,7 @@ def test_drift_of_a_batch(layout):
     assert int(np.max(report.live.count)) == 300
     for name, value in bn.state_dict().items():
         np.testing.assert_array_equal(value, before[name])
-    assert bn._tape.last is None
+    assert bn._tape is None
 
 
 def test_drift_from_what_evaluation_normalizes_by():

@@ -1,0 +1,39 @@
+"""What checkpoints need of a layer class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+    from typing_extensions import Unpack
+
+    from fastbn.checkpoints.settings import Settings
+
+
+class Checkpointable(Protocol):
+    """A layer with a state and settings, such as `fastbn.BatchNorm`.
+
+    The settings are those attributes that `fastbn.checkpoints.settings` lists.
+    """
+
+    unbiased: bool
+
+    def __init__(
+        self, num_features: int, *, affine: bool = True, scale: bool | None = None, center: bool | None = None,
+        track_running_stats: bool = True, **settings: Unpack[Settings],
+    ) -> None: ...
+
+    def train(self, mode: bool = True) -> object:
+        """Set training mode, or evaluation mode."""
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Return copies of parameters and running averages."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load parameters and running averages: all of them or, after an error, none."""
+
+
+Layer = TypeVar("Layer", bound=Checkpointable)
