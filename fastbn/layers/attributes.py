@@ -27,6 +27,7 @@ Check: TypeAlias = Callable[[Any, Any, str], Any]
 class Checked:
     """An object whose attributes are checked when they are assigned."""
 
+    __slots__ = ()
     _checks: ClassVar[Mapping[str, Check]] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import sys
 import warnings
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import ref
 
 import numpy as np
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 # The names of the vectors in a state, which are PyTorch's.
 STATE_NAMES = {"gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_var": "running_var"}
-_UNSAVED = ("_tape", "_constants")      # what belongs to arrays of a call, or can be computed again
 
 RELU = ACTIVATIONS["relu"]
 set_unchecked = object.__setattr__
@@ -66,6 +65,7 @@ class Norm(Checked):
         Untracked in a layer without running averages.
     """
 
+    __slots__ = ("__dict__", "__weakref__", "_tape")        # `set_tape` takes half the time of an attribute
     _checks: ClassVar[Mapping[str, Check]] = CHECKS
 
     num_features: int
@@ -81,7 +81,8 @@ class Norm(Checked):
     grad_beta: NDArray[Any] | Any
     _running: RunningStatistics
     _source: Source = Local()       # of batch sums
-    _tape: Tape | None
+    # The last forward. Evaluation leaves the arguments of a Tape: to make one would slow a small call by a tenth.
+    _tape: Tape | tuple[Any, Any, int] | None
     _constants: Any
 
     def __init__(
@@ -98,7 +99,7 @@ class Norm(Checked):
         self.beta = np.zeros(self.num_features, self.dtype) if center else None
         self.grad_gamma = None
         self.grad_beta = None
-        self._tape = None
+        set_tape(self, None)
         # What evaluation computes with while the parameters are those that it was made of. They are plain arrays that
         # may change at any time, so they are compared, which takes less time than making the constants again.
         self._constants = None
@@ -170,10 +171,11 @@ class Norm(Checked):
         return copy.deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in _UNSAVED}
+        return {name: value for name, value in self.__dict__.items() if name != "_constants"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, **dict.fromkeys(_UNSAVED))
+        self.__dict__.update(state, _constants=None)
+        set_tape(self, None)
 
     # For forwards and backwards.
 
@@ -182,7 +184,7 @@ class Norm(Checked):
 
     def _forget(self) -> None:
         # There is no forward for a backward to follow.
-        set_unchecked(self, "_tape", None)
+        set_tape(self, None)
 
     def _forget_unless_refused(self, error: BaseException) -> None:
         # A call that is refused has written nothing; an interrupted one may have overwritten the last x.
@@ -222,7 +224,8 @@ class Norm(Checked):
         TypeError, ValueError
             If `dy` or `out` does not fit.
         """
-        tape = self._tape
+        last = self._tape
+        tape = Tape(*last) if isinstance(last, tuple) else last
         if self._source.whole or (tape is not None and tape.saved is None):
             return self._backward(tape, dy, out)
         with self._source.guard(BACKWARD):
@@ -236,7 +239,9 @@ class Norm(Checked):
                 "the last forward wrote its result over its input, which backward needs; pass another out")
         if tape.activation > RELU:
             raise RuntimeError("backward knows no activation but relu, and the last forward had another")
-        x = alive(tape.x, "x")
+        x = tape.x
+        if type(x) is ref:
+            x = alive(x, "x")
         try:
             dx, dgamma, dbeta, *dresidual = self._gradients(tape, x, dy, out)
         except BaseException as error:
@@ -245,14 +250,14 @@ class Norm(Checked):
                 self._forget()
             raise
         if out is not None and same_memory(out, x):
-            set_unchecked(self, "_tape", replace(tape, x=None))
+            set_tape(self, tape.with_input(None))
         self._set_gradients(dgamma, dbeta)
         return (dx, *dresidual) if dresidual else dx
 
     def _gradients(self, tape: Tape, x: Any, dy: ArrayLike, out: NDArray[Any] | None) -> tuple[Any, ...]:
         saved, source = tape.saved, self._source
         if saved is None or tape.selection is not None or not source.whole:
-            tape = replace(tape, x=x, residual=alive(tape.residual, "residual"))
+            tape = tape.with_input(x, alive(tape.residual, "residual"))
             if saved is None:
                 saved = passes.complete(tape, self.axis, self._parameters(), *self._constant_statistics())
             if tape.selection is not None or not (saved._frozen or source.whole):
@@ -324,3 +329,7 @@ class Norm(Checked):
         # The vectors of a state, by attribute.
         parameters = {"gamma": self.gamma, "beta": self.beta}
         return {name: vector for name, vector in parameters.items() if vector is not None} | self._running.vectors()
+
+
+# Replaces the last forward; reading `_tape` is plain.
+set_tape: Callable[[Norm, Tape | tuple[Any, Any, int] | None], None] = Norm.__dict__["_tape"].__set__

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 from weakref import ref
 
 import numpy as np
+from numpy import ndarray
 
 from fastbn import functional
 from fastbn._core import views
@@ -15,7 +16,7 @@ from fastbn._core.saved import check_variance
 from fastbn._core.views import same_memory
 from fastbn.checkpoints.kinds import register
 from fastbn.layers import passes
-from fastbn.layers.base import set_unchecked, warn
+from fastbn.layers.base import set_tape, warn
 from fastbn.layers.batch import Batch
 from fastbn.layers.masked import check_padding, is_jagged, read, select
 from fastbn.layers.running import MOMENTUM, Choice, RunningStatistics
@@ -113,6 +114,7 @@ class BatchNorm(TrackedNorm):
     Examples
     --------
     >>> import numpy as np
+    from numpy import ndarray
     >>> import fastbn
     >>> bn = fastbn.BatchNorm(3)
     >>> x = np.random.default_rng(0).normal(5, 2, (8, 3, 4, 4)).astype(np.float32)
@@ -221,7 +223,7 @@ class BatchNorm(TrackedNorm):
         """
         if padding is not ZERO:
             check_padding(padding)
-        if isinstance(x, tuple) and is_jagged(x):
+        if type(x) is not ndarray and isinstance(x, tuple) and is_jagged(x):
             if mask is not None or lengths is not None:
                 raise ValueError("mask and lengths must be None where x is jagged, (values, offsets)")
             values, offsets = x
@@ -259,7 +261,7 @@ class BatchNorm(TrackedNorm):
             kept: Any = ref(x)
         except TypeError:
             kept = x
-        set_unchecked(self, "_tape", Tape(None if lost else kept, residual, code))
+        set_tape(self, (None if lost else kept, residual, code))
         return y
 
     def _by_batch(
@@ -277,7 +279,7 @@ class BatchNorm(TrackedNorm):
                 y, saved = functional.train(
                     view, self.gamma, self.beta, eps=self.eps, residual=residual, activation=activation, out=out,
                     num_threads=self.num_threads)
-                batch, tape = Batch.from_saved(saved), Tape(None, None, int(activation is not None), saved)
+                batch, tape = Batch.from_saved(saved), Tape.of_batch(int(activation is not None), saved)
             else:
                 operands = passes.Operands.of(view, residual, activation, out)
                 y, batch, tape = passes.forward(
@@ -293,7 +295,7 @@ class BatchNorm(TrackedNorm):
             tape.rows = None
         if out is None or not same_memory(out, x) or tape.rows is not None:
             tape.x = x if training else weakly(x)
-        set_unchecked(self, "_tape", tape)
+        set_tape(self, tape)
         return y
 
     def _preview(self, view: views.View, selection: Selection | None, overwrites: bool) -> Batch | None:
@@ -327,7 +329,9 @@ class BatchNorm(TrackedNorm):
             same_memory(out, x) or (code > 0 and residual is not None and same_memory(out, residual)))
         if residual is not None:
             residual = weakly(residual) if code else True
-        set_unchecked(self, "_tape", Tape(None if lost else weakly(x), residual, code, None, selection))
+        tape = Tape(None if lost else weakly(x), residual, code)
+        tape.selection = selection
+        set_tape(self, tape)
         return y
 
     def accumulate(
@@ -365,6 +369,7 @@ class BatchNorm(TrackedNorm):
         Examples
         --------
         >>> import numpy as np
+        from numpy import ndarray
         >>> import fastbn
         >>> micro_batches = [np.array([[1.0]]), np.array([[2.0], [6.0]])]
         >>> bn = fastbn.BatchNorm(1, eps=1e-12)

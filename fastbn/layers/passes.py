@@ -135,7 +135,7 @@ def forward(
         mean_low=batch.mean_low, count=size, out=place)
     y = operands.target.finish() if selection is None else selection.put(
         operands.target, values, view.array, operands.out)
-    return y, batch, Tape(None, None, code, saved, selection, rows, counts)
+    return y, batch, Tape.of_batch(code, saved, selection, rows, counts)
 
 
 def _read(
@@ -163,12 +163,12 @@ def _fused(operands: Operands, selection: Selection, parameters: Parameters) -> 
             fill=out is not None and selection.padding == "zero", **settings)
         if out is None and view.tensor:
             y = to_tensor(y)
-        return y, Batch.from_saved(saved), Tape(None, None, code, saved, selection)
+        return y, Batch.from_saved(saved), Tape.of_batch(code, saved, selection)
     rows = selection.take(view.array)
     added = None if operands.added is None else selection.take(operands.added)
     values, saved = functional.batch_norm_training(rows, parameters.gamma, parameters.beta, residual=added, **settings)
     y = selection.put(target, values, view.array, out)
-    return y, Batch.from_saved(saved), Tape(None, None, code, saved, selection, rows)
+    return y, Batch.from_saved(saved), Tape.of_batch(code, saved, selection, rows)
 
 
 def evaluate(

@@ -134,6 +134,8 @@ class Ranks:
         Counts of channels are exchanged by themselves if they differ on a rank, which NaN in place of the common count
         announces.
         """
+        if self.whole:
+            return Local().reduce(read)
         own = read().to_arrays()
         counts = own["count"]
         common = counts[:1] if differing(counts) is None else np.full(1, np.nan)
@@ -155,6 +157,8 @@ class Ranks:
     def reduce_gradient(self, read: Callable[[], NDArray[np.float64]]) -> NDArray[np.float64]:
         """Return the sums of all ranks, added in their order; a collective operation."""
         own = read()
+        if self.whole:
+            return own
         return total(self.peers.exchange(BACKWARD, own.ravel())).reshape(own.shape)
 
     def guard(self, operation: int) -> AbstractContextManager[None]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from fastbn.layers.masked import Selection
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Tape:
     """One forward. A layer replaces it as a whole, so that threads never see a mixture of two.
 
@@ -40,10 +41,26 @@ class Tape:
     x: Any
     residual: Any
     activation: int
-    saved: Saved | None = None
-    selection: Selection | None = None
-    rows: NDArray[Any] | None = None
-    counts: NDArray[np.float64] | None = None
+    saved: Saved | None = field(default=None, init=False)
+    selection: Selection | None = field(default=None, init=False)
+    rows: NDArray[Any] | None = field(default=None, init=False)
+    counts: NDArray[np.float64] | None = field(default=None, init=False)
+
+    @classmethod
+    def of_batch(
+        cls, activation: int, saved: Saved, selection: Selection | None = None, rows: NDArray[Any] | None = None,
+        counts: NDArray[np.float64] | None = None,
+    ) -> Tape:
+        """Return the tape of a forward by statistics of a batch, without x."""
+        tape = cls(None, None, activation)
+        tape.saved, tape.selection, tape.rows, tape.counts = saved, selection, rows, counts
+        return tape
+
+    def with_input(self, x: Any, residual: Any = None) -> Tape:
+        """Return a copy with another x and residual."""
+        tape = copy(self)
+        tape.x, tape.residual = x, residual
+        return tape
 
 
 def weakly(array: Any) -> Any:

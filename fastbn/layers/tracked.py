@@ -11,7 +11,7 @@ from fastbn._core.saved import Saved
 from fastbn.affine import ChannelAffine, as_vector, check_finite
 from fastbn.checkpoints.layers import load_layer, save_layer
 from fastbn.layers.attributes import Check, forwarded, refusal
-from fastbn.layers.base import Norm, set_unchecked, warn
+from fastbn.layers.base import Norm, set_tape, set_unchecked, warn
 
 if TYPE_CHECKING:
     import os
@@ -95,11 +95,13 @@ class TrackedNorm(Norm):
     def _followed_by(self, follower: Follower) -> Iterator[None]:
         # In training mode, with another object that receives the batches; afterwards as before.
         before = self.training, self._follower, self._tape
-        self.training, self._follower, self._tape = True, follower, None
+        self.training, self._follower = True, follower
+        self._forget()
         try:
             yield
         finally:
-            self.training, self._follower, self._tape = before
+            self.training, self._follower, tape = before
+            set_tape(self, tape)
 
     def frozen(self) -> ChannelAffine:
         """Return the transform of evaluation mode as an immutable object.
