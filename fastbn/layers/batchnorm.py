@@ -225,7 +225,7 @@ class BatchNorm(TrackedNorm):
             check_padding(padding)
         if type(x) is not ndarray and isinstance(x, tuple) and is_jagged(x):
             if mask is not None or lengths is not None:
-                raise ValueError("mask and lengths must be None where x is jagged, (values, offsets)")
+                raise ValueError("mask and lengths must be None if x is jagged, (values, offsets)")
             values, offsets = x
             return self(values, residual, activation, out), offsets
         running = self._running

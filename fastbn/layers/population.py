@@ -1,4 +1,4 @@
-"""Running statistics of layers, computed exactly over a data set."""
+"""Exact running statistics of layers over a data set."""
 
 from __future__ import annotations
 
@@ -29,52 +29,51 @@ def population_statistics(
     *,
     progress: bool | None = None,
 ) -> list[ChannelStats]:
-    """Replace the running averages of layers by mean and variance of all values that they see in a data set.
+    """Replace the running averages of layers by mean and variance of all values of a data set.
 
     A layer's variance is that of all values, ::
 
         M2 = sum of M2_i + sum of n_i (mean_i - mean)^2,    running_var = M2 / (n - 1), or M2 / n if not `unbiased`
 
-    over batches i of n_i values a channel: batches of any size count by their values, and the differences between their
-    means are part of it (Chan, Golub and LeVeque, 1983, "Algorithms for Computing the Sample Variance"). Averages of
-    batch variances have neither. The sums are kept in float64, the mean in two words.
+    over batches i of n_i values per channel. Each value has the same weight, and the differences between batch means
+    are included (Chan, Golub and LeVeque, 1983, "Algorithms for Computing the Sample Variance"); averages of batch
+    variances have neither property. The sums are in float64, the mean in two words.
 
-    While the statistics are gathered each batch is normalized by its own, as in training; so a layer sees what it sees
-    in training, whatever its running averages are. This is PreciseBN of Wu and Johnson (2021), "Rethinking 'Batch' in
-    BatchNorm", section 3, https://arxiv.org/abs/2105.07576, with exact sums in place of averages.
+    Each batch is normalized by its own statistics, as in training, so the inputs of a layer do not depend on running
+    averages. This is PreciseBN of Wu and Johnson (2021), "Rethinking 'Batch' in BatchNorm", section 3,
+    https://arxiv.org/abs/2105.07576, with exact sums in place of averages.
 
     Parameters
     ----------
     bn_layers : BatchNorm or iterable of BatchNorm
-        The layers, which keep running averages. Other layers stay in the mode that they are in.
+        Layers with running averages. Other layers of the network keep their mode.
     batches : iterable
-        What `forward` takes. A batch that leaves a layer one value per channel is refused, as in training.
+        The arguments of `forward`. A batch with a single value per channel in a layer is an error, as in training.
     forward : callable
-        Runs the network on one batch, without changing the modes of the layers. What it returns is ignored.
+        Runs the network on one batch, without changing the modes of the layers. Its result is ignored.
     progress : bool, optional
-        Whether to show a progress bar (tqdm, extra "population"). By default one is shown if tqdm is installed and
+        Whether to show a progress bar (tqdm, extra "population"). By default it is shown if tqdm is installed and
         stderr is a terminal.
 
     Returns
     -------
     list of ChannelStats
-        What each layer saw, in the order of `bn_layers`.
+        The statistics of each layer, in the order of `bn_layers`.
 
     Raises
     ------
     ImportError
         If `progress` is True and tqdm is not installed.
     TypeError, ValueError
-        If an argument is not what it must be, a layer sees no values, or its statistics are not finite in its dtype.
+        If an argument is invalid, a layer gets no values, or its statistics are not finite in its dtype.
 
     Notes
     -----
-    All layers change or, with an error, whatever its source, none. In the end running_mean and running_var are the new
-    ones and num_batches_tracked is the number of batches that the layer saw; ``averaging="exact"`` goes on from these
-    statistics and ``debias`` finds nothing to correct. Mode, gradients and what the last forward left for `backward`
-    are as before. A batch whose statistics are not finite is left out, with a warning, by a layer with
-    ``nan_policy="skip_update"``. With a `SyncBatchNorm` all this holds on each rank by itself: where one fails outside
-    the layers, others may have finished, and the ranks should be started again.
+    All layers change or, after any error, none. running_mean, running_var and num_batches_tracked, the number of
+    batches, are replaced; ``averaging="exact"`` continues from these statistics, and ``debias`` has nothing to correct.
+    Mode, gradients and the last forward stay as they were. A layer with ``nan_policy="skip_update"`` leaves out batches
+    whose statistics are not finite, with a warning. With a `SyncBatchNorm` this holds on each rank: if one fails
+    outside the layers, others may have finished, and the ranks should be restarted.
 
     Examples
     --------
@@ -155,7 +154,7 @@ def _check_layers(bn_layers: BatchNorm | Iterable[BatchNorm]) -> list[BatchNorm]
         if layer.running_mean is None or layer.running_var is None:
             raise ValueError(f"bn_layers[{i}] keeps no running averages; expected track_running_stats=True")
         if any(layer is other for other in layers[:i]):
-            raise ValueError(f"bn_layers[{i}] is there twice; expected each layer once")
+            raise ValueError(f"bn_layers[{i}] appears twice; expected each layer once")
     return layers
 
 

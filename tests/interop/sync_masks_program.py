@@ -1,6 +1,7 @@
 """What each rank of tests/interop/test_sync.py does with masks and micro-batches.
 
-``mpiexec -n 2 python -m tests.interop.sync_masks_program NAME`` runs one function on two ranks. Every rank makes the whole batch and its mask, takes its part, and compares with what one process makes of the whole.
+``mpiexec -n 2 python -m tests.interop.sync_masks_program NAME`` runs one function. Every rank makes the whole batch and
+its mask, takes its part, and compares with what one process makes of the whole.
 """
 
 import sys
@@ -39,7 +40,7 @@ def pair(channels, layout, dtype, **options):
 
 
 def near(got, want, scale=None):
-    bound = TOLERANCE[np.dtype(want.dtype).name] * max(1.0, np.abs(want).max() if scale is None else scale)
+    bound = TOLERANCE[np.dtype(want.dtype).name] * max(1.0, np.abs(want).max(initial=0) if scale is None else scale)
     assert got.shape == want.shape
     assert (np.abs(got - want) <= bound).all()
 

@@ -212,7 +212,7 @@ def test_jagged():
     for bad in ([0, 3], [1, 20], [0, 5, 4, 20], []):
         with pytest.raises((ValueError, TypeError), match="offsets"):
             a((values, np.array(bad)))
-    with pytest.raises(ValueError, match="mask and lengths must be None where x is jagged"):
+    with pytest.raises(ValueError, match="mask and lengths must be None if x is jagged"):
         a((values, offsets), lengths=[1])
     for pair, shapes in (((values[None], offsets), r"\(1, 20, 5\) and \(4,\)"),
                          ((values, offsets[None]), r"\(20, 5\) and \(1, 4\)")):
