@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from fastbn._core.checks import check_eps, check_momentum
 from fastbn.checkpoints.header import shortened
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from numpy.typing import DTypeLike
+
+Averaging: TypeAlias = Literal["ema", "cumulative", "exact"]
+NanPolicy: TypeAlias = Literal["propagate", "raise", "skip_update"]
 
 
 class Settings(TypedDict, total=False):
@@ -23,9 +26,9 @@ class Settings(TypedDict, total=False):
     unbiased: bool
     dtype: DTypeLike | None
     num_threads: int | None
-    averaging: str
+    averaging: Averaging
     debias: bool
-    nan_policy: str
+    nan_policy: NanPolicy
 
 
 _ORIGIN = "fastbn."

@@ -129,7 +129,7 @@ def load(
     ...     path = os.path.join(folder, "model.npz")
     ...     np.savez(path, **{"conv.weight": np.ones((4, 3, 1, 1)), "bn.running_mean": ones, "bn.running_var": ones})
     ...     checkpoints.load(path, convention="torch")
-    {'bn.': BatchNorm(4, axis=1, eps=1e-05, momentum=0.1, affine=False, track_running_stats=True, dtype=float32)}
+    {'bn.': BatchNorm(4, affine=False)}
     """
     source = find(convention)
     with files.opened(path) as archive:

@@ -79,7 +79,7 @@ class WholeBatch:
         self._expected = own.count
         self._tapes: list[Tape] = []
         self._lost = False
-        self.stats = ChannelStats(layer.num_features, axis=layer.axis) + batch.to_stats()
+        self.stats: ChannelStats = ChannelStats(layer.num_features, axis=layer.axis) + batch.to_stats()
 
     def __repr__(self) -> str:
         return f"WholeBatch({len(self._expected)}, count={self._batch.size})"

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # The names of the vectors in a state, which are PyTorch's.
 STATE_NAMES = {"gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_var": "running_var"}
 
-RELU = ACTIVATIONS["relu"]
+RELU: int = ACTIVATIONS["relu"]
 set_unchecked = object.__setattr__
 
 

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
     from fastbn._core.checks import Activation
+    from fastbn.checkpoints.settings import Averaging, NanPolicy
     from fastbn.layers.accumulate import WholeBatch
     from fastbn.layers.masked import Padding, Selection
-    from fastbn.layers.running import Averaging, NanPolicy
 
 Marks: TypeAlias = "tuple[ArrayLike | None, ArrayLike | None, Padding]"       # mask, lengths, padding
 ZERO: Padding = "zero"
@@ -114,7 +114,6 @@ class BatchNorm(TrackedNorm):
     Examples
     --------
     >>> import numpy as np
-    from numpy import ndarray
     >>> import fastbn
     >>> bn = fastbn.BatchNorm(3)
     >>> x = np.random.default_rng(0).normal(5, 2, (8, 3, 4, 4)).astype(np.float32)
@@ -369,7 +368,6 @@ class BatchNorm(TrackedNorm):
         Examples
         --------
         >>> import numpy as np
-        from numpy import ndarray
         >>> import fastbn
         >>> micro_batches = [np.array([[1.0]]), np.array([[2.0], [6.0]])]
         >>> bn = fastbn.BatchNorm(1, eps=1e-12)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -22,8 +22,8 @@ from fastbn.statistics.channel_stats import ChannelStats
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Averaging: TypeAlias = Literal["ema", "cumulative", "exact"]
-NanPolicy: TypeAlias = Literal["propagate", "raise", "skip_update"]
+    from fastbn.checkpoints.settings import Averaging, NanPolicy
+
 AVERAGINGS = ("ema", "cumulative", "exact")
 POLICIES = ("propagate", "raise", "skip_update")
 MOMENTUM = 0.1      # the default

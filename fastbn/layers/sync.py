@@ -14,7 +14,7 @@ from fastbn.layers.source import Ranks
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
-    from fastbn.layers.running import Averaging, NanPolicy
+    from fastbn.checkpoints.settings import Averaging, NanPolicy
 
 TIMEOUT = 300.0     # seconds, the default
 

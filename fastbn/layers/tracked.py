@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
     from fastbn.checkpoints.conventions import Convention
     from fastbn.checkpoints.protocol import Checkpointable, Layer
-    from fastbn.checkpoints.settings import Settings
+    from fastbn.checkpoints.settings import Averaging, NanPolicy, Settings
     from fastbn.layers.batch import Batch
     from fastbn.layers.report import Report
-    from fastbn.layers.running import Averaging, Follower, NanPolicy
+    from fastbn.layers.running import Follower
 
 
 def of_running(name: str, doc: str) -> Any:
@@ -94,13 +94,15 @@ class TrackedNorm(Norm):
     @contextmanager
     def _followed_by(self, follower: Follower) -> Iterator[None]:
         # In training mode, with another object that receives the batches; afterwards as before.
-        before = self.training, self._follower, self._tape
-        self.training, self._follower = True, follower
+        training, before, tape = self.training, self._follower, self._tape
+        self.train()
+        self._follower = follower
         self._forget()
         try:
             yield
         finally:
-            self.training, self._follower, tape = before
+            self.train(training)
+            self._follower = before
             set_tape(self, tape)
 
     def frozen(self) -> ChannelAffine:
