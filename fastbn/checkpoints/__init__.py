@@ -6,7 +6,7 @@ and `save` of this package are for files of several layers.
 
 from fastbn.checkpoints.conventions import CONVENTIONS, Convention
 from fastbn.checkpoints.conversion import convert, convert_momentum
-from fastbn.checkpoints.layers import restore
+from fastbn.checkpoints.layers import load_layer, restore, save_layer
 from fastbn.checkpoints.objects import from_keras, from_onnx, from_torch
 from fastbn.checkpoints.several import load, save
 
@@ -19,6 +19,8 @@ __all__ = [
     "from_onnx",
     "from_torch",
     "load",
+    "load_layer",
     "restore",
     "save",
+    "save_layer",
 ]

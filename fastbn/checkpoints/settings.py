@@ -77,11 +77,11 @@ def decode(metadata: Mapping[str, str], prefix: str) -> Settings:
     if "unbiased" in texts:
         settings["unbiased"] = texts["unbiased"] == "True"
     if "averaging" in texts:
-        settings["averaging"] = texts["averaging"]
+        settings["averaging"] = texts["averaging"]  # type: ignore[typeddict-item]
     if "debias" in texts:
         settings["debias"] = texts["debias"] == "True"
     if "nan_policy" in texts:
-        settings["nan_policy"] = texts["nan_policy"]
+        settings["nan_policy"] = texts["nan_policy"]  # type: ignore[typeddict-item]
     return settings
 
 

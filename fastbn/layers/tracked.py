@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from fastbn import checkpoints, functional
 from fastbn._core.saved import Saved
 from fastbn.affine import ChannelAffine, as_vector, check_finite
-from fastbn.checkpoints.layers import load_layer, save_layer
 from fastbn.layers.attributes import Check, forwarded, refusal
 from fastbn.layers.base import Norm, set_tape, set_unchecked, warn
 
@@ -229,7 +228,7 @@ class TrackedNorm(Norm):
         ...     fastbn.BatchNorm.load(path)
         BatchNorm(3, eps=0.001)
         """
-        return load_layer(
+        return checkpoints.load_layer(
             cls, path, prefix, convention, settings, count=count, keep_variance=keep_variance, fix_gamma=fix_gamma)
 
     def save(
@@ -282,7 +281,7 @@ class TrackedNorm(Norm):
         ...     sorted(np.load(path))
         ['bn/beta', 'bn/gamma', 'bn/moving_mean', 'bn/moving_variance']
         """
-        save_layer(self, path, prefix, convention, append, count=count, keep_variance=keep_variance)
+        checkpoints.save_layer(self, path, prefix, convention, append, count=count, keep_variance=keep_variance)
 
     @classmethod
     def from_torch(cls: type[Layer], module: Any) -> Layer:
