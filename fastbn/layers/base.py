@@ -234,7 +234,7 @@ class Norm(Checked):
     def _backward(self, tape: Tape | None, dy: ArrayLike, out: NDArray[Any] | None) -> Any:
         if tape is None:
             raise RuntimeError("backward needs a forward before it")
-        if tape.x is None and tape.rows is None:
+        if tape.x is None:
             raise RuntimeError(
                 "the last forward wrote its result over its input, which backward needs; pass another out")
         if tape.activation > RELU:
@@ -263,7 +263,7 @@ class Norm(Checked):
             if tape.selection is not None or not (saved._frozen or source.whole):
                 gradient = passes.Gradient(dy, tape, self.axis, self._parameters(), out)
                 return passes.backward(gradient, source, saved._frozen)
-        return functional.batch_norm_backward(
+        return functional.gradients(
             dy, x, saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads)
 
     def _constant_statistics(self) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -14,7 +14,7 @@ import pytest
 import fastbn
 from tests.cases import axis_of
 from tests.compare import same_bits
-from tests.interop.sync_program import COMM, RANK, RANKS, bounds, expect, of_all
+from tests.interop.sync_program import COMM, RANK, RANKS, bounds, expect, flat, of_all
 from tests.process import PATIENCE
 
 TOLERANCE = {"float32": 2e-6, "float64": 1e-13}
@@ -43,10 +43,6 @@ def near(got, want, scale=None):
     bound = TOLERANCE[np.dtype(want.dtype).name] * max(1.0, np.abs(want).max(initial=0) if scale is None else scale)
     assert got.shape == want.shape
     assert (np.abs(got - want) <= bound).all()
-
-
-def flat(result):
-    return result if isinstance(result, tuple) else (result,)
 
 
 def compare(one, bn, mine, arrays, selected, fused=(None, False)):

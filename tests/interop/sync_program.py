@@ -42,6 +42,11 @@ def bounds(samples, kind):
     return np.minimum(np.array([0, *range(1, RANKS), samples]), samples)     # "uneven": one each, the last has the rest
 
 
+def flat(result):
+    """What a backward returned, as a tuple."""
+    return result if isinstance(result, tuple) else (result,)
+
+
 def of_all(value):
     """Assert that all ranks have the same bits."""
     blobs = COMM.allgather(np.ascontiguousarray(value).tobytes())
@@ -126,22 +131,15 @@ def halves():
             one, bn = (cls(5) for cls in (fastbn.BatchNorm, fastbn.SyncBatchNorm))
             for layer in (one, bn):
                 layer.gamma[:] = np.linspace(-1, 2, 5)
-            y = one(x, extra, activation)
-            dx = one.backward(dy)
-            ours = bn(x[mine], None if extra is None else extra[mine], activation), bn.backward(dy[mine])
-            theirs = y[mine], (tuple(d[mine] for d in dx) if isinstance(dx, tuple) else dx[mine])
+            right = [one(x, extra, activation), *flat(one.backward(dy))]
+            ours = [bn(x[mine], None if extra is None else extra[mine], activation), *flat(bn.backward(dy[mine]))]
             unit = float(ml_dtypes.finfo(dtype).eps)
-            for got, expected in zip(_flat(ours), _flat(theirs), strict=True):
+            for got, expected in zip(ours, (a[mine] for a in right), strict=True):
                 assert got.dtype == dtype
                 wide = expected.astype(np.float32)
                 # The same value rounded once, or its neighbour where the value before rounding was near the middle.
                 assert (np.abs(got.astype(np.float32) - wide) <= unit * np.abs(wide) + 1e-6).all()
                 assert (got == expected).mean() > 0.99 if len(got) else True
-
-
-def _flat(results):
-    for result in results:
-        yield from result if isinstance(result, tuple) else (result,)
 
 
 def awkward():

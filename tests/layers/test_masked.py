@@ -141,8 +141,9 @@ def test_nothing_counts(layout):
     bn = layer(64, axis_of(layout))
     bn(x)
     before = bn.running_mean.copy(), bn.running_var.copy(), bn.num_batches_tracked
-    with pytest.warns(UserWarning, match="no position of the batch counts"):
+    with pytest.warns(UserWarning, match="no position of the batch counts") as caught:
         y = bn(x, residual, "relu", mask=np.zeros((4, 7), bool))
+    assert caught[0].filename == __file__
     np.testing.assert_array_equal(y, 0)
     for got in bn.backward(dy):
         np.testing.assert_array_equal(got, 0)
@@ -279,3 +280,12 @@ def test_strides_change_no_bit(channels):
     same_bits(a(x, mask=chosen), np.ascontiguousarray(b(x, mask=chosen, out=out)))
     every = np.ones((4, 30), bool)
     same_bits(a(x, mask=every), b(x))
+
+
+def test_an_in_place_backward_leaves_nothing(layout):
+    x, _, dy = arrays((4, 7, 3), layout, np.float32)
+    bn = layer(3, axis_of(layout))
+    bn(x, mask=np.arange(7) < 3)
+    bn.backward(dy, out=x)
+    with pytest.raises(RuntimeError, match="wrote its result over its input"):
+        bn.backward(dy)
