@@ -1,8 +1,8 @@
-"""Batch normalization without state: forward with batch or given statistics, and backward."""
+"""Batch normalization without state: forward with statistics of the batch or given ones, and backward."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -35,11 +35,11 @@ def batch_norm_training(
     axis: int = 1,
     eps: float = 1e-5,
     residual: ArrayLike | None = None,
-    activation: Activation = None,
+    activation: Literal["relu"] | None = None,
     out: NDArray[Any] | None = None,
     num_threads: int | None = None,
 ) -> tuple[NDArray[Any], Saved]:
-    """Normalize each channel of `x` by its own mean and biased variance.
+    """Normalize each channel of `x` by its mean and biased variance.
 
     y = (x - mean) / sqrt(var + eps) * gamma + beta [+ residual] [then ReLU], after Ioffe and Szegedy (2015),
     "Batch Normalization", https://arxiv.org/abs/1502.03167.
@@ -47,19 +47,19 @@ def batch_norm_training(
     Parameters
     ----------
     x : array_like of float32, float64, float16 or bfloat16, two or more dimensions
-        Read-only, strided, misaligned or byte-swapped arrays are welcome.
+        May be read-only, strided, misaligned or byte-swapped.
     gamma, beta : array_like of float32 or float64, shape (C,), optional
-        Scale and shift; 1 and 0 if not given.
+        Scale and shift; 1 and 0 by default.
     axis : int
-        The channel axis; statistics run over all others.
+        The channel axis; statistics run over all other axes.
     eps : float
         Added to the variance. With 0, y is NaN in a channel of zero variance.
     residual : array_like, shape and dtype of x, optional
         Added before the activation.
     activation : {None, "relu"}
-        Applied last. NaN passes through.
+        Applied last; NaN passes through.
     out : ndarray, shape and dtype of x, optional
-        Where y goes; `x` or `residual` itself for in place.
+        Buffer for y; `x` or `residual` itself to work in place.
     num_threads : int, optional
         For this call; see `fastbn.set_num_threads`.
 
@@ -73,10 +73,9 @@ def batch_norm_training(
     Raises
     ------
     TypeError
-        For another dtype, or arguments of the wrong type.
+        For an unsupported dtype or an argument of the wrong type.
     ValueError
-        For shapes that do not fit, an `out` that overlaps an input without being it, or one value per channel, whose
-        variance says nothing.
+        For shapes that do not fit, an `out` that overlaps an input but is another array, or a single value per channel.
 
     Examples
     --------
@@ -90,13 +89,16 @@ def batch_norm_training(
     >>> saved.mean, saved.var
     (array([ 2., 20.]), array([  1., 100.]))
     """
-    return train(views.view(x, axis), gamma, beta, eps, residual, activation, out, num_threads)
+    return train(
+        views.view(x, axis), gamma, beta, eps=eps, residual=residual, activation=activation, out=out,
+        num_threads=num_threads)
 
 
 def train(
     view: views.View,
     gamma: ArrayLike | None,
     beta: ArrayLike | None,
+    *,
     eps: float,
     residual: ArrayLike | None,
     activation: Activation,
@@ -105,9 +107,9 @@ def train(
     index: NDArray[np.intp] | None = None,
     fill: bool = False,
 ) -> tuple[NDArray[Any], Saved]:
-    """Do what `batch_norm_training` does, on an array that has been looked at.
+    """Do what `batch_norm_training` does, given a view of x.
 
-    `index` is what its view chose; with `fill` the other positions of the result become zero.
+    `index` lists the positions that the view chose; with `fill` the other positions of the result become zero.
     """
     eps = check_eps(eps)
     relu = activation is not None and check_activation(activation, inference=False)[0] > 0
@@ -140,8 +142,8 @@ def train(
 def relu_coefficients(
     rstd: NDArray[np.float64], gamma: ArrayLike | None, beta: ArrayLike | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return gamma * rstd and beta as a forward used them."""
-    with np.errstate(invalid="ignore"):     # an rstd that is Inf, times 0
+    """Return gamma * rstd and beta as a forward uses them."""
+    with np.errstate(invalid="ignore"):     # of an infinite rstd times 0
         scale = rstd.copy() if gamma is None else rstd * np.asarray(as_constant(gamma, "gamma"), np.float64)
     shift = np.zeros(rstd.shape) if beta is None else np.array(as_constant(beta, "beta"), np.float64)
     return scale, shift
@@ -161,7 +163,7 @@ def batch_norm_inference(
     out: NDArray[Any] | None = None,
     num_threads: int | None = None,
 ) -> NDArray[Any]:
-    """Normalize each channel of `x` by a given mean and variance: one linear transform a channel.
+    """Normalize each channel of `x` by a given mean and variance: one linear transform per channel.
 
     Parameters
     ----------
@@ -180,8 +182,8 @@ def batch_norm_inference(
     Raises
     ------
     TypeError, ValueError
-        As in `batch_norm_training`; one value per channel is fine here. A variance must not be negative, nor 0 where
-        eps is 0 too.
+        As in `batch_norm_training`, except that a single value per channel is valid. A variance must not be negative,
+        nor 0 with an eps of 0.
 
     Examples
     --------
@@ -202,6 +204,34 @@ def batch_norm_inference(
         x, axis, mean, var, gamma, beta, eps, residual, out, code, slope, num_threads)
 
 
+def normalize(
+    x: ArrayLike,
+    mean: NDArray[np.float64],
+    var: NDArray[np.float64],
+    gamma: ArrayLike | None,
+    beta: ArrayLike | None,
+    *,
+    axis: int,
+    eps: float,
+    relu: bool,
+    residual: ArrayLike | None,
+    num_threads: int | None,
+    mean_low: NDArray[np.float64] | None,
+    count: int,
+    out: NDArray[Any] | None,
+) -> tuple[NDArray[Any], Saved]:
+    """Normalize a part of a training batch of `count` values per channel by the statistics of the whole.
+
+    Returns y and what `batch_norm_backward` needs, as `batch_norm_training` does.
+    """
+    eps = check_eps(eps)
+    saved = inference_saved(        # before y may be written over x
+        x, mean, var, gamma, beta, axis=axis, eps=eps, relu=relu, residual=residual, num_threads=num_threads,
+        mean_low=mean_low, count=count)
+    constants = kernels.Constants(len(mean), mean, var, gamma, beta, eps, mean_low)
+    return kernels.inference(x, axis, constants, residual, out, int(relu), 0.0, num_threads), saved
+
+
 def inference_saved(
     x: ArrayLike,
     mean: ArrayLike,
@@ -217,16 +247,16 @@ def inference_saved(
     mean_low: NDArray[np.float64] | None = None,
     count: int | None = None,
 ) -> Saved:
-    """Return what `batch_norm_backward` needs of a `batch_norm_inference`, which returns nothing of the kind.
+    """Return what `batch_norm_backward` needs of a `batch_norm_inference`.
 
-    Without a ReLU the values of a residual are not used, and True can stand for it.
-    `count`, if it is given, is that of the training batch of which x is a part, and whose statistics these are.
+    Without a ReLU the values of a residual are not used, and True can stand for it. `count` is that of the training
+    batch of which x is a part; None if the statistics are constants.
     """
     if count is None:
         check_variance(var, eps)
     mean64, var64, rstd = normalizing(mean, var, eps)
     if count == 0:
-        rstd[...] = 0       # as of an empty training batch
+        rstd[...] = 0       # as in an empty training batch
     view = views.view(x, axis)
     scale = shift = mask = arrangement = None
     if relu and residual is None:
@@ -250,11 +280,11 @@ def batch_norm_backward(
     out: NDArray[Any] | None = None,
     num_threads: int | None = None,
 ) -> tuple[NDArray[Any], ...]:
-    """Gradients of `batch_norm_training`, or with ``Saved.from_statistics`` of `batch_norm_inference`.
+    """Compute the gradients of `batch_norm_training` or, with ``Saved.from_statistics``, of `batch_norm_inference`.
 
-    With n values per channel and x_hat = (x - mean) * rstd:
-    dbeta = sum dy, dgamma = sum dy x_hat, dx = gamma rstd (dy - dbeta / n - x_hat dgamma / n); with frozen statistics
-    dx = gamma rstd dy. Where a ReLU was fused, dy is zero where it was closed.
+    With n values per channel and x_hat = (x - mean) * rstd, dbeta = sum dy, dgamma = sum dy x_hat and
+    dx = gamma rstd (dy - dbeta / n - x_hat dgamma / n); with given statistics dx = gamma rstd dy. With a fused ReLU, dy
+    counts as zero at outputs that the ReLU set to zero.
 
     Parameters
     ----------
@@ -267,8 +297,9 @@ def batch_norm_backward(
     axis : int
         As in the forward.
     out : ndarray, shape and dtype of x, optional
-        Where dx goes; `dy` or `x` itself for in place.
+        Buffer for dx; `dy` or `x` itself to work in place.
     num_threads : int, optional
+        As in the forward.
 
     Returns
     -------
@@ -309,8 +340,8 @@ def gradients(
 ) -> tuple[NDArray[Any], ...]:
     """Do what `batch_norm_backward` does.
 
-    With `fill` the positions of dx that did not count become zero. `sums`, (2, C), are those of `gradient_sums` over
-    all parts of a batch of ``saved.count`` values per channel, of which x is one.
+    With `fill` the positions of dx that did not count become zero. `sums`, (2, C), is the total of `gradient_sums` over
+    all parts of a batch of ``saved.count`` values per channel; x is one of these parts.
     """
     view, gradient = backward_views(dy, x, saved, axis, num_threads)
     dx = views.output(view, out, gradient)
@@ -337,7 +368,7 @@ def gradients(
 def gradient_sums(
     dy: ArrayLike, x: ArrayLike, saved: Saved, *, axis: int, num_threads: int | None
 ) -> NDArray[np.float64]:
-    """Return sum dy and sum dy * (x - mean), (2, C), where a ReLU was open; the arguments as for `gradients`."""
+    """Return sum dy and sum dy * (x - mean), (2, C), without outputs that a ReLU set to zero; see `gradients`."""
     view, gradient = backward_views(dy, x, saved, axis, num_threads)
     out = np.zeros((2, view.shape[1]))
     if view.size:
@@ -350,7 +381,7 @@ def gradient_sums(
 
 
 def left_over(saved: Saved, view: views.View) -> NDArray[np.float64]:
-    """Return the mean less what the kernels take for it, which is rounded to what they compute in."""
+    """Return the mean minus the mean that the kernels use, which is rounded to their precision."""
     dtype = np.float64 if view.array.dtype == np.float64 else np.float32
     with np.errstate(over="ignore", invalid="ignore"):
         left: NDArray[np.float64] = saved._mean - saved._mean.astype(dtype)
@@ -360,7 +391,7 @@ def left_over(saved: Saved, view: views.View) -> NDArray[np.float64]:
 def backward_views(
     dy: ArrayLike, x: ArrayLike, saved: Saved, axis: int, num_threads: int | None
 ) -> tuple[views.View, views.View]:
-    """Return views of x and dy, after a check that they are those of the forward."""
+    """Return views of x and dy, after a check that they fit the forward."""
     if not isinstance(saved, Saved):
         raise TypeError(f"saved must be a Saved, the second value of batch_norm_training, got {type(saved).__name__}")
     if num_threads is not None:

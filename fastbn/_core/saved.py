@@ -1,4 +1,4 @@
-"""What a forward leaves for its backward, and statistics that are given in place of a batch's."""
+"""What a forward saves for its backward."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 class Saved:
-    """What a backward needs of its forward; opaque, but for the statistics that normalized.
+    """What a backward needs of its forward; opaque except for the statistics.
 
     `batch_norm_training` returns one, and `from_statistics` makes one for `batch_norm_inference`. It can be copied and
-    pickled. What else it holds is checked by the backward against the arrays there, before anything is computed.
+    pickled. The backward checks its private content against the arrays before it computes anything.
 
     Attributes
     ----------
     mean, var, rstd : ndarray of float64, shape (C,)
         Mean, biased variance, and 1 / sqrt(var + eps). Read-only.
     count : int
-        Values per channel; 0 where the statistics were given.
+        Values per channel; 0 for given statistics.
     """
 
     __slots__ = (
@@ -54,23 +54,23 @@ class Saved:
     ) -> None:
         self._mean, self._var, self._rstd, self._count = mean, var, rstd, count
         self._mean_low = mean_low       # the second word of the mean
-        self._frozen = frozen           # the statistics are constants to the backward
-        self._shape, self._axis = shape, axis       # of the forward's x, where there was one
-        self._residual = residual       # there was one
-        # With a ReLU and no residual gamma * rstd and beta: from them and x the backward sees where the ReLU was open.
+        self._frozen = frozen           # the statistics are constants in the backward
+        self._shape, self._axis = shape, axis       # of x, if there was a forward
+        self._residual = residual       # whether the forward had one
+        # With a ReLU but no residual: gamma * rstd and beta, from which and x the backward computes the ReLU's input.
         self._scale, self._shift = scale, shift
-        # With a ReLU and a residual one bit for each element, set where it was open, and their order in memory.
+        # With a ReLU and a residual: one bit per element, set where y > 0, and the order of the elements in memory.
         self._mask, self._arrangement = mask, arrangement
-        self._index = index             # which positions counted, in C order, if not all
+        self._index = index             # positions that counted, in C order; None for all
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """The mean of each channel."""
+        """Mean of each channel."""
         return read_only(self._mean)
 
     @property
     def var(self) -> NDArray[np.float64]:
-        """The biased variance of each channel."""
+        """Biased variance of each channel."""
         return read_only(self._var)
 
     @property
@@ -103,7 +103,7 @@ class Saved:
         Raises
         ------
         ValueError
-            If the vectors are not of one length, or a variance is negative, or 0 where eps is 0 too.
+            If the vectors differ in length, or a variance is negative, or 0 with an eps of 0.
 
         Examples
         --------
@@ -122,8 +122,8 @@ class Saved:
         Raises
         ------
         TypeError, ValueError
-            If it is not that of the forward, or a part of this is not what a forward leaves, which the kernels would
-            follow without looking.
+            If x is not that of the forward, or the content of this object is not what a forward saves. The kernels
+            trust it, so it is checked here.
         """
         if not isinstance(self._mean, np.ndarray) or self._mean.ndim != 1:
             refuse("mean", self._mean)
@@ -144,7 +144,7 @@ class Saved:
                 refuse("index", self._index)
             if not views.choose(view, self._index):
                 raise ValueError("x must lie in memory as in the forward, where only some positions counted")
-        # A mask goes with the gradient of a residual, and scale and shift with none: the kernels have no other loops.
+        # Only these combinations have kernels: a mask with a residual; scale and shift without one.
         if self._mask is not None and not (
                 self._residual and is_vector(self._mask, np.uint16) and len(self._mask) == kernels.bits_words(view)):
             refuse("mask", self._mask)
@@ -154,7 +154,7 @@ class Saved:
 
 
 def read_only(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a view that cannot be written to."""
+    """Return a read-only view."""
     view: NDArray[np.float64] = vector.view()
     view.flags.writeable = False
     return view
@@ -163,7 +163,7 @@ def read_only(vector: NDArray[np.float64]) -> NDArray[np.float64]:
 def normalizing(
     mean: ArrayLike, var: ArrayLike, eps: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return new float64 vectors of mean, variance and rstd; that is Inf where variance and eps are 0."""
+    """Return mean, variance and rstd as new float64 vectors; rstd is Inf if variance and eps are 0."""
     mean64, var64 = (np.array(as_constant(v, n), np.float64) for v, n in ((mean, "mean"), (var, "var")))
     if mean64.ndim != 1 or mean64.shape != var64.shape:
         raise ValueError(f"mean and var have shapes {mean64.shape} and {var64.shape}; expected (C,) for both")
@@ -173,12 +173,12 @@ def normalizing(
 
 
 def in_range(var: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return variances with NaN for those beyond float64: 1 / sqrt(Inf) is 0, and would make beta of finite values."""
+    """Return variances with NaN in place of Inf, whose rstd of 0 would turn finite values into beta."""
     return np.where(np.isinf(var), np.nan, var)
 
 
 def check_variance(var: ArrayLike, eps: float, name: str = "var") -> None:
-    """Raise an error for variances that given statistics may not have: negative, or 0 where eps is 0 too."""
+    """Raise an error for given variances that are negative, or 0 with an eps of 0."""
     given = views.as_plain(as_constant(var, name), name)
     if given.dtype.kind not in "fiu":
         raise TypeError(f"{name} has dtype {given.dtype}; expected float32 or float64")
@@ -190,25 +190,25 @@ def check_variance(var: ArrayLike, eps: float, name: str = "var") -> None:
 
 
 def refuse(what: str, got: object) -> NoReturn:
-    """Raise an error for a part of a Saved that no forward has left; the kernels would follow it without looking."""
+    """Raise an error for content of a Saved that no forward saves."""
     text = f"{got.dtype}{got.shape}" if isinstance(got, np.ndarray) else repr(got)
     raise ValueError(f"saved must be as a forward returned it, and its {what} is not; got {text:.80}")
 
 
 def is_vector(value: object, dtype: type[np.generic]) -> bool:
-    """Return whether this is a vector of that dtype that C can walk."""
+    """Return whether this is a contiguous, aligned vector of that dtype."""
     return type(value) is np.ndarray and value.ndim == 1 and value.dtype == dtype and (
         value.flags.c_contiguous and value.flags.aligned)
 
 
 def is_index(index: Any, rows: int) -> bool:
-    """Return whether these are rising numbers of rows."""
+    """Return whether these are increasing row numbers."""
     return is_vector(index, np.intp) and len(index) > 0 and bool(
         index[0] >= 0 and index[-1] < rows and (index[1:] > index[:-1]).all())
 
 
 def is_arrangement(arrangement: Any, view: views.View) -> bool:
-    """Return whether this is an order of the axes of a view, and the place of its channel axis therein."""
+    """Return whether this is an order of the axes of a view and the place of the channel axis in it."""
     if not isinstance(arrangement, tuple) or len(arrangement) != 2:
         return False
     outer, order = arrangement

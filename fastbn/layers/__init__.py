@@ -1,1 +1,1 @@
-"""Layers: objects with parameters and running averages, one file for each layer."""
+"""Layers: objects with parameters, and running averages for some; one file for each layer."""

@@ -1,184 +1,260 @@
-"""One training batch that comes in parts, to the same result as in one array."""
+"""A training batch in micro-batches, with the result of the whole batch in one array."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from itertools import repeat, zip_longest
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from fastbn import functional
-from fastbn._core.checks import check_activation, check_iterable, counted
-from fastbn._core.dispatch import kernels
-from fastbn._core.saved import in_range
-from fastbn._core.views import as_plain, as_target, same_memory, view
-from fastbn.layers.running import Batch
+from fastbn._core import views
+from fastbn._core.checks import channels, check_iterable, counted
+from fastbn._core.saved import normalizing
+from fastbn.layers import passes
+from fastbn.layers.batch import Batch
+from fastbn.layers.masked import is_jagged, read, select
+from fastbn.layers.source import BACKWARD, FORWARD, MicroBatches
 from fastbn.statistics.channel_stats import ChannelStats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from numpy.typing import ArrayLike, NDArray
 
-    from fastbn._core.checks import Activation
-    from fastbn._core.saved import Saved
     from fastbn.layers.batchnorm import BatchNorm
+    from fastbn.layers.masked import Padding
+    from fastbn.layers.tape import Tape
+
+_MISSING = object()
 
 
 class WholeBatch:
-    """A training batch in micro-batches, of which `BatchNorm.accumulate` has made the statistics.
+    """A training batch in micro-batches; `BatchNorm.accumulate` returns one.
 
-    Normalize each micro-batch by calling this with it, then hand the gradients of all to `backward`. With mean, rstd
-    and n of all micro-batches together, x_hat = (x - mean) * rstd and sums that run over all of them::
+    Call it with each micro-batch to normalize them, then pass the gradients of all to `backward`. With mean, rstd and n
+    of all micro-batches together, x_hat = (x - mean) * rstd, and sums over all of them::
 
         dbeta = sum dy,  dgamma = sum dy x_hat,  dx = gamma rstd (dy - dbeta / n - x_hat dgamma / n)
 
-    The mean and the variance depend on every micro-batch, so that no dx can be known before the last dy is. After Ioffe
-    and Szegedy (2015), "Batch Normalization", https://arxiv.org/abs/1502.03167.
+    Mean and variance depend on every micro-batch, so no dx is known before the last dy. After Ioffe and Szegedy (2015),
+    "Batch Normalization", https://arxiv.org/abs/1502.03167.
 
     Parameters
     ----------
     layer : BatchNorm
-        In training mode. Its running averages move once; gamma and beta must not change until `backward`.
-    micro_batches : iterable of array_like
+        In training mode. Its running averages move once; gamma must not change until `backward`.
+    micro_batches, masks, lengths
         As in `BatchNorm.accumulate`.
 
     Attributes
     ----------
     stats : ChannelStats
-        Of all micro-batches.
+        Statistics of all micro-batches; of a `SyncBatchNorm`, of those of all ranks.
     """
 
-    def __init__(self, layer: BatchNorm, micro_batches: Iterable[ArrayLike]) -> None:
-        if not layer.training:
-            raise RuntimeError("accumulate needs a layer in training mode; evaluation takes micro-batches as they are")
-        check_iterable(micro_batches, "micro_batches")
-        layer._check_running()
-        functional.check_vectors(layer.num_features, gamma=layer.gamma, beta=layer.beta)
-        self.stats = ChannelStats(layer.num_features, axis=layer.axis)
-        for x in micro_batches:
-            view(x, layer.axis, layer.num_features)     # refuses what statistics take and layers do not, such as uint8
-            self.stats.update(x, num_threads=layer.num_threads)
-        batch = Batch.from_stats(self.stats)
-        if batch.size < 2:
-            raise ValueError(f"micro_batches have {counted(batch.size, 'value')} per channel in all; expected two or "
-                             "more")
+    def __init__(
+        self,
+        layer: BatchNorm,
+        micro_batches: Iterable[Any],
+        *,
+        masks: Iterable[ArrayLike | None] | None = None,
+        lengths: Iterable[ArrayLike | None] | None = None,
+    ) -> None:
+        source = layer._source
+        with source.guard(FORWARD):
+            if not layer.training:
+                raise RuntimeError("accumulate needs a layer in training mode; in evaluation mode, call the layer with "
+                                   "each micro-batch")
+            check_iterable(micro_batches, "micro_batches")
+            layer._running.check(training=True)
+            functional.check_vectors(layer.num_features, gamma=layer.gamma, beta=layer.beta)
+            own = _statistics(layer, micro_batches, masks, lengths)
+            batch = Batch.from_stats(own) if source.whole else source.reduce(lambda: own)
+            _refuse_small(batch)
+            layer._follow(batch)
+        layer._forget()
         self._layer = layer
-        self._count = batch.size
-        self._mean, self._var, self._low = batch.mean, in_range(batch.var), batch.mean_low
-        self._constants = kernels.Constants(
-            layer.num_features, self._mean, self._var, layer.gamma, layer.beta, layer.eps, self._low)
-        # What each forward leaves for backward: x, residual, whether there was a ReLU.
-        self._parts: list[tuple[Any, Any, bool]] = []
+        self._batch = batch
+        self._expected = own.count
+        self._tapes: list[Tape] = []
         self._lost = False
-        layer._averages.follow(layer, batch)
-        layer._tape.last = None
+        self.stats: ChannelStats = ChannelStats(layer.num_features, axis=layer.axis) + batch.to_stats()
 
     def __repr__(self) -> str:
-        return f"WholeBatch({len(self._mean)}, count={self._count})"
+        return f"WholeBatch({len(self._expected)}, count={self._batch.size})"
 
     def __call__(
         self,
-        x: ArrayLike,
+        x: Any,
         residual: ArrayLike | None = None,
-        activation: Activation = None,
+        activation: Literal["relu"] | None = None,
         out: NDArray[Any] | None = None,
-    ) -> NDArray[Any]:
+        *,
+        mask: ArrayLike | None = None,
+        lengths: ArrayLike | None = None,
+        padding: Padding = "zero",
+    ) -> Any:
         """Normalize one micro-batch by the statistics of all.
 
         Parameters
         ----------
-        x : array_like
-            One of the micro-batches; it must not change until `backward`.
-        residual, activation, out
+        x : array_like or tuple
+            One of the micro-batches, which may be jagged; it must not change until `backward`.
+        residual, activation, out, padding
             As in a forward of `BatchNorm` in training mode.
+        mask, lengths : array_like, optional
+            Those of this micro-batch, as passed to `BatchNorm.accumulate`.
 
         Returns
         -------
         ndarray
-            `out` if it was given, else a new array of x's shape and dtype.
+            `out` if it was given, else a new array of x's shape and dtype; for jagged x a tuple of it and the offsets.
 
         Raises
         ------
         TypeError, ValueError
             As a forward of `BatchNorm`.
         """
+        if isinstance(x, tuple) and is_jagged(x):
+            return self(x[0], residual, activation, out, mask=mask, lengths=lengths, padding=padding), x[1]
         layer = self._layer
-        relu = activation is not None and check_activation(activation, inference=False)[0] > 0
-        y = kernels.inference(x, layer.axis, self._constants, residual, out, int(relu), 0.0, layer.num_threads)
-        # Over x nothing is left to go back from; over the residual, the bits of a ReLU cannot be worked out again.
-        self._lost |= out is not None and (
-            same_memory(out, x) or (relu and residual is not None and same_memory(out, residual)))
-        self._parts.append((x, residual, relu))
+        view = views.view(x, layer.axis, layer.num_features)
+        selection = select(view, mask, lengths, padding)
+        operands = passes.Operands.of(view, residual, activation, out)
+        y, _, tape = passes.forward(operands, selection, MicroBatches(self._batch), layer._parameters())
+        # Gathered rows survive a result over x.
+        self._lost |= out is not None and tape.rows is None and views.same_memory(out, x)
+        tape.x = x
+        self._tapes.append(tape)
         return y
 
-    def backward(self, dys: Iterable[ArrayLike], out: Sequence[NDArray[Any]] | None = None) -> list[Any]:
-        """Gradients of all micro-batches.
+    def backward(self, dys: Iterable[ArrayLike], out: Iterable[NDArray[Any]] | None = None) -> list[Any]:
+        """Compute the gradients of all micro-batches.
 
         Parameters
         ----------
         dys : iterable of array_like
             One for each forward, in their order.
-        out : sequence of ndarray, optional
-            Where each dx goes; the list of gradients itself for in place.
+        out : iterable of ndarray, optional
+            Where each dx goes; pass the list of gradients itself to work in place.
 
         Returns
         -------
         list of ndarray
-            dx of each micro-batch; where the forward had a residual, the tuple ``(dx, dresidual)``. `grad_gamma` and
+            dx of each micro-batch, or the tuple ``(dx, dresidual)`` if its forward had a residual. `grad_gamma` and
             `grad_beta` of the layer are set.
 
         Raises
         ------
         RuntimeError
-            If a forward wrote over what is needed here.
+            If a forward overwrote its input.
         TypeError, ValueError
-            If the forwards were not those of all micro-batches, or a gradient does not fit; the layer has not changed
-            then, but earlier elements of `out` may have.
+            If the forwards were not those of all micro-batches, or a gradient does not fit. The layer is unchanged
+            then, but earlier elements of `out` may have been written.
         """
-        if self._lost:
-            raise RuntimeError("a forward wrote its result over its input, which backward needs; pass another out")
-        check_iterable(dys, "dys")
-        if out is not None:
-            check_iterable(out, "out")
-        gradients, out = list(dys), None if out is None else list(out)
-        seen = sum(as_plain(x, "x").size for x, _, _ in self._parts) // len(self._mean)
-        if seen != self._count:
-            raise ValueError(f"the forwards had {counted(seen, 'value')} per channel in all; expected the "
-                             f"{self._count} of all micro-batches, each once; call accumulate again")
-        for name, given in (("dys", gradients), ("out", out)):
-            if given is not None and len(given) != len(self._parts):
-                raise ValueError(f"{name} has {counted(len(given), 'array')}; expected {len(self._parts)}, one for "
-                                 "each forward")
-        self._refuse_overlap(gradients, out)
         layer = self._layer
-        each = list(zip(gradients, (x for x, _, _ in self._parts), self._saved(), strict=True))
-        sums = np.zeros((2, len(self._mean)))
-        for dy, x, saved in each:
-            sums += functional.gradient_sums(dy, x, saved, axis=layer.axis, num_threads=layer.num_threads)
+        with layer._source.guard(BACKWARD):
+            if self._lost:
+                raise RuntimeError("a forward wrote its result over its input, which backward needs; pass another out")
+            gradients, targets = self._arrays(dys, "dys"), None if out is None else self._arrays(out, "out")
+            self._check_forwards(dys=gradients, out=targets)
+            self._refuse_overlap(gradients, targets or [])
+            arguments = list(zip(gradients, self._tapes, targets or repeat(None), strict=False))
+            sums = layer._source.reduce_gradient(lambda: self._sums(arguments))
+        source = MicroBatches(self._batch, sums)
         results = []
-        for i, (dy, x, saved) in enumerate(each):
-            dx, dgamma, dbeta, *dresidual = functional.gradients(
-                dy, x, saved, layer.gamma, axis=layer.axis, out=None if out is None else out[i],
-                num_threads=layer.num_threads, sums=sums)
+        for argument in arguments:
+            dx, _, _, *dresidual = passes.backward(self._gradient(*argument), source, frozen=False)
             results.append((dx, *dresidual) if dresidual else dx)
-        layer._set_gradients(dgamma, dbeta)
+        dbeta, about_mean = sums
+        with np.errstate(all="ignore"):     # an infinity leaves NaN in its channel, without a warning
+            layer._set_gradients(about_mean * self._rstd(), dbeta)
         return results
 
-    def _saved(self) -> list[Saved]:
-        # What each forward would have left, had it known that it is a part of a training batch.
-        layer = self._layer
-        return [functional.inference_saved(
-            x, self._mean, self._var, layer.gamma, layer.beta, axis=layer.axis, eps=layer.eps, relu=relu,
-            residual=residual, num_threads=layer.num_threads, mean_low=self._low, count=self._count)
-            for x, residual, relu in self._parts]
+    def _gradient(self, dy: ArrayLike, tape: Tape, out: NDArray[Any] | None) -> passes.Gradient:
+        return passes.Gradient(dy, tape, self._layer.axis, self._layer._parameters(), out)
 
-    def _refuse_overlap(self, gradients: list[ArrayLike], out: Sequence[NDArray[Any]] | None) -> None:
-        # Each x and its gradient are read again when those before them have been written to, and by another backward.
-        for i, target in enumerate(map(as_target, out or ())):
-            others = [("x", j, x) for j, (x, _, _) in enumerate(self._parts)]
+    def _sums(self, arguments: list[Any]) -> NDArray[np.float64]:
+        # Of the micro-batches at hand. What is prepared may hold copies of x and dy, and is not kept.
+        total = np.zeros((2, self._layer.num_features))
+        for argument in arguments:
+            total += self._gradient(*argument).reduce()
+        return total
+
+    def _rstd(self) -> NDArray[np.float64]:
+        # A rank may have no micro-batch, and no forward that left it.
+        if self._tapes:
+            saved = self._tapes[0].saved
+            assert saved is not None
+            return saved.rstd
+        return normalizing(self._batch.mean, self._batch.var, self._layer.eps)[2]
+
+    def _arrays(self, given: Iterable[Any], name: str) -> list[Any]:
+        check_iterable(given, name)
+        return list(given)
+
+    def _check_forwards(self, **given: list[Any] | None) -> None:
+        seen = np.zeros(self._layer.num_features)
+        for tape in self._tapes:
+            seen += _count(tape, self._layer.num_features)
+        wrong = np.flatnonzero(seen != self._expected)
+        if wrong.size:
+            first = int(wrong[0])
+            where = "per channel" if wrong.size == len(seen) else f"in channel {first}"
+            raise ValueError(f"the forwards had {counted(int(seen[first]), 'value')} {where} in all; expected the "
+                             f"{self._expected[first]:.0f} of all micro-batches, each once; call accumulate again")
+        for name, arrays in given.items():
+            if arrays is not None and len(arrays) != len(self._tapes):
+                raise ValueError(f"{name} has {counted(len(arrays), 'array')}; expected {len(self._tapes)}, one for "
+                                 "each forward")
+
+    def _refuse_overlap(self, gradients: list[ArrayLike], targets: list[NDArray[Any]]) -> None:
+        # Each x and its gradient are read again after earlier results have been written, and by another backward.
+        for i, target in enumerate(map(views.as_target, targets)):
+            others = [("x", j, tape.x) for j, tape in enumerate(self._tapes)]
             others += [("dys", j, dy) for j, dy in enumerate(gradients) if j != i]
-            others += [("out", j, array) for j, array in enumerate(out or ()) if j != i]
+            others += [("out", j, array) for j, array in enumerate(targets) if j != i]
             for name, j, other in others:
-                if np.may_share_memory(target, as_plain(other, name)):
+                if np.may_share_memory(target, views.as_plain(other, name)):
                     raise ValueError(f"out[{i}] overlaps the {name} of micro-batch {j}; expected dys[{i}] itself, or "
                                      "an array apart from all others")
+
+
+def _statistics(
+    layer: BatchNorm, micro_batches: Iterable[Any], masks: Iterable[ArrayLike | None] | None,
+    lengths: Iterable[ArrayLike | None] | None,
+) -> ChannelStats:
+    # Of all micro-batches, each of which is read once.
+    stats = ChannelStats(layer.num_features, axis=layer.axis)
+    columns: dict[str, Iterable[Any]] = {"micro_batches": micro_batches}
+    for name, given in (("masks", masks), ("lengths", lengths)):
+        if given is not None:
+            check_iterable(given, name)
+            columns[name] = given
+    for row in zip_longest(*columns.values(), fillvalue=_MISSING):
+        if any(value is _MISSING for value in row):
+            raise ValueError(f"{' and '.join(columns)} have different lengths; expected one of each for a micro-batch")
+        x, *_ = row
+        options = dict(zip(columns, row, strict=True))
+        # A view refuses what statistics take and layers do not, such as uint8.
+        view = views.view(x[0] if isinstance(x, tuple) and is_jagged(x) else x, layer.axis, layer.num_features)
+        selection = select(view, options.get("masks"), options.get("lengths"), "zero")
+        stats.merge(read(view, selection, layer.num_threads))
+    return stats
+
+
+def _refuse_small(batch: Batch) -> None:
+    single = batch.single()
+    if batch.size < 2:
+        raise ValueError(f"micro_batches have {counted(batch.size, 'value')} per channel in all; expected two or more")
+    if single:
+        raise ValueError(f"micro_batches have a single value that counts in {channels(single)}; expected two or more, "
+                         "or none")
+
+
+def _count(tape: Tape, num_features: int) -> NDArray[np.float64] | int:
+    # Values of a micro-batch in each channel.
+    if tape.selection is not None:
+        return tape.selection.count()
+    return views.as_plain(tape.x, "x").size // num_features

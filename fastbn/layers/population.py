@@ -1,4 +1,4 @@
-"""Running statistics of layers, computed exactly over a data set."""
+"""Exact running statistics of layers over a data set."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import numpy as np
 from fastbn._core import views
 from fastbn._core.checks import channels, check_flag, check_iterable
 from fastbn._core.extras import missing
+from fastbn.layers.batch import Batch, values_per_channel
 from fastbn.layers.batchnorm import BatchNorm
-from fastbn.layers.running import Gathering, values_per_channel
+from fastbn.layers.running import Progress, RunningStatistics, Weights
 from fastbn.statistics.channel_stats import ChannelStats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -29,52 +30,51 @@ def population_statistics(
     *,
     progress: bool | None = None,
 ) -> list[ChannelStats]:
-    """Replace the running averages of layers by mean and variance of all values that they see in a data set.
+    """Replace the running averages of layers by mean and variance of all values of a data set.
 
     A layer's variance is that of all values, ::
 
         M2 = sum of M2_i + sum of n_i (mean_i - mean)^2,    running_var = M2 / (n - 1), or M2 / n if not `unbiased`
 
-    over batches i of n_i values a channel: batches of any size count by their values, and the differences between their
-    means are part of it (Chan, Golub and LeVeque, 1983, "Algorithms for Computing the Sample Variance"). Averages of
-    batch variances have neither. The sums are kept in float64, the mean in two words.
+    over batches i of n_i values per channel. Each value has the same weight, and the differences between batch means
+    are included (Chan, Golub and LeVeque, 1983, "Algorithms for Computing the Sample Variance"); averages of batch
+    variances have neither property. The sums are in float64, the mean in two words.
 
-    While the statistics are gathered each batch is normalized by its own, as in training; so a layer sees what it sees
-    in training, whatever its running averages are. This is PreciseBN of Wu and Johnson (2021), "Rethinking 'Batch' in
-    BatchNorm", section 3, https://arxiv.org/abs/2105.07576, with exact sums in place of averages.
+    Each batch is normalized by its own statistics, as in training, so the inputs of a layer do not depend on running
+    averages. This is PreciseBN of Wu and Johnson (2021), "Rethinking 'Batch' in BatchNorm", section 3,
+    https://arxiv.org/abs/2105.07576, with exact sums in place of averages.
 
     Parameters
     ----------
     bn_layers : BatchNorm or iterable of BatchNorm
-        The layers, which keep running averages. Other layers stay in the mode that they are in.
+        Layers with running averages. Other layers of the network keep their mode.
     batches : iterable
-        What `forward` takes. A batch that leaves a layer one value per channel is refused, as in training.
+        The arguments of `forward`. A batch with a single value per channel in a layer is an error, as in training.
     forward : callable
-        Runs the network on one batch, without changing the modes of the layers. What it returns is ignored.
+        Runs the network on one batch, without changing the modes of the layers. Its result is ignored.
     progress : bool, optional
-        Whether to show a progress bar (tqdm, extra "population"). By default one is shown if tqdm is installed and
+        Whether to show a progress bar (tqdm, extra "population"). By default it is shown if tqdm is installed and
         stderr is a terminal.
 
     Returns
     -------
     list of ChannelStats
-        What each layer saw, in the order of `bn_layers`.
+        The statistics of each layer, in the order of `bn_layers`.
 
     Raises
     ------
     ImportError
         If `progress` is True and tqdm is not installed.
     TypeError, ValueError
-        If an argument is not what it must be, a layer sees no values, or its statistics are not finite in its dtype.
+        If an argument is invalid, a layer gets no values, or its statistics are not finite in its dtype.
 
     Notes
     -----
-    All layers change or, with an error, whatever its source, none. In the end running_mean and running_var are the new
-    ones and num_batches_tracked is the number of batches that the layer saw; ``averaging="exact"`` goes on from these
-    statistics and ``debias`` finds nothing to correct. Mode, gradients and what the last forward left for `backward`
-    are as before. A batch whose statistics are not finite is left out, with a warning, by a layer with
-    ``nan_policy="skip_update"``. With a `SyncBatchNorm` all this holds on each rank by itself: where one fails outside
-    the layers, others may have finished, and the ranks should be started again.
+    All layers change or, after any error, none. running_mean, running_var and num_batches_tracked, the number of
+    batches, are replaced; ``averaging="exact"`` continues from these statistics, and ``debias`` has nothing to correct.
+    Mode, gradients and the last forward stay as they were. A layer with ``nan_policy="skip_update"`` leaves out batches
+    whose statistics are not finite, with a warning. With a `SyncBatchNorm` this holds on each rank: if one fails
+    outside the layers, others may have finished, and the ranks should be restarted.
 
     Examples
     --------
@@ -92,7 +92,10 @@ def population_statistics(
     check_iterable(batches, "batches", "an iterable")
     if progress is not None:
         check_flag(progress, "progress")
-    with _gathering(layers) as gatherings:
+    gatherings = [Gathering(layer._running, ChannelStats(layer.num_features, axis=layer.axis)) for layer in layers]
+    with contextlib.ExitStack() as stack:
+        for layer, gathering in zip(layers, gatherings, strict=True):
+            stack.enter_context(layer._followed_by(gathering))
         for batch in _watched(batches, progress):
             forward(batch)
     new = [_averages(f"bn_layers[{i}]", layer, gathering)
@@ -103,9 +106,41 @@ def population_statistics(
             targets[f"bn_layers[{i}].{name}"], values[f"bn_layers[{i}].{name}"] = getattr(layer, name), vector
     views.assign(targets, values)
     for layer, gathering in zip(layers, gatherings, strict=True):
-        layer.num_batches_tracked = gathering.batches
-        layer._averages.take(ChannelStats(layer.num_features, axis=layer.axis) + gathering.stats, gathering.weights)
+        layer._running.progress = Progress(gathering.batches, gathering.weights, gathering.stats.copy())
     return [gathering.stats for gathering in gatherings]
+
+
+class Gathering:
+    """Receives the batches of a layer in place of its running statistics, which stay unchanged.
+
+    Parameters
+    ----------
+    running : RunningStatistics
+        Decides which batches to leave out.
+    stats : ChannelStats
+        Of no values yet.
+    """
+
+    exact = True
+
+    def __init__(self, running: RunningStatistics, stats: ChannelStats) -> None:
+        self.running, self.stats, self.weights = running, stats, Weights()
+        self.batches = self.skipped = 0
+
+    def accepts(self, batch: Batch) -> bool:
+        """Return whether `nan_policy` allows the batch."""
+        return self.running.is_usable(batch)
+
+    def follow(self, batch: Batch) -> bool:
+        """Merge a batch; return False if `nan_policy` left it out."""
+        if batch.size and not self.accepts(batch):
+            self.skipped += 1
+            return False
+        self.batches += self.running.counts(batch)
+        if batch.size:
+            self.stats.merge(batch.to_stats())
+            self.weights.add(batch.size / values_per_channel(self.stats), batch)
+        return True
 
 
 def _check_layers(bn_layers: BatchNorm | Iterable[BatchNorm]) -> list[BatchNorm]:
@@ -120,22 +155,8 @@ def _check_layers(bn_layers: BatchNorm | Iterable[BatchNorm]) -> list[BatchNorm]
         if layer.running_mean is None or layer.running_var is None:
             raise ValueError(f"bn_layers[{i}] keeps no running averages; expected track_running_stats=True")
         if any(layer is other for other in layers[:i]):
-            raise ValueError(f"bn_layers[{i}] is there twice; expected each layer once")
+            raise ValueError(f"bn_layers[{i}] appears twice; expected each layer once")
     return layers
-
-
-@contextlib.contextmanager
-def _gathering(layers: list[BatchNorm]) -> Iterator[list[Gathering]]:
-    # Each layer in training mode with a Gathering for its averages; in the end, as it was.
-    gatherings = [Gathering(stats=ChannelStats(layer.num_features, axis=layer.axis)) for layer in layers]
-    before = [(layer.training, layer._averages, layer._tape.last) for layer in layers]
-    try:
-        for layer, gathering in zip(layers, gatherings, strict=True):
-            layer.training, layer._averages, layer._tape.last = True, gathering, None
-        yield gatherings
-    finally:
-        for layer, (training, averages, last) in zip(layers, before, strict=True):
-            layer.training, layer._averages, layer._tape.last = training, averages, last
 
 
 def _averages(name: str, layer: BatchNorm, gathering: Gathering) -> dict[str, NDArray[Any]]:

@@ -1,11 +1,11 @@
-"""What the ranks of an MPI communicator tell each other: equal pieces and errors, within a time limit.
+"""Exchanges between the ranks of an MPI communicator: pieces of equal length, and errors, within a time limit.
 
-a) Everything goes over a private duplicate of the caller's communicator, made at the first exchange and kept as an
-   attribute of it, so that an exchange never meets a message of the caller's.
-b) An exchange is one non-blocking all-gather, because only those can be given up. What was given up MPI may still
-   write to, so it is kept for ever, and its communicator is not used again.
-c) A piece begins with a header that says what its rank is doing. Every rank sees the same headers, so they all go on or
-   all raise an error.
+a) Exchanges use a private duplicate of the caller's communicator, which the first exchange makes and stores as an
+   attribute of it, so they never meet a message of the caller.
+b) An exchange is one non-blocking all-gather, because only non-blocking ones can be abandoned. MPI may still write to
+   the buffers of an abandoned exchange, so they are never freed, and its communicator is not used again.
+c) A piece begins with a header that tells what its rank is doing. All ranks see the same headers, so either all
+   continue or all raise an error.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ if TYPE_CHECKING:
 FORWARD, BACKWARD = 0, 1
 OPERATIONS = ("forward", "backward")
 FAILED, OPERATION, TURN, WIDTH, HEADER = range(5)       # the places of a header, and its length
-TEXT_BYTES = 400        # of an error, as the other ranks see it
-EAGER_SECONDS = 2e-3    # how long a rank looks for the others without rest
-REST_SECONDS = 5e-5     # between two looks after that
+TEXT_BYTES = 400        # of an error that is sent to the other ranks
+EAGER_SECONDS = 2e-3    # of polling without sleep
+REST_SECONDS = 5e-5     # of sleep between two polls after that
 
 _yield = getattr(os, "sched_yield", lambda: time.sleep(0))     # there may be more ranks than cores
 _keyval: int | None = None
-_given_up: list[tuple[Any, ...]] = []
+_abandoned: list[tuple[Any, ...]] = []
 
 
 def load_mpi() -> Any:
-    """Return mpi4py's MPI, which starts MPI when it is imported.
+    """Return mpi4py's MPI, whose import starts MPI.
 
     Raises
     ------
     ImportError
-        If mpi4py or an MPI library is not there.
+        If mpi4py or an MPI library is missing.
     """
     try:
         from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:    # the latter where mpi4py finds no MPI library
+    except (ImportError, RuntimeError) as error:    # the latter if mpi4py finds no MPI library
         raise ImportError(f"SyncBatchNorm needs mpi4py and an MPI library: {hint('mpi')} ({error})") from None
     return MPI
 
@@ -69,12 +69,12 @@ class Channel:
         self.broken: str | None = None
 
     def wait(self, request: Any, buffers: tuple[Any, ...], timeout: float, purpose: str) -> None:
-        """Wait for a request, or give up the channel.
+        """Wait for a request, or abandon the channel.
 
         Raises
         ------
         TimeoutError
-            If the others did not come in time.
+            If the other ranks did not take part in time.
         """
         start = time.monotonic()
         try:
@@ -87,9 +87,9 @@ class Channel:
                     time.sleep(REST_SECONDS)
                 else:
                     _yield()
-        except BaseException as error:      # Ctrl-C too leaves the request pending
+        except BaseException as error:      # a KeyboardInterrupt leaves the request pending too
             self.broken = f"{type(error).__name__} in {purpose}"
-            _given_up.append((request, *buffers))
+            _abandoned.append((request, *buffers))
             raise
 
     def all_gather(self, piece: NDArray[Any], timeout: float, purpose: str) -> NDArray[Any]:
@@ -98,7 +98,7 @@ class Channel:
         Raises
         ------
         RuntimeError
-            If an earlier exchange was given up, or MPI fails.
+            If an earlier exchange was abandoned, or MPI fails.
         TimeoutError
             As `wait`.
         """
@@ -165,12 +165,12 @@ class Peers:
 
     @property
     def alone(self) -> bool:
-        """Whether there is nobody to exchange anything with."""
+        """Whether there is one rank only."""
         return bool(self.comm.size == 1)
 
     @contextmanager
     def telling(self, operation: int) -> Iterator[None]:
-        """Let the other ranks know of an error that comes before this rank's part of an exchange."""
+        """Report an error to the other ranks if it is raised before this rank's part of an exchange."""
         turn = self.turn
         try:
             yield
@@ -180,7 +180,7 @@ class Peers:
             try:
                 self._exchange(operation, np.zeros(0), error)
             except (RuntimeError, TimeoutError) as late:
-                raise error from late       # the others could not be told; they find out by the time
+                raise error from late       # the other ranks run into the time limit
             raise
 
     def exchange(self, operation: int, values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -200,7 +200,7 @@ class Peers:
         RuntimeError
             If a rank has failed, or does something else.
         TimeoutError
-            If a rank does not come.
+            If a rank does not take part in time.
         """
         return self._exchange(operation, values, None)
 
@@ -208,7 +208,7 @@ class Peers:
         self, operation: int, values: NDArray[np.float64], error: Exception | None,
     ) -> NDArray[np.float64]:
         purpose = f"{OPERATIONS[operation]} of a SyncBatchNorm on rank {self.comm.rank} of {self.comm.size}"
-        piece = np.zeros(HEADER + self.width)       # of one length, so that every header arrives
+        piece = np.zeros(HEADER + self.width)       # all of one length, so that every header arrives
         piece[:HEADER] = error is not None, operation, self.turn, self.width
         piece[HEADER : HEADER + len(values)] = values
         turn = self.turn
@@ -216,10 +216,10 @@ class Peers:
         channel = channel_of(self.comm, self.timeout, purpose)
         pieces = channel.all_gather(piece, self.timeout, purpose)
         headers = pieces[:, :HEADER]
-        if (headers[:, WIDTH] != self.width).any():     # pieces of another length, whose headers may be anywhere
+        if (headers[:, WIDTH] != self.width).any():     # pieces of another length, with headers at unknown places
             channel.broken = f"layers of different widths in {purpose}"
             raise RuntimeError(f"{purpose}: expected layers of as many channels on every rank, and no other calls")
-        self.turn = int(headers[:, TURN].max()) + 1     # together again, should the caller go on after an error
+        self.turn = int(headers[:, TURN].max()) + 1     # in step again, if the caller continues after an error
         if headers[:, FAILED].any():
             texts = self._texts(channel, error, purpose)
             if error is None:
@@ -229,11 +229,11 @@ class Peers:
             raise RuntimeError(
                 f"{purpose}, exchange {turn}: rank {other} is in the {OPERATIONS[int(headers[other, OPERATION])]}, "
                 f"exchange {headers[other, TURN]:.0f}; expected the same calls of the same layers on every rank; "
-                "layers that have lost step have to be made anew")
+                "layers that are out of step have to be made again")
         return pieces[:, HEADER : HEADER + len(values)]
 
     def _texts(self, channel: Channel, error: Exception | None, purpose: str) -> list[str]:
-        # What has failed where.
+        # The errors of all ranks.
         text = "" if error is None else f"{type(error).__name__}: {error}"
         piece = np.zeros(TEXT_BYTES, np.uint8)
         encoded = text.encode()[:TEXT_BYTES]

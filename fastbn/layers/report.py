@@ -1,4 +1,4 @@
-"""How a layer is: a report of its parameters and running averages, and of the drift of a live batch from them."""
+"""Report of a layer: the health of its parameters and running averages, and the drift of a live batch from them."""
 
 from __future__ import annotations
 
@@ -11,59 +11,60 @@ import numpy as np
 from fastbn._core import views
 from fastbn._core.checks import channels, counted
 from fastbn._core.tensors import as_constant
-from fastbn.layers import running as _averaging
+from fastbn.layers.batch import values_per_channel
+from fastbn.layers.masked import read
 
 if TYPE_CHECKING:
     import os
 
     from numpy.typing import ArrayLike, NDArray
 
-    from fastbn.layers.batchnorm import BatchNorm
+    from fastbn.layers.tracked import TrackedNorm
     from fastbn.statistics.channel_stats import ChannelStats
 
-# A variance below this share of eps leaves values of a standard deviation below 0.032 before gamma.
+# A variance below this share of eps gives a standard deviation below 0.032 before gamma.
 DEAD_SHARE = 1e-3
-# Numbers above the largest of the dtype divided by this are near the end of its range: three more decimal digits.
+# Numbers above the largest of the dtype divided by this are within three decimal digits of the end of its range.
 HEADROOM = 1024.0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Report:
-    """What `BatchNorm.report` finds; its text is a summary.
+    """The result of `BatchNorm.report`; its text is a summary.
 
     Attributes
     ----------
     mean, var : ndarray of float64, shape (C,)
-        What evaluation mode normalizes by.
+        The statistics that evaluation mode uses.
     scale : ndarray of float64, shape (C,)
-        gamma / sqrt(var + eps), by which evaluation mode multiplies.
+        gamma / sqrt(var + eps), the factor of evaluation mode.
     dead : ndarray of bool, shape (C,)
-        gamma is 0, or the variance below a thousandth of eps: the output hardly depends on the input.
+        gamma is 0, or the variance is below a thousandth of eps: the output hardly depends on the input.
     nan : ndarray of bool, shape (C,)
         gamma, beta, the mean or the variance is NaN.
     negative : ndarray of bool, shape (C,)
-        The variance is below 0, which no evaluation accepts.
+        The variance is below 0, which evaluation mode refuses.
     saturated : ndarray of bool, shape (C,)
         The scale, the mean or the variance is above 1/1024 of the largest number of the layer's dtype, or infinite.
     num_batches_tracked : int
     effective_batches : float
-        How many batches of equal weight would leave as much noise in the averages: (sum w)^2 / sum w^2 over the weights
-        of the batches (Kish, 1965, "Survey Sampling"). For an EMA of many batches it tends to
-        (2 - momentum) / momentum. 0 before any batch; NaN where the weights are not known, as of a loaded state without
+        Number of batches of equal weight that would leave as much noise in the averages: (sum w)^2 / sum w^2 over the
+        weights of the batches (Kish, 1965, "Survey Sampling"). For an EMA of many batches it tends to
+        (2 - momentum) / momentum. 0 before any batch; NaN if the weights are unknown, as after loading a state without
         a counter.
     effective_samples : float
         The same of values per channel: (sum w)^2 / sum (w^2 / n), batch by batch of n values. With
-        ``averaging="exact"`` it is the count. NaN where batch sizes are not known: a state does not have them.
+        ``averaging="exact"`` it is the count. NaN if batch sizes are unknown, because a state does not contain them.
     live : ChannelStats or None
-        Statistics of the batch that was given.
+        Statistics of the live batch.
     drift : ndarray of float64, shape (C,), or None
-        How far the batch is from the stored statistics: the Kullback-Leibler divergence in nats of the normal
-        distribution with the batch's mean m and variance v from that with the stored ones, ::
+        Distance of the batch from the stored statistics: the Kullback-Leibler divergence in nats of the normal
+        distribution with the batch's mean m and variance v from the one with the stored mean and variance, ::
 
             KL = (v / var - 1 - ln(v / var) + (m - mean)^2 / var) / 2
 
-        with eps added to both variances, as the layer cannot tell smaller ones apart. v is biased or unbiased as the
-        stored variance. 0 if they agree, and some 1 / n for n values drawn from the stored distribution. Kullback and
+        with eps added to both variances, because the layer cannot distinguish smaller ones. v is biased or unbiased as
+        the stored variance. 0 if they agree, and about 1 / n for n values of the stored distribution. Kullback and
         Leibler (1951), "On Information and Sufficiency", https://doi.org/10.1214/aoms/1177729694.
 
     Examples
@@ -106,7 +107,7 @@ class Report:
         if self.drift is not None:
             known = np.where(np.isnan(self.drift), -np.inf, self.drift)
             worst = int(known.argmax())
-            text = "not known"
+            text = "unknown"
             if known[worst] > -np.inf:
                 text = (f"{np.nanmedian(self.drift):.3g} nats in the median, "
                         f"{known[worst]:.3g} at most (channel {worst})")
@@ -122,39 +123,39 @@ class Report:
             worth.append(f"{number} batch" if number == "1" else f"{number} batches")
         if not math.isnan(self.effective_samples):
             worth.append(f"{self.effective_samples:.6g} values per channel")
-        return f"worth {' or '.join(worth)}" if worth else "of weights that are not known"
+        return f"worth {' or '.join(worth)}" if worth else "of unknown weight"
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw mean, deviation, scale and, with a live batch, its drift, channel by channel, and what is wrong.
+        """Draw mean, deviation, scale and the drift of a live batch per channel, and mark unhealthy channels.
 
         Parameters
         ----------
         path : path-like
-            Its suffix decides the format: .png, .svg, .pdf.
+            The suffix determines the format: .png, .svg, .pdf.
 
         Raises
         ------
         ImportError
-            If matplotlib is not installed: it comes with the extra "population".
+            If matplotlib is not installed; the extra "population" includes it.
         """
         from fastbn.layers.report_picture import draw
 
         draw(self, path)
 
 
-def make_report(layer: BatchNorm, x: ArrayLike | None) -> Report:
+def make_report(layer: TrackedNorm, x: ArrayLike | None) -> Report:
     """Return the report of a layer; `BatchNorm.report` documents it."""
     if layer.running_mean is None or layer.running_var is None:
         raise RuntimeError("a layer with track_running_stats=False has no statistics to report")
     for name in ("running_mean", "running_var", "gamma", "beta"):
         views.check_vector(getattr(layer, name), layer.num_features, name)
-    mean, var = (np.array(v, np.float64) for v in layer._evaluation_statistics())
+    mean, var = (np.array(v, np.float64) for v in layer._running.evaluation())
     gamma, beta = (np.full(layer.num_features, missing) if v is None else np.array(as_constant(v, name), np.float64)
                    for v, name, missing in ((layer.gamma, "gamma", 1.0), (layer.beta, "beta", 0.0)))
-    with np.errstate(invalid="ignore", divide="ignore"):  # of a negative variance, or none at all
+    with np.errstate(invalid="ignore", divide="ignore"):  # of a negative or zero variance
         scale = gamma / np.sqrt(var + layer.eps)
     limit = float(np.finfo(layer.dtype).max) / HEADROOM
-    weights = layer._averages.weights
+    weights = layer._running.weights
     known = 1 - weights.initial
     live, drift = (None, None) if x is None else _drift(layer, x, mean, var)
     return Report(
@@ -181,7 +182,7 @@ def divergence(
     array([0. , 0.5])
     """
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # of statistics that are not finite or negative
-        # The ratio of the variances minus 1: so near ones keep their difference, and far ones their logarithm.
+        # The ratio of the variances minus 1 keeps the digits of small differences.
         excess = (var - other_var) / other_var
         logarithm = np.where(np.abs(excess) < 0.5, np.log1p(excess), np.log(var) - np.log(other_var))
         distance = (mean - other_mean) / np.sqrt(other_var)
@@ -190,13 +191,13 @@ def divergence(
 
 
 def _drift(
-    layer: BatchNorm, x: ArrayLike, mean: NDArray[Any], var: NDArray[Any]
+    layer: TrackedNorm, x: ArrayLike, mean: NDArray[Any], var: NDArray[Any]
 ) -> tuple[ChannelStats, NDArray[np.float64]]:
-    view = views.view(x, layer.axis, layer.num_features)      # refuses what statistics take alone
-    live = _averaging.read(layer, view.array)
-    count = _averaging.values_per_channel(live)
+    view = views.view(x, layer.axis, layer.num_features)      # refuses dtypes that only statistics accept
+    live = read(view, None, layer.num_threads)
+    count = values_per_channel(live)
     if count < 2:
-        raise ValueError(f"x has {counted(count, 'value')} per channel; expected two or more, which have a variance")
+        raise ValueError(f"x has {counted(count, 'value')} per channel; expected two or more")
     live_var = live.var(ddof=int(layer.unbiased))
     return live, divergence(live.mean, live_var + layer.eps, mean, var + layer.eps)
 

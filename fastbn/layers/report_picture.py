@@ -1,4 +1,4 @@
-"""Draws a report: panels of mean and deviation, scale, and drift, and a strip of the channels that are unwell."""
+"""Picture of a report: panels of mean and deviation, scale, and drift, and a strip of unhealthy channels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fastbn.layers.report import Report
 
 INK, GREY, FAINT, BLUE = "#222222", "#767676", "#e4e4e4", "#0b6fa4"
-# Told apart by colour-blind eyes, and by shape.
+# Distinct for colour-blind readers, also by shape.
 MARKS = {"dead": ("#8a8a8a", "s"), "nan": ("#d1602b", "X"), "negative": ("#9b2d8f", "v"), "saturated": ("#c79a00", "^")}
 NAMES = {"dead": "dead", "nan": "NaN", "negative": "negative variance", "saturated": "saturated"}
 
@@ -39,8 +39,8 @@ def draw(report: Report, path: str | os.PathLike[str]) -> None:
     path : path-like
         Its suffix decides the format.
     """
-    unwell = [name for name in MARKS if getattr(report, name).any()]
-    heights = [3.0, 2.2] + [2.2] * (report.drift is not None) + [0.3 + 0.25 * len(unwell)] * bool(unwell)
+    unhealthy = [name for name in MARKS if getattr(report, name).any()]
+    heights = [3.0, 2.2] + [2.2] * (report.drift is not None) + [0.3 + 0.25 * len(unhealthy)] * bool(unhealthy)
     figure = Figure(figsize=(10.5, 1.6 + sum(heights)), dpi=120, facecolor="white", layout="constrained")
     panels = np.atleast_1d(figure.subplots(len(heights), 1, sharex=True, gridspec_kw={"height_ratios": heights}))
     summary = repr(report).splitlines()
@@ -50,10 +50,10 @@ def draw(report: Report, path: str | os.PathLike[str]) -> None:
     _draw_numbers(panels[1], channels, np.abs(report.scale), ~report.saturated, "Scale, |gamma| / sqrt(var + eps)")
     if report.drift is not None:
         _draw_numbers(panels[2], channels, report.drift, ~report.saturated, "Drift of the batch, nats")
-    if unwell:
-        _draw_unwell(panels[-1], report, unwell)
+    if unhealthy:
+        _draw_unhealthy(panels[-1], report, unhealthy)
     for panel in panels:
-        _shade(panel, report, unwell)
+        _shade(panel, report, unhealthy)
         _tidy(panel)
     panels[-1].set_xlabel("Channel", color=INK)
     panels[-1].set_xlim(-0.6, len(channels) - 0.4)
@@ -62,24 +62,26 @@ def draw(report: Report, path: str | os.PathLike[str]) -> None:
 
 
 def _draw_statistics(panel: Axes, report: Report, channels: NDArray[Any]) -> None:
-    shown = ~report.saturated       # next to them there would be nothing to see of the others
-    _draw_interval(panel, channels, report.mean, report.var, shown, BLUE, "stored: mean, and one deviation either way")
+    _draw_interval(panel, report, channels, (report.mean, report.var), color=BLUE,
+                   label="stored: mean, and one deviation either way")
     if report.live is not None:
-        _draw_interval(panel, channels + 0.25, report.live.mean, report.live.var(), shown, INK, "the batch")
+        _draw_interval(panel, report, channels + 0.25, (report.live.mean, report.live.var()), color=INK,
+                       label="the batch")
     panel.set_title("Mean and deviation", loc="left", size=10.5, color=INK, pad=14)
 
 
 def _draw_interval(
-    panel: Axes, channels: NDArray[Any], mean: NDArray[Any], var: NDArray[Any], shown: NDArray[Any], colour: str,
-    label: str,
+    panel: Axes, report: Report, channels: NDArray[Any], statistics: tuple[NDArray[Any], NDArray[Any]], **style: Any,
 ) -> None:
-    fine = shown & np.isfinite(mean) & np.isfinite(var) & (var >= 0)
-    panel.errorbar(channels[fine], mean[fine], np.sqrt(var[fine]), fmt="o", color=colour, markersize=3,
-                   elinewidth=min(1.2, 90 / len(channels)), label=label)
+    mean, var = statistics
+    # Saturated values would leave nothing to see of the others.
+    fine = ~report.saturated & np.isfinite(mean) & np.isfinite(var) & (var >= 0)
+    panel.errorbar(channels[fine], mean[fine], np.sqrt(var[fine]), fmt="o", markersize=3,
+                   elinewidth=min(1.2, 90 / len(channels)), **style)
 
 
 def _draw_numbers(panel: Axes, channels: NDArray[Any], numbers: NDArray[Any], shown: NDArray[Any], title: str) -> None:
-    # On a logarithmic axis of three decades or more; a zero has no place there, nor has what is not finite.
+    # On a logarithmic axis of three decades or more, without zeros and values that are not finite.
     fine = shown & np.isfinite(numbers) & (numbers > 0)
     panel.set_yscale("log")
     panel.plot(channels[fine], numbers[fine], "o", color=BLUE, markersize=3)
@@ -88,18 +90,18 @@ def _draw_numbers(panel: Axes, channels: NDArray[Any], numbers: NDArray[Any], sh
     panel.set_title(title, loc="left", size=10.5, color=INK)
 
 
-def _draw_unwell(panel: Axes, report: Report, unwell: list[str]) -> None:
-    for row, name in enumerate(unwell):
+def _draw_unhealthy(panel: Axes, report: Report, unhealthy: list[str]) -> None:
+    for row, name in enumerate(unhealthy):
         channels = np.flatnonzero(getattr(report, name))
         colour, marker = MARKS[name]
         panel.plot(channels, np.full(channels.size, row), marker, color=colour, markersize=6)
-    panel.set_yticks(range(len(unwell)), [NAMES[name] for name in unwell])
-    panel.set_ylim(len(unwell) - 0.5, -0.5)
-    panel.set_title("Channels that are unwell", loc="left", size=10.5, color=INK)
+    panel.set_yticks(range(len(unhealthy)), [NAMES[name] for name in unhealthy])
+    panel.set_ylim(len(unhealthy) - 0.5, -0.5)
+    panel.set_title("Unhealthy channels", loc="left", size=10.5, color=INK)
 
 
-def _shade(panel: Axes, report: Report, unwell: list[str]) -> None:
-    for name in unwell:
+def _shade(panel: Axes, report: Report, unhealthy: list[str]) -> None:
+    for name in unhealthy:
         for channel in np.flatnonzero(getattr(report, name)).tolist():
             panel.axvline(channel, color=MARKS[name][0], linewidth=4, alpha=0.12, zorder=0)
 

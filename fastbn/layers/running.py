@@ -1,106 +1,61 @@
-"""How the running averages of a layer follow its batches.
+"""Running averages of means and variances: how they follow training batches, and their state.
 
-A layer has one of these objects. `Moving` weighs the newest batch by momentum, or all batches alike; `Exact` weighs all
-values alike, by merging (count, mean, M2) of all batches; while `fastbn.population_statistics` looks at a data set,
-`Gathering` stands in and leaves the averages alone.
+`RunningStatistics` holds the averages of a layer and takes statistics of batches; it knows no layer. It raises errors
+or returns whether it followed a batch, and the layer decides what to do about it.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-from fastbn._core.checks import channels
-from fastbn.checkpoints.state import check_exact, check_initial_weight
+from fastbn._core import views
+from fastbn._core.checks import channels, check_choice, check_flag, check_momentum
+from fastbn.checkpoints.state import check_exact, check_initial_weight, check_tracked
+from fastbn.layers.attributes import Check, Checked, check_vector
+from fastbn.layers.batch import Batch, values_per_channel
 from fastbn.statistics.channel_stats import ChannelStats
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from fastbn._core.saved import Saved
-    from fastbn.layers.batchnorm import BatchNorm
+    from fastbn.checkpoints.settings import Averaging, NanPolicy
 
 AVERAGINGS = ("ema", "cumulative", "exact")
 POLICIES = ("propagate", "raise", "skip_update")
+MOMENTUM = 0.1      # the default
 
 
-class Batch(NamedTuple):
-    """Statistics of one training batch, which may have come in parts.
+class Follower(Protocol):
+    """An object that receives the statistics of each training batch of a layer."""
 
-    Attributes
-    ----------
-    size : int
-        Values per channel; the most of any, where channels differ.
-    mean, var : ndarray of float64, shape (C,)
-        var is biased.
-    mean_low : ndarray of float64, shape (C,), or None
-        The second word of the mean.
-    stats : ChannelStats or None
-        The same in double lanes, where that is known.
-    counts : ndarray of float64, shape (C,), or None
-        Values of each channel, where channels differ; none of them is 1, and a channel of 0 has no mean
-        and var.
-    """
+    @property
+    def exact(self) -> bool:
+        """Whether it needs batches read in double lanes, apart from the fused forward."""
 
-    size: int
-    mean: NDArray[np.float64]
-    var: NDArray[np.float64]
-    mean_low: NDArray[np.float64] | None = None
-    stats: ChannelStats | None = None
-    counts: NDArray[np.float64] | None = None
+    def accepts(self, batch: Batch) -> bool:
+        """Return whether it would follow a batch; may raise an error instead."""
 
-    @classmethod
-    def from_saved(cls, saved: Saved, counts: NDArray[np.float64] | None = None) -> Batch:
-        """Return what a forward found out on its way."""
-        size = saved._count if counts is None else int(counts.max())
-        return cls(size, saved._mean, saved._var, saved._mean_low, counts=counts)
-
-    @classmethod
-    def from_stats(cls, stats: ChannelStats) -> Batch:
-        """Return statistics that were read apart from a forward."""
-        arrays = stats.to_arrays()
-        counts = arrays["count"]
-        var = np.divide(arrays["m2"], counts, out=np.zeros(len(counts)), where=counts > 0)
-        counts_differ = counts if (counts != counts[0]).any() else None
-        return cls(values_per_channel(stats), arrays["mean"], var, arrays["mean_low"], stats, counts_differ)
-
-    def to_stats(self, axis: int) -> ChannelStats:
-        """Return them as they merge."""
-        if self.stats is not None:
-            return self.stats
-        counts = self.size if self.counts is None else self.counts
-        return ChannelStats.from_arrays(counts, self.mean, self.var * counts, self.mean_low, axis=axis)
-
-    def running_var(self, unbiased: bool) -> NDArray[np.float64]:
-        """Return the variance that running averages follow."""
-        if not unbiased:
-            return self.var
-        if self.counts is None:
-            return self.var * (self.size / (self.size - 1))
-        return self.var * (self.counts / np.maximum(self.counts - 1, 1))
-
-    def over(self, running: NDArray[Any], new: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return new averages, and in channels without values the running ones."""
-        return new if self.counts is None else np.where(self.counts > 0, new, running)
+    def follow(self, batch: Batch) -> bool:
+        """Take in a batch; return False if the batch was left out."""
 
 
 @dataclass(slots=True)
 class Weights:
-    """The share that each batch has in the running averages, as far as anybody asks.
+    """The weights of the batches in the running averages.
 
     Attributes
     ----------
     initial : float
-        Weight that the initial 0 and 1 still have; the batches have the rest.
+        Remaining weight of the initial 0 and 1; the batches have the rest.
     squares : float
-        Sum of the squared weights of the batches; NaN where they are not known.
+        Sum of the squared weights of the batches; NaN if unknown.
     squares_by_count : float
-        Sum of squared weight / values per channel; NaN where the sizes of the batches are not known. Both sums are NaN
-        after a batch whose channels differ in size.
+        Sum of squared weight / values per channel; NaN if the sizes of the batches are unknown. Both sums are NaN after
+        a batch whose channels differ in size.
     """
 
     initial: float = 1.0
@@ -108,19 +63,19 @@ class Weights:
     squares_by_count: float = 0.0
 
     def add(self, factor: float, batch: Batch) -> None:
-        """Count in a batch of that weight; those before lose in proportion."""
+        """Add a batch with this weight; the weights of earlier ones shrink in proportion."""
         kept = 1.0 - factor
-        if kept == 0:       # whatever was before, known or not
+        if kept == 0:       # nothing is left of earlier batches, known or unknown
             self.squares = self.squares_by_count = 0.0
         self.initial *= kept
         self.squares = kept * kept * self.squares + factor * factor
         self.squares_by_count = kept * kept * self.squares_by_count + factor * factor / batch.size
-        if batch.counts is not None:    # channels differ, and no number is that of all
+        if batch.counts is not None:    # no single number fits all channels
             self.squares = self.squares_by_count = np.nan
 
     @classmethod
     def after(cls, batches: int, momentum: float | None) -> Weights:
-        """Return the weights after that many batches of unknown size."""
+        """Return the weights after this many batches of unknown size."""
         if not batches:
             return cls()
         if momentum is None:
@@ -130,220 +85,311 @@ class Weights:
         return cls(kept ** batches, squares, np.nan)
 
 
-@dataclass
-class Moving:
-    """running = (1 - factor) * running + factor * batch; factor is momentum, or 1 / batches if that is None."""
+class Progress(NamedTuple):
+    """What running averages have besides their two vectors.
 
-    weights: Weights = field(default_factory=Weights)
+    Attributes
+    ----------
+    tracked : int
+        Number of training batches.
+    weights : Weights
+    stats : ChannelStats or None
+        All values of all batches; None unless the averaging is "exact".
+    """
 
-    def read(
-        self, layer: BatchNorm, x: NDArray[Any], overwrites: bool, chosen: NDArray[np.bool_] | None = None,
-    ) -> Batch | None:
-        """Look at a batch, or what counts of it, before it is normalized, where it could be too late afterwards.
+    tracked: int
+    weights: Weights
+    stats: ChannelStats | None
+
+
+def check_running(owner: RunningStatistics, value: Any, name: str) -> NDArray[Any] | None:
+    """Return as `check_vector`; None only if the averaging allows it."""
+    if value is None and (owner.debias or owner.stats is not None):
+        setting = "debias=True" if owner.debias else "averaging='exact'"
+        raise ValueError(f"{name} must be an array with {setting}, got None")
+    return check_vector(owner, value, name)
+
+
+def check_debias(owner: RunningStatistics, value: Any, name: str) -> bool:
+    """Return a bool; True only for averages whose initial values have a weight that can be removed."""
+    debias = check_flag(value, name)
+    if debias and not owner.tracked:
+        raise ValueError("track_running_stats must be True with debias=True, got False")
+    if debias and owner.averaging != "ema":
+        raise ValueError(f"debias must be False with averaging={owner.averaging!r}, whose initial values have no "
+                         "weight; got True")
+    return debias
+
+
+def check_running_momentum(owner: RunningStatistics, value: Any, name: str) -> float | None:
+    """Return a momentum; None only without debias."""
+    momentum = check_momentum(value)
+    if momentum is None and owner.debias:
+        raise ValueError("momentum must be a number with debias=True, got None")
+    return momentum
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Choice:
+    """How running averages follow batches; the settings of `fastbn.BatchNorm`."""
+
+    averaging: Averaging = "ema"
+    momentum: float | None = MOMENTUM
+    unbiased: bool = True
+    debias: bool = False
+    nan_policy: NanPolicy = "propagate"
+
+
+class RunningStatistics(Checked):
+    """Running mean and variance, which follow training batches.
+
+    Parameters
+    ----------
+    num_features : int
+    dtype : dtype
+        float32 or float64.
+    tracked : bool
+        Whether there are running averages.
+    choice : Choice
+
+    Attributes
+    ----------
+    running_mean, running_var : ndarray, shape (C,), or None
+    num_batches_tracked : int
+    weights : Weights
+    stats : ChannelStats or None
+        All values of all batches, if the averaging is "exact".
+    """
+
+    _checks: ClassVar[Mapping[str, Check]] = {
+        "running_mean": check_running,
+        "running_var": check_running,
+        "num_batches_tracked": lambda _, value, name: check_tracked(value),
+        "momentum": check_running_momentum,
+        "unbiased": lambda _, value, name: check_flag(value, name),
+        "debias": check_debias,
+        "nan_policy": lambda _, value, name: check_choice(value, name, POLICIES),
+    }
+    exact: ClassVar[bool] = False       # as a Follower: the sums of the fused forward are precise enough
+
+    running_mean: NDArray[Any] | None
+    running_var: NDArray[Any] | None
+    num_batches_tracked: int
+    momentum: float | None
+    unbiased: bool
+    debias: bool
+    nan_policy: NanPolicy
+    weights: Weights
+    stats: ChannelStats | None
+
+    def __init__(self, num_features: int, dtype: np.dtype[Any], tracked: bool, choice: Choice) -> None:
+        averaging, momentum = check_choice(choice.averaging, "averaging", AVERAGINGS), choice.momentum
+        if averaging == "cumulative":
+            if check_momentum(momentum) not in (None, MOMENTUM):
+                raise ValueError(f"momentum must be None, or not given, with averaging='cumulative', got {momentum!r}")
+            momentum = None
+        if averaging == "exact" and not tracked:
+            raise ValueError("track_running_stats must be True with averaging='exact', got False")
+        self.num_features, self.dtype = num_features, dtype
+        self.stats = ChannelStats(num_features) if averaging == "exact" else None
+        object.__setattr__(self, "debias", False)       # until the settings it depends on are there
+        self.momentum = momentum
+        self.running_mean = np.zeros(num_features, dtype) if tracked else None
+        self.running_var = np.ones(num_features, dtype) if tracked else None
+        self.num_batches_tracked, self.weights = 0, Weights()
+        self.debias, self.unbiased, self.nan_policy = choice.debias, choice.unbiased, choice.nan_policy
+
+    @property
+    def tracked(self) -> bool:
+        """Whether there are running averages."""
+        return self.running_mean is not None or self.running_var is not None
+
+    @property
+    def averaging(self) -> Averaging:
+        """The kind of average: "ema", "cumulative" (momentum is None) or "exact"."""
+        return "exact" if self.stats is not None else "cumulative" if self.momentum is None else "ema"
+
+    def reset(self) -> None:
+        """Restart: mean 0, variance 1, no batches."""
+        if self.running_mean is not None and self.running_var is not None:
+            new = {"running_mean": np.zeros(self.num_features), "running_var": np.ones(self.num_features)}
+            views.assign(self.vectors(), new)
+        self.progress = Progress(0, Weights(), None if self.stats is None else ChannelStats(self.num_features))
+
+    # Following batches.
+
+    def check(self, training: bool) -> None:
+        """Raise an error unless both averages are there, or neither, and training can write to them."""
+        mean, var = self.running_mean, self.running_var
+        if (mean is None) != (var is None):
+            missing = "running_mean" if mean is None else "running_var"
+            raise ValueError(f"{missing} is None; expected both running averages, or neither")
+        if training and mean is not None and var is not None:
+            views.check_vector(mean, self.num_features, "running_mean")
+            views.check_vector(var, self.num_features, "running_var")
+            if not (mean.flags.writeable and var.flags.writeable):
+                name = "running_var" if mean.flags.writeable else "running_mean"
+                raise ValueError(f"{name} is read-only, and training updates it")
+
+    def accepts(self, batch: Batch) -> bool:
+        """Return whether the averages would follow a batch.
 
         Raises
         ------
         ValueError
-            For NaN under the policy "raise", or for a channel without values where averages need all.
+            If a channel has no values and the averages need values in each, or if the batch is not finite and
+            `nan_policy` is "raise".
         """
-        if chosen is not None and chosen.ndim == x.ndim:
-            refuse_empty(layer, chosen)
-        if overwrites and layer.nan_policy == "raise":
-            is_usable(layer, Batch.from_stats(read(layer, x, chosen)))
-        return None
+        if batch.counts is not None and self.running_mean is not None and (
+                self.debias or self.averaging == "cumulative"):
+            empty = np.flatnonzero(batch.counts == 0).tolist()
+            if empty:
+                setting = "debias=True" if self.debias else "averaging='cumulative'"
+                raise ValueError(f"mask leaves no values in {channels(empty)}; with {setting} a batch has the same "
+                                 "weight in all channels, and needs values in each")
+        return self.is_usable(batch)
 
-    def follow(self, layer: BatchNorm, batch: Batch) -> None:
-        """Move the averages of a layer, last of all: what could fail has not."""
-        if batch.size and not is_usable(layer, batch):
-            return
-        if layer.running_mean is None or layer.running_var is None:
-            return
-        tracked = layer.num_batches_tracked + 1
-        if batch.size:
-            self._move(layer, batch, tracked)
-        if counts(layer, batch):
-            layer.num_batches_tracked = tracked
+    def is_usable(self, batch: Batch) -> bool:
+        """Return whether `nan_policy` lets the averages follow a batch, or raise ValueError if it is "raise"."""
+        if self.nan_policy == "propagate" or batch.size < 2:
+            return True
+        wrong = self._not_finite(batch)
+        if wrong and self.nan_policy == "raise":
+            raise ValueError(f"{self.describe(batch)}; expected finite ones under nan_policy='raise'")
+        return not wrong
 
-    def _move(self, layer: BatchNorm, batch: Batch, tracked: int) -> None:
-        factor = 1.0 / tracked if layer.momentum is None else layer.momentum
-        assert layer.running_mean is not None
-        assert layer.running_var is not None
+    def describe(self, batch: Batch) -> str:
+        """Return what keeps a batch from being followed, as text."""
+        return f"x has a mean or variance that is not finite in {self.dtype} in {channels(self._not_finite(batch))}"
+
+    def _not_finite(self, batch: Batch) -> list[int]:
+        limit = np.finfo(self.dtype).max
+        good = (np.abs(batch.mean) <= limit) & (batch.running_var(self.unbiased) <= limit)     # and no NaN
+        wrong: list[int] = np.flatnonzero(~good).tolist()
+        return wrong
+
+    def follow(self, batch: Batch) -> bool:
+        """Move the averages towards a batch; return False if `nan_policy` left it out.
+
+        A forward calls this last, when nothing can fail any more.
+        """
+        if batch.size and not self.accepts(batch):
+            return False
+        mean, var = self.running_mean, self.running_var
+        if mean is None or var is None:
+            return True
+        tracked = self.num_batches_tracked + 1
+        if batch.size and self.stats is not None:
+            self._merge(batch, self.stats, mean, var)
+        elif batch.size:
+            self._move(batch, 1.0 / tracked if self.momentum is None else self.momentum, mean, var)
+        if self.counts(batch):
+            self.num_batches_tracked = tracked
+        return True
+
+    def counts(self, batch: Batch) -> bool:
+        """Return whether a batch is counted: an empty one is not if the counter determines the weights."""
+        return batch.size > 0 or not (self.momentum is None or self.debias)
+
+    def _move(self, batch: Batch, factor: float, mean: NDArray[Any], var: NDArray[Any]) -> None:
+        # running = (1 - factor) * running + factor * batch
         with np.errstate(over="ignore", invalid="ignore"):  # Inf beyond the dtype, as documented
-            layer.running_mean[...], layer.running_var[...] = (
-                np.multiply(running, 1.0 - factor, dtype=np.float64) + factor * new
-                for running, new in ((layer.running_mean, batch.over(layer.running_mean, batch.mean)),
-                                     (layer.running_var, batch.over(
-                                         layer.running_var, batch.running_var(layer.unbiased)))))
+            new_var = batch.over(var, batch.running_var(self.unbiased))
+            mean[...] = np.multiply(mean, 1.0 - factor, dtype=np.float64) + factor * batch.over(mean, batch.mean)
+            var[...] = np.multiply(var, 1.0 - factor, dtype=np.float64) + factor * new_var
         self.weights.add(factor, batch)
 
-    def take(self, stats: ChannelStats, weights: Weights) -> None:
-        """Take over what was gathered elsewhere and has been put into the running averages."""
-        self.weights = weights
-
-    def to_state(self, layer: BatchNorm) -> dict[str, NDArray[Any]]:
-        """Return the entries of a state beside PyTorch's."""
-        return {"initial_weight": np.array(self.weights.initial)} if layer.debias else {}
-
-    def from_state(
-        self, layer: BatchNorm, state: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]], tracked: int
-    ) -> Moving:
-        """Return what goes on from a state whose other entries have been checked; entries may be missing."""
-        return Moving(loaded_weights(layer.momentum, state, vectors, tracked))
-
-
-@dataclass
-class Exact(Moving):
-    """The running averages are mean and variance of all values of all batches."""
-
-    stats: ChannelStats = field(kw_only=True)
-
-    def _move(self, layer: BatchNorm, batch: Batch, tracked: int) -> None:
-        stats = self.stats + batch.to_stats(layer.axis)
-        assert layer.running_mean is not None
-        assert layer.running_var is not None
+    def _merge(self, batch: Batch, stats: ChannelStats, mean: NDArray[Any], var: NDArray[Any]) -> None:
+        # Mean and variance of all values of all batches.
+        stats = stats + batch.to_stats()
         with np.errstate(over="ignore", invalid="ignore"):
             whole = Batch.from_stats(stats)
-            layer.running_mean[...], layer.running_var[...] = (
-                whole.over(layer.running_mean, stats.mean),
-                whole.over(layer.running_var, stats.var(ddof=int(layer.unbiased))))
+            mean[...], var[...] = (
+                whole.over(mean, stats.mean), whole.over(var, stats.var(ddof=int(self.unbiased))))
         self.stats = stats
         self.weights.add(batch.size / values_per_channel(stats), batch)
 
-    def take(self, stats: ChannelStats, weights: Weights) -> None:
-        """Go on from what was gathered."""
-        self.stats, self.weights = stats, weights
+    # What evaluation mode uses.
 
-    def to_state(self, layer: BatchNorm) -> dict[str, NDArray[Any]]:
-        """Return count, mean in two words and M2, float64, shape (C,)."""
-        return {f"exact_{name}": vector for name, vector in self.stats.to_arrays().items()}
+    def evaluation(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return mean and variance for evaluation mode; the averages must be there.
 
-    def from_state(
-        self, layer: BatchNorm, state: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]], tracked: int
-    ) -> Exact:
-        """Return what goes on from a state, or, where that has none of the entries, begins anew."""
-        count, mean, low, m2 = check_exact(state, layer.num_features)
-        stats = ChannelStats.from_arrays(count, mean, m2, low, axis=layer.axis)
+        With debias they come without the share of the initial 0 and 1, as in Adam (Kingma and Ba, 2015, section 3,
+        https://arxiv.org/abs/1412.6980), but the variance starts at 1: mean / (1 - w) and (var - w) / (1 - w), with
+        w = (1 - momentum)^batches. Before any batch, the averages as they are.
+        """
+        mean, var, w = self.running_mean, self.running_var, self.weights.initial
+        assert mean is not None
+        assert var is not None
+        if not self.debias or w in (0.0, 1.0):
+            return mean, var
+        corrected = np.subtract(var, w, dtype=np.float64) / (1 - w)
+        # Rounding may leave a variance far below 1 slightly negative; a negative running variance stays visible.
+        return np.divide(mean, 1 - w, dtype=np.float64), np.where(var < 0, var, np.maximum(corrected, 0))
+
+    # State.
+
+    def vectors(self) -> dict[str, NDArray[Any]]:
+        """Return the averages by name, if there are any."""
+        self.check(training=False)
+        if self.running_mean is None or self.running_var is None:
+            return {}
+        return {"running_mean": self.running_mean, "running_var": self.running_var}
+
+    @property
+    def progress(self) -> Progress:
+        """All but the vectors."""
+        return Progress(self.num_batches_tracked, self.weights, self.stats)
+
+    @progress.setter
+    def progress(self, progress: Progress) -> None:
+        self.num_batches_tracked, self.weights = progress.tracked, progress.weights
+        if self.stats is not None:
+            self.stats = progress.stats
+
+    def progress_to_state(self) -> dict[str, NDArray[Any]]:
+        """Return the progress as entries of a state, of which those after the first are fastbn's own."""
+        if not self.tracked:
+            return {}
+        state: dict[str, NDArray[Any]] = {"num_batches_tracked": np.array(self.num_batches_tracked, np.int64)}
+        if self.stats is not None:
+            state |= {f"exact_{name}": vector for name, vector in self.stats.to_arrays().items()}
+        elif self.debias:
+            state["initial_weight"] = np.array(self.weights.initial)
+        return state
+
+    def progress_from_state(
+        self, state: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]], tracked: int
+    ) -> Progress:
+        """Return the progress of a state.
+
+        Parameters
+        ----------
+        state : mapping
+            Its entries beside the vectors and the counter may be missing.
+        vectors : mapping of str to ndarray
+            Those of the state, checked, by attribute.
+        tracked : int
+            The counter of the state, checked.
+        """
+        if not self.tracked:
+            return self.progress
+        if self.stats is None:
+            return Progress(tracked, loaded_weights(self.momentum, state, vectors, tracked), None)
+        count, mean, low, m2 = check_exact(state, self.num_features)
+        stats = ChannelStats.from_arrays(count, mean, m2, low)
         each = 1 / count[0] if count.all() and (count == count[0]).all() else np.nan
         weights = Weights(0.0, np.nan, each) if count.any() else loaded_weights(None, state, vectors, tracked)
-        return Exact(weights, stats=stats)
-
-
-@dataclass
-class Gathering(Moving):
-    """Reads batches exactly and leaves the averages of the layer alone."""
-
-    stats: ChannelStats = field(kw_only=True)
-    batches: int = 0
-    skipped: int = 0
-
-    def read(
-        self, layer: BatchNorm, x: NDArray[Any], overwrites: bool, chosen: NDArray[np.bool_] | None = None,
-    ) -> Batch | None:
-        """Read a batch while it is there: its normalized values may go over it."""
-        if not layer._holds_all():      # the forward finds out about the others
-            return super().read(layer, x, overwrites, chosen)
-        batch = Batch.from_stats(read(layer, x, chosen))
-        if batch.size and layer.nan_policy == "raise":
-            is_usable(layer, batch)
-        return batch
-
-    def follow(self, layer: BatchNorm, batch: Batch) -> None:
-        """Merge a batch that was normalized."""
-        if batch.size and not is_usable(layer, batch):
-            self.skipped += 1
-            return
-        self.batches += counts(layer, batch)
-        if batch.size:
-            self.stats.merge(batch.to_stats(layer.axis))
-            self.weights.add(batch.size / values_per_channel(self.stats), batch)
-
-
-def check_pair(layer: BatchNorm) -> None:
-    """Raise an error where a layer has one running average without the other."""
-    if (layer.running_mean is None) != (layer.running_var is None):
-        missing = "running_mean" if layer.running_mean is None else "running_var"
-        raise ValueError(f"{missing} is None; expected both running averages, or neither")
-
-
-def counts(layer: BatchNorm, batch: Batch) -> bool:
-    """Return whether num_batches_tracked grows: where the weights of batches follow from it, an empty one has none."""
-    return batch.size > 0 or not (layer.momentum is None or layer.debias)
-
-
-def values_per_channel(stats: ChannelStats) -> int:
-    """Return the count; the most of any, where channels differ."""
-    return int(stats.count.max())
-
-
-def read(layer: BatchNorm, x: NDArray[Any], chosen: NDArray[np.bool_] | None = None) -> ChannelStats:
-    """Return the statistics of a batch, or of those of its positions or values that count."""
-    if chosen is not None and chosen.ndim == x.ndim:
-        chosen = np.moveaxis(chosen, -1, layer.axis)
-    return ChannelStats(layer.num_features, axis=layer.axis).update(x, mask=chosen, num_threads=layer.num_threads)
-
-
-def refuse_empty(layer: BatchNorm, chosen: NDArray[np.bool_]) -> None:
-    """Raise an error for a channel without values where every batch has a weight in all channels."""
-    if layer.running_mean is None or not (layer.debias or layer.averaging == "cumulative"):
-        return
-    empty = np.flatnonzero(~chosen.any(axis=tuple(range(chosen.ndim - 1))))
-    if empty.size:
-        wrong = "debias=True" if layer.debias else "averaging='cumulative'"
-        raise ValueError(f"mask leaves no values in {channels(empty.tolist())}; with {wrong} a batch has the same "
-                         "weight in all channels, and needs values in each")
-
-
-def is_usable(layer: BatchNorm, batch: Batch) -> bool:
-    """Return whether the averages of a layer may follow a batch, by its `nan_policy`.
-
-    Raises
-    ------
-    ValueError
-        If they may not, and the policy is "raise".
-    """
-    if layer.nan_policy == "propagate":
-        return True
-    if batch.size < 2:     # refused by the forward, if it is not empty
-        return True
-    limit = np.finfo(layer.dtype).max
-    good = (np.abs(batch.mean) <= limit) & (batch.running_var(layer.unbiased) <= limit)     # and no NaN
-    if good.all():
-        return True
-    wrong = np.flatnonzero(~good)
-    message = f"x has a mean or variance that is not finite in {layer.dtype} in {channels(wrong.tolist())}"
-    if layer.nan_policy == "raise":
-        raise ValueError(f"{message}; expected finite ones under nan_policy='raise'")
-    if not layer._warned:
-        layer._warned = True
-        warnings.warn(f"{message}; the running averages do not follow such batches (this is said once)",
-                      RuntimeWarning, stacklevel=5)
-    return False
-
-
-def debiased(layer: BatchNorm) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the running averages without the share that their initial 0 and 1 still have.
-
-    As in Adam (Kingma and Ba, 2015, section 3, https://arxiv.org/abs/1412.6980), but the variance starts from 1:
-    mean / (1 - w) and (var - w) / (1 - w), w = (1 - momentum)^batches. Before any batch, the averages as they are.
-    """
-    mean, var, w = layer.running_mean, layer.running_var, layer._averages.weights.initial
-    assert mean is not None
-    assert var is not None
-    if w in (0.0, 1.0):
-        return mean, var
-    corrected = np.subtract(var, w, dtype=np.float64) / (1 - w)
-    # The rounding of a variance far below 1 may leave less than nothing; what was negative before is not hidden.
-    return np.divide(mean, 1 - w, dtype=np.float64), np.where(var < 0, var, np.maximum(corrected, 0))
+        return Progress(tracked, weights, stats)
 
 
 def loaded_weights(
     momentum: float | None, state: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]], tracked: int
 ) -> Weights:
-    """Return the weights of the batches that a state has seen, as far as it tells."""
+    """Return the weights of the batches of a state, as far as they are known."""
     weights = Weights.after(tracked, momentum)
-    if not tracked and "running_mean" in vectors and (
-            vectors["running_mean"].any() or (vectors["running_var"] != 1).any()):
-        # Averages from somewhere, and no counter: they are no initial values.
+    if not tracked and (vectors["running_mean"].any() or (vectors["running_var"] != 1).any()):
+        # Without a counter, averages other than the initial ones have unknown weights.
         weights = Weights(0.0, np.nan, np.nan)
     initial = check_initial_weight(state)
     if initial is not None:

@@ -2,34 +2,69 @@
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from fastbn._core.saved import Saved
-    from fastbn.layers.masked import Masked
+    from fastbn.layers.masked import Selection
 
 
+@dataclass(eq=False)
 class Tape:
-    """One forward, replaced as a whole by the next one.
+    """One forward. A layer replaces it as a whole, so that threads never see a mixture of two.
 
     Attributes
     ----------
-    last : tuple or None
-        x, residual, the number of the activation, and what the statistics left. Those of evaluation mode are weak
-        references. x is None where the forward wrote over what a backward would read. residual is True where there was
-        one whose values no backward needs. The last entry is None after a forward with running averages, whose backward
-        works it out.
+    x : array_like, weakref or None
+        The input; after a forward in evaluation mode a weak reference. None if the forward wrote over values that the
+        backward reads.
+    residual : array_like, weakref, True or None
+        The residual of a forward in evaluation mode; True if there was one whose values the backward does not read.
+    activation : int
+        Its code in the kernels.
+    saved : Saved or None
+        None after a forward by running averages, whose backward makes it.
+    selection : Selection or None
+        Which values counted, if not all.
+    rows : ndarray, shape (K, C), or None
+        The values of x that counted, if the forward gathered and kept them.
+    counts : ndarray of float64, shape (C,), or None
+        Values of the whole batch in each channel, if channels differ.
     """
 
-    __slots__ = ("last",)
+    x: Any
+    residual: Any
+    activation: int
+    saved: Saved | None = field(default=None, init=False)
+    selection: Selection | None = field(default=None, init=False)
+    rows: NDArray[Any] | None = field(default=None, init=False)
+    counts: NDArray[np.float64] | None = field(default=None, init=False)
 
-    def __init__(self) -> None:
-        self.last: tuple[Any, Any, int, Saved | Masked | None] | None = None
+    @classmethod
+    def of_batch(
+        cls, activation: int, saved: Saved, selection: Selection | None = None, rows: NDArray[Any] | None = None,
+        counts: NDArray[np.float64] | None = None,
+    ) -> Tape:
+        """Return the tape of a forward by statistics of a batch, without x."""
+        tape = cls(None, None, activation)
+        tape.saved, tape.selection, tape.rows, tape.counts = saved, selection, rows, counts
+        return tape
+
+    def with_input(self, x: Any, residual: Any = None) -> Tape:
+        """Return a copy with another x and residual."""
+        tape = copy(self)
+        tape.x, tape.residual = x, residual
+        return tape
 
 
 def weakly(array: Any) -> Any:
-    """Return a reference that does not keep an array alive; of what can have none, as a list, the object itself."""
+    """Return a weak reference, or the object itself if it supports none, as a list."""
     try:
         return ref(array)
     except TypeError:
@@ -37,12 +72,12 @@ def weakly(array: Any) -> Any:
 
 
 def alive(reference: Any, name: str) -> Any:
-    """Return what `weakly` made a reference of.
+    """Return the object that `weakly` was given.
 
     Raises
     ------
     RuntimeError
-        If it is gone.
+        If the object no longer exists.
     """
     if not isinstance(reference, ref):
         return reference

@@ -5,14 +5,15 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from fastbn.layers.sync import merge
+from fastbn.layers.source import merge
 from tests.interop import mpi
 
 PROGRAM = "tests.interop.sync_program"
+MASKS = "tests.interop.sync_masks_program"
 
 
-def succeed(ranks, name):
-    done = mpi.run(ranks, PROGRAM, name)
+def succeed(ranks, name, program=PROGRAM):
+    done = mpi.run(ranks, program, name)
     assert done.code == 0, done.stdout + done.stderr
     assert done.stdout.count("done") == ranks
 
@@ -21,6 +22,12 @@ def succeed(ranks, name):
 @pytest.mark.parametrize("name", ["whole_batch", "awkward"])
 def test_equals_one_process(name, ranks):
     succeed(ranks, name)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("name", ["positions", "by_channel", "kinds", "nothing", "accumulated"])
+def test_masks(name, ranks):
+    succeed(ranks, name, MASKS)
 
 
 @pytest.mark.parametrize("name", ["halves", "places", "modes"])
@@ -74,7 +81,7 @@ def test_merge(ranks, ratio):
             mean, var = moments(part)
             high = mean.astype(float)
             row[:] = len(part), *high, *(mean - exact(high)).astype(float), *(var * len(part)).astype(float)
-    count, mean, low, var = merge(parts)
+    [count], mean, low, var = merge(parts[:, :1], parts[:, 1:])
     exact_mean, exact_var = moments(x)
     assert count == counts.sum()
     np.testing.assert_allclose(mean, exact_mean.astype(float), rtol=0, atol=4e-16 * max(ratio, 1.0))

@@ -191,8 +191,9 @@ def test_policies_for_nan():
         bn.accumulate(xs)
     assert_same(bn, before)
     bn = layer(nan_policy="skip_update")
-    with pytest.warns(RuntimeWarning, match="channel 4"):
+    with pytest.warns(RuntimeWarning, match="channel 4") as caught:
         whole = bn.accumulate(xs)
+    assert caught[0].filename == __file__
     assert_same(bn, before)
     assert np.isnan(whole(xs[0])[:, 4]).all()
 
@@ -219,14 +220,27 @@ def test_a_backward_needs_every_forward():
 
 
 def test_a_backward_needs_its_inputs():
-    for spoil in (lambda whole, x: whole(x, out=x), lambda whole, x: whole(x, r := x * 2, "relu", out=r)):
-        xs = parts(0)
-        whole = layer().accumulate(xs)
-        spoil(whole, xs[0])
-        for x in xs[1:]:
-            whole(x)
-        with pytest.raises(RuntimeError, match="a forward wrote its result over its input"):
-            whole.backward(parts(1))
+    xs = parts(0)
+    whole = layer().accumulate(xs)
+    whole(xs[0], out=xs[0])
+    for x in xs[1:]:
+        whole(x)
+    with pytest.raises(RuntimeError, match="a forward wrote its result over its input"):
+        whole.backward(parts(1))
+
+
+def test_a_result_may_overwrite_the_residual():
+    xs, dys = parts(0), parts(1)
+    results = []
+    for over in (False, True):
+        bn = layer()
+        whole = bn.accumulate(xs)
+        rs = parts(2)
+        for x, r in zip(xs, rs, strict=True):
+            whole(x, r, "relu", out=r if over else None)
+        results.append([array for pair in whole.backward(dys) for array in pair])
+    for one, other in zip(*results, strict=True):
+        same_bits(one, other)
 
 
 @pytest.mark.parametrize(("out", "message"), [

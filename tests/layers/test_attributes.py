@@ -84,12 +84,12 @@ def test_arrays_are_kept_and_lists_become_arrays():
 
 
 @pytest.mark.parametrize(("options", "name", "value", "message"), [
-    ({"averaging": "exact"}, "debias", True, "debias must be False where averaging is 'exact'"),
-    ({"momentum": None}, "debias", True, "debias must be False where averaging is 'cumulative'"),
+    ({"averaging": "exact"}, "debias", True, "debias must be False with averaging='exact'"),
+    ({"momentum": None}, "debias", True, "debias must be False with averaging='cumulative'"),
     ({"track_running_stats": False}, "debias", True, "track_running_stats must be True with debias=True"),
     ({"debias": True}, "running_mean", None, "running_mean must be an array with debias=True, got None"),
     ({"averaging": "exact"}, "running_var", None, "running_var must be an array with averaging='exact', got None"),
-    ({"debias": True}, "momentum", None, "momentum must be a number where debias is True, got None"),
+    ({"debias": True}, "momentum", None, "momentum must be a number with debias=True, got None"),
 ])
 def test_attributes_that_exclude_each_other(options, name, value, message):
     bn = BatchNorm(3, **options)

@@ -19,8 +19,7 @@ def test_defaults():
         assert getattr(bn, name) == value, name
     for name, value in {"gamma": 1, "beta": 0, "running_mean": 0, "running_var": 1}.items():
         same_bits(getattr(bn, name), np.full(3, value, np.float32))
-    assert repr(bn) == ("BatchNorm(3, axis=1, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True, "
-                        "dtype=float32)")
+    assert repr(bn) == "BatchNorm(3)"
 
 
 @pytest.mark.parametrize(("arguments", "error", "message"), [

@@ -55,7 +55,7 @@ def test_backward_while_the_caller_has_x(way, layout, activation, with_residual)
     for d in dresidual:
         np.testing.assert_array_equal(d, gradient)
     if bn.track_running_stats:
-        mean, var = (v.reshape(-1, 1, 1) if layout == "planes" else v for v in bn._evaluation_statistics())
+        mean, var = (v.reshape(-1, 1, 1) if layout == "planes" else v for v in bn._running.evaluation())
         gamma = bn.gamma.reshape(mean.shape)
         np.testing.assert_allclose(dx, gamma * gradient / np.sqrt(var + 1e-5), rtol=1e-5, atol=1e-7)
         x_hat = (x - mean) / np.sqrt(var + 1e-5)

@@ -141,8 +141,9 @@ def test_nothing_counts(layout):
     bn = layer(64, axis_of(layout))
     bn(x)
     before = bn.running_mean.copy(), bn.running_var.copy(), bn.num_batches_tracked
-    with pytest.warns(UserWarning, match="no position of the batch counts"):
+    with pytest.warns(UserWarning, match="no position of the batch counts") as caught:
         y = bn(x, residual, "relu", mask=np.zeros((4, 7), bool))
+    assert caught[0].filename == __file__
     np.testing.assert_array_equal(y, 0)
     for got in bn.backward(dy):
         np.testing.assert_array_equal(got, 0)
@@ -191,7 +192,7 @@ def test_all_other_rows_are_cleared(shape, threads):
     out, dx, dresidual = (np.full(shape, np.nan, np.float32) for _ in range(3))
     bn(x, residual, "relu", out, mask=chosen)
     bn.backward(dy, dx)
-    saved = bn._tape.last[3].saved
+    saved = bn._tape.saved
     view, gradient = functional.backward_views(dy, x, saved, -1, None)
     kernels.backward(
         gradient, view, views.output(view), views.output(view, dresidual), saved.mean, saved._mean_low, saved.rstd,
@@ -212,7 +213,7 @@ def test_jagged():
     for bad in ([0, 3], [1, 20], [0, 5, 4, 20], []):
         with pytest.raises((ValueError, TypeError), match="offsets"):
             a((values, np.array(bad)))
-    with pytest.raises(ValueError, match="mask and lengths must be None where x is jagged"):
+    with pytest.raises(ValueError, match="mask and lengths must be None if x is jagged"):
         a((values, offsets), lengths=[1])
     for pair, shapes in (((values[None], offsets), r"\(1, 20, 5\) and \(4,\)"),
                          ((values, offsets[None]), r"\(20, 5\) and \(1, 4\)")):
@@ -279,3 +280,12 @@ def test_strides_change_no_bit(channels):
     same_bits(a(x, mask=chosen), np.ascontiguousarray(b(x, mask=chosen, out=out)))
     every = np.ones((4, 30), bool)
     same_bits(a(x, mask=every), b(x))
+
+
+def test_an_in_place_backward_leaves_nothing(layout):
+    x, _, dy = arrays((4, 7, 3), layout, np.float32)
+    bn = layer(3, axis_of(layout))
+    bn(x, mask=np.arange(7) < 3)
+    bn.backward(dy, out=x)
+    with pytest.raises(RuntimeError, match="wrote its result over its input"):
+        bn.backward(dy)

@@ -217,7 +217,7 @@ def test_exact_averages(tmp_path, layout):
     loaded(x, mask=mask)
     bn(x, mask=mask)
     same_bits(bn.running_var, loaded.running_var)
-    assert "of weights that are not known" in repr(bn.report())
+    assert "of unknown weight" in repr(bn.report())
 
 
 def test_population_statistics(layout):

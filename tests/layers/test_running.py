@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import pickle
-import warnings
 
 import numpy as np
 import pytest
@@ -41,16 +40,17 @@ def test_what_averaging_says():
     assert (cumulative.averaging, cumulative.momentum) == ("cumulative", None)
     total = BatchNorm(3, averaging="exact", nan_policy="raise")
     assert total.averaging == "exact"
-    assert repr(total).endswith("dtype=float32, averaging='exact', nan_policy='raise')")
-    assert repr(BatchNorm(3, debias=True)).endswith("dtype=float32, debias=True)")
+    assert repr(total) == "BatchNorm(3, averaging='exact', nan_policy='raise')"
+    assert repr(BatchNorm(3, debias=True)) == "BatchNorm(3, debias=True)"
+    assert repr(cumulative) == "BatchNorm(3, momentum=None)"
 
 
 @pytest.mark.parametrize(("options", "error", "message"), [
     ({"averaging": "mean"}, ValueError, "averaging must be one of 'ema', 'cumulative', 'exact', got 'mean'"),
     ({"averaging": None}, TypeError, "averaging must be one of .*, got None"),
     ({"debias": 1}, TypeError, "debias must be True or False, got 1"),
-    ({"debias": True, "averaging": "exact"}, ValueError, "debias must be False where averaging is 'exact'"),
-    ({"debias": True, "momentum": None}, ValueError, "debias must be False where averaging is 'cumulative'"),
+    ({"debias": True, "averaging": "exact"}, ValueError, "debias must be False with averaging='exact'"),
+    ({"debias": True, "momentum": None}, ValueError, "debias must be False with averaging='cumulative'"),
     ({"averaging": "exact", "track_running_stats": False}, ValueError, "track_running_stats must be True with avera"),
     ({"debias": True, "track_running_stats": False}, ValueError, "track_running_stats must be True with debias=True"),
     ({"nan_policy": "skip"}, ValueError, "nan_policy must be one of 'propagate', 'raise', 'skip_update', got 'skip'"),
@@ -217,11 +217,11 @@ def test_a_debiased_variance_is_never_negative_by_rounding():
     bn = BatchNorm(3, debias=True, momentum=0.3)
     for _ in range(5):
         bn(np.full((4, 3), 7, np.float32))
-        var = bn._evaluation_statistics()[1]
+        var = bn._running.evaluation()[1]
         assert (var >= 0).all()
         assert (var < 1e-6).all()
     bn.running_var[1] = -1          # not a rounding, and not hidden
-    assert bn._evaluation_statistics()[1][1] == -1
+    assert bn._running.evaluation()[1][1] == -1
 
 
 def test_debias_after_loading():
@@ -364,93 +364,3 @@ def test_a_bad_state_changes_nothing(name, tmp_path):
     np.savez(tmp_path / "layer.npz", **state)
     with pytest.raises(ValueError, match=r"layer\.npz: .*exact_|layer\.npz: .*initial_weight"):
         BatchNorm.load(tmp_path / "layer.npz", **options)
-
-
-def test_a_layer_pickled_before_there_was_a_choice():
-    bn = trained(drifting(), averaging="cumulative")
-    new = {"_averages", "_exact", "_warned", "debias", "nan_policy", "_constants"}
-    old = BatchNorm.__new__(BatchNorm)
-    old.__setstate__({name: value for name, value in bn.__dict__.items() if name not in new})
-    assert (old.averaging, old.debias, old.nan_policy) == ("cumulative", False, "propagate")
-    for layer in (bn, old):
-        layer(drifting()[0])
-    assert_same(old, snapshot(bn))
-
-
-# ---- what is not finite ----
-
-def spoiled(value, dtype=np.float32):
-    x = drifting(dtype)[0]
-    x[1, 2, 0, 0] = value
-    return x
-
-
-@pytest.mark.parametrize("averaging", ["ema", "exact"])
-@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
-@pytest.mark.parametrize("place", ["new", "out", "x"])
-def test_raise_changes_nothing(place, value, averaging):
-    bn = BatchNorm(3, averaging=averaging, nan_policy="raise")
-    good, x = drifting(np.float32)[0], spoiled(value)
-    bn(good)
-    before, state = snapshot(bn), bn.state_dict()
-    dx = bn.backward(good)
-    copied = x.copy()
-    out = {"new": None, "out": np.full_like(x, 7), "x": x}[place]
-    with pytest.raises(ValueError, match="x has a mean or variance that is not finite in float32 in channel 2"):
-        bn(x, out=out)
-    np.testing.assert_array_equal(x, copied)
-    if place == "out":
-        assert (out == 7).all()
-    assert_same(bn, before)
-    for name, was in state.items():
-        same_bits(bn.state_dict()[name], was)
-    same_bits(bn.backward(good), dx)
-    bn.eval()(x)        # evaluation is not the policy's business
-
-
-def test_raise_without_running_averages():
-    bn = BatchNorm(3, track_running_stats=False, nan_policy="raise")
-    with pytest.raises(ValueError, match="not finite in float32 in channel 2"):
-        bn(spoiled(np.nan))
-
-
-@pytest.mark.parametrize("averaging", ["ema", "cumulative", "exact"])
-def test_skip_update_leaves_averages_and_counter(averaging):
-    bn, other = (BatchNorm(3, averaging=averaging, nan_policy=p) for p in ("skip_update", "propagate"))
-    bn(drifting(np.float32)[0])
-    before, state = snapshot(bn), bn.state_dict()
-    x = spoiled(np.nan)
-    with pytest.warns(RuntimeWarning, match="channel 2; the running averages do not follow such batches") as caught:
-        y = bn(x)
-    assert caught[0].filename == __file__
-    np.testing.assert_array_equal(y, other(x))
-    assert np.isnan(y[:, 2]).all()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        bn(x)                           # said once
-    assert_same(bn, before)
-    for name, was in state.items():
-        same_bits(bn.state_dict()[name], was)
-    dx = bn.backward(drifting(np.float32)[0])
-    assert np.isfinite(dx[:, :2]).all()
-
-
-@pytest.mark.parametrize("averaging", ["ema", "exact"])
-def test_propagate_stays_in_its_channel(averaging):
-    bn = BatchNorm(3, averaging=averaging)
-    bn(spoiled(np.nan))
-    bn(drifting(np.float32)[0])
-    assert np.flatnonzero(np.isnan(bn.running_var)).tolist() == [2]
-    assert np.isfinite(bn.running_mean[:2]).all()
-
-
-@pytest.mark.parametrize("policy", ["raise", "skip_update"])
-def test_good_batches_are_nobodys_business(policy):
-    batches = drifting(np.float32)
-    one, other = BatchNorm(3, nan_policy=policy), BatchNorm(3)
-    for x in batches:
-        y = np.empty_like(x)
-        same_bits(one(x, out=y), other(x))
-    assert_same(one, snapshot(other))
-    with pytest.raises(ValueError, match="one value per channel"):
-        one(np.ones((1, 3), np.float32))

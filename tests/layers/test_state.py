@@ -207,26 +207,3 @@ def test_a_state_goes_into_arrays_of_any_layout():
     np.testing.assert_array_equal(gamma, [1, 2, 3])
     np.testing.assert_array_equal(beta, [4, 5, 6])
     np.testing.assert_array_equal(bn.state_dict()["bias"], [4, 5, 6])
-
-
-def test_a_layer_pickled_when_some_attributes_had_other_names():
-    bn = trained(eps=0.25, momentum=0.5, scale=False)
-    state = bn.__getstate__()
-    older = {"eps": "_eps", "momentum": "_momentum"}
-    state = {older.get(name, name): value for name, value in state.items()}
-    state |= {"affine": True, "track_running_stats": True, "_last": None, "_constants": None}
-    old = BatchNorm.__new__(BatchNorm)
-    old.__setstate__(state)
-    assert repr(old) == repr(bn)
-    for layer in (bn, old):
-        layer(batches()[2])
-    assert_same(old, snapshot(bn))
-    old.eps = 0.5
-    assert (old.eps, old.affine, old.center) == (0.5, True, True)
-
-
-def test_a_layer_pickled_by_an_older_release():
-    bn = BatchNorm(2).eval()
-    old = BatchNorm.__new__(BatchNorm)
-    old.__setstate__({name: value for name, value in bn.__dict__.items() if name != "_constants"})
-    np.testing.assert_array_equal(old(np.ones((1, 2))), bn(np.ones((1, 2))))

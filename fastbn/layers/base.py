@@ -1,0 +1,335 @@
+"""What layers have in common: parameters per channel, modes, the last forward, state and copies."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from inspect import Parameter, signature
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import ref
+
+import numpy as np
+
+from fastbn import functional
+from fastbn._core import views
+from fastbn._core.checks import ACTIVATIONS, check_flag, check_integer
+from fastbn._core.saved import check_variance
+from fastbn._core.views import same_memory
+from fastbn.checkpoints.state import check_state
+from fastbn.layers import passes
+from fastbn.layers.attributes import CHECKS, Check, Checked, check_dtype
+from fastbn.layers.source import BACKWARD, Local, Source
+from fastbn.layers.tape import Tape, alive
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
+    from typing_extensions import Self
+
+    from fastbn.layers.running import RunningStatistics
+
+# The names of the vectors in a state, which are PyTorch's.
+STATE_NAMES = {"gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_var": "running_var"}
+
+RELU: int = ACTIVATIONS["relu"]
+set_unchecked = object.__setattr__
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Issue a warning at the line that called fastbn, whatever lies between."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("fastbn."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
+
+
+class Norm(Checked):
+    """A layer with parameters per channel.
+
+    Parameters
+    ----------
+    num_features : int
+    axis : int
+    eps : float
+    scale, center : bool
+        Whether there are a gamma and a beta.
+    dtype : dtype or None
+    num_threads : int or None
+
+    Attributes
+    ----------
+    gamma, beta, grad_gamma, grad_beta : ndarray, shape (C,), or None
+    training : bool
+    _running : RunningStatistics
+        Untracked in a layer without running averages.
+    """
+
+    __slots__ = ("__dict__", "__weakref__", "_tape")        # `set_tape` takes half the time of an attribute
+    _checks: ClassVar[Mapping[str, Check]] = CHECKS
+
+    num_features: int
+    dtype: np.dtype[Any]
+    axis: int
+    eps: float
+    num_threads: int | None
+    training: bool
+    # None in a layer without them; Any, because users know whether theirs has them, and a checker does not.
+    gamma: NDArray[Any] | Any
+    beta: NDArray[Any] | Any
+    grad_gamma: NDArray[Any] | Any
+    grad_beta: NDArray[Any] | Any
+    _running: RunningStatistics
+    _source: Source = Local()       # of batch sums
+    # The last forward. Evaluation leaves the arguments of a Tape: to make one would slow a small call by a tenth.
+    _tape: Tape | tuple[Any, Any, int] | None
+    _constants: Any
+
+    def __init__(
+        self, num_features: int, *, axis: int, eps: float, scale: bool, center: bool, dtype: DTypeLike | None,
+        num_threads: int | None,
+    ) -> None:
+        set_unchecked(self, "num_features", check_integer(num_features, "num_features", 1))
+        set_unchecked(self, "dtype", check_dtype(dtype))
+        self.axis = axis
+        self.eps = eps
+        self.num_threads = num_threads
+        self.training = True
+        self.gamma = np.ones(self.num_features, self.dtype) if scale else None
+        self.beta = np.zeros(self.num_features, self.dtype) if center else None
+        self.grad_gamma = None
+        self.grad_beta = None
+        set_tape(self, None)
+        # What evaluation computes with while the parameters are those that it was made of. They are plain arrays that
+        # may change at any time, so they are compared, which takes less time than making the constants again.
+        self._constants = None
+
+    @property
+    def affine(self) -> bool:
+        """Whether there is a gamma or a beta."""
+        return self.scale or self.center
+
+    @property
+    def scale(self) -> bool:
+        """Whether there is a gamma."""
+        return self.gamma is not None
+
+    @property
+    def center(self) -> bool:
+        """Whether there is a beta."""
+        return self.beta is not None
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training mode; with ``mode=False``, to evaluation mode.
+
+        Parameters
+        ----------
+        mode : bool
+
+        Returns
+        -------
+        BatchNorm
+            The layer itself.
+        """
+        self.training = check_flag(mode, "mode")
+        return self
+
+    def eval(self) -> Self:
+        """Switch to evaluation mode.
+
+        Returns
+        -------
+        BatchNorm
+            The layer itself.
+        """
+        return self.train(False)
+
+    # Text, copies and pickles.
+
+    def __repr__(self) -> str:
+        # The settings that differ from their defaults, and the mode if it is evaluation.
+        shown = [str(self.num_features)]
+        for name, parameter in signature(type(self)).parameters.items():
+            if parameter.kind is Parameter.KEYWORD_ONLY and name not in self._hidden():
+                value = getattr(self, name)
+                if value != self._derived().get(name, parameter.default):
+                    shown.append(f"{name}={value if name == 'dtype' else repr(value)}")
+        if not self.training:
+            shown.append("training=False")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _derived(self) -> dict[str, Any]:
+        # Settings whose default follows from others.
+        return {"scale": self.affine, "center": self.affine}
+
+    def _hidden(self) -> tuple[str, ...]:
+        # Settings that the text leaves out.
+        return ()
+
+    def __copy__(self) -> Self:
+        # A copy that shared arrays, but not the counter and the weights that belong to them, would be inconsistent.
+        return copy.deepcopy(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_constants"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _constants=None)
+        set_tape(self, None)
+
+    # For forwards and backwards.
+
+    def _parameters(self) -> passes.Parameters:
+        return passes.Parameters(self.gamma, self.beta, self.eps, self.num_threads)
+
+    def _forget(self) -> None:
+        # There is no forward for a backward to follow.
+        set_tape(self, None)
+
+    def _forget_unless_refused(self, error: BaseException) -> None:
+        # A call that is refused has written nothing; an interrupted one may have overwritten the last x.
+        if not isinstance(error, (TypeError, ValueError)):
+            self._forget()
+
+    def _set_gradients(self, dgamma: NDArray[np.float64], dbeta: NDArray[np.float64]) -> None:
+        set_unchecked(self, "grad_gamma", None if self.gamma is None else dgamma.astype(self.dtype))
+        set_unchecked(self, "grad_beta", None if self.beta is None else dbeta.astype(self.dtype))
+
+    def backward(self, dy: ArrayLike, out: NDArray[Any] | None = None) -> Any:
+        """Compute the gradients of the last forward.
+
+        x must be unchanged; after a forward in evaluation mode also the residual, the parameters and the running
+        averages.
+
+        After a forward in evaluation mode the running averages are constants, and dx = gamma * rstd * dy. Evaluation
+        mode does not keep its inputs alive, but backward needs x and, with a ReLU, the residual: keep references to the
+        arrays themselves. A temporary array, as in ``bn(x[:4])`` or ``bn(conv(x))``, no longer exists then.
+
+        Parameters
+        ----------
+        dy : array_like, shape and dtype of the forward's x
+        out : ndarray, shape and dtype of x, optional
+            Buffer for dx; `dy` or the forward's x to work in place. Over x, no further backward is possible.
+
+        Returns
+        -------
+        dx : ndarray
+            Or the tuple ``(dx, dresidual)`` if the forward had a residual. `grad_gamma` and `grad_beta` are set.
+
+        Raises
+        ------
+        RuntimeError
+            If there was no forward, it overwrote its input, its activation has no backward, or it was in evaluation
+            mode and its input no longer exists.
+        TypeError, ValueError
+            If `dy` or `out` does not fit.
+        """
+        last = self._tape
+        tape = Tape(*last) if isinstance(last, tuple) else last
+        if self._source.whole or (tape is not None and tape.saved is None):
+            return self._backward(tape, dy, out)
+        with self._source.guard(BACKWARD):
+            return self._backward(tape, dy, out)
+
+    def _backward(self, tape: Tape | None, dy: ArrayLike, out: NDArray[Any] | None) -> Any:
+        if tape is None:
+            raise RuntimeError("backward needs a forward before it")
+        if tape.x is None:
+            raise RuntimeError(
+                "the last forward wrote its result over its input, which backward needs; pass another out")
+        if tape.activation > RELU:
+            raise RuntimeError("backward knows no activation but relu, and the last forward had another")
+        x = tape.x
+        if type(x) is ref:
+            x = alive(x, "x")
+        try:
+            dx, dgamma, dbeta, *dresidual = self._gradients(tape, x, dy, out)
+        except BaseException as error:
+            # An interrupted call may have overwritten a part of x.
+            if not isinstance(error, Exception) and out is not None and same_memory(out, x):
+                self._forget()
+            raise
+        if out is not None and same_memory(out, x):
+            set_tape(self, tape.with_input(None))
+        self._set_gradients(dgamma, dbeta)
+        return (dx, *dresidual) if dresidual else dx
+
+    def _gradients(self, tape: Tape, x: Any, dy: ArrayLike, out: NDArray[Any] | None) -> tuple[Any, ...]:
+        saved, source = tape.saved, self._source
+        if saved is None or tape.selection is not None or not source.whole:
+            tape = tape.with_input(x, alive(tape.residual, "residual"))
+            if saved is None:
+                saved = passes.complete(tape, self.axis, self._parameters(), *self._constant_statistics())
+            if tape.selection is not None or not (saved._frozen or source.whole):
+                gradient = passes.Gradient(dy, tape, self.axis, self._parameters(), out)
+                return passes.backward(gradient, source, saved._frozen)
+        return functional.gradients(
+            dy, x, saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads)
+
+    def _constant_statistics(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        # Mean and variance of evaluation mode, checked.
+        mean, var = self._running.evaluation()
+        check_variance(var, self.eps, "running_var")
+        return mean, var
+
+    # State.
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Return copies of parameters and running averages under the names of PyTorch.
+
+        Returns
+        -------
+        dict
+            weight and bias, if there are a gamma and a beta; running_mean, running_var and num_batches_tracked, if
+            there are running averages. With ``averaging="exact"`` also exact_count, exact_mean, exact_mean_low and
+            exact_m2, of float64 and shape (C,): the statistics of all batches so far, as those of `ChannelStats`. With
+            ``debias=True`` also initial_weight, the weight that the initial values still have in the running averages.
+
+        Examples
+        --------
+        >>> import fastbn
+        >>> sorted(fastbn.BatchNorm(2).state_dict())
+        ['bias', 'num_batches_tracked', 'running_mean', 'running_var', 'weight']
+        """
+        vectors = self._vectors()
+        out = {name: np.empty(self.num_features, self.dtype) for name in vectors}
+        # One compiled call reads all vectors and another one loads them, so no thread sees half of a state.
+        views.assign(out, vectors)
+        state: dict[str, NDArray[Any]] = {STATE_NAMES[name]: vector for name, vector in out.items()}
+        return state | self._running.progress_to_state()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load parameters and running averages: all of them or, after an error, none.
+
+        Parameters
+        ----------
+        state : mapping of str to array_like
+            As `state_dict` returns it, or the state of a torch.nn.BatchNorm layer. num_batches_tracked and the names
+            that PyTorch does not have are optional, and ignored if the layer does not need them. Without exact_count
+            and the like, "exact" averages restart with the next batch, and evaluation uses the loaded averages until
+            then. Without initial_weight, "debias" computes it from num_batches_tracked and momentum; averages without a
+            counter are taken as they are.
+
+        Raises
+        ------
+        TypeError
+            If a value is not an array of floating-point numbers.
+        ValueError
+            If a name is missing or unknown, a shape is not (C,), a value is not finite, or a variance is negative.
+        """
+        vectors = self._vectors()
+        names = {STATE_NAMES[name]: name for name in vectors}
+        loaded, tracked = check_state(state, names, self.num_features, self.dtype)
+        progress = self._running.progress_from_state(state, loaded, tracked)
+        views.assign(vectors, loaded)
+        self._running.progress = progress
+        self._forget()
+
+    def _vectors(self) -> dict[str, NDArray[Any]]:
+        # The vectors of a state, by attribute.
+        parameters = {"gamma": self.gamma, "beta": self.beta}
+        return {name: vector for name, vector in parameters.items() if vector is not None} | self._running.vectors()
+
+
+# Replaces the last forward; reading `_tape` is plain.
+set_tape: Callable[[Norm, Tape | tuple[Any, Any, int] | None], None] = Norm.__dict__["_tape"].__set__

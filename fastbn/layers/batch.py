@@ -1,0 +1,88 @@
+"""Statistics of one training batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fastbn._core.saved import in_range
+from fastbn.statistics.channel_stats import ChannelStats
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fastbn._core.saved import Saved
+
+
+class Batch(NamedTuple):
+    """Statistics of one training batch, which may consist of several parts.
+
+    Attributes
+    ----------
+    size : int
+        Values per channel; the largest count if channels differ.
+    mean, var : ndarray of float64, shape (C,)
+        var is biased. In a channel without values mean is 0.
+    mean_low : ndarray of float64, shape (C,), or None
+        The second word of the mean.
+    stats : ChannelStats or None
+        The same statistics from double lanes, if they are known.
+    counts : ndarray of float64, shape (C,), or None
+        Values of each channel, if channels differ.
+    """
+
+    size: int
+    mean: NDArray[np.float64]
+    var: NDArray[np.float64]
+    mean_low: NDArray[np.float64] | None = None
+    stats: ChannelStats | None = None
+    counts: NDArray[np.float64] | None = None
+
+    @classmethod
+    def from_saved(cls, saved: Saved) -> Batch:
+        """Return the statistics that a fused forward has found."""
+        return cls(saved._count, saved._mean, saved._var, saved._mean_low)
+
+    @classmethod
+    def from_stats(cls, stats: ChannelStats) -> Batch:
+        """Return statistics that were read apart from a forward."""
+        arrays = stats.to_arrays()
+        counts = arrays["count"]
+        var = in_range(np.divide(arrays["m2"], counts, out=np.zeros(len(counts)), where=counts > 0))
+        return cls(values_per_channel(stats), arrays["mean"], var, arrays["mean_low"], stats, differing(counts))
+
+    def to_stats(self) -> ChannelStats:
+        """Return the statistics in the form that merges."""
+        if self.stats is not None:
+            return self.stats
+        counts = self.size if self.counts is None else self.counts
+        return ChannelStats.from_arrays(counts, self.mean, self.var * counts, self.mean_low)
+
+    def single(self) -> list[int]:
+        """Return the channels that have exactly one value, and no variance."""
+        counts = np.full(len(self.mean), self.size) if self.counts is None else self.counts
+        channels: list[int] = np.flatnonzero(counts == 1).tolist()
+        return channels
+
+    def running_var(self, unbiased: bool) -> NDArray[np.float64]:
+        """Return the variance that running averages follow."""
+        if not unbiased:
+            return self.var
+        if self.counts is None:
+            return self.var * (self.size / (self.size - 1))
+        return self.var * (self.counts / np.maximum(self.counts - 1, 1))
+
+    def over(self, running: NDArray[Any], new: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the new averages; the running ones in channels without values."""
+        return new if self.counts is None else np.where(self.counts > 0, new, running)
+
+
+def differing(counts: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Return the counts if they differ by channel, else None."""
+    return counts if (counts != counts[0]).any() else None
+
+
+def values_per_channel(stats: ChannelStats) -> int:
+    """Return the count; the largest one if channels differ."""
+    return int(stats.count.max())

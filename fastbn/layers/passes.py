@@ -1,0 +1,328 @@
+"""The forward and the backward of a batch of which some values count, or of which the array at hand is a part.
+
+A selection tells which values the kernels get, and a source tells where the sums of the whole batch come from:
+
+    forward:   take -> reduce, by the source -> statistics of the batch -> apply -> put
+    backward:  take -> reduce_gradient, by the source -> sums of the batch -> apply_gradient -> put
+
+If the array is the whole batch, fused kernels do reduce and apply in one call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastbn import functional
+from fastbn._core import views
+from fastbn._core.checks import check_activation
+from fastbn._core.tensors import to_tensor
+from fastbn.layers.batch import Batch
+from fastbn.layers.masked import Selection, read
+from fastbn.layers.tape import Tape
+from fastbn.statistics.channel_stats import ChannelStats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from fastbn._core.checks import Activation
+    from fastbn._core.saved import Saved
+    from fastbn.layers.source import Source
+
+
+@dataclass(slots=True, eq=False)
+class Parameters:
+    """What a layer applies to normalized values, and how."""
+
+    gamma: ArrayLike | None
+    beta: ArrayLike | None
+    eps: float
+    num_threads: int | None
+
+
+@dataclass(slots=True, eq=False)
+class Operands:
+    """The arrays of a forward, checked.
+
+    Attributes
+    ----------
+    view : View
+        Of x.
+    residual : View or None
+    target : View
+        Of `out`, or of a new array.
+    out : ndarray or None
+    activation : {None, "relu"}
+        Or another one in evaluation mode.
+    """
+
+    view: views.View
+    residual: views.View | None
+    target: views.View
+    out: NDArray[Any] | None
+    activation: Activation
+
+    @classmethod
+    def of(
+        cls, view: views.View, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None
+    ) -> Operands:
+        """Check the arrays of a call."""
+        like = None if residual is None else views.like(view, residual, "residual")
+        return cls(view, like, views.output(view, out, like), out, activation)
+
+    @property
+    def added(self) -> NDArray[Any] | None:
+        """The residual as an array."""
+        return None if self.residual is None else self.residual.array
+
+
+def forward(
+    operands: Operands, selection: Selection | None, source: Source, parameters: Parameters,
+    accept: Callable[[Batch], object] | None = None,
+) -> tuple[Any, Batch, Tape]:
+    """Normalize the values that count by the statistics of their batch.
+
+    Parameters
+    ----------
+    operands : Operands
+    selection : Selection or None
+        None if all values count.
+    source : Source
+    parameters : Parameters
+    accept : callable, optional
+        Gets the statistics of the batch before anything is written, and may raise an error. Not called for a batch
+        that fused kernels read and write at once.
+
+    Returns
+    -------
+    y : ndarray
+        `operands.out` if it was given.
+    batch : Batch
+    tape : Tape
+        Without x.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fastbn.functional.batch_norm_training`; also if a single value counts in a channel.
+    """
+    code, _ = check_activation(operands.activation, inference=False)
+    if source.whole and selection is not None and not selection.by_channel:
+        return _fused(operands, selection, parameters)
+    view, added = operands.view, operands.added
+    functional.check_vectors(view.shape[1], gamma=parameters.gamma, beta=parameters.beta)
+    x, rows = view.array, None
+    if selection is not None:
+        x, added = selection.take(x), None if added is None else selection.take(added)
+        rows = None if selection.by_channel else x
+    batch = source.reduce(lambda: _read(view, selection, rows, parameters.num_threads))
+    if accept is not None:
+        accept(batch)
+    counts, size, var = batch.counts, batch.size, batch.var
+    if selection is not None and selection.by_channel:
+        counts = np.full(len(var), float(size)) if counts is None else counts
+        size = max(size, selection.positions)
+    if counts is not None:      # 1 in a channel without values, whose gradients are then 0 for any eps
+        var = np.where(counts > 0, var, 1.0)
+    place = operands.target.array if selection is None else selection.place(operands.target, operands.out)
+    values, saved = functional.normalize(
+        x, batch.mean, var, parameters.gamma, parameters.beta, axis=view.axis if rows is None else 1,
+        eps=parameters.eps, relu=code > 0, residual=added, num_threads=parameters.num_threads,
+        mean_low=batch.mean_low, count=size, out=place)
+    y = operands.target.finish() if selection is None else selection.put(
+        operands.target, values, view.array, operands.out)
+    return y, batch, Tape.of_batch(code, saved, selection, rows, counts)
+
+
+def _read(
+    view: views.View, selection: Selection | None, rows: NDArray[Any] | None, num_threads: int | None
+) -> ChannelStats:
+    if rows is not None:
+        return ChannelStats(view.shape[1]).update(rows, num_threads=num_threads)
+    return read(view, selection, num_threads)
+
+
+def _fused(operands: Operands, selection: Selection, parameters: Parameters) -> tuple[Any, Batch, Tape]:
+    # Positions of a whole batch. Where channels lie last and fill vectors, the kernels walk the rows that count in
+    # their place; elsewhere they get gathered rows, to the same bits.
+    view, target, out = operands.view, operands.target, operands.out
+    index = np.flatnonzero(selection.chosen)
+    if len(index) == 1:
+        raise ValueError("a single position of x counts, one value per channel, so there is no variance to learn from")
+    settings: dict[str, Any] = {
+        "eps": parameters.eps, "activation": operands.activation, "num_threads": parameters.num_threads}
+    code = int(operands.activation is not None)
+    if len(index) and (out is None or target.array is out) and views.choose(view, index):
+        y, saved = functional.train(
+            view, parameters.gamma, parameters.beta, residual=operands.added, index=index,
+            out=selection.started(view.array) if out is None else out,
+            fill=out is not None and selection.padding == "zero", **settings)
+        if out is None and view.tensor:
+            y = to_tensor(y)
+        return y, Batch.from_saved(saved), Tape.of_batch(code, saved, selection)
+    rows = selection.take(view.array)
+    added = None if operands.added is None else selection.take(operands.added)
+    values, saved = functional.batch_norm_training(rows, parameters.gamma, parameters.beta, residual=added, **settings)
+    y = selection.put(target, values, view.array, out)
+    return y, Batch.from_saved(saved), Tape.of_batch(code, saved, selection, rows)
+
+
+def evaluate(
+    operands: Operands, selection: Selection, parameters: Parameters, mean: ArrayLike, var: ArrayLike
+) -> Any:
+    """Transform the values that count by given statistics; returns y. `complete` prepares a backward."""
+    view, added = operands.view, operands.added
+    x = selection.take(view.array)
+    place = selection.place(operands.target, operands.out) if selection.by_channel else x
+    values = functional.batch_norm_inference(
+        x, mean, var, parameters.gamma, parameters.beta, axis=selection.kernel_axis, eps=parameters.eps,
+        residual=None if added is None else selection.take(added), activation=operands.activation, out=place,
+        num_threads=parameters.num_threads)
+    return selection.put(operands.target, values, view.array, operands.out)
+
+
+def complete(tape: Tape, axis: int, parameters: Parameters, mean: ArrayLike, var: ArrayLike) -> Saved:
+    """Add what a backward needs to the tape of a forward by given statistics, and return it.
+
+    Parameters
+    ----------
+    tape : Tape
+        With x, and a residual if a ReLU was added to one, as arrays; saved and rows are set.
+    axis : int
+        The channel axis of x.
+    parameters : Parameters
+    mean, var : array_like, shape (C,)
+    """
+    x, residual, selection = tape.x, tape.residual, tape.selection
+    if selection is not None:
+        axis, x = selection.kernel_axis, selection.take(views.as_plain(x, "x"))
+        tape.rows = None if selection.by_channel else x
+        if residual is not None and residual is not True:
+            residual = selection.take(views.as_plain(residual, "residual"))
+    tape.saved = functional.inference_saved(
+        x, mean, var, parameters.gamma, parameters.beta, axis=axis, eps=parameters.eps, relu=tape.activation > 0,
+        residual=residual, num_threads=parameters.num_threads)
+    return tape.saved
+
+
+class Gradient:
+    """The backward of one forward: `reduce` returns the sums of its array, and `apply` the gradients.
+
+    Parameters
+    ----------
+    dy : array_like
+        Of the shape and dtype of x.
+    tape : Tape
+        With x and saved.
+    axis : int
+        The channel axis.
+    parameters : Parameters
+    out : ndarray, optional
+        Where dx goes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array does not fit.
+    """
+
+    def __init__(
+        self, dy: ArrayLike, tape: Tape, axis: int, parameters: Parameters, out: NDArray[Any] | None = None
+    ) -> None:
+        assert tape.saved is not None
+        self._saved, self._selection, self._counts = tape.saved, tape.selection, tape.counts
+        self._parameters, self._out = parameters, out
+        self._view = views.view(tape.x, axis)
+        self._dy = views.like(self._view, dy, "dy")
+        self._target = views.output(self._view, out, self._dy)
+        functional.check_vectors(self._view.shape[1], gamma=parameters.gamma)
+        selection = self._selection
+        self._operands: tuple[Any, Any] = dy, tape.x
+        self._axis = axis
+        if selection is not None and not self._walks:
+            self._axis = selection.kernel_axis
+            self._operands = (
+                selection.clear(self._dy.array),
+                tape.rows if tape.rows is not None else selection.clear(self._view.array))
+
+    @property
+    def scaled(self) -> bool:
+        """Whether channels differ in size, so that fused kernels cannot compute dx."""
+        return self._counts is not None
+
+    @property
+    def _walks(self) -> bool:
+        # Whether the kernels walk the rows that count where they are.
+        return self._saved._index is not None
+
+    def reduce(self) -> NDArray[np.float64]:
+        """Return sum dy and sum dy (x - mean), (2, C), of the values that count."""
+        return functional.gradient_sums(
+            *self._operands, self._saved, axis=self._axis, num_threads=self._parameters.num_threads)
+
+    def apply(self, sums: NDArray[np.float64] | None) -> tuple[Any, ...]:
+        """Return dx, dgamma, dbeta and, if the forward had a residual, dresidual.
+
+        Parameters
+        ----------
+        sums : ndarray, shape (2, C), or None
+            Those of the whole batch; None if fused kernels compute them, or the statistics were constants.
+        """
+        selection, view, out = self._selection, self._view, self._out
+        if selection is None:
+            return self._gradients(sums, out)
+        if self._walks:
+            return self._walked(selection)
+        values, dgamma, dbeta, *others = self._gradients(sums, selection.place(self._target, out))
+        dx = selection.put(self._target, values, self._dy.array, out)
+        return (dx, dgamma, dbeta, *(selection.spread(array, view) for array in others))
+
+    def _gradients(self, sums: NDArray[np.float64] | None, out: NDArray[Any] | None) -> tuple[Any, ...]:
+        saved, given = self._saved, sums
+        if sums is not None and self._counts is not None:
+            # With n values that count in a channel, dx = gamma rstd (dy - dbeta / n - x_hat dgamma / n). The kernels
+            # divide by one count for all channels, so they get sums that are scaled to it.
+            given = sums * np.divide(
+                saved._count, self._counts, out=np.zeros(len(self._counts)), where=self._counts > 0)
+        dx, dgamma, dbeta, *others = functional.gradients(
+            *self._operands, saved, self._parameters.gamma, axis=self._axis, out=out,
+            num_threads=self._parameters.num_threads, sums=given)
+        if sums is not None and given is not sums:
+            dbeta, about_mean = sums
+            with np.errstate(all="ignore"):     # an infinity leaves NaN in its channel, without a warning
+                dgamma = about_mean * saved.rstd
+        return (dx, dgamma, dbeta, *others)
+
+    def _walked(self, selection: Selection) -> tuple[Any, ...]:
+        view, out = self._view, self._out
+        direct = out is not None and self._target.array is out
+        dy, x = self._operands
+        dx, dgamma, dbeta, *others = functional.gradients(
+            dy, x, self._saved, self._parameters.gamma, axis=self._axis,
+            out=out if direct else selection.started(self._dy.array), num_threads=self._parameters.num_threads,
+            fill=direct and selection.padding == "zero")
+        if out is not None and not direct:
+            dx = selection.put(self._target, selection.take(dx), self._dy.array, out)
+        elif out is None and view.tensor:
+            dx = to_tensor(dx)
+        return (dx, dgamma, dbeta, *others)
+
+
+def backward(gradient: Gradient, source: Source, frozen: bool) -> tuple[Any, ...]:
+    """Return dx, dgamma, dbeta and, if the forward had a residual, dresidual.
+
+    Parameters
+    ----------
+    gradient : Gradient
+    source : Source
+        Where the sums of the whole batch come from.
+    frozen : bool
+        Whether the statistics were constants, so that dx needs no sums.
+    """
+    if frozen or (source.whole and not gradient.scaled):
+        return gradient.apply(None)
+    return gradient.apply(source.reduce_gradient(gradient.reduce))
