@@ -80,7 +80,7 @@ class Norm(Checked):
     grad_gamma: NDArray[Any] | Any
     grad_beta: NDArray[Any] | Any
     _running: RunningStatistics
-    _source: Source = Local()       # of batch sums
+    _source: Source     # of batch sums
     # The last forward. Evaluation leaves the arguments of a Tape: to make one would slow a small call by a tenth.
     _tape: Tape | tuple[Any, Any, int] | None
     _constants: Any
@@ -99,6 +99,7 @@ class Norm(Checked):
         self.beta = np.zeros(self.num_features, self.dtype) if center else None
         self.grad_gamma = None
         self.grad_beta = None
+        self._source = Local()
         set_tape(self, None)
         # What evaluation computes with while the parameters are those that it was made of. They are plain arrays that
         # may change at any time, so they are compared, which takes less time than making the constants again.

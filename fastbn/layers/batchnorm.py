@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, overload
 from weakref import ref
 
 import numpy as np
@@ -18,7 +18,7 @@ from fastbn.checkpoints.kinds import register
 from fastbn.layers import passes
 from fastbn.layers.base import set_tape, warn
 from fastbn.layers.batch import Batch
-from fastbn.layers.masked import check_padding, is_jagged, read, select
+from fastbn.layers.masked import Marks, check_padding, is_jagged, read, select
 from fastbn.layers.running import MOMENTUM, Choice, RunningStatistics
 from fastbn.layers.source import FORWARD
 from fastbn.layers.tape import Tape, weakly
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from fastbn.layers.accumulate import WholeBatch
     from fastbn.layers.masked import Padding, Selection
 
-Marks: TypeAlias = "tuple[ArrayLike | None, ArrayLike | None, Padding]"       # mask, lengths, padding
 ZERO: Padding = "zero"
 
 
@@ -230,13 +229,13 @@ class BatchNorm(TrackedNorm):
         running = self._running
         mean, var = running.running_mean, running.running_var
         if self.training or mean is None or var is None:
-            marks = None if mask is None and lengths is None else (mask, lengths, padding)
+            marks = None if mask is None and lengths is None else Marks(mask, lengths, padding)
             if self._source.whole:
                 return self._by_batch(x, residual, activation, out, marks)
             with self._source.guard(FORWARD):
                 return self._by_batch(x, residual, activation, out, marks)
         if mask is not None or lengths is not None:
-            return self._evaluate(x, residual, activation, out, (mask, lengths, padding))
+            return self._evaluate(x, residual, activation, out, Marks(mask, lengths, padding))
         code, slope = (0, 0.0) if activation is None else check_activation(activation)
         if running.debias:
             mean, var = running.evaluation()

@@ -8,7 +8,7 @@ replaced.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 
 Padding: TypeAlias = Literal["zero", "keep"]
 PADDINGS = ("zero", "keep")
+
+
+class Marks(NamedTuple):
+    """The arguments of a call that select values."""
+
+    mask: ArrayLike | None
+    lengths: ArrayLike | None
+    padding: Padding
 
 
 @dataclass(frozen=True, slots=True, eq=False)

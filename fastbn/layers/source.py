@@ -218,7 +218,7 @@ def merge(
     pivot = means[first, np.arange(means.shape[1])]
     count = counts.sum(axis=0)      # exact
     divisor = np.maximum(count, 1.0)
-    with np.errstate(invalid="ignore"):     # an infinity leaves NaN in its channel, without a warning
+    with np.errstate(over="ignore", invalid="ignore"):      # an infinity leaves NaN in its channel, without a warning
         d = np.where(counts > 0, means - pivot, 0.0)
         d += lows
         step = total(d * counts) / divisor
