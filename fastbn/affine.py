@@ -266,13 +266,14 @@ class ChannelAffine:
         TypeError, ValueError
             As in `fastbn.functional.batch_norm_training`.
         """
-        code, slope = (0, 0.0) if activation is None else check_activation(activation)
+        code_and_slope = (0, 0.0) if activation is None else check_activation(activation)
         if axis is None:
             axis = self.axis
         if out_axis is not None or dtype is not None or is_image(x):
             y: NDArray[Any] = images.convert(self, x, residual, activation, out, axis, out_axis, dtype)
             return y
-        return kernels.inference(x, axis, self._constants, residual, out, code, slope, self.num_threads)
+        return kernels.apply(
+            x, axis, self._constants, residual, out, activation=code_and_slope, num_threads=self.num_threads)
 
     def bind(
         self,
@@ -316,7 +317,7 @@ class ChannelAffine:
         >>> plan(np.array([[2.0, 2.0]], np.float32), out)
         array([[2., 1.]], dtype=float32)
         """
-        code, slope = check_activation(activation)
+        code_and_slope = check_activation(activation)
         kind = to_float(dtype)
         if not kind.isnative:
             raise TypeError(f"dtype is {kind}; expected one in native byte order")
@@ -333,7 +334,9 @@ class ChannelAffine:
             raise ValueError(f"shape is {shape} with its channels along axis {axis}; expected two or more axes, and "
                              f"{len(self.mean)} along that one")
         origin = _bind, (self, shape, kind.name, layout, activation)
-        return kernels.Plan(np.empty(shape, kind), axis, self._constants, code, slope, self.num_threads, origin)
+        return kernels.Plan(
+            np.empty(shape, kind), axis, self._constants, activation=code_and_slope, num_threads=self.num_threads,
+            origin=origin)
 
 
 def as_vector(values: ArrayLike, name: str) -> NDArray[np.float64]:

@@ -351,5 +351,6 @@ def affine(
         constants = kernels.Constants(len(mean), mean, None, 1 / scale, none, 0.0, low)
     spread = along(exponent, axis, array.ndim)
     x = power_of_two(array, -spread) if far.any() and not inverse else array
-    y: NDArray[Any] = kernels.inference(x, axis, constants, None, out if x is array else None, 0, 0.0, None)
+    y: NDArray[Any] = kernels.apply(
+        x, axis, constants, None, out if x is array else None, activation=(0, 0.0), num_threads=None)
     return power_of_two(y, spread) if far.any() and inverse else y

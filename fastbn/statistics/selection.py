@@ -258,8 +258,7 @@ def plain_moments(
     if not view.size:
         return Moments.none(channels, extrema)
     n, _, s = view.shape
-    mean, mean_low, m2 = (kernels.byte_statistics(view, num_threads) if block.dtype == np.uint8
-                          else kernels.statistics(view, whole, num_threads))
+    mean, mean_low, m2 = kernels.reduce(view, whole=whole, num_threads=num_threads)
     if nan_policy != "propagate" and np.isnan(mean).any():
         out = Moments.none(channels, extrema)
         last = np.moveaxis(block, axis, -1)
