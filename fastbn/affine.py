@@ -266,14 +266,14 @@ class ChannelAffine:
         TypeError, ValueError
             As in `fastbn.functional.batch_norm_training`.
         """
-        code_and_slope = (0, 0.0) if activation is None else check_activation(activation)
+        code, slope = (0, 0.0) if activation is None else check_activation(activation)
         if axis is None:
             axis = self.axis
         if out_axis is not None or dtype is not None or is_image(x):
             y: NDArray[Any] = images.convert(self, x, residual, activation, out, axis, out_axis, dtype)
             return y
         return kernels.apply(
-            x, axis, self._constants, residual, out, activation=code_and_slope, num_threads=self.num_threads)
+            x, axis, self._constants, residual, out, activation=(code, slope), num_threads=self.num_threads)
 
     def bind(
         self,
@@ -317,7 +317,7 @@ class ChannelAffine:
         >>> plan(np.array([[2.0, 2.0]], np.float32), out)
         array([[2., 1.]], dtype=float32)
         """
-        code_and_slope = check_activation(activation)
+        code, slope = check_activation(activation)
         kind = to_float(dtype)
         if not kind.isnative:
             raise TypeError(f"dtype is {kind}; expected one in native byte order")
@@ -335,7 +335,7 @@ class ChannelAffine:
                              f"{len(self.mean)} along that one")
         origin = _bind, (self, shape, kind.name, layout, activation)
         return kernels.Plan(
-            np.empty(shape, kind), axis, self._constants, activation=code_and_slope, num_threads=self.num_threads,
+            np.empty(shape, kind), axis, self._constants, activation=(code, slope), num_threads=self.num_threads,
             origin=origin)
 
 

@@ -192,7 +192,7 @@ def batch_norm_inference(
     array([[2., 0.]])
     """
     eps = check_eps(eps)
-    code_and_slope = check_activation(activation)
+    code, slope = check_activation(activation)
     if num_threads is not None:
         check_threads(num_threads)
     if mean is None or var is None:
@@ -200,7 +200,7 @@ def batch_norm_inference(
     if eps == 0:
         check_variance(var, eps)
     return kernels.apply_once(
-        x, axis, mean, var, gamma, beta, eps=eps, residual=residual, out=out, activation=code_and_slope,
+        x, axis, mean, var, gamma, beta, eps=eps, residual=residual, out=out, activation=(code, slope),
         num_threads=num_threads)
 
 
@@ -235,7 +235,7 @@ def inference_saved(
         scale, shift = relu_coefficients(rstd, gamma, beta)
     elif relu and residual is not None:
         arrangement = view.arrangement
-        constants = kernels.Constants(view.shape[1], mean, var, gamma, beta, eps, mean_low)
+        constants = kernels.Constants(view.shape[1], mean, var, gamma, beta, eps, low=mean_low)
         mask = kernels.apply_bits(view, residual, constants, num_threads=num_threads)
     return Saved(
         mean64, var64, rstd, count or 0, mean_low=mean_low, frozen=count is None, shape=view.array.shape,

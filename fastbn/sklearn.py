@@ -348,7 +348,7 @@ def affine(
     if inverse:     # (y + low / scale) * scale + mean
         constants = kernels.Constants(len(mean), -low / scale, None, scale, mean, 0.0)
     else:
-        constants = kernels.Constants(len(mean), mean, None, 1 / scale, none, 0.0, low)
+        constants = kernels.Constants(len(mean), mean, None, 1 / scale, none, 0.0, low=low)
     spread = along(exponent, axis, array.ndim)
     x = power_of_two(array, -spread) if far.any() and not inverse else array
     y: NDArray[Any] = kernels.apply(

@@ -66,7 +66,7 @@ class WholeBatch:
         self._count = batch.size
         self._mean, self._var, self._low = batch.mean, in_range(batch.var), batch.mean_low
         self._constants = kernels.Constants(
-            layer.num_features, self._mean, self._var, layer.gamma, layer.beta, layer.eps, self._low)
+            layer.num_features, self._mean, self._var, layer.gamma, layer.beta, layer.eps, low=self._low)
         # What each forward leaves for backward: x, residual, whether there was a ReLU.
         self._parts: list[tuple[Any, Any, bool]] = []
         self._lost = False

@@ -53,7 +53,7 @@ def forward(
     saved = functional.inference_saved(
         view.array, moments.mean, var, gamma, beta, axis=view.axis, eps=check_eps(eps), relu=code > 0,
         residual=residual, num_threads=num_threads, mean_low=moments.mean_low, count=chosen[..., 0].size)
-    constants = kernels.Constants(len(counts), moments.mean, var, gamma, beta, eps, moments.mean_low)
+    constants = kernels.Constants(len(counts), moments.mean, var, gamma, beta, eps, low=moments.mean_low)
     return kernels.apply(
         view.array, view.axis, constants, residual, None, activation=(code, 0.0), num_threads=num_threads), saved
 

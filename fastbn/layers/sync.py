@@ -173,7 +173,7 @@ class SyncBatchNorm(BatchNorm):
         if count == 1:
             raise ValueError("all ranks together have one value per channel, so there is no variance to learn from; "
                              "use a larger batch, or eval()")
-        constants = kernels.Constants(channels, mean, var, self.gamma, self.beta, self.eps, low)
+        constants = kernels.Constants(channels, mean, var, self.gamma, self.beta, self.eps, low=low)
         saved = functional.inference_saved(     # before y may be written over x
             view.array, mean, var, self.gamma, self.beta, axis=self.axis, eps=self.eps, relu=relu, residual=added,
             num_threads=self.num_threads, mean_low=low, count=count)

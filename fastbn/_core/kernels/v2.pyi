@@ -1,5 +1,5 @@
-# Signatures of all ISA levels, which share one body; dispatch.py types its choice by this file. The other levels have no
-# stub: stubtest imports every module that has one, and not every CPU can import them.
+# Signatures of all ISA levels, which share one body; dispatch.py types its choice by this file. The other levels have
+# no stub: stubtest imports every module that has one, and not every CPU can import them.
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -96,6 +96,7 @@ class Constants:
         gamma: ArrayLike | None,
         beta: ArrayLike | None,
         eps: float,
+        *,
         low: ArrayLike | None = None,
     ) -> Self: ...
     def made_of(

@@ -13,7 +13,7 @@ cdef class Constants:
     cdef Coefs single           # for the longest wide row, of which any other is a prefix
     cdef Coefs wide             # the same for float64
 
-    def __cinit__(self, Py_ssize_t channels, mean, var, gamma, beta, double eps, low=None):
+    def __cinit__(self, Py_ssize_t channels, mean, var, gamma, beta, double eps, *, low=None):
         cdef double[TILE] scale
         cdef Py_ssize_t c = 0, width, step, repeats
         cdef double least_var = 0

@@ -97,7 +97,7 @@ cdef int begin_backward(Job* job, View dy, View x, kept, gamma, double* vectors)
 cdef int set_gradients(Job* job, View dx, View dresidual, bint fill) except -1:
     # Where the gradients go. The kernels have no other combinations: bits belong to a residual, replay to none.
     if (job.gate == BITS and dresidual is None) or (job.gate == REPLAY and dresidual is not None):
-        raise ValueError("kept must have bits if the forward had a ReLU and a residual, scale and shift if a ReLU alone")
+        raise ValueError("kept has bits without a residual, or scale and shift with one")
     job.applies = True
     job.dx = array_of(dx)
     if dresidual is not None:

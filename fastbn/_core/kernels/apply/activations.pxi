@@ -2,9 +2,9 @@
 #
 # a) ReLU is not among them: it is part of the pass itself (affine.pxi), which training shares.
 # b) exp is written out, because the last bit of the C library's depends on its version and on the CPU.
-#    exp(x) = 2^k (1 + p(r)) with x = k ln 2 + r and abs(r) <= ln(2) / 2. p is the Taylor series of exp(r) - 1; its first
-#    neglected term is below a rounding unit of the type. ln 2 has two words, and k times the first is exact (Cody and
-#    Waite, 1980).
+#    exp(x) = 2^k (1 + p(r)) with x = k ln 2 + r and abs(r) <= ln(2) / 2. p is the Taylor series of exp(r) - 1; its
+#    first neglected term is below a rounding unit of the type. ln 2 has two words, and k times the first is exact (Cody
+#    and Waite, 1980).
 # c) NaN passes through. Every activation has its limit at -Inf: silu and hardswish are 0 there.
 
 cdef enum:

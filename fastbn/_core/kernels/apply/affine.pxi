@@ -1,7 +1,7 @@
 # The elementwise pass of a forward: y = (x - m) * scale + shift [+ residual] [then ReLU].
 #
-# a) `runs` runs of `length` elements. In `rows` a run is a row and every column has its own constants (mode.spread); in
-#    `planes` a run is a plane and has one of each.
+# a) A pass goes over `runs` runs of `length` elements. In `rows` a run is a row, and every column has its own constants
+#    (mode.spread). In `planes` a run is a plane, and has one of each.
 # b) A block is `rows` rows of `lanes` elements, `group` rows at once: some columns of one row; STEP columns of four
 #    rows, which share the loads of the constants; or the tiles of a plane.
 # c) A group is computed into a local array and then stored, because x and y may be the same memory. The constants are
@@ -16,6 +16,8 @@ cdef struct Block:
     int lanes
 
 cdef struct ForwardRuns:    # (runs, length) of each; an absent array is x or y, and not used
+    Py_ssize_t runs
+    Py_ssize_t length
     Runs x                  # IN
     Runs residual           # IN
     Runs y                  # OUT
@@ -66,8 +68,12 @@ cdef inline void affine_block(
     cdef const real* k_m = coef_row(coefs, SUBTRACT, kind)
     cdef const real* k_scale = coef_row(coefs, SCALE, kind)
     cdef const real* k_shift = coef_row(coefs, SHIFT, kind)
-    cdef const real* x
-    cdef const real* r
+    cdef const real* u
+    cdef const real* v
+    cdef const char* x = a.x.p
+    cdef const char* residual = a.residual.p
+    cdef char* y = a.y.p
+    cdef uint16_t* bits = a.bits.p
     cdef unsigned int word
     cdef Py_ssize_t i = 0
     cdef int lanes = block.lanes, spread = 1 if mode.spread else 0, j, k, q
@@ -78,15 +84,15 @@ cdef inline void affine_block(
         shift[j] = k_shift[j] if not mode.spread or j < block.width else 0
     while i < block.rows:
         for k in range(block.group):
-            x = load_block(mode.type, loose, a.x.p + k * a.x.step, block.width, x_room, kind)
+            u = load_block(mode.type, loose, x + k * a.x.step, block.width, x_room, kind)
             for j in range(lanes):
                 t[k * lanes + j] = rectified_if(
                     mode.relu and not mode.residual,
-                    (x[j] - m[j * spread]) * scale[j * spread] + shift[j * spread] if j < block.width else 0)
+                    (u[j] - m[j * spread]) * scale[j * spread] + shift[j * spread] if j < block.width else 0)
             if mode.residual:
-                r = load_block(mode.type, loose, a.residual.p + k * a.residual.step, block.width, r_room, kind)
+                v = load_block(mode.type, loose, residual + k * a.residual.step, block.width, r_room, kind)
                 for j in range(lanes):
-                    t[k * lanes + j] = rectified_if(mode.relu, t[k * lanes + j] + (r[j] if j < block.width else 0))
+                    t[k * lanes + j] = rectified_if(mode.relu, t[k * lanes + j] + (v[j] if j < block.width else 0))
         for k in range(block.group):
             if mode.keep:
                 for q in range(lanes // LANES):
@@ -94,16 +100,17 @@ cdef inline void affine_block(
                         word = 0
                         for j in range(LANES):
                             word |= <unsigned int> (0 if t[k * lanes + q * LANES + j] <= 0 else 1) << j
-                        a.bits.p[k * a.bits.step + q] = <uint16_t> word
-            store_block(mode.type, loose, mode.stream, t + k * lanes, block.width, lanes, a.y.p + k * a.y.step)
-        a = forward_next(a, block.group)
+                        bits[k * a.bits.step + q] = <uint16_t> word
+            store_block(mode.type, loose, mode.stream, t + k * lanes, block.width, lanes, y + k * a.y.step)
+        x += block.group * a.x.step
+        residual += block.group * a.residual.step
+        y += block.group * a.y.step
+        bits += block.group * a.bits.step
         i += block.group
 
 
-cdef inline void affine_rows(
-    Mode mode, ForwardRuns a, Coefs coefs, Py_ssize_t rows, Py_ssize_t width, const real* kind,
-) noexcept nogil:
-    cdef Py_ssize_t i = 0, w, k, size = size_of(mode.type)
+cdef inline void affine_rows(Mode mode, ForwardRuns a, Coefs coefs, const real* kind) noexcept nogil:
+    cdef Py_ssize_t i = 0, w, k, rows = a.runs, width = a.length, size = size_of(mode.type)
     mode.spread = True
     while i < rows:
         w = 0
@@ -129,15 +136,13 @@ cdef inline void affine_rows(
         i += k
 
 
-cdef inline void affine_planes(
-    Mode mode, ForwardRuns a, Coefs coefs, Py_ssize_t planes, Py_ssize_t length, const real* kind,
-) noexcept nogil:
+cdef inline void affine_planes(Mode mode, ForwardRuns a, Coefs coefs, const real* kind) noexcept nogil:
     # A plane is tiles, then steps of LANES, then steps of four and single elements, or with bits one partial step.
-    cdef Py_ssize_t i, tiles = length // TILE, w = tiles * TILE, steps = (length - w) // LANES
+    cdef Py_ssize_t length = a.length, i, tiles = length // TILE, w = tiles * TILE, steps = (length - w) // LANES
     cdef Py_ssize_t v = w + steps * LANES, fours = (length - v) // 4, u = v + fours * 4
     cdef Py_ssize_t size = size_of(mode.type)
     mode.spread = False
-    for i in range(planes):
+    for i in range(a.runs):
         if tiles:
             affine_block(mode, forward_pieces(a, 0, TILE, size), coefs, Block(tiles, 1, TILE, TILE), kind)
         if steps:
@@ -155,18 +160,14 @@ cdef inline void affine_planes(
         coefs = coefs_from(coefs, 1, kind)
 
 
-cdef inline void affine_with(
-    Mode mode, ForwardRuns a, Coefs coefs, Py_ssize_t runs, Py_ssize_t length, const real* kind,
-) noexcept nogil:
+cdef inline void affine_with(Mode mode, ForwardRuns a, Coefs coefs, const real* kind) noexcept nogil:
     if mode.spread:
-        affine_rows(mode, a, coefs, runs, length, kind)
+        affine_rows(mode, a, coefs, kind)
     else:
-        affine_planes(mode, a, coefs, runs, length, kind)
+        affine_planes(mode, a, coefs, kind)
 
 
-cdef inline void affine_of(
-    Mode mode, ForwardRuns a, Coefs coefs, Py_ssize_t runs, Py_ssize_t length, const real* kind,
-) noexcept nogil:
+cdef inline void affine_of(Mode mode, ForwardRuns a, Coefs coefs, const real* kind) noexcept nogil:
     # The type is a literal already; every branch sets three more.
     cdef Mode m = mode
     if not mode.residual:
@@ -174,52 +175,50 @@ cdef inline void affine_of(
         m.keep = False
         if mode.relu:
             m.relu = True
-            affine_with(m, a, coefs, runs, length, kind)
+            affine_with(m, a, coefs, kind)
         else:
             m.relu = False
-            affine_with(m, a, coefs, runs, length, kind)
+            affine_with(m, a, coefs, kind)
         return
     m.residual = True
     if not mode.relu:
         m.relu = False
         m.keep = False
-        affine_with(m, a, coefs, runs, length, kind)
+        affine_with(m, a, coefs, kind)
         return
     m.relu = True
     if mode.keep:
         m.keep = True
-        affine_with(m, a, coefs, runs, length, kind)
+        affine_with(m, a, coefs, kind)
     else:
         m.keep = False
-        affine_with(m, a, coefs, runs, length, kind)
+        affine_with(m, a, coefs, kind)
 
 
-cdef void affine_float16(
-    Mode mode, ForwardRuns a, Coefs coefs, Py_ssize_t runs, Py_ssize_t length, const float* kind,
-) noexcept nogil:
+cdef void affine_float16(bint spread, Mode mode, ForwardRuns a, Coefs coefs, const float* kind) noexcept nogil:
+    mode.spread = spread
     mode.type = FLOAT16
     mode.four = False
-    affine_of(mode, a, coefs, runs, length, kind)
+    affine_of(mode, a, coefs, kind)
 
 
-cdef void affine_bfloat16(
-    Mode mode, ForwardRuns a, Coefs coefs, Py_ssize_t runs, Py_ssize_t length, const float* kind,
-) noexcept nogil:
+cdef void affine_bfloat16(bint spread, Mode mode, ForwardRuns a, Coefs coefs, const float* kind) noexcept nogil:
+    mode.spread = spread
     mode.type = BFLOAT16
     mode.four = False
-    affine_of(mode, a, coefs, runs, length, kind)
+    affine_of(mode, a, coefs, kind)
 
 
-cdef void affine(
-    Mode mode, ForwardRuns a, Coefs coefs, Py_ssize_t runs, Py_ssize_t length, const real* kind,
-) noexcept nogil:
+cdef void affine(bint spread, Mode mode, ForwardRuns a, Coefs coefs, const real* kind) noexcept nogil:
+    # `spread` is an argument of its own so that the compiler makes a function for each shape.
+    mode.spread = spread
     if real is double:
         mode.type = FLOAT64
-        affine_of(mode, a, coefs, runs, length, kind)
+        affine_of(mode, a, coefs, kind)
     elif mode.type == FLOAT16:
-        affine_float16(mode, a, coefs, runs, length, kind)
+        affine_float16(spread, mode, a, coefs, kind)
     elif mode.type == BFLOAT16:
-        affine_bfloat16(mode, a, coefs, runs, length, kind)
+        affine_bfloat16(spread, mode, a, coefs, kind)
     else:
         mode.type = FLOAT32
-        affine_of(mode, a, coefs, runs, length, kind)
+        affine_of(mode, a, coefs, kind)

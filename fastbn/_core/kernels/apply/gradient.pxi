@@ -1,9 +1,12 @@
 # The elementwise pass of a backward: dx = a * ((dy + b * (x - m)) + c), or a * dy with frozen statistics.
 #
-# Blocks, runs and modes are those of affine.pxi. With a gate, dy is first set to zero where the ReLU was closed, and that
-# is also the gradient of a residual.
+# a) Blocks, runs and modes are those of affine.pxi.
+# b) With a gate, dy is first set to zero where the ReLU was closed. That is also the gradient of a residual.
+# c) The arrays are dy, x and bits in, dx and dresidual out.
 
 cdef struct GradientRuns:   # (runs, length) of each; an absent array is x or dx, and not used
+    Py_ssize_t runs
+    Py_ssize_t length
     Runs dy                 # IN
     Runs x                  # IN
     Words bits              # IN
@@ -60,8 +63,13 @@ cdef inline void gradient_block(
     cdef float dy_room[TILE]
     cdef float x_room[TILE]
     cdef const real* row = coef_row(coefs, 0, kind)
-    cdef const real* dy
-    cdef const real* x
+    cdef const real* w
+    cdef const real* u
+    cdef const char* dy = arrays.dy.p
+    cdef const char* x = arrays.x.p
+    cdef const uint16_t* bits = arrays.bits.p
+    cdef char* dx = arrays.dx.p
+    cdef char* dresidual = arrays.dresidual.p
     cdef unsigned int word
     cdef Py_ssize_t i = 0, step = coefs.step
     cdef int lanes = block.lanes, spread = 1 if mode.spread else 0, j, k, q
@@ -77,20 +85,20 @@ cdef inline void gradient_block(
         c[j] = row[DX_1 * step + j] if there else 0
     while i < block.rows:
         for k in range(block.group):
-            dy = load_block(mode.type, loose, arrays.dy.p + k * arrays.dy.step, block.width, dy_room, kind)
-            x = dy
+            w = load_block(mode.type, loose, dy + k * arrays.dy.step, block.width, dy_room, kind)
+            u = w
             if mode.gate == REPLAY or not mode.frozen:
-                x = load_block(mode.type, loose, arrays.x.p + k * arrays.x.step, block.width, x_room, kind)
+                u = load_block(mode.type, loose, x + k * arrays.x.step, block.width, x_room, kind)
             for j in range(lanes):
-                v[k * lanes + j] = dy[j] if j < block.width else 0
+                v[k * lanes + j] = w[j] if j < block.width else 0
             if mode.gate == REPLAY:
                 for j in range(lanes):
                     if j < block.width:
-                        v[k * lanes + j] = opened(v[k * lanes + j], x[j] - m[j * spread],
+                        v[k * lanes + j] = opened(v[k * lanes + j], u[j] - m[j * spread],
                                                   scale[j * spread], shift[j * spread])
             elif mode.gate == BITS:
                 for q in range(lanes // LANES):
-                    word = arrays.bits.p[k * arrays.bits.step + q] if q * LANES < block.width else 0
+                    word = bits[k * arrays.bits.step + q] if q * LANES < block.width else 0
                     for j in range(LANES):
                         if not (word >> j) & 1:
                             v[k * lanes + q * LANES + j] = 0
@@ -99,22 +107,24 @@ cdef inline void gradient_block(
                     t[k * lanes + j] = a[j * spread] * v[k * lanes + j]
                 else:
                     t[k * lanes + j] = a[j * spread] * (
-                        (v[k * lanes + j] + b[j * spread] * (x[j] - m[j * spread])) + c[j * spread]
+                        (v[k * lanes + j] + b[j * spread] * (u[j] - m[j * spread])) + c[j * spread]
                     ) if j < block.width else 0
         for k in range(block.group):
-            store_block(mode.type, loose, False, t + k * lanes, block.width, lanes, arrays.dx.p + k * arrays.dx.step)
+            store_block(mode.type, loose, False, t + k * lanes, block.width, lanes, dx + k * arrays.dx.step)
             if mode.residual:
                 store_block(mode.type, loose, False, v + k * lanes, block.width, lanes,
-                            arrays.dresidual.p + k * arrays.dresidual.step)
-        arrays = gradient_next(arrays, block.group)
+                            dresidual + k * arrays.dresidual.step)
+        dy += block.group * arrays.dy.step
+        x += block.group * arrays.x.step
+        bits += block.group * arrays.bits.step
+        dx += block.group * arrays.dx.step
+        dresidual += block.group * arrays.dresidual.step
         i += block.group
 
 
-cdef inline void gradient_rows(
-    Mode mode, GradientRuns a, Coefs coefs, Py_ssize_t rows, Py_ssize_t width, const real* kind,
-) noexcept nogil:
+cdef inline void gradient_rows(Mode mode, GradientRuns a, Coefs coefs, const real* kind) noexcept nogil:
     # As affine_rows(), but in steps of TILE: with two inputs these are 5 % faster, with one STEP is 20 % faster.
-    cdef Py_ssize_t i = 0, w, k, size = size_of(mode.type)
+    cdef Py_ssize_t i = 0, w, k, rows = a.runs, width = a.length, size = size_of(mode.type)
     mode.spread = True
     while i < rows:
         w = 0
@@ -140,15 +150,13 @@ cdef inline void gradient_rows(
         i += k
 
 
-cdef inline void gradient_planes(
-    Mode mode, GradientRuns a, Coefs coefs, Py_ssize_t planes, Py_ssize_t length, const real* kind,
-) noexcept nogil:
+cdef inline void gradient_planes(Mode mode, GradientRuns a, Coefs coefs, const real* kind) noexcept nogil:
     # As affine_planes().
-    cdef Py_ssize_t i, tiles = length // TILE, w = tiles * TILE, steps = (length - w) // LANES
+    cdef Py_ssize_t length = a.length, i, tiles = length // TILE, w = tiles * TILE, steps = (length - w) // LANES
     cdef Py_ssize_t v = w + steps * LANES, fours = (length - v) // 4, u = v + fours * 4
     cdef Py_ssize_t size = size_of(mode.type)
     mode.spread = False
-    for i in range(planes):
+    for i in range(a.runs):
         if tiles:
             gradient_block(mode, gradient_pieces(a, 0, TILE, size), coefs, Block(tiles, 1, TILE, TILE), kind)
         if steps:
@@ -166,77 +174,68 @@ cdef inline void gradient_planes(
         coefs = coefs_from(coefs, 1, kind)
 
 
-cdef inline void gradient_with(
-    Mode mode, GradientRuns a, Coefs coefs, Py_ssize_t runs, Py_ssize_t length, const real* kind,
-) noexcept nogil:
+cdef inline void gradient_with(Mode mode, GradientRuns a, Coefs coefs, const real* kind) noexcept nogil:
     if mode.spread:
-        gradient_rows(mode, a, coefs, runs, length, kind)
+        gradient_rows(mode, a, coefs, kind)
     else:
-        gradient_planes(mode, a, coefs, runs, length, kind)
+        gradient_planes(mode, a, coefs, kind)
 
 
-cdef inline void gradient_gates(
-    Mode mode, GradientRuns a, Coefs coefs, Py_ssize_t runs, Py_ssize_t length, const real* kind,
-) noexcept nogil:
+cdef inline void gradient_gates(Mode mode, GradientRuns a, Coefs coefs, const real* kind) noexcept nogil:
     # A residual with a ReLU has bits, one without an activation an open gate.
     cdef Mode m = mode
     if mode.gate == REPLAY:
         m.gate = REPLAY
         m.residual = False
-        gradient_with(m, a, coefs, runs, length, kind)
+        gradient_with(m, a, coefs, kind)
     elif mode.gate == BITS:
         m.gate = BITS
         m.residual = True
-        gradient_with(m, a, coefs, runs, length, kind)
+        gradient_with(m, a, coefs, kind)
     elif mode.residual:
         m.gate = OPEN
         m.residual = True
-        gradient_with(m, a, coefs, runs, length, kind)
+        gradient_with(m, a, coefs, kind)
     else:
         m.gate = OPEN
         m.residual = False
-        gradient_with(m, a, coefs, runs, length, kind)
+        gradient_with(m, a, coefs, kind)
 
 
-cdef inline void gradient_of(
-    Mode mode, GradientRuns a, Coefs coefs, Py_ssize_t runs, Py_ssize_t length, const real* kind,
-) noexcept nogil:
+cdef inline void gradient_of(Mode mode, GradientRuns a, Coefs coefs, const real* kind) noexcept nogil:
     # The type is a literal already; every branch sets three more.
     cdef Mode m = mode
     if mode.frozen:
         m.frozen = True
-        gradient_gates(m, a, coefs, runs, length, kind)
+        gradient_gates(m, a, coefs, kind)
     else:
         m.frozen = False
-        gradient_gates(m, a, coefs, runs, length, kind)
+        gradient_gates(m, a, coefs, kind)
 
 
-cdef void gradient_float16(
-    Mode mode, GradientRuns a, Coefs coefs, Py_ssize_t runs, Py_ssize_t length, const float* kind,
-) noexcept nogil:
+cdef void gradient_float16(bint spread, Mode mode, GradientRuns a, Coefs coefs, const float* kind) noexcept nogil:
+    mode.spread = spread
     mode.type = FLOAT16
     mode.four = False
-    gradient_of(mode, a, coefs, runs, length, kind)
+    gradient_of(mode, a, coefs, kind)
 
 
-cdef void gradient_bfloat16(
-    Mode mode, GradientRuns a, Coefs coefs, Py_ssize_t runs, Py_ssize_t length, const float* kind,
-) noexcept nogil:
+cdef void gradient_bfloat16(bint spread, Mode mode, GradientRuns a, Coefs coefs, const float* kind) noexcept nogil:
+    mode.spread = spread
     mode.type = BFLOAT16
     mode.four = False
-    gradient_of(mode, a, coefs, runs, length, kind)
+    gradient_of(mode, a, coefs, kind)
 
 
-cdef void gradient(
-    Mode mode, GradientRuns a, Coefs coefs, Py_ssize_t runs, Py_ssize_t length, const real* kind,
-) noexcept nogil:
+cdef void gradient(bint spread, Mode mode, GradientRuns a, Coefs coefs, const real* kind) noexcept nogil:
+    mode.spread = spread
     if real is double:
         mode.type = FLOAT64
-        gradient_of(mode, a, coefs, runs, length, kind)
+        gradient_of(mode, a, coefs, kind)
     elif mode.type == FLOAT16:
-        gradient_float16(mode, a, coefs, runs, length, kind)
+        gradient_float16(spread, mode, a, coefs, kind)
     elif mode.type == BFLOAT16:
-        gradient_bfloat16(mode, a, coefs, runs, length, kind)
+        gradient_bfloat16(spread, mode, a, coefs, kind)
     else:
         mode.type = FLOAT32
-        gradient_of(mode, a, coefs, runs, length, kind)
+        gradient_of(mode, a, coefs, kind)

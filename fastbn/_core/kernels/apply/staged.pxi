@@ -9,9 +9,7 @@ cdef inline Py_ssize_t piece_of(Py_ssize_t length) noexcept nogil:
     return length if length <= STAGE else STAGE
 
 
-cdef void forward_runs(
-    const Job* job, Mode mode, ForwardRuns a, Coefs coefs, Py_ssize_t runs, Py_ssize_t length, const real* kind,
-) noexcept nogil:
+cdef void forward_runs(bint spread, const Job* job, ForwardRuns a, Coefs coefs, const real* kind) noexcept nogil:
     cdef float x_room[STAGE + PADDING]
     cdef float r_room[STAGE + PADDING]
     cdef real t[STAGE + PADDING]
@@ -19,22 +17,25 @@ cdef void forward_runs(
     cdef ForwardRuns here, piece
     cdef Py_ssize_t step, i = 0, w, k, width
     cdef Py_ssize_t size = job.itemsize
+    cdef Mode mode = mode_of(job)
     cdef Mode stage = mode
     if job.activation <= RELU:
-        affine(mode, a, coefs, runs, length, kind)
+        affine(spread, mode, a, coefs, kind)
         return
     stage.type = FLOAT32 if real is float else FLOAT64
     stage.stream = False
     stage.four = False
     stage.relu = False
     stage.keep = False
-    while i < runs:
+    while i < a.runs:
         w = 0
-        k = least(runs - i, STAGE // piece_of(length))
-        while w < length:
-            width = least(piece_of(length), length - w)
+        k = least(a.runs - i, STAGE // piece_of(a.length))
+        while w < a.length:
+            width = least(piece_of(a.length), a.length - w)
             here = forward_at(forward_next(a, i), w * size, 0)
             piece = here
+            piece.runs = k
+            piece.length = width
             loaded = load_runs(mode.type, here.x, k, width, x_room, &step, kind)
             piece.x = Runs(<char*> loaded, step * <Py_ssize_t> sizeof(real))
             piece.residual = piece.x
@@ -42,7 +43,7 @@ cdef void forward_runs(
                 loaded = load_runs(mode.type, here.residual, k, width, r_room, &step, kind)
                 piece.residual = Runs(<char*> loaded, step * <Py_ssize_t> sizeof(real))
             piece.y = Runs(<char*> t, width * <Py_ssize_t> sizeof(real))
-            affine(stage, piece, coefs_from(coefs, w if mode.spread else i, kind), k, width, kind)
+            affine(spread, stage, piece, coefs_from(coefs, w if spread else i, kind), kind)
             activate(job.activation, <real> job.slope, t, k * width)
             store_runs(mode.type, mode.stream, <const real*> t, here.y, k, width)
             w += width

@@ -2,9 +2,9 @@
 #
 # a) The conversions are integer arithmetic on the bits, which compilers vectorize, or CPU instructions that give the
 #    same bits, so all ISA levels agree.
-# b) Conversion to float is exact. Conversion from float rounds to nearest even; values out of range become Inf, and NaN
-#    stays NaN. Conversion to bfloat16 does not test for NaN: the low half of a NaN's bits is zero, whether it comes from
-#    a half, from a constant (set_coefs) or from the CPU, so rounding cannot turn it into a number.
+# b) Conversion to float is exact. Conversion from float rounds to nearest even; values out of range become Inf, and
+#    NaN stays NaN. Conversion to bfloat16 does not test for NaN: the low half of the bits of a NaN is zero, whether
+#    it comes from a half, a constant (set_coefs) or the CPU, so rounding cannot turn it into a number.
 # c) load_block() and store_block() convert in registers: their type and width are literals. load_runs() and
 #    store_runs() convert pieces through a local array. For float and double the loads return the address itself.
 

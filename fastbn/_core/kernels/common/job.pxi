@@ -155,11 +155,11 @@ cdef inline Py_ssize_t size_of(int type) noexcept nogil:
     return 8 if type == FLOAT64 else (4 if type == FLOAT32 else 2)
 
 
-cdef inline Mode mode_of(const Job* job, bint spread) noexcept nogil:
+cdef inline Mode mode_of(const Job* job) noexcept nogil:
     # The mode as values; the passes turn them into literals.
     cdef Mode out
     out.type = job.type
-    out.spread = spread
+    out.spread = False          # set by the passes
     out.residual = job.dresidual.p != NULL if job.gradient else job.residual.p != NULL
     out.relu = job.activation == RELU
     out.keep = job.bits != NULL

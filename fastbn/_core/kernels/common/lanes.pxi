@@ -19,8 +19,9 @@ ctypedef fused lane:
 cdef enum:
     LANES = 16          # lanes of a running sum, elements of a short step over a run, bits of a word of ReLU bits
     STEP = 32           # elements of a step over columns
-    PADDING = 80        # elements by which local arrays are lengthened: no two begin at the same place in a page, where
-                        # a store to one would hold up a load from the other
+    # Elements by which local arrays are lengthened. If two began at the same place in a page, a store to one would hold
+    # up a load from the other.
+    PADDING = 80
     FEW = 48            # values per channel up to which sums are double: too few for rounding errors to average out
 
 cdef enum:              # the source of the gradient of a fused ReLU

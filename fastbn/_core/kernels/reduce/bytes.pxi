@@ -1,5 +1,5 @@
-# Statistics of uint8: the sums of x and of x^2 are integers and exact. Order and lanes do not matter, and neither a pivot
-# nor a second reading is needed.
+# Statistics of uint8: the sums of x and of x^2 are integers and exact. Order and lanes do not matter, and neither a
+# pivot nor a second reading is needed.
 #
 # a) `planes`: a unit is some planes of one channel, read as rows of TILE. `rows`: a unit is some wide rows
 #    (schedule/rows.pxi), all columns.

@@ -2,12 +2,12 @@
 #
 # a) Two sums in one reading: of v and of v * (x - m). In a backward v is dy; in a forward it is x - m (MOMENTS).
 # b) Every running sum has LANES lanes. Four pieces of LANES elements, one behind the other, are added to each other
-#    before they are added to the lanes. After FLUSH_PLANES additions the lanes go to double, so no float sum is long.
+#    before they are added to the lanes. After FLUSH_PLANES additions the lanes go to double: no float sum is long.
 # c) The rest of a run goes through the same lanes under a condition, which becomes a vector mask.
 # d) A run is prefetched AHEAD of the sums, which otherwise wait for memory.
-# e) Moments are taken about a pivot, the mean of a sample that is spread over the span. If squares_held() finds that the
-#    pivot costs more than one bit, or that float lanes overflowed or underflowed, the span is summed again in double,
-#    and at last about the mean found so far.
+# e) Moments are taken about a pivot, the mean of a sample that is spread over the span. If squares_held() finds that
+#    the pivot costs more than one bit, or that float lanes overflowed or underflowed, the span is summed again in
+#    double, and at last about the mean found so far.
 # f) Double lanes are flushed to sums in two words: y may be off by 4 rounding units, which leaves no room for the
 #    rounding errors of a long sum.
 
@@ -248,7 +248,7 @@ cdef inline void add_span(
 
 
 cdef inline Py_ssize_t sample_at(Py_ssize_t k, Py_ssize_t n) noexcept nogil:
-    # The k-th sample of n elements. Samples are spread by the golden ratio, so that no period of the data misleads them.
+    # The k-th sample of n elements. The golden ratio spreads them, so that no period of the data misleads them.
     return (k * 40503 % 65536) * n // 65536
 
 

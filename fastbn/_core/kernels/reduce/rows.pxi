@@ -9,8 +9,8 @@
 # d) Sums and constants are local arrays, so that the compiler sees that x is none of them. A thread uses less than
 #    48 KiB of stack, because some have only 64; the rest is in its Scratch.
 # e) Rows are prefetched AHEAD_ROWS early. Running sums are read and written between the loads, so later loads do not
-#    start early enough on their own. Four rows are prefetched in the order in which they lie, one after the other, while
-#    four are reduced side by side.
+#    start early enough on their own. Four rows are prefetched in the order in which they lie, one after the other,
+#    while four are reduced side by side.
 
 cdef enum:
     FLUSH_ROWS = 24
@@ -36,6 +36,7 @@ cdef struct Columns:        # some columns of a unit
     Runs x
     Runs dy
     Words bits
+    Coefs coefs
     Py_ssize_t flush        # rows after which sums go to double, or to two words
 
 cdef struct Sums:           # (width,) each
@@ -53,16 +54,12 @@ cdef inline bint columns_held(const Columns* u, double v, double vd) noexcept no
     return products_held(<double> u.rows, v, vd)
 
 
-cdef inline Coefs pivots_as_coefs(double* pivot) noexcept nogil:
-    # As the row SUBTRACT, the only one that moments need.
-    return Coefs(<char*> pivot, 0, 0, 1)
-
-
 cdef inline Columns columns_from(Columns u, Py_ssize_t first, Py_ssize_t width) noexcept nogil:
     cdef Py_ssize_t bytes = first * size_of(u.type)
     u.x.p += bytes
     u.dy.p += bytes
     u.bits.p += first // LANES
+    u.coefs.p += first * (8 if u.type == FLOAT64 else 4)
     u.width = width
     return u
 
@@ -96,11 +93,12 @@ cdef void sample_columns(
 cdef inline void add_columns(
     Mode mode, const real** dy, const real** x,                                 # IN  (width,) of four rows, or of one
     bint four, int width,
-    const real* coef, Py_ssize_t step,                                          # IN  (FORWARD_COEFS, width)
-    lane* sums, Py_ssize_t sums_step,                                           # OUT (2, width), added to
+    const real* coef,                                                           # IN  (FORWARD_COEFS, width)
+    lane* sums,                                                                 # OUT (2, width), added to
 ) noexcept nogil:
+    cdef Py_ssize_t step = coef_step_of(coef)
     cdef lane* s1 = sums
-    cdef lane* s2 = sums + sums_step
+    cdef lane* s2 = sums + sums_step_of(sums[0])
     cdef lane d0, d1, d2, d3, v0, v1, v2, v3
     cdef int w
     for w in range(width):
@@ -146,7 +144,7 @@ cdef inline void add_step(
         dy[k] = x[k]
         if mode.gate != MOMENTS:
             dy[k] = load_block(mode.type, False, rows.dy[k] + o, width, dy_room + k * LANES, coef)
-    add_columns(mode, dy, x, four, width, coef + first, coef_step_of(coef), sums + first, sums_step_of(sums[0]))
+    add_columns(mode, dy, x, four, width, coef + first, sums + first)
 
 
 cdef inline void add_rows(
@@ -225,7 +223,7 @@ cdef inline void add_block(
 
 
 cdef inline void sum_columns_of(
-    int type, Columns u, Coefs coefs,
+    int type, Columns u,
     Sums out,                                                                   # OUT
     const real* kind, lane of,
 ) noexcept nogil:
@@ -237,7 +235,7 @@ cdef inline void sum_columns_of(
     cdef double rest2[ROOM_OF_DOUBLES]
     cdef lane* sums
     cdef real* coef
-    cdef const real* given = coef_row(coefs, 0, kind)
+    cdef const real* given = coef_row(u.coefs, 0, kind)
     cdef Py_ssize_t i = 0, w, stop, step = coef_step_of(kind), sums_step = sums_step_of(of)
     if lane is float:
         sums = float_sums
@@ -256,8 +254,8 @@ cdef inline void sum_columns_of(
             rest2[w] = 0
     if u.gate == REPLAY:
         for w in range(u.width):
-            coef[SCALE * step + w] = given[SCALE * coefs.step + w]
-            coef[SHIFT * step + w] = given[SHIFT * coefs.step + w]
+            coef[SCALE * step + w] = given[SCALE * u.coefs.step + w]
+            coef[SHIFT * step + w] = given[SHIFT * u.coefs.step + w]
     while i < u.rows:
         stop = least(i + u.flush, u.rows)
         for w in range(u.width):
@@ -286,40 +284,39 @@ cdef inline void sum_columns_of(
             out.vd[w] = whole_sum(out.vd[w], rest2[w])
 
 
-cdef void sum_float16(Columns u, Coefs coefs, Sums out, const float* kind, lane of) noexcept nogil:
-    sum_columns_of(FLOAT16, u, coefs, out, kind, of)
+cdef void sum_float16(Columns u, Sums out, const float* kind, lane of) noexcept nogil:
+    sum_columns_of(FLOAT16, u, out, kind, of)
 
 
-cdef void sum_bfloat16(Columns u, Coefs coefs, Sums out, const float* kind, lane of) noexcept nogil:
-    sum_columns_of(BFLOAT16, u, coefs, out, kind, of)
+cdef void sum_bfloat16(Columns u, Sums out, const float* kind, lane of) noexcept nogil:
+    sum_columns_of(BFLOAT16, u, out, kind, of)
 
 
-cdef void sum_some_columns(Columns u, Coefs coefs, Sums out, const real* kind, lane of) noexcept nogil:
+cdef void sum_some_columns(Columns u, Sums out, const real* kind, lane of) noexcept nogil:
     # As many as the local arrays hold.
     if real is double:
-        sum_columns_of(FLOAT64, u, coefs, out, kind, of)
+        sum_columns_of(FLOAT64, u, out, kind, of)
     elif u.type == FLOAT16:
-        sum_float16(u, coefs, out, kind, of)
+        sum_float16(u, out, kind, of)
     elif u.type == BFLOAT16:
-        sum_bfloat16(u, coefs, out, kind, of)
+        sum_bfloat16(u, out, kind, of)
     else:
-        sum_columns_of(FLOAT32, u, coefs, out, kind, of)
+        sum_columns_of(FLOAT32, u, out, kind, of)
 
 
 cdef void sum_columns(
-    Columns u, Coefs coefs,
+    Columns u,
     Sums out,                                                                   # OUT (u.width,)
     const real* kind, lane of,
 ) noexcept nogil:
     cdef Py_ssize_t w = 0, most = DOUBLES if real is double else (SUMS if lane is double else SLAB)
     while w < u.width:
-        sum_some_columns(columns_from(u, w, least(most, u.width - w)), coefs_from(coefs, w, kind),
-                         Sums(out.v + w, out.vd + w), kind, of)
+        sum_some_columns(columns_from(u, w, least(most, u.width - w)), Sums(out.v + w, out.vd + w), kind, of)
         w += most
 
 
 cdef void reduce_columns(
-    Columns u, Coefs coefs,
+    Columns u,
     Sums out,                                                                   # OUT (u.width,)
     const real* kind, lane of,
 ) noexcept nogil:
@@ -327,7 +324,7 @@ cdef void reduce_columns(
     cdef double t2[TILE]
     cdef Py_ssize_t w = 0, k, width
     cdef bint held
-    sum_columns(u, coefs, out, kind, of)
+    sum_columns(u, out, kind, of)
     if lane is float:
         while w < u.width:
             width = least(TILE, u.width - w)
@@ -335,7 +332,7 @@ cdef void reduce_columns(
             for k in range(w, w + width):
                 held = held and columns_held(&u, out.v[k], out.vd[k])
             if not held:
-                sum_columns(columns_from(u, w, width), coefs_from(coefs, w, kind), Sums(&t1[0], &t2[0]), kind, <double> 0)
+                sum_columns(columns_from(u, w, width), Sums(&t1[0], &t2[0]), kind, <double> 0)
                 for k in range(width):
                     if not columns_held(&u, out.v[w + k], out.vd[w + k]):
                         out.v[w + k] = t1[k]
@@ -373,7 +370,7 @@ cdef void center_columns(
         for k in range(width):
             here = here or far[(w + k) % channels]
         if here:
-            sum_columns(columns_from(u, w, width), coefs_from(pivots_as_coefs(scratch.pivot), w, kind), Sums(&t1[0], &t2[0]), kind, <double> 0)
+            sum_columns(columns_from(u, w, width), Sums(&t1[0], &t2[0]), kind, <double> 0)
             for k in range(width):
                 c = (w + k) % channels
                 if far[c]:

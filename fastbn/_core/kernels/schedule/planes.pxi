@@ -1,7 +1,7 @@
 # `planes`: (N, C, S), a channel is N runs of S contiguous elements.
 #
-# a) A channel's elements are cut into spans: SPAN elements of one plane, or as many whole planes as SPAN holds. A span is
-#    reduced in one reading; the spans of a channel are merged in order. The cut depends only on the shape.
+# a) The elements of a channel are cut into spans: SPAN elements of one plane, or as many whole planes as SPAN holds. A
+#    span is reduced in one reading; the spans of a channel are merged in order. The cut depends only on the shape.
 # b) A group of channels that fits the cache (the second level, or a share of the last) is reduced and then applied at
 #    once, last image first, so the data come from memory once. The size of a group decides when a channel is processed,
 #    not how.
@@ -85,39 +85,44 @@ cdef inline void reduce_span(
         span_gradients(job.gate, span, coefs_from(job.coefs, c, kind), sums, kind, <double> 0)
 
 
-cdef inline Runs planes_at(const Job* job, const Array* a, Py_ssize_t n, Py_ssize_t c, Py_ssize_t i) noexcept nogil:
-    # The planes of an image from channel c on, as runs.
-    return Runs(at(job, a, n, c, i), a.step_c * job.itemsize)
+cdef struct Planes:         # the elements i .. i + length of the planes c .. c + planes of image n
+    Py_ssize_t n
+    Py_ssize_t c
+    Py_ssize_t planes
+    Py_ssize_t i
+    Py_ssize_t length
 
 
-cdef void apply_to_planes(
-    Job* job, Py_ssize_t n, Py_ssize_t c0, Py_ssize_t c1, Py_ssize_t i, Py_ssize_t length, const real* kind,
-) noexcept nogil:
-    # The elementwise pass over the planes c0..c1 of an image, or over a piece of one plane.
+cdef inline Runs planes_at(const Job* job, const Array* a, Planes p) noexcept nogil:
+    return Runs(at(job, a, p.n, p.c, p.i), a.step_c * job.itemsize)
+
+
+cdef void apply_to_planes(const Job* job, Planes p, const real* kind) noexcept nogil:
     cdef ForwardRuns forward_arrays
     cdef GradientRuns gradient_arrays
-    cdef Mode mode = mode_of(job, False)
-    cdef Coefs coefs = coefs_from(job.coefs, c0, kind)
-    cdef Runs x = planes_at(job, &job.x, n, c0, i)
-    cdef Words bits
-    bits.p = <uint16_t*> x.p
-    bits.step = parts(job.s, LANES)
+    cdef Coefs coefs = coefs_from(job.coefs, p.c, kind)
+    cdef Runs x = planes_at(job, &job.x, p)
+    cdef Words bits = Words(<uint16_t*> x.p, parts(job.s, LANES))
     if job.bits != NULL:
-        bits.p = job.bits + plane_words(job, n, c0) + i // LANES
+        bits.p = job.bits + plane_words(job, p.n, p.c) + p.i // LANES
     if job.gradient:
-        gradient_arrays.dy = planes_at(job, &job.dy, n, c0, i)
+        gradient_arrays.runs = p.planes
+        gradient_arrays.length = p.length
+        gradient_arrays.dy = planes_at(job, &job.dy, p)
         gradient_arrays.x = x
         gradient_arrays.bits = bits
-        gradient_arrays.dx = planes_at(job, &job.dx, n, c0, i)
-        gradient_arrays.dresidual = planes_at(job, present(&job.dresidual, &job.dx), n, c0, i)
-        gradient(mode, gradient_arrays, coefs, c1 - c0, length, kind)
+        gradient_arrays.dx = planes_at(job, &job.dx, p)
+        gradient_arrays.dresidual = planes_at(job, present(&job.dresidual, &job.dx), p)
+        gradient(False, mode_of(job), gradient_arrays, coefs, kind)
     else:
+        forward_arrays.runs = p.planes
+        forward_arrays.length = p.length
         forward_arrays.x = x
-        forward_arrays.residual = planes_at(job, present(&job.residual, &job.x), n, c0, i)
-        forward_arrays.y = planes_at(job, &job.y, n, c0, i)
+        forward_arrays.residual = planes_at(job, present(&job.residual, &job.x), p)
+        forward_arrays.y = planes_at(job, &job.y, p)
         forward_arrays.bits = bits
-        forward_runs(job, mode, forward_arrays, coefs, c1 - c0, length, kind)
-    if mode.stream:
+        forward_runs(False, job, forward_arrays, coefs, kind)
+    if job.cut.stream:
         fastbn_fence()
 
 
@@ -172,7 +177,7 @@ cdef void planes_group(Job* job, Py_ssize_t unit, const real* kind) noexcept nog
     finish_channels(job, c0, c1, kind)
     n = job.n - 1
     while n >= 0 and not stopped(job):
-        apply_to_planes(job, n, c0, c1, 0, job.s, kind)
+        apply_to_planes(job, Planes(n, c0, c1 - c0, 0, job.s), kind)
         n -= 1
 
 
@@ -228,7 +233,7 @@ cdef void planes_apply(Job* job, Py_ssize_t unit, const real* kind) noexcept nog
     cdef Py_ssize_t planes
     while p < stop:
         planes = least(stop - p, job.c - c)
-        apply_to_planes(job, n, c, c + planes, i, least(job.s - i, SPAN), kind)
+        apply_to_planes(job, Planes(n, c, planes, i, least(job.s - i, SPAN)), kind)
         p += planes
         c = 0
         n += 1

@@ -1,8 +1,8 @@
 # `rows`: (R, C), channels contiguous.
 #
 # a) Rows are cut into units, columns into slabs. A unit is reduced, and its results are kept for every channel; units
-#    are merged in order, channel by channel. The rows of a unit depend only on the shape. The width of a slab may depend
-#    on the cache, because the columns are independent.
+#    are merged in order, channel by channel. The rows of a unit depend only on the shape. The width of a slab may
+#    depend on the cache, because the columns are independent.
 # b) Channel counts that do not fill tiles (3, 24, 40) are read as wide rows of `repeats` rows each, in which channel c
 #    has the columns c, c + C, c + 2 C ... Their sums are added before the unit is finished. The rows left over form a
 #    last unit.
@@ -106,7 +106,7 @@ cdef inline Runs rows_at(
     return Runs(at(job, a, row, 0, first), a.step_n * repeats * job.itemsize)
 
 
-cdef inline Columns slab_of(const Job* job, const Strip* strip, Py_ssize_t first) noexcept nogil:
+cdef inline Columns slab_of(const Job* job, const Strip* strip, Py_ssize_t first, const real* kind) noexcept nogil:
     # A slab of a strip, from column `first` on.
     cdef Py_ssize_t row = strip.row if job.index == NULL else 0
     cdef Columns out
@@ -119,6 +119,7 @@ cdef inline Columns slab_of(const Job* job, const Strip* strip, Py_ssize_t first
         out.index = job.index + strip.row
     out.x = rows_at(job, &job.x, row, first, strip.repeats)
     out.dy = rows_at(job, present(&job.dy, &job.x), row, first, strip.repeats)
+    out.coefs = coefs_from(job.coefs, first, kind)
     out.bits = Words(<uint16_t*> out.x.p, strip.bits_step)      # if absent, not used
     if job.bits != NULL:
         out.bits.p = job.bits + strip.bits + first // LANES
@@ -126,14 +127,12 @@ cdef inline Columns slab_of(const Job* job, const Strip* strip, Py_ssize_t first
     return out
 
 
-cdef inline void reduce_slab(
-    const Job* job, Columns u, Coefs coefs, Scratch* scratch, const real* kind,
-) noexcept nogil:
+cdef inline void reduce_slab(const Job* job, Columns u, Scratch* scratch, const real* kind) noexcept nogil:
     # Both sums of all columns, into the scratch.
     if real is float and not (job.exact or job.n <= FEW):
-        reduce_columns(u, coefs, Sums(&scratch.e[0], &scratch.q[0]), kind, <float> 0)
+        reduce_columns(u, Sums(&scratch.e[0], &scratch.q[0]), kind, <float> 0)
     else:
-        reduce_columns(u, coefs, Sums(&scratch.e[0], &scratch.q[0]), kind, <double> 0)
+        reduce_columns(u, Sums(&scratch.e[0], &scratch.q[0]), kind, <double> 0)
 
 
 cdef void reduce_moments(
@@ -151,7 +150,8 @@ cdef void reduce_moments(
         pivot[c] = pivot_of(job.whole, scratch.e[c] / (<double> samples * <double> strip.repeats), kind)
     for w in range(job.c, u.width):
         pivot[w] = pivot[w - job.c]
-    reduce_slab(job, u, pivots_as_coefs(scratch.pivot), scratch, kind)
+    u.coefs = Coefs(<char*> pivot, 0, 0, 1)     # as the row SUBTRACT, the only one that moments need
+    reduce_slab(job, u, scratch, kind)
     fold(scratch.e, u.width, job.c, strip.repeats)
     fold(scratch.q, u.width, job.c, strip.repeats)
     center_columns(u, channels, strip.repeats, job.whole, scratch, kind)
@@ -163,10 +163,10 @@ cdef void reduce_moments(
 
 
 cdef void reduce_products(
-    Job* job, Columns u, const Strip* strip, Coefs coefs, Py_ssize_t at_result, Scratch* scratch, const real* kind,
+    Job* job, Columns u, const Strip* strip, Py_ssize_t at_result, Scratch* scratch, const real* kind,
 ) noexcept nogil:
     cdef Py_ssize_t c
-    reduce_slab(job, u, coefs, scratch, kind)
+    reduce_slab(job, u, scratch, kind)
     fold(scratch.e, u.width, job.c, strip.repeats)
     fold(scratch.q, u.width, job.c, strip.repeats)
     for c in range(least(u.width, job.c)):
@@ -190,8 +190,8 @@ cdef inline void fold(double* sums, Py_ssize_t width, Py_ssize_t c, Py_ssize_t r
 
 
 cdef void merge_moments(Job* job, Py_ssize_t k, int width) noexcept nogil:
-    # merge() of moments.pxi over all units, for a tile of statistics from k on. The counts are equal across the tile, so
-    # the loops vectorize.
+    # merge() of moments.pxi over all units, for a tile of statistics from k on. They have equal counts, so the loops
+    # vectorize.
     cdef double[TILE] mean
     cdef double[TILE] low
     cdef double[TILE] m2
@@ -262,28 +262,29 @@ cdef void apply_to_rows(
 ) noexcept nogil:
     cdef ForwardRuns forward_arrays
     cdef GradientRuns gradient_arrays
-    cdef Mode mode = mode_of(job, True)
     cdef Coefs coefs = coefs_from(job.coefs, panel.first, kind)
     cdef Py_ssize_t k = strip.repeats
     cdef Runs x = rows_at(job, &job.x, at_row, panel.first, k)
-    cdef Words bits
-    bits.p = <uint16_t*> x.p
-    bits.step = strip.bits_step
+    cdef Words bits = Words(<uint16_t*> x.p, strip.bits_step)
     if job.bits != NULL:
         bits.p = job.bits + strip.bits + panel.row * strip.bits_step + panel.first // LANES
     if job.gradient:
+        gradient_arrays.runs = panel.rows
+        gradient_arrays.length = panel.width
         gradient_arrays.dy = rows_at(job, &job.dy, at_row, panel.first, k)
         gradient_arrays.x = x
         gradient_arrays.bits = bits
         gradient_arrays.dx = rows_at(job, &job.dx, at_row, panel.first, k)
         gradient_arrays.dresidual = rows_at(job, present(&job.dresidual, &job.dx), at_row, panel.first, k)
-        gradient(mode, gradient_arrays, coefs, panel.rows, panel.width, kind)
+        gradient(True, mode_of(job), gradient_arrays, coefs, kind)
     else:
+        forward_arrays.runs = panel.rows
+        forward_arrays.length = panel.width
         forward_arrays.x = x
         forward_arrays.residual = rows_at(job, present(&job.residual, &job.x), at_row, panel.first, k)
         forward_arrays.y = rows_at(job, &job.y, at_row, panel.first, k)
         forward_arrays.bits = bits
-        forward_runs(job, mode, forward_arrays, coefs, panel.rows, panel.width, kind)
+        forward_runs(True, job, forward_arrays, coefs, kind)
 
 
 cdef void clear_rows(const Job* job, const Array* a, Panel panel) noexcept nogil:
@@ -338,10 +339,10 @@ cdef void rows_reduce(Job* job, Py_ssize_t unit, int thread, const real* kind) n
     cdef Py_ssize_t first = unit % job.cut.slabs * job.cut.slab
     cdef Py_ssize_t at_result = u * job.geometry.statistics + statistic_of(&job.geometry, 0, first)
     cdef Strip strip = strip_of(job, u)
-    cdef Columns columns = slab_of(job, &strip, first)
+    cdef Columns columns = slab_of(job, &strip, first, kind)
     cdef Scratch* scratch = <Scratch*> job.scratch + thread
     if job.gradient:
-        reduce_products(job, columns, &strip, coefs_from(job.coefs, first, kind), at_result, scratch, kind)
+        reduce_products(job, columns, &strip, at_result, scratch, kind)
     else:
         reduce_moments(job, columns, &strip, at_result, scratch, kind)
 
