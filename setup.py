@@ -37,8 +37,9 @@ LEVELS = {**X86_64, **ELSEWHERE}
 REQUIRED = ["-O3", "-ffp-contract=off"]
 # These change only speed, and only gcc knows all of them.
 # gcc unrolls loops of up to 16 steps, such as those of LANES, before it vectorizes, and then vectorizes little.
-WANTED = ["-fno-tree-loop-distribute-patterns", "--param=max-completely-peel-times=8", "-fno-math-errno",
-          "-fno-trapping-math",
+# In functions of over 100 loops, as the passes are, gcc allocates registers for the whole function, not loop by loop.
+WANTED = ["-fno-tree-loop-distribute-patterns", "--param=max-completely-peel-times=8",
+          "--param=ira-max-loops-num=1000", "-fno-math-errno", "-fno-trapping-math",
           "-Wno-unused-function",       # not every combination of fused types is called
           "-Wno-psabi"]                 # functions that pass long vectors are inlined, so their ABI does not matter
 # Python passes -g, which makes compilation 50 % slower; CFLAGS=-g restores it.

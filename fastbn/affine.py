@@ -266,14 +266,13 @@ class ChannelAffine:
         TypeError, ValueError
             As in `fastbn.functional.batch_norm_training`.
         """
-        code, slope = (0, 0.0) if activation is None else check_activation(activation)
+        code_and_slope = (0, 0.0) if activation is None else check_activation(activation)
         if axis is None:
             axis = self.axis
         if out_axis is not None or dtype is not None or is_image(x):
             y: NDArray[Any] = images.convert(self, x, residual, activation, out, axis, out_axis, dtype)
             return y
-        return kernels.apply(
-            x, axis, self._constants, residual, out, activation=(code, slope), num_threads=self.num_threads)
+        return kernels.apply(x, axis, self._constants, residual, out, code_and_slope, self.num_threads)
 
     def bind(
         self,

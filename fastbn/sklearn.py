@@ -352,5 +352,5 @@ def affine(
     spread = along(exponent, axis, array.ndim)
     x = power_of_two(array, -spread) if far.any() and not inverse else array
     y: NDArray[Any] = kernels.apply(
-        x, axis, constants, None, out if x is array else None, activation=(0, 0.0), num_threads=None)
+        x, axis, constants, None, out if x is array else None, (0, 0.0), None)
     return power_of_two(y, spread) if far.any() and inverse else y

@@ -104,8 +104,7 @@ class WholeBatch:
         """
         layer = self._layer
         relu = activation is not None and check_activation(activation, inference=False)[0] > 0
-        y = kernels.apply(x, layer.axis, self._constants, residual, out, activation=(int(relu), 0.0),
-                          num_threads=layer.num_threads)
+        y = kernels.apply(x, layer.axis, self._constants, residual, out, (int(relu), 0.0), layer.num_threads)
         # Over x nothing is left to go back from; over the residual, the bits of a ReLU cannot be worked out again.
         self._lost |= out is not None and (
             same_memory(out, x) or (relu and residual is not None and same_memory(out, residual)))

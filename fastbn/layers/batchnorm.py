@@ -300,9 +300,8 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
         mean, var = self.running_mean, self.running_var
         if self.training or mean is None or var is None:
             return self._forward_batch(x, residual, activation, out)
-        code, slope = 0, 0.0
-        if activation is not None:
-            code, slope = check_activation(activation)
+        code_and_slope = (0, 0.0) if activation is None else check_activation(activation)
+        code = code_and_slope[0]
         if self.debias:
             mean, var = _averaging.debiased(self)
         constants = self._constants
@@ -312,8 +311,7 @@ class BatchNorm(Averaged, Stateful, Checkpointed):
             self._constants = constants = kernels.Constants(
                 self.num_features, mean, var, self.gamma, self.beta, self.eps)
         try:    # as _forgetting(), in less time
-            y = kernels.apply(
-                x, self.axis, constants, residual, out, activation=(code, slope), num_threads=self.num_threads)
+            y = kernels.apply(x, self.axis, constants, residual, out, code_and_slope, self.num_threads)
         except BaseException as error:
             self._forget_unless_refused(error)
             raise

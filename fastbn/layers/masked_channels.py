@@ -55,7 +55,7 @@ def forward(
         residual=residual, num_threads=num_threads, mean_low=moments.mean_low, count=chosen[..., 0].size)
     constants = kernels.Constants(len(counts), moments.mean, var, gamma, beta, eps, low=moments.mean_low)
     return kernels.apply(
-        view.array, view.axis, constants, residual, None, activation=(code, 0.0), num_threads=num_threads), saved
+        view.array, view.axis, constants, residual, None, (code, 0.0), num_threads), saved
 
 
 def backward(

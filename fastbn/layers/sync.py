@@ -178,8 +178,7 @@ class SyncBatchNorm(BatchNorm):
             view.array, mean, var, self.gamma, self.beta, axis=self.axis, eps=self.eps, relu=relu, residual=added,
             num_threads=self.num_threads, mean_low=low, count=count)
         kernels.apply(
-            view.array, self.axis, constants, added, target.array, activation=(int(relu), 0.0),
-            num_threads=self.num_threads)
+            view.array, self.axis, constants, added, target.array, (int(relu), 0.0), self.num_threads)
         return target.finish(), saved
 
     def backward(self, dy: ArrayLike, out: NDArray[Any] | None = None) -> Any:

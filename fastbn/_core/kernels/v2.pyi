@@ -62,7 +62,6 @@ def apply(
     constants: Constants,
     residual: ArrayLike | None,
     out: NDArray[Any] | None,
-    *,
     activation: tuple[int, float],
     num_threads: int | None,
 ) -> NDArray[Any]: ...

@@ -1,7 +1,7 @@
 # Inference: from arrays to array in one call, because a small call spends its time between calls.
 
 
-cdef void begin_inference(Job* job, View x, View residual, View y, activation) except *:
+cdef int begin_inference(Job* job, View x, View residual, View y, tuple activation) except -1:
     # `activation` is what check_activation() returns: a code and a slope.
     begin(job, x)
     job.applies = True
@@ -9,6 +9,7 @@ cdef void begin_inference(Job* job, View x, View residual, View y, activation) e
     if residual is not None:
         job.residual = array_of(residual)
     job.activation, job.slope = activation
+    return 0
 
 
 cdef void plan_inference(Job* job, Constants constants, int threads) noexcept:
@@ -31,7 +32,7 @@ cdef int execute_inference(Job* job, Constants constants, object num_threads) ex
     return 0
 
 
-def apply(x, axis, Constants constants, residual, out, *, tuple activation, num_threads):
+def apply(x, axis, Constants constants, residual, out, tuple activation, num_threads):
     """Transform an array by constants.
 
     Parameters
@@ -50,6 +51,10 @@ def apply(x, axis, Constants constants, residual, out, *, tuple activation, num_
     -------
     ndarray
         `out`, or a new array.
+
+    Notes
+    -----
+    All arguments are positional: keyword-only arguments make a small call 3 % slower.
     """
     return apply_to(view(x, axis, constants.channels), constants, residual, out, activation, num_threads)
 

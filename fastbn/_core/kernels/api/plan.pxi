@@ -51,6 +51,7 @@ cdef void begin(Job* job, View x) noexcept:
     job.geometry = batch_norm_geometry(x.n, x.c, x.s)
     job.values = job.geometry.values
     job.x = array_of(x)
+    job.residual = job.y = job.dy = job.dx = job.dresidual = Array(NULL, x.step_n, x.step_c)
     if x.chosen is not None:
         job.index = <const Py_ssize_t*> cnp.PyArray_DATA(x.chosen)
         job.rows = x.rows

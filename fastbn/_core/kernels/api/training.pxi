@@ -68,7 +68,9 @@ cdef int begin_backward(Job* job, View dy, View x, kept, gamma, double* vectors)
     cdef Py_ssize_t c = job.c, statistics = job.geometry.statistics
     cdef double* scale
     cdef double* shift
-    mean, low, rstd, kept_scale, kept_shift, bits, frozen = kept
+    if not isinstance(kept, tuple):
+        raise TypeError(f"kept must be a Kept, got {type(kept).__name__}")
+    mean, low, rstd, kept_scale, kept_shift, bits, frozen = <tuple> kept
     job.gradient = True
     job.dy = array_of(dy)
     job.frozen = frozen

@@ -65,9 +65,9 @@ cdef inline void affine_block(
     cdef real t[4 * STEP]
     cdef float x_room[TILE]
     cdef float r_room[TILE]
-    cdef const real* k_m = coef_row(coefs, SUBTRACT, kind)
-    cdef const real* k_scale = coef_row(coefs, SCALE, kind)
-    cdef const real* k_shift = coef_row(coefs, SHIFT, kind)
+    cdef const real* m_row = coef_row(coefs, SUBTRACT, kind)
+    cdef const real* scale_row = coef_row(coefs, SCALE, kind)
+    cdef const real* shift_row = coef_row(coefs, SHIFT, kind)
     cdef const real* u
     cdef const real* v
     cdef const char* x = a.x.p
@@ -79,9 +79,9 @@ cdef inline void affine_block(
     cdef int lanes = block.lanes, spread = 1 if mode.spread else 0, j, k, q
     cdef bint loose = not mode.spread and not mode.keep     # neither constants nor bits belong to an element
     for j in range(lanes if mode.spread else 1):
-        m[j] = k_m[j] if not mode.spread or j < block.width else 0
-        scale[j] = k_scale[j] if not mode.spread or j < block.width else 0
-        shift[j] = k_shift[j] if not mode.spread or j < block.width else 0
+        m[j] = m_row[j] if not mode.spread or j < block.width else 0
+        scale[j] = scale_row[j] if not mode.spread or j < block.width else 0
+        shift[j] = shift_row[j] if not mode.spread or j < block.width else 0
     while i < block.rows:
         for k in range(block.group):
             u = load_block(mode.type, loose, x + k * a.x.step, block.width, x_room, kind)
