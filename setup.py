@@ -1,7 +1,7 @@
-"""Build of the compiled part: one table of ISA levels, one Extension per level, and a compiler asked what it takes.
+"""Build of the compiled modules: a table of ISA levels, an Extension per level, and probes of the compiler's flags.
 
-Environment: FASTBN_REQUIRE_OPENMP=1 makes a missing OpenMP an error; FASTBN_NO_OPENMP=1 builds without it;
-FASTBN_LEVELS=v3 builds that ISA level alone, or several with commas between them.
+Environment: FASTBN_REQUIRE_OPENMP=1 makes missing OpenMP an error; FASTBN_NO_OPENMP=1 builds without OpenMP;
+FASTBN_LEVELS=v3 builds only that ISA level; separate several levels by commas.
 """
 
 import atexit
@@ -22,8 +22,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
-# Level: the flags that it needs, and those that it has where the compiler takes them. gcc knows these levels from
-# version 11, clang from 12.
+# Level: required flags, and flags that are used if the compiler accepts them. gcc knows these levels from version 11,
+# clang from 12.
 X86_64 = {
     "v2": (["-march=x86-64-v2"], []),
     "v3": (["-march=x86-64-v3"], []),
@@ -32,30 +32,31 @@ X86_64 = {
 ELSEWHERE = {"base": ([], [])}
 LEVELS = {**X86_64, **ELSEWHERE}
 
-# -ffast-math and its parts are never used: they change results, and at link they turn subnormals off for the process.
-# Without contraction every level rounds alike, which is what makes the bits the same.
+# -ffast-math and its parts are never used: they change results, and at link time they disable subnormals for the
+# process. Without contraction every level rounds alike, so all levels give the same bits.
 REQUIRED = ["-O3", "-ffp-contract=off"]
-# These change speed alone, and only gcc knows all of them.
-# gcc unrolls loops of up to 16 steps, of LANES among them, before it looks for vectors, and then finds few.
-WANTED = ["-fno-tree-loop-distribute-patterns", "--param=max-completely-peel-times=8", "-fno-math-errno",
-          "-fno-trapping-math",
+# These change only speed, and only gcc knows all of them.
+# gcc unrolls loops of up to 16 steps, such as those of LANES, before it vectorizes, and then vectorizes little.
+# In functions of over 100 loops, as the passes are, gcc allocates registers for the whole function, not loop by loop.
+WANTED = ["-fno-tree-loop-distribute-patterns", "--param=max-completely-peel-times=8",
+          "--param=ira-max-loops-num=1000", "-fno-math-errno", "-fno-trapping-math",
           "-Wno-unused-function",       # not every combination of fused types is called
-          "-Wno-psabi"]                 # what passes long vectors is inlined, and has no ABI
-# Python passes -g, which makes compiling take half as long again; CFLAGS=-g brings it back.
+          "-Wno-psabi"]                 # functions that pass long vectors are inlined, so their ABI does not matter
+# Python passes -g, which makes compilation 50 % slower; CFLAGS=-g restores it.
 DEBUG = [] if any(flag.startswith("-g") for flag in os.environ.get("CFLAGS", "").split()) else ["-g0"]
-# 32-bit x86 otherwise computes in the registers of the x87, which are wider than double.
+# Otherwise 32-bit x86 computes in x87 registers, which are wider than double.
 SSE = ["-msse2", "-mfpmath=sse"]
 MSVC = ["/O2", "/fp:precise"]
-# Kernel bodies take literals that select what they do; only inlining lets the compiler see them.
+# Kernel bodies are selected by literal arguments, which the compiler sees only after inlining.
 FORCED_INLINE = "__inline__ __attribute__((always_inline))"
-# Modules compiled at once where nobody says how many: there are no more large ones, and every compiler takes memory.
+# Default limit of modules compiled at once: there are few large modules, and every compiler process needs memory.
 MOST_COMPILERS = 4
 
 EMPTY = "int main(void) { return 0; }\n"
 
 INLINE_PROBE = f"static {FORCED_INLINE} int zero(void) {{ return 0; }}\nint main(void) {{ return zero(); }}\n"
 
-# Bits are the same on all machines where float and double are neither computed wider than they are nor reassociated.
+# Bits agree on all machines if float and double are neither evaluated in a wider type nor reassociated.
 ARITHMETIC_PROBE = """
 #include <float.h>
 #if FLT_EVAL_METHOD != 0 || defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
@@ -83,17 +84,17 @@ DIRECTIVES = {
     "initializedcheck": False,
 }
 
-# What the compilers read from the environment, beside their command lines.
+# Environment variables that compilers read in addition to their command lines.
 ENVIRONMENT = ("CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH", "MACOSX_DEPLOYMENT_TARGET", "SDKROOT")
 
 
 class Compiler:
-    """What a compiler takes, found out by compiling small programs.
+    """The flags that a compiler accepts, determined by compiling small programs.
 
     Raises
     ------
     SystemExit
-        If it does not work at all.
+        If the compiler does not work.
     """
 
     def __init__(self, compiler):
@@ -105,7 +106,7 @@ class Compiler:
                 raise SystemExit(f"the C compiler does not work: {self}: {self.usual_warnings}")
 
     def compile(self, flags, source):
-        """Return whether a program compiles with these flags, and what the compiler says."""
+        """Return whether a program compiles with these flags, and the compiler's messages."""
         with tempfile.TemporaryDirectory() as folder:
             command = [*self.compiler.compiler_so, *flags, "-x", "c", "-c", "-", "-o", str(Path(folder, "probe.o"))]
             try:
@@ -114,8 +115,8 @@ class Compiler:
                 return False, str(error)
             return done.returncode == 0, done.stderr
 
-    def takes(self, flags, source=EMPTY):
-        """Return whether a program compiles with these flags, and without a warning that they bring."""
+    def accepts(self, flags, source=EMPTY):
+        """Return whether a program compiles with these flags without new warnings."""
         return self.compile(flags, source) == (True, self.usual_warnings)
 
     def required(self, flags):
@@ -124,41 +125,41 @@ class Compiler:
         Raises
         ------
         SystemExit
-            If the compiler does not take one of them.
+            If the compiler does not accept one of them.
         """
         for flag in flags:
-            if self.gnu and not self.takes([flag]):
-                raise SystemExit(f"fastbn needs gcc 11 or clang 12, or newer: {self} does not take {flag}")
+            if self.gnu and not self.accepts([flag]):
+                raise SystemExit(f"fastbn needs gcc 11 or clang 12, or newer: {self} does not accept {flag}")
         return flags
 
     def wanted(self, flags):
-        """Return those of the flags that the compiler takes."""
-        return [flag for flag in flags if self.gnu and self.takes([flag])]
+        """Return the flags that the compiler accepts."""
+        return [flag for flag in flags if self.gnu and self.accepts([flag])]
 
     def inline(self):
-        """Return the macro that forces inlining, if the compiler takes it."""
-        return [("CYTHON_INLINE", FORCED_INLINE)] if self.gnu and self.takes([], INLINE_PROBE) else []
+        """Return the macro that forces inlining, if the compiler accepts it."""
+        return [("CYTHON_INLINE", FORCED_INLINE)] if self.gnu and self.accepts([], INLINE_PROBE) else []
 
     def base(self):
-        """Return the flags of all modules, with which float and double are computed as such.
+        """Return the flags of all modules, with which float and double are evaluated in their own type.
 
         Raises
         ------
         SystemExit
-            If there are none.
+            If there are no such flags.
         """
         if not self.gnu:
             return MSVC
         flags = [*self.required(REQUIRED), *DEBUG]
         for candidate in (flags, [*flags, *SSE]):
-            if self.takes(candidate, ARITHMETIC_PROBE):
+            if self.accepts(candidate, ARITHMETIC_PROBE):
                 return candidate
         raise SystemExit(
             f"fastbn needs arithmetic that is not wider than float and double, and no part of -ffast-math; {self} "
-            f"has other arithmetic, with {' '.join(SSE)} too. Look at CFLAGS, or build for a CPU with SSE2")
+            f"has other arithmetic, even with {' '.join(SSE)}. Check CFLAGS, or build for a CPU with SSE2")
 
     def openmp(self):
-        """Return the flags for OpenMP, proven by compiling, linking and running; none where that fails."""
+        """Return the flags for OpenMP, verified by a program that compiles, links and runs; otherwise no flags."""
         required = os.environ.get("FASTBN_REQUIRE_OPENMP") == "1"
         if os.environ.get("FASTBN_NO_OPENMP") == "1":
             if required:
@@ -183,7 +184,7 @@ class Compiler:
         return [], []
 
     def why_not(self, compile_flags, link_flags):
-        """Return None if a program with OpenMP builds and runs with these flags, else why not."""
+        """Return None if a program with OpenMP builds and runs with these flags, otherwise the reason."""
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "probe.c")
             source.write_text(OPENMP_PROBE)
@@ -208,16 +209,16 @@ class Compiler:
 
 
 class BuildKernels(build_ext):
-    """Decides the flags once the compiler is known, and builds modules side by side."""
+    """Sets the flags when the compiler is known, and builds modules in parallel."""
 
     def finalize_options(self):
-        """Build as many modules at once as there are CPUs, unless ``--parallel`` says how many."""
+        """Build one module per CPU at once, unless ``--parallel`` sets a number."""
         super().finalize_options()
         if self.parallel is None:
             self.parallel = min(os.cpu_count() or 1, MOST_COMPILERS)
 
     def build_extensions(self):
-        """Set the flags of every module, translate what is in Cython, and build."""
+        """Set the flags of every module, translate Cython to C, and build."""
         compiler = Compiler(self.compiler)
         base = compiler.base()
         common = [*base, *compiler.wanted(WANTED)]
@@ -243,7 +244,7 @@ class BuildKernels(build_ext):
         super().build_extensions()
 
     def translate(self, how):
-        """Write the C of every module, and have all modules built again if the last build was made in another way."""
+        """Write the C code of every module; rebuild all modules if flags, compiler or versions changed."""
         from Cython import __version__
         from Cython.Build import cythonize
 
@@ -256,17 +257,17 @@ class BuildKernels(build_ext):
         stamp = folder / "stamp.json"
         changed = not stamp.exists() or stamp.read_text() != text
         if changed:
-            stamp.unlink(missing_ok=True)       # it is new when all of the C is, not before
+            stamp.unlink(missing_ok=True)       # written again when all C code is
         translated = {module.name: module.sources for module in cythonize(
             self.extensions, build_dir=str(folder), compiler_directives=DIRECTIVES, force=changed or None)}
         if changed:
             stamp.write_text(text)
         for extension in self.extensions:
             extension.sources = translated[extension.name]
-            extension.depends = [*extension.depends, str(stamp)]    # what is older than the stamp is built again
+            extension.depends = [*extension.depends, str(stamp)]    # older modules are built again
 
     def run(self):
-        """Build, and remove the modules that are not of this build: other levels would be chosen before its own."""
+        """Build, and remove modules of other builds, whose levels might be chosen instead."""
         super().run()
         made = {Path(self.get_ext_fullpath(extension.name)) for extension in self.extensions}
         suffix = sysconfig.get_config_var("EXT_SUFFIX")
@@ -276,10 +277,10 @@ class BuildKernels(build_ext):
 
 
 class CopyPython(build_py):
-    """Copies what is not compiled, into a folder without the files of an earlier build that are gone by now."""
+    """Copies the Python files, into a folder without files of earlier builds."""
 
     def run(self):
-        """Remove what is not compiled, unless it is the source, then copy."""
+        """Remove all files but compiled modules, unless the folder is the source, then copy."""
         suffix = sysconfig.get_config_var("EXT_SUFFIX")
         target = Path(self.build_lib, "fastbn").resolve()
         if target != Path("fastbn").resolve():
@@ -300,12 +301,12 @@ def extension(name):
 
 
 def levels():
-    """Return the names of the ISA levels to build, those that take longest first.
+    """Return the names of the ISA levels to build, the slowest to compile first.
 
     Raises
     ------
     SystemExit
-        If FASTBN_LEVELS names one that there is not for this kind of machine.
+        If FASTBN_LEVELS names a level that this machine type does not have.
     """
     # A 32-bit Python may run on a 64-bit system.
     here = platform.machine() in ("x86_64", "AMD64") and sys.maxsize > 2**32 and os.name != "nt"
@@ -317,7 +318,7 @@ def levels():
 
 
 def long_description():
-    """Return the README with links and pictures that a package index can show too."""
+    """Return the README with absolute links and image addresses, for package indexes."""
     [home] = re.findall(r'^Repository = "(.+)"$', Path("pyproject.toml").read_text(), re.MULTILINE)
 
     def absolute(link):
@@ -330,7 +331,7 @@ def long_description():
 
 
 def options():
-    """Return where commands write if the checkout is read-only: a temporary folder, not beside the sources."""
+    """Return settings that make commands write to a temporary folder if the checkout is read-only."""
     if os.access(".", os.W_OK):
         return {}
     scratch = tempfile.mkdtemp(prefix="fastbn-build-")
@@ -341,7 +342,7 @@ def options():
 setup(
     long_description=long_description(),
     long_description_content_type="text/markdown",
-    # Those that take longest come first, so that the short ones fill the time of the last.
+    # The slowest modules come first, so that the fast ones run beside the last slow one.
     ext_modules=[extension(name) for name in (
         *(f"kernels.{level}" for level in levels()), "views", "kernels.cpu", "kernels.fork", "kernels.runtime")],
     cmdclass={"build_ext": BuildKernels, "build_py": CopyPython},

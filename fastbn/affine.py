@@ -284,14 +284,14 @@ class ChannelAffine:
         TypeError, ValueError
             As in `fastbn.functional.batch_norm_training`.
         """
-        code, slope = (0, 0.0) if activation is None else check_activation(activation)
+        coded = (0, 0.0) if activation is None else check_activation(activation)
         if axis is None:
             axis = self.axis
         if out_axis is not None or dtype is not None or is_image(x):
             y: NDArray[Any] = images.convert(
-                self._transforms, x, residual, out, (code, slope), axis=axis, out_axis=out_axis, dtype=dtype)
+                self._transforms, x, residual, out, coded, axis=axis, out_axis=out_axis, dtype=dtype)
             return y
-        return kernels.inference(x, axis, self._constants, residual, out, code, slope, self.num_threads)
+        return kernels.apply(x, axis, self._constants, residual, out, coded, self.num_threads)
 
     def bind(
         self,
@@ -331,7 +331,7 @@ class ChannelAffine:
         >>> plan(np.array([[2.0, 2.0]], np.float32), np.empty((1, 2), np.float32))
         array([[2., 1.]], dtype=float32)
         """
-        code, slope = check_activation(activation)
+        coded = check_activation(activation)
         kind = to_float(dtype)
         if not kind.isnative:
             raise TypeError(f"dtype is {kind}; expected native byte order")
@@ -348,7 +348,8 @@ class ChannelAffine:
             raise ValueError(f"shape is {shape}; expected two or more axes, and {counted(len(self.mean), 'channel')} "
                              f"along axis {axis}")
         origin = _bind, (self, shape, kind.name, layout, activation)
-        return Plan(np.empty(shape, kind), axis, self._constants, code, slope, self.num_threads, origin)
+        return Plan(
+            np.empty(shape, kind), axis, self._constants, activation=coded, num_threads=self.num_threads, origin=origin)
 
 
 class Plan(kernels.Plan):

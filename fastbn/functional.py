@@ -130,7 +130,8 @@ def train(
     mask = None
     if relu and other is not None:
         mask = np.empty(kernels.bits_words(view), np.uint16)
-    mean, low, var, rstd = kernels.training(view, y, other, gamma, beta, eps, relu, mask, fill, num_threads)
+    mean, low, var, rstd = kernels.forward(
+        view, y, other, gamma, beta, eps, relu=relu, bits=mask, fill=fill, num_threads=num_threads)
     scale = shift = None
     if relu and mask is None:
         scale, shift = relu_coefficients(rstd, gamma, beta)
@@ -193,15 +194,16 @@ def batch_norm_inference(
     array([[2., 0.]])
     """
     eps = check_eps(eps)
-    code, slope = check_activation(activation)
+    coded = check_activation(activation)
     if num_threads is not None:
         check_threads(num_threads)
     if mean is None or var is None:
         raise TypeError("mean and var must be arrays, got None")
     if eps == 0:
         check_variance(var, eps)
-    return kernels.inference_once(
-        x, axis, mean, var, gamma, beta, eps, residual, out, code, slope, num_threads)
+    return kernels.apply_once(
+        x, axis, mean, var, gamma, beta, eps=eps, residual=residual, out=out, activation=coded,
+        num_threads=num_threads)
 
 
 def normalize(
@@ -228,8 +230,8 @@ def normalize(
     saved = inference_saved(        # before y may be written over x
         x, mean, var, gamma, beta, axis=axis, eps=eps, relu=relu, residual=residual, num_threads=num_threads,
         mean_low=mean_low, count=count)
-    constants = kernels.Constants(len(mean), mean, var, gamma, beta, eps, mean_low)
-    return kernels.inference(x, axis, constants, residual, out, int(relu), 0.0, num_threads), saved
+    constants = kernels.Constants(len(mean), mean, var, gamma, beta, eps, low=mean_low)
+    return kernels.apply(x, axis, constants, residual, out, (int(relu), 0.0), num_threads), saved
 
 
 def inference_saved(
@@ -263,8 +265,8 @@ def inference_saved(
         scale, shift = relu_coefficients(rstd, gamma, beta)
     elif relu and residual is not None:
         arrangement = view.arrangement
-        constants = kernels.Constants(view.shape[1], mean, var, gamma, beta, eps, mean_low)
-        mask = kernels.inference_bits(view, residual, constants, num_threads)
+        constants = kernels.Constants(view.shape[1], mean, var, gamma, beta, eps, low=mean_low)
+        mask = kernels.apply_bits(view, residual, constants, num_threads=num_threads)
     return Saved(
         mean64, var64, rstd, count or 0, mean_low=mean_low, frozen=count is None, shape=view.array.shape,
         axis=view.axis, residual=residual is not None, scale=scale, shift=shift, mask=mask, arrangement=arrangement)
@@ -346,21 +348,21 @@ def gradients(
     view, gradient = backward_views(dy, x, saved, axis, num_threads)
     dx = views.output(view, out, gradient)
     dresidual = views.output(view) if saved._residual else None
-    given = None
+    if not view.size:
+        check_vectors(view.shape[1], gamma=gamma)
+        dgamma, dbeta = np.zeros(view.shape[1]), np.zeros(view.shape[1])
+    elif sums is None:
+        dgamma, dbeta = kernels.backward(
+            gradient, view, dx, dresidual, saved._kept, gamma, fill=fill, num_threads=num_threads)
     if sums is not None:
         dbeta, about_mean = sums
         with np.errstate(all="ignore"):     # an infinity leaves NaN in its channel, without a warning
             dgamma = about_mean * saved._rstd
-            given = (about_mean + left_over(saved, view) * dbeta, dbeta)
-    if view.size:
-        own = kernels.backward(
-            gradient, view, dx, dresidual, saved._mean, saved._mean_low, saved._rstd, gamma, saved._scale, saved._shift,
-            saved._mask, saved._frozen, fill, given, saved._count, num_threads)
-    else:
-        check_vectors(view.shape[1], gamma=gamma)
-        own = np.zeros(view.shape[1]), np.zeros(view.shape[1])
-    if sums is None:
-        dgamma, dbeta = own
+            products = about_mean + left_over(saved, view) * dbeta
+        if view.size:
+            kernels.apply_gradient(
+                gradient, view, dx, dresidual, saved._kept, gamma, sums=(products, dbeta), count=saved._count,
+                fill=fill, num_threads=num_threads)
     result = (dx.finish(), dgamma, dbeta)
     return result if dresidual is None else (*result, dresidual.finish())
 
@@ -372,9 +374,7 @@ def gradient_sums(
     view, gradient = backward_views(dy, x, saved, axis, num_threads)
     out = np.zeros((2, view.shape[1]))
     if view.size:
-        products, out[0] = kernels.backward(
-            gradient, view, None, None, saved._mean, saved._mean_low, saved._rstd, None, saved._scale, saved._shift,
-            saved._mask, saved._frozen, False, None, 0, num_threads)
+        products, out[0] = kernels.reduce_gradient(gradient, view, saved._kept, num_threads=num_threads)
         with np.errstate(all="ignore"):
             out[1] = products - left_over(saved, view) * out[0]
     return out

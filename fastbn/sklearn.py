@@ -381,8 +381,8 @@ def _standardize(
     if inverse:     # (y + low / scale) * scale + mean
         constants = kernels.Constants(len(mean), -low / scale, None, scale, mean, 0.0)
     else:
-        constants = kernels.Constants(len(mean), mean, None, 1 / scale, none, 0.0, low)
+        constants = kernels.Constants(len(mean), mean, None, 1 / scale, none, 0.0, low=low)
     spread = _along(exponent, axis, array.ndim)
     x = power_of_two(array, -spread) if far.any() and not inverse else array
-    y: NDArray[Any] = kernels.inference(x, axis, constants, None, out if x is array else None, 0, 0.0, None)
+    y: NDArray[Any] = kernels.apply(x, axis, constants, None, out if x is array else None, (0, 0.0), None)
     return power_of_two(y, spread) if far.any() and inverse else y

@@ -134,7 +134,7 @@ def test_a_flag_that_the_bits_depend_on_is_required(fussy):
     assert ask('compiler.required(building["REQUIRED"])', "cc") == ["-O3", "-ffp-contract=off"]
     question = 'compiler.required(["-O3", "-fno-tree-loop-distribute-patterns"])'
     assert refusal(question, fussy) == (
-        f"fastbn needs gcc 11 or clang 12, or newer: {fussy} does not take -fno-tree-loop-distribute-patterns")
+        f"fastbn needs gcc 11 or clang 12, or newer: {fussy} does not accept -fno-tree-loop-distribute-patterns")
 
 
 @needs_compiler
@@ -161,7 +161,7 @@ def test_arithmetic_is_that_of_float_and_double():
 def test_the_x87_is_not_used(flag):
     if run("-c", ASK.format(command=["cc", flag], question="0")).returncode:
         pytest.skip(f"this compiler has no {flag}")
-    x87 = ask('not compiler.takes([], building["ARITHMETIC_PROBE"])', "cc", flag)
+    x87 = ask('not compiler.accepts([], building["ARITHMETIC_PROBE"])', "cc", flag)
     assert x87 or flag == "-m32"        # some compilers for 32 bits use SSE by default
     assert (ask("compiler.base()", "cc", flag)[-2:] == ["-msse2", "-mfpmath=sse"]) == x87
 

@@ -44,8 +44,7 @@ class Transform:
         out: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """Return the transform of an array of floating-point numbers."""
-        code, slope = activation
-        return kernels.inference(x, axis, self.constants, residual, out, code, slope, self.num_threads)
+        return kernels.apply(x, axis, self.constants, residual, out, activation, self.num_threads)
 
     def table(self, dtype: np.dtype[Any], activation: tuple[int, float]) -> NDArray[Any]:
         """Return the transforms of 0 to 255, (C, 256), computed in float64 and rounded once."""

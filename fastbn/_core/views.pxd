@@ -2,17 +2,17 @@ cimport numpy as cnp
 
 
 cdef class View:
-    cdef str name                   # what errors call the array
+    cdef str name                   # of the array, in errors
     cdef cnp.ndarray source         # the caller's array
-    cdef readonly object array      # what the kernels walk: the caller's array, or a packed copy of it
-    cdef object target              # where a packed result goes in the end, or None
-    cdef object result              # what the caller gets: None is the array, True a tensor of it, else `out`
+    cdef readonly object array      # the array that the kernels walk: the caller's, or a packed copy
+    cdef object target              # the array that a packed result is copied to, or None
+    cdef object result              # what finish() returns: None for the array, True for a tensor of it, or `out`
     cdef readonly bint tensor       # whether the caller's array is a tensor
-    cdef object order               # the axes as memory has them, outermost first; None: as the array has them
-    cdef cnp.ndarray chosen         # intp, which rows count, rising; None for all; n is then how many
-    cdef Py_ssize_t rows            # of the array, where some are chosen
-    cdef bint broadcast             # whether narrow rows may be one row in memory
-    cdef int outer                  # how many of them come before the channel
+    cdef object order               # the axes in order of memory, outermost first; None for the order of the array
+    cdef int outer                  # the number of axes before the channel axis in this order
+    cdef cnp.ndarray chosen         # intp, the increasing numbers of the rows that count; None for all
+    cdef Py_ssize_t rows            # rows of the array if some are chosen; n is then their number
+    cdef bint broadcast             # whether narrow rows may be one row that is repeated
     cdef char* p
     cdef int type                   # of the elements, as in sizes.pxi
     cdef Py_ssize_t itemsize

@@ -236,7 +236,8 @@ class BatchNorm(TrackedNorm):
                 return self._by_batch(x, residual, activation, out, marks)
         if mask is not None or lengths is not None:
             return self._evaluate(x, residual, activation, out, Marks(mask, lengths, padding))
-        code, slope = (0, 0.0) if activation is None else check_activation(activation)
+        coded = (0, 0.0) if activation is None else check_activation(activation)
+        code = coded[0]
         if running.debias:
             mean, var = running.evaluation()
         constants = self._constants
@@ -246,7 +247,7 @@ class BatchNorm(TrackedNorm):
             self._constants = constants = kernels.Constants(
                 self.num_features, mean, var, self.gamma, self.beta, self.eps)
         try:
-            y = kernels.inference(x, self.axis, constants, residual, out, code, slope, self.num_threads)
+            y = kernels.apply(x, self.axis, constants, residual, out, coded, self.num_threads)
         except BaseException as error:
             self._forget_unless_refused(error)
             raise

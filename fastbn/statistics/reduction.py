@@ -211,8 +211,7 @@ def plain_moments(block: NDArray[Any], axis: int, options: Options, *, whole: bo
     if not view.size:
         return Moments.empty(channels, options.extrema)
     n, _, s = view.shape
-    mean, mean_low, m2 = (kernels.byte_statistics(view, options.num_threads) if block.dtype == np.uint8
-                          else kernels.statistics(view, whole, options.num_threads))
+    mean, mean_low, m2 = kernels.reduce(view, whole=whole, num_threads=options.num_threads)
     if options.nan_policy != "propagate" and np.isnan(mean).any():
         out = Moments.empty(channels, options.extrema)
         last = np.moveaxis(block, axis, -1)

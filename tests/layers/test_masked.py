@@ -195,8 +195,8 @@ def test_all_other_rows_are_cleared(shape, threads):
     saved = bn._tape.saved
     view, gradient = functional.backward_views(dy, x, saved, -1, None)
     kernels.backward(
-        gradient, view, views.output(view), views.output(view, dresidual), saved.mean, saved._mean_low, saved.rstd,
-        bn.gamma, saved._scale, saved._shift, saved._mask, False, True, None, saved.count, threads)
+        gradient, view, views.output(view), views.output(view, dresidual), saved._kept, bn.gamma, fill=True,
+        num_threads=threads)
     for result in (out, dx, dresidual):
         assert np.isfinite(result[chosen]).all()
         assert (result[~chosen] == 0).all()

@@ -1,4 +1,4 @@
-"""What this CPU can do. Built without any ISA flag, and asked before a kernel module is imported."""
+"""The abilities of this CPU. Built without ISA flags, and used before a kernel module is imported."""
 
 import os
 
@@ -47,9 +47,9 @@ def level():
 
 
 def cache_bytes():
-    """Bytes of second-level cache for each core; 1 MiB where the system does not tell.
+    """The size of the second-level cache of a core in bytes; 1 MiB if the system does not report it.
 
-    It decides in which order work is done, never what is computed.
+    It decides the order of work, never the results.
 
     Returns
     -------
@@ -59,9 +59,9 @@ def cache_bytes():
 
 
 def last_cache_bytes():
-    """Bytes of third-level cache that the cores share; eight times the second level where the system does not tell.
+    """The size of the shared third-level cache in bytes; eight times the second level if the system does not report it.
 
-    It decides in which order work is done, never what is computed.
+    It decides the order of work, never the results.
 
     Returns
     -------
@@ -71,7 +71,7 @@ def last_cache_bytes():
 
 
 def data_caches(folder="/sys/devices/system/cpu/cpu0/cache"):
-    """The caches of the first core that hold data, as Linux describes them; sysconf() may tell of more than one socket.
+    """The data caches of the first core, as reported by Linux; sysconf() may report more than one socket.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def data_caches(folder="/sys/devices/system/cpu/cpu0/cache"):
     Returns
     -------
     dict of int to int
-        Bytes by level; empty where there is no such description.
+        Bytes by level; empty if there is no report.
     """
     sizes = {}
     try:
@@ -93,7 +93,7 @@ def data_caches(folder="/sys/devices/system/cpu/cpu0/cache"):
 
 
 def read(*path):
-    """The one line of a small file.
+    """The content of a file of one line.
 
     Returns
     -------
@@ -114,7 +114,7 @@ def compiler():
 
 
 def flags():
-    """The flags that all kernels were built with; each ISA level adds its own -march.
+    """The flags that all kernels were built with; every ISA level adds its own -march.
 
     Returns
     -------

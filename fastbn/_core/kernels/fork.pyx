@@ -1,13 +1,13 @@
-"""Lets a process fork after parallel work, with GNU OpenMP.
+"""Handlers that let a process fork after parallel work.
 
-The threads of GNU libgomp do not survive a fork, and a child that waits for them waits for ever. So before every fork,
-by whomever (uWSGI and others fork in C), the pool of the forking thread is dissolved; parent and child make a new one
-when they need it. Other runtimes see to forks themselves, and under Intel's, which answers to libgomp's names, a pause
-would hang the fork: so the guard looks at which library it really is.
+The threads of GNU libgomp do not survive a fork, and a child that waits for them waits indefinitely. Before every fork,
+also in C code such as uWSGI's, a handler shuts down the thread pool of the forking thread; parent and child start a new
+pool when they need one. Other runtimes handle forks themselves. Intel's runtime exports the names of libgomp, and the
+shutdown would hang the fork there, so the module first identifies the library.
 
-Intel's runtime and LLVM's do not see to forks under KMP_INIT_AT_FORK=FALSE, which scikit-learn sets. Whether they read
-it before or after it was set cannot be asked, and so neither whether a pause is safe. A child of such a process that
-had other threads, which may have been theirs, has no team from then on.
+With KMP_INIT_AT_FORK=FALSE, which scikit-learn sets, the runtimes of Intel and LLVM do not handle forks. Whether they
+read the variable before or after it was set cannot be determined, and so neither can whether a shutdown is safe. A
+child of such a process with other threads, which may belong to the runtime, uses a single thread.
 """
 
 import os
@@ -24,15 +24,15 @@ cdef extern from *:
     #include <sys/stat.h>
 
     static int (*fastbn_pause)(int);
-    static __thread int fastbn_leaves_pool;     /* whether the fork that this thread is in leaves one behind */
+    static __thread int fastbn_leaves_pool;     /* the current fork of this thread leaves a pool without threads */
     static int fastbn_pool_is_lost;
 
-    static void fastbn_dissolve_pool(void) {
+    static void fastbn_shut_down_pool(void) {
         fastbn_pause(2);        /* omp_pause_hard; inside a parallel region it does nothing */
     }
 
     static int fastbn_is_false(const char *setting) {
-        /* As the runtimes read it: FALSE, .F., no, 0, disabled, off. */
+        /* Spellings that the runtimes accept: FALSE, .F., no, 0, disabled, off. */
         if (*setting == '.') setting++;
         if (*setting == 'o' || *setting == 'O') return setting[1] == 'f' || setting[1] == 'F';
         return *setting && strchr("fFnN0dD", *setting);
@@ -59,12 +59,12 @@ cdef extern from *:
         kmp = dlsym(library, "__kmpc_fork_call") != NULL;
         gnu = dlsym(library, "GOMP_parallel") && !kmp;
         pause = dlsym(library, "omp_pause_resource_all");
-        dlclose(library);       /* it stays loaded: this module needs it */
+        dlclose(library);       /* this module keeps it loaded */
         if (kmp) return pthread_atfork(fastbn_look_for_pool, NULL, fastbn_lose_pool) ? 3 : 1;
         if (!gnu) return 1;
         if (!pause) return 2;
         fastbn_pause = (int (*)(int)) (size_t) pause;
-        return pthread_atfork(fastbn_dissolve_pool, NULL, NULL) ? 3 : 0;
+        return pthread_atfork(fastbn_shut_down_pool, NULL, NULL) ? 3 : 0;
     }
     #else
     static int fastbn_pool_is_lost;
@@ -87,5 +87,5 @@ if os.environ.get("FASTBN_FORK_GUARD", "").strip() != "0":
 
 
 def pool_is_lost():
-    """Whether this process is a child without the threads that its OpenMP runtime believes in."""
+    """Return whether this process is a child whose OpenMP runtime still counts on the threads of its parent."""
     return fastbn_pool_is_lost != 0

@@ -1,8 +1,8 @@
-"""What the OpenMP runtime may use here: which CPUs its threads are bound to, and how many it can start.
+"""The limits of the OpenMP runtime: the CPUs that its threads are bound to, and the number of threads it can start.
 
-An OpenMP runtime that cannot start a thread ends the process (a limit on processes, on memory, or of the container's
-pids). So before a team of a thread becomes larger than its last one, as many plain threads are started and ended; where
-that fails, the caller learns why and does without a team.
+An OpenMP runtime that cannot start a thread terminates the process; limits on processes, memory or the pids of a
+container cause this. So before a thread uses a larger team than its last one, as many plain threads are started and
+joined. If that fails, the caller gets the error and uses a single thread.
 """
 
 cdef extern from *:
@@ -17,11 +17,11 @@ cdef extern from *:
     #include <string.h>
     #include <unistd.h>
 
-    static __thread int fastbn_team;        /* threads of the last team of this thread, which the runtime keeps */
-    static __thread pid_t fastbn_team_of;   /* the process that has them */
+    static __thread int fastbn_team;        /* size of the last team of this thread, which the runtime keeps */
+    static __thread pid_t fastbn_team_of;   /* the process that this team belongs to */
 
     static size_t fastbn_stack_size(void) {
-        /* What OMP_STACKSIZE asks for, in bytes, as GNU's runtime reads it; 0 for the default. */
+        /* The value of OMP_STACKSIZE in bytes, as the GNU runtime reads it; 0 for the default. */
         static const char units[] = "bBkKmMgG";
         const char *text = getenv("OMP_STACKSIZE"), *unit;
         char *end;
@@ -42,7 +42,7 @@ cdef extern from *:
     }
 
     static int fastbn_start(int count) {
-        /* So many threads at a time; returns 0 or the number of an error. */
+        /* Starts `count` threads at the same time and joins them; returns 0 or an error number. */
         pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
         pthread_t *threads = malloc(count * sizeof(pthread_t));
         pthread_attr_t attributes;
@@ -78,7 +78,7 @@ cdef extern from *:
     }
 
     static void fastbn_forget_team(void) {
-        fastbn_team = 1;        /* the guard of forks shuts the pool down (fork.pyx) */
+        fastbn_team = 1;        /* fork.pyx shuts the pool down */
     }
 
     static int fastbn_watch_forks(void) { return pthread_atfork(fastbn_forget_team, NULL, NULL); }
@@ -110,9 +110,9 @@ if fastbn_watch_forks():
 
 
 def places():
-    """The CPUs that OMP_PLACES, OMP_PROC_BIND or GOMP_CPU_AFFINITY bind threads to, or an empty set.
+    """Return the CPUs that OMP_PLACES, OMP_PROC_BIND or GOMP_CPU_AFFINITY bind threads to, or an empty set.
 
-    A runtime that binds its threads binds the first thread too, whose affinity then tells nothing.
+    A runtime that binds its threads also binds the first thread, so the affinity of that thread is no substitute.
     """
     cdef set out = set()
     cdef int place, size, k
@@ -130,5 +130,5 @@ def places():
 
 
 def try_team(int threads):
-    """Start so many threads, this one included, if the team of this thread had fewer; returns 0 or an error number."""
+    """Start `threads` threads, this one included, if the last team was smaller; return 0 or an error number."""
     return fastbn_try_team(threads)

@@ -1,5 +1,5 @@
-# Every level is built from one body, so these are the signatures of all of them; _dispatch types its choice by this
-# file. The others have no stub of their own: stubtest imports what has one, and not every CPU survives importing them.
+# Signatures of all ISA levels, which share one body; dispatch.py types its choice by this file. The other levels have
+# no stub: stubtest imports every module that has one, and not every CPU can import them.
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -8,27 +8,82 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from typing_extensions import Self, disjoint_base
 
+from fastbn._core.saved import Kept
 from fastbn._core.views import View
 
 _Vector: TypeAlias = NDArray[np.float64]
-_Mask: TypeAlias = NDArray[np.uint16]
+_Bits: TypeAlias = NDArray[np.uint16]
 
 def assume_last_cache(nbytes: int) -> int: ...
 def openmp_version() -> int: ...
 def constants() -> dict[str, int]: ...
 def bits_words(x: View) -> int: ...
-def training(
+def forward(
     x: View,
     y: View,
-    r: View | None,
+    residual: View | None,
     gamma: ArrayLike | None,
     beta: ArrayLike | None,
     eps: float,
+    *,
     relu: bool,
-    bits: _Mask | None,
+    bits: _Bits | None,
     fill: bool,
     num_threads: int | None,
 ) -> tuple[_Vector, _Vector, _Vector, _Vector]: ...
+def backward(
+    dy: View,
+    x: View,
+    dx: View,
+    dresidual: View | None,
+    kept: Kept,
+    gamma: ArrayLike | None,
+    *,
+    fill: bool,
+    num_threads: int | None,
+) -> tuple[_Vector, _Vector]: ...
+def reduce(x: View, *, whole: bool, num_threads: int | None) -> tuple[_Vector, _Vector, _Vector]: ...
+def reduce_gradient(dy: View, x: View, kept: Kept, *, num_threads: int | None) -> tuple[_Vector, _Vector]: ...
+def apply_gradient(
+    dy: View,
+    x: View,
+    dx: View,
+    dresidual: View | None,
+    kept: Kept,
+    gamma: ArrayLike | None,
+    *,
+    sums: tuple[_Vector, _Vector],
+    count: float,
+    fill: bool,
+    num_threads: int | None,
+) -> None: ...
+def apply(
+    x: ArrayLike,
+    axis: int,
+    constants: Constants,
+    residual: ArrayLike | None,
+    out: NDArray[Any] | None,
+    activation: tuple[int, float],
+    num_threads: int | None,
+) -> NDArray[Any]: ...
+def apply_once(
+    x: ArrayLike,
+    axis: int,
+    mean: ArrayLike | None,
+    var: ArrayLike | None,
+    gamma: ArrayLike | None,
+    beta: ArrayLike | None,
+    *,
+    eps: float,
+    residual: ArrayLike | None,
+    out: NDArray[Any] | None,
+    activation: tuple[int, float],
+    num_threads: int | None,
+) -> NDArray[Any]: ...
+def apply_bits(x: View, residual: ArrayLike, constants: Constants, *, num_threads: int | None) -> _Bits: ...
+def lookup(
+    x: NDArray[np.uint8], axis: int, table: NDArray[Any], y: NDArray[Any], out_axis: int, num_threads: int | None
+) -> bool: ...
 @disjoint_base
 class Constants:
     @property
@@ -41,6 +96,7 @@ class Constants:
         gamma: ArrayLike | None,
         beta: ArrayLike | None,
         eps: float,
+        *,
         low: ArrayLike | None = None,
     ) -> Self: ...
     def made_of(
@@ -65,59 +121,10 @@ class Plan:
         example: NDArray[Any],
         axis: int,
         constants: Constants,
-        activation: int,
-        slope: float,
+        *,
+        activation: tuple[int, float],
         num_threads: int | None,
         origin: tuple[Callable[..., Self], tuple[Any, ...]],
     ) -> Self: ...
     def __reduce__(self) -> tuple[Callable[..., Self], tuple[Any, ...]]: ...
     def __call__(self, x: NDArray[Any], out: NDArray[Any], residual: NDArray[Any] | None = None) -> NDArray[Any]: ...
-
-def inference(
-    x: ArrayLike,
-    axis: int,
-    constants: Constants,
-    residual: ArrayLike | None,
-    out: NDArray[Any] | None,
-    activation: int,
-    slope: float,
-    num_threads: int | None,
-) -> NDArray[Any]: ...
-def inference_once(
-    x: ArrayLike,
-    axis: int,
-    mean: ArrayLike | None,
-    var: ArrayLike | None,
-    gamma: ArrayLike | None,
-    beta: ArrayLike | None,
-    eps: float,
-    residual: ArrayLike | None,
-    out: NDArray[Any] | None,
-    activation: int,
-    slope: float,
-    num_threads: int | None,
-) -> NDArray[Any]: ...
-def inference_bits(x: View, residual: ArrayLike, constants: Constants, num_threads: int | None) -> _Mask: ...
-def lookup(
-    x: NDArray[np.uint8], axis: int, table: NDArray[Any], y: NDArray[Any], out_axis: int, num_threads: int | None
-) -> bool: ...
-def backward(
-    g: View,
-    x: View,
-    dx: View | None,
-    dr: View | None,
-    mean: ArrayLike,
-    low: ArrayLike | None,
-    rstd: ArrayLike,
-    gamma: ArrayLike | None,
-    scale: ArrayLike | None,
-    shift: ArrayLike | None,
-    bits: _Mask | None,
-    frozen: bool,
-    fill: bool,
-    sums: tuple[_Vector, _Vector] | None,
-    count: float,
-    num_threads: int | None,
-) -> tuple[_Vector, _Vector]: ...
-def statistics(x: View, whole: bool, num_threads: int | None) -> tuple[_Vector, _Vector, _Vector]: ...
-def byte_statistics(x: View, num_threads: int | None) -> tuple[_Vector, _Vector, _Vector]: ...

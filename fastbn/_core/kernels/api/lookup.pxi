@@ -1,8 +1,8 @@
-# The call that Python makes for uint8 images: walks both arrays, and hands lines of pixels to threads.
+# uint8 images: collapses the axes of both arrays to lines of pixels, and distributes them to threads.
 
 
 cdef bint collapse(Lookup* walk, cnp.ndarray x, int axis, cnp.ndarray y, int out_axis) noexcept:
-    # Fill in the steps of both arrays; False where more axes remain than are counted.
+    # Sets the steps of both arrays. Returns False if more than LOOKUP_AXES axes remain.
     cdef int i, a, b, used = 0
     cdef Py_ssize_t x_step, y_step, length
     walk.itemsize = cnp.PyArray_ITEMSIZE(y)
@@ -45,17 +45,17 @@ def lookup(cnp.ndarray x, int axis, cnp.ndarray table, cnp.ndarray y, int out_ax
     table : ndarray, shape (C, 256)
         C-contiguous, of y's dtype.
     y : ndarray
-        Aligned and apart from `x`.
+        Aligned; it shares no memory with `x`.
+    num_threads : int or None
 
     Returns
     -------
     bool
-        False, and nothing done, where one of the arrays has too many gaps to be walked.
+        False, with nothing written, if the arrays do not collapse to LOOKUP_AXES axes.
     """
     cdef Lookup walk
     cdef Job job
-    cdef int threads = 1
-    cdef bint large
+    cdef Py_ssize_t traffic
     if not cnp.PyArray_SIZE(x):
         return True
     if not collapse(&walk, x, axis, y, out_axis):
@@ -67,14 +67,10 @@ def lookup(cnp.ndarray x, int axis, cnp.ndarray table, cnp.ndarray y, int out_ax
     walk.pieces = parts(walk.length[0], LOOKUP_PIXELS)
     job.lookup = &walk
     add_phase(&job, LOOKUP_LINES, walk.pieces * walk.length[1] * walk.length[2])
-    large = cnp.PyArray_SIZE(x) * (1 + walk.itemsize) >= SERIAL_BYTES_ROWS
-    job.watch = cnp.PyArray_SIZE(x) * (1 + walk.itemsize) >= WATCH_BYTES
-    if not large:
+    traffic = cnp.PyArray_SIZE(x) * (1 + walk.itemsize)
+    job.watch = traffic >= WATCH_BYTES
+    if traffic >= SERIAL_BYTES_ROWS:
+        run_job(&job, num_threads)
+    else:
         run(&job, 1)
-        return True
-    threads = enter_team(num_threads)
-    try:
-        run_team(&job, threads)
-    finally:
-        leave_team()
     return True

@@ -1,11 +1,11 @@
-# What may follow the transform: out = f(t), elementwise, in place, on a piece that is in the first-level cache.
+# Activations of inference: elementwise and in place, on a piece in the first-level cache.
 #
-# a) ReLU is part of the transform itself (transform.pxi), because a backward needs it there; these are for inference.
-# b) exp is written out: that of the C library differs from version to version and from CPU to CPU in the last bit.
-#    exp(x) = 2^k (1 + p(r)) with x = k ln 2 + r and abs(r) <= ln(2) / 2; p is the Taylor series of exp(r) - 1, whose
-#    first neglected term is below a rounding unit of the type. ln 2 comes in two words, the first of which k times is
-#    exact (Cody and Waite, 1980).
-# c) NaN passes through all of them. Each has its limit at -Inf: silu and hardswish are 0 there.
+# a) ReLU is not among them: it is part of the pass itself (affine.pxi), which training shares.
+# b) exp is written out, because the last bit of the C library's depends on its version and on the CPU.
+#    exp(x) = 2^k (1 + p(r)) with x = k ln 2 + r and abs(r) <= ln(2) / 2. p is the Taylor series of exp(r) - 1; its
+#    first neglected term is below a rounding unit of the type. ln 2 has two words, and k times the first is exact (Cody
+#    and Waite, 1980).
+# c) NaN passes through. Every activation has its limit at -Inf: silu and hardswish are 0 there.
 
 cdef enum:
     NO_ACTIVATION = 0
@@ -28,13 +28,13 @@ cdef extern from *:
 
 
 cdef inline real expm1_of(real x, real* half1, real* half2) noexcept nogil:
-    # exp(x) - 1 = 2^k p + (2^k - 1), of which this is p. 2^k comes in two factors, each of them in range where 2^k is
-    # not; abs(x) is at most 170 in float, 1400 in double.
+    # Returns p of exp(x) - 1 = 2^k p + (2^k - 1). 2^k comes in two factors, which are in range even if 2^k is not.
+    # abs(x) is at most 170 in float and 1400 in double.
     cdef real k, r, p
     cdef uint32_t u
     cdef uint64_t v
     if real is float:
-        # Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
+        # Adding 1.5 * 2^23 rounds to an integer, which then fills the low bits.
         k = x * <real> 1.4426950408889634 + <real> 12582912.0
         u = fastbn_bits(k) - 0x4b400000 + 512
         half1[0] = fastbn_float(((u >> 1) - 256 + 127) << 23)
@@ -71,8 +71,8 @@ cdef inline real clamped(real x, real least_x, real most_x) noexcept nogil:
 
 
 cdef inline real times_sigmoid(real x, bint by_x) noexcept nogil:
-    # 1 / (1 + exp(-x)), or x times that, by exp(-abs(x)) alone: it cannot overflow, and what it is multiplied with
-    # comes before the factor that makes it small. Beyond the bound the result is below the smallest subnormal.
+    # 1 / (1 + exp(-x)), or x times that. exp(-abs(x)) cannot overflow, and x is multiplied before the factors that make
+    # the result small. Beyond the bound the result is below the smallest subnormal.
     cdef real half1, half2, p, e, small
     cdef real bound = <real> 120.0 if real is float else <real> 800.0
     cdef real low = -bound if x < -bound else x
@@ -83,13 +83,13 @@ cdef inline real times_sigmoid(real x, bint by_x) noexcept nogil:
 
 
 cdef inline real tanh_of(real x) noexcept nogil:
-    # (e - 1) / (e + 1) with e = exp(2 x), and e - 1 without cancellation; it is 1 long before the bound.
+    # (e - 1) / (e + 1) with e = exp(2 x), and e - 1 without cancellation. It is 1 long before the bound.
     cdef real half1, half2, power, p, below
     cdef real bound = <real> 40.0
     p = expm1_of(clamped(2 * x, -bound, bound), &half1, &half2)
     power = half1 * half2
     below = power * p + (power - 1)
-    return x if x == 0 else below / (below + 2)         # of zero the sign too
+    return x if x == 0 else below / (below + 2)         # keeps the sign of zero
 
 
 cdef void activate(int activation, real slope, real* t, Py_ssize_t n) noexcept nogil:

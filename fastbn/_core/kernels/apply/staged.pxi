@@ -1,5 +1,7 @@
-# The forward's elementwise pass as the drivers call it: straight from array to array, or, where an activation other
-# than ReLU follows, in pieces through local arrays that stay in the first-level cache.
+# The elementwise passes as the schedule calls them.
+#
+# A forward goes straight from array to array. With an activation other than ReLU it goes in pieces through local arrays
+# that stay in the first-level cache.
 
 
 cdef inline Py_ssize_t piece_of(Py_ssize_t length) noexcept nogil:
@@ -7,38 +9,42 @@ cdef inline Py_ssize_t piece_of(Py_ssize_t length) noexcept nogil:
     return length if length <= STAGE else STAGE
 
 
-cdef void forward(
-    Job* job, const char* x, Py_ssize_t x_step, const char* r, Py_ssize_t r_step,       # IN  (runs, length)
-    char* y, Py_ssize_t y_step,                                                         # OUT (runs, length)
-    uint16_t* bits, Py_ssize_t bits_step, Py_ssize_t runs, Py_ssize_t length, bint four,
-    const real* coef, int spread,
-) noexcept nogil:
-    cdef float x_room[STAGE + APART]
-    cdef float r_room[STAGE + APART]
-    cdef real t[STAGE + APART]
-    cdef const real* x_here
-    cdef const real* r_here = NULL
-    cdef Py_ssize_t x_packed, r_packed, i = 0, w, k, width
+cdef void forward_runs(bint spread, const Job* job, ForwardRuns a, Coefs coefs, const real* kind) noexcept nogil:
+    cdef float x_room[STAGE + PADDING]
+    cdef float r_room[STAGE + PADDING]
+    cdef real t[STAGE + PADDING]
+    cdef const real* loaded
+    cdef ForwardRuns here, piece
+    cdef Py_ssize_t step, i = 0, w, k, width
     cdef Py_ssize_t size = job.itemsize
+    cdef Mode mode = mode_of(job)
+    cdef Mode stage = mode
     if job.activation <= RELU:
-        affine(job.type, x, x_step * size, r, r_step * size, y, y_step * size, bits, bits_step, runs, length, four,
-               coef, job.coef_step, spread, job.activation == RELU, job.stream)
+        affine(spread, mode, a, coefs, kind)
         return
-    while i < runs:
+    stage.type = FLOAT32 if real is float else FLOAT64
+    stage.stream = False
+    stage.four = False
+    stage.relu = False
+    stage.keep = False
+    while i < a.runs:
         w = 0
-        k = least(runs - i, STAGE // piece_of(length))
-        while w < length:
-            width = least(piece_of(length), length - w)
-            x_packed = x_step
-            r_packed = r_step
-            x_here = loaded(job.type, x + (i * x_step + w) * job.itemsize, &x_packed, k, width, x_room, coef)
-            if r != NULL:
-                r_here = loaded(job.type, r + (i * r_step + w) * job.itemsize, &r_packed, k, width, r_room, coef)
-            affine(FLOAT32 if real is float else FLOAT64, <const char*> x_here, x_packed * <Py_ssize_t> sizeof(real),
-                   <const char*> r_here, r_packed * <Py_ssize_t> sizeof(real),
-                   <char*> t, width * <Py_ssize_t> sizeof(real), NULL, 0, k, width, False,
-                   coef + (w if spread else i), job.coef_step, spread, False, False)
+        k = least(a.runs - i, STAGE // piece_of(a.length))
+        while w < a.length:
+            width = least(piece_of(a.length), a.length - w)
+            here = forward_at(forward_next(a, i), w * size, 0)
+            piece = here
+            piece.runs = k
+            piece.length = width
+            loaded = load_runs(mode.type, here.x, k, width, x_room, &step, kind)
+            piece.x = Runs(<char*> loaded, step * <Py_ssize_t> sizeof(real))
+            piece.residual = piece.x
+            if mode.residual:
+                loaded = load_runs(mode.type, here.residual, k, width, r_room, &step, kind)
+                piece.residual = Runs(<char*> loaded, step * <Py_ssize_t> sizeof(real))
+            piece.y = Runs(<char*> t, width * <Py_ssize_t> sizeof(real))
+            affine(spread, stage, piece, coefs_from(coefs, w if spread else i, kind), kind)
             activate(job.activation, <real> job.slope, t, k * width)
-            stored(job.type, job.stream, <const real*> t, k, width, y + (i * y_step + w) * job.itemsize, y_step)
+            store_runs(mode.type, mode.stream, <const real*> t, here.y, k, width)
             w += width
         i += k

@@ -1,16 +1,15 @@
-# Arrays of float16 and bfloat16: kernels compute in float, and a piece of such an array passes through a local one.
+# float16 and bfloat16: kernels compute in float and convert on the way in and out.
 #
-# a) Integer arithmetic on the bits, of which the compiler makes vectors; every ISA level gives the same.
-# b) To float is exact. From float rounds to nearest even; what is too large becomes Inf, and NaN stays NaN. To
-#    bfloat16 it does so untold: the low half of a NaN's bits is zero, whether it comes from a half, from a constant
-#    (set_coefs) or from the CPU, so that no rounding carries it over to a number.
-# c) `loaded` is where a kernel gets the elements it reads: of float and double they are where they are, at no cost.
-
-from libc.stdint cimport uint32_t
+# a) The conversions are integer arithmetic on the bits, which compilers vectorize, or CPU instructions that give the
+#    same bits, so all ISA levels agree.
+# b) Conversion to float is exact. Conversion from float rounds to nearest even; values out of range become Inf, and
+#    NaN stays NaN. Conversion to bfloat16 does not test for NaN: the low half of the bits of a NaN is zero, whether
+#    it comes from a half, a constant (set_coefs) or the CPU, so rounding cannot turn it into a number.
+# c) load_block() and store_block() convert in registers: their type and width are literals. load_runs() and
+#    store_runs() convert pieces through a local array. For float and double the loads return the address itself.
 
 cdef enum:
-    STAGE = 256                 # elements of a piece of the elementwise passes: while one is stored, the next is read
-    APART = 80                  # so that no two local arrays begin at the same place in a page (rows_reduce.pxi)
+    STAGE = 256                 # elements of a piece: one is stored while the next is read
 
 
 cdef extern from *:
@@ -25,9 +24,9 @@ cdef extern from *:
 
 cdef extern from *:
     """
-    /* The same conversions with the instructions that CPUs have for them: gcc 12 makes no vectors of _Float16, and slow
-       ones of the integer arithmetic (docs/kernels.md). Each returns how many it did; the rest is done below. `loose`
-       lets sixteen floats come in the order in which they are cheapest, the same for both. */
+    /* The same conversions with CPU instructions: gcc 12 does not vectorize _Float16, and makes slow vectors of the
+       integer arithmetic. Each returns the number of elements converted; unpack() and pack() convert the rest. `loose`
+       permits the cheapest order of sixteen floats, the same one in both directions. */
     #if defined(__F16C__) && defined(__AVX2__) && (defined(__GNUC__) || defined(__clang__))
     #include <immintrin.h>
     #define FASTBN_INLINE static inline __attribute__((always_inline))
@@ -167,14 +166,10 @@ cdef inline void pack(int type, bint loose, const float* x, Py_ssize_t n, uint16
             j += 1
 
 
-cdef inline Py_ssize_t size_of(int type) noexcept nogil:
-    return 8 if type == FLOAT64 else (4 if type == FLOAT32 else 2)
-
-
-cdef inline const real* elements(
+cdef inline const real* load_block(
     int type, bint loose, const char* p, int width, float* room, const real* kind,
 ) noexcept nogil:
-    # Some elements as the kernels compute with them. With literals for type and width they stay in registers.
+    # With literals for type and width the elements stay in registers.
     if real is float:
         if is_half(type):
             unpack(type, loose, <const uint16_t*> p, width, room)
@@ -182,21 +177,21 @@ cdef inline const real* elements(
     return <const real*> p
 
 
-cdef inline void put(
+cdef inline void store_block(
     int type, bint loose, bint stream, const real* t, int width, int lanes, char* p,
 ) noexcept nogil:
-    # The first `width` of `lanes` elements; literals as in elements().
+    # Stores the first `width` of `lanes` elements, which are literals too.
     cdef uint16_t room[TILE]
     cdef int j
     if real is float:
         if is_half(type):
-            if stream and width == lanes and lanes >= HALF:
+            if stream and width == lanes and lanes >= STEP:
                 pack(type, loose, t, width, room)
                 fastbn_stream(p, room, 2 * lanes)
             else:
                 pack(type, loose, t, width, <uint16_t*> p)
             return
-    if stream and width == lanes and lanes >= HALF:
+    if stream and width == lanes and lanes >= STEP:
         fastbn_stream(p, t, lanes * <int> sizeof(real))
         return
     for j in range(lanes):
@@ -204,46 +199,48 @@ cdef inline void put(
             (<real*> p)[j] = t[j]
 
 
-cdef inline const real* loaded(
-    int type, const char* p, Py_ssize_t* step, Py_ssize_t runs, Py_ssize_t length,     # IN  (runs, length), step apart
-    float* room,
+cdef inline const real* load_runs(
+    int type, Runs a, Py_ssize_t runs, Py_ssize_t length,                       # IN  (runs, length)
+    float* room,                                                                # (runs * length,) for halves
+    Py_ssize_t* step,                                                           # OUT from run to run, in elements
     const real* kind,
 ) noexcept nogil:
-    # The elements as the kernels compute with them; `step` becomes theirs.
     cdef Py_ssize_t i
     if real is float:
         if is_half(type):
-            if step[0] == length:
-                unpack(type, False, <const uint16_t*> p, runs * length, room)
+            if a.step == 2 * length:
+                unpack(type, False, <const uint16_t*> a.p, runs * length, room)
             else:
                 for i in range(runs):
-                    unpack(type, False, <const uint16_t*> p + i * step[0], length, room + i * length)
+                    unpack(type, False, <const uint16_t*> (a.p + i * a.step), length, room + i * length)
             step[0] = length
             return room
-    return <const real*> p
+    step[0] = a.step // <Py_ssize_t> sizeof(real)
+    return <const real*> a.p
 
 
-cdef inline void stored(
-    int type, bint stream, const real* x, Py_ssize_t runs, Py_ssize_t length,   # IN  (runs, length), packed
-    char* p, Py_ssize_t step,                                                   # OUT (runs, length), step apart
+cdef inline void store_runs(
+    int type, bint stream, const real* x,                                       # IN  (runs, length), packed
+    Runs a, Py_ssize_t runs, Py_ssize_t length,                                 # OUT (runs, length)
 ) noexcept nogil:
     cdef uint16_t room[STAGE]
     cdef Py_ssize_t i, j
-    cdef real* out
-    for i in range(1 if step == length else runs):
-        if step == length:
-            length *= runs
+    cdef char* out
+    cdef bint packed = a.step == length * size_of(type)
+    if packed:
+        length *= runs
+    for i in range(1 if packed else runs):
+        out = a.p + i * a.step
         if real is float:
             if is_half(type):
                 if stream:
                     pack(type, False, x + i * length, length, room)
-                    fastbn_stream(<uint16_t*> p + i * step, room, length * 2)
+                    fastbn_stream(out, room, length * 2)
                 else:
-                    pack(type, False, x + i * length, length, <uint16_t*> p + i * step)
+                    pack(type, False, x + i * length, length, <uint16_t*> out)
                 continue
-        out = <real*> p + i * step
         if stream:
             fastbn_stream(out, x + i * length, length * <Py_ssize_t> sizeof(real))
             continue
         for j in range(length):
-            out[j] = x[i * length + j]
+            (<real*> out)[j] = x[i * length + j]

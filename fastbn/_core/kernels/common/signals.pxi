@@ -1,10 +1,10 @@
-# How a long job ends early: it looks for signals now and then, so that Ctrl-C is heard, and leaves out what remains.
+# Early end of a long job: it checks for signals from time to time, so that Ctrl-C interrupts it, and skips the rest.
 
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_INCREF
 
 cdef enum:
-    WATCH_BYTES = 16777216      # of traffic, from which on a job looks for signals: some milliseconds
+    WATCH_BYTES = 16777216      # least traffic of a job that checks for signals: some milliseconds
 
 cdef extern from *:
     """
@@ -39,8 +39,8 @@ cdef extern from *:
     int fastbn_process() noexcept nogil
 
 
-cdef void look_for_signals(Job* job) noexcept nogil:
-    # Python's handlers run in its main thread alone; in others this finds nothing.
+cdef void check_signals(Job* job) noexcept nogil:
+    # Python runs signal handlers only in its main thread; other threads find nothing here.
     cdef double now = fastbn_seconds()
     if now < job.look_at:
         return
@@ -55,9 +55,9 @@ cdef void look_for_signals(Job* job) noexcept nogil:
 
 
 cdef inline bint stopped(Job* job) noexcept nogil:
-    # The caller's own thread has number 0 in its team.
+    # Thread 0 of a team is the thread of the caller.
     if not job.watch:
         return False
     if not job.stop and omp_get_thread_num() == 0:
-        look_for_signals(job)
+        check_signals(job)
     return job.stop

@@ -1,7 +1,7 @@
-# What the kernels and views.pyx must agree on.
+# Constants that the kernels and views.pyx share.
 
 cdef enum:
-    TILE = 64           # elements of a long step, and what rows are filled to: 4 zmm, 8 ymm or 16 xmm of float
+    TILE = 64           # elements of a long step, and the multiple that narrow rows are filled to
     SLAB = 1024         # most columns that are reduced side by side
 
 cdef enum:              # element types of arrays
@@ -9,4 +9,4 @@ cdef enum:              # element types of arrays
     FLOAT64 = 1
     FLOAT16 = 2
     BFLOAT16 = 3
-    UINT8 = 4           # of statistics alone
+    UINT8 = 4           # for statistics only

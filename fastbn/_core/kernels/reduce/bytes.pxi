@@ -1,16 +1,14 @@
-# Statistics of uint8: the sums of x and of x^2 are integers, and exact, so that neither order nor lanes matter, and a
-# second reading or a pivot is needed by nobody.
+# Statistics of uint8: the sums of x and of x^2 are integers and exact. Order and lanes do not matter, and neither a
+# pivot nor a second reading is needed.
 #
-# a) `planes`: a unit is some planes of one channel, read as rows of TILE. `rows`: a unit is some wide rows (rows.pxi),
-#    all columns.
-# b) Columns have sums of 16 bits, because that many more fit a vector: of x, of x^2 without what is above 16 bits, and
-#    of the high byte of x^2. BYTES_ROWS times a low byte is less than 2^16, so that the last two tell the sum of the
-#    low bytes. After BYTES_ROWS rows they go to double, which is exact up to 2^53: that is 130 GB of 255.
-
-from libc.stdint cimport uint8_t
+# a) `planes`: a unit is some planes of one channel, read as rows of TILE. `rows`: a unit is some wide rows
+#    (schedule/rows.pxi), all columns.
+# b) Columns have sums of 16 bits, which fill vectors best: of x, of x^2 modulo 2^16, and of the high byte of x^2.
+#    BYTES_ROWS times a low byte is less than 2^16, so the last two give the sum of the low bytes. After BYTES_ROWS rows
+#    the sums go to double, which is exact up to 2^53, or 130 GB of 255.
 
 cdef enum:
-    BYTES_UNIT = 131072     # elements of a unit, about
+    BYTES_UNIT = 131072     # elements of a unit, approximately
     BYTES_ROWS = 256        # 256 * 255 < 2^16
 
 
@@ -41,8 +39,7 @@ cdef inline void add_byte_rows(
 
 cdef inline void add_byte_block(
     const uint8_t* x, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t width,       # IN  (rows, width), rows <= BYTES_ROWS
-    Py_ssize_t ahead,                                                           # bytes from a row to one to ask for,
-                                                                                # as if rows touched
+    Py_ssize_t ahead,                                                           # distance of the prefetch, in bytes
     uint16_t* sums, uint16_t* squares, uint16_t* highs,                         # OUT (width,)
 ) noexcept nogil:
     cdef Py_ssize_t k = 0, w
@@ -88,8 +85,8 @@ cdef void sum_byte_columns(
 
 
 cdef void bytes_of_run(const uint8_t* x, Py_ssize_t n, Py_ssize_t step, double* s1, double* s2) noexcept nogil:
-    # One contiguous run, as rows of TILE, after which one `step` further follows; added to s1 and s2. A block has at
-    # most 2^14 elements, whose squares are in range.
+    # Adds the sums of one contiguous run, read as rows of TILE. The next run begins `step` further. A block has at most
+    # 2^14 elements, so a sum of squares fits 32 bits.
     cdef uint16_t sums[TILE]
     cdef uint16_t squares[TILE]
     cdef uint16_t highs[TILE]
@@ -120,14 +117,14 @@ cdef void bytes_of_run(const uint8_t* x, Py_ssize_t n, Py_ssize_t step, double* 
 
 
 cdef void bytes_planes(Job* job, Py_ssize_t unit) noexcept nogil:
-    cdef Py_ssize_t c = unit // job.spans
-    cdef Py_ssize_t n = (unit % job.spans) * job.span_images
-    cdef Py_ssize_t stop = least(job.n, n + job.span_images)
-    job.part1[unit] = 0
-    job.part2[unit] = 0
+    cdef Py_ssize_t c = unit // job.cut.spans
+    cdef Py_ssize_t n = (unit % job.cut.spans) * job.cut.span_images
+    cdef Py_ssize_t stop = least(job.n, n + job.cut.span_images)
+    job.partials.sum_x[unit] = 0
+    job.partials.sum_xx[unit] = 0
     while n < stop:
-        bytes_of_run(<const uint8_t*> at(job, &job.x, n, c, 0), job.s, job.x.step_n, job.part1 + unit,
-                     job.part2 + unit)
+        bytes_of_run(<const uint8_t*> at(job, &job.x, n, c, 0), job.s, job.x.step_n, job.partials.sum_x + unit,
+                     job.partials.sum_xx + unit)
         n += 1
 
 
@@ -135,8 +132,8 @@ cdef void bytes_rows(Job* job, Py_ssize_t unit) noexcept nogil:
     cdef Strip strip = strip_of(job, unit)
     cdef double s1[ROOM_OF_SUMS]
     cdef double s2[ROOM_OF_SUMS]
-    cdef double* out1 = job.part1 + unit * job.c
-    cdef double* out2 = job.part2 + unit * job.c
+    cdef double* out1 = job.partials.sum_x + unit * job.c
+    cdef double* out2 = job.partials.sum_xx + unit * job.c
     cdef Py_ssize_t first = 0, width, w, c
     for c in range(job.c):
         out1[c] = 0

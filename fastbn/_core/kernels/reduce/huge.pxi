@@ -1,18 +1,24 @@
-# Statistics of a channel of doubles whose sums overflow, as squares do from 1e154 on: all values are scaled by a power
-# of two, and read again. This is slow, and rare.
+# Statistics of a channel of float64 whose sums overflow, as squares do from 1e154 on. All values are scaled by a power
+# of two and read again, which is slow and rare.
 
 from libc.math cimport fabs, frexp, ldexp
 
 cdef enum:
-    MOST_EXPONENT = 1022    # of two: its inverse is a normal number, which no caller's mode flushes to zero
+    MOST_EXPONENT = 1022    # of two: the inverse is a normal number, which no rounding mode flushes to zero
+
+cdef struct Scaled:         # moments of the values times `scale`
+    bint found              # False if a value is not finite
+    int exponent            # scale = 2**-exponent
+    double scale
+    Moments moments
 
 
-cdef inline double value_at(Job* job, Py_ssize_t n, Py_ssize_t c, Py_ssize_t i) noexcept nogil:
+cdef inline double value_at(const Job* job, Py_ssize_t n, Py_ssize_t c, Py_ssize_t i) noexcept nogil:
     return (<const double*> at(job, &job.x, row_at(job.index, n), c, i))[0]
 
 
-cdef int exponent_of(Job* job, Py_ssize_t c) noexcept nogil:
-    # Of the largest value of a channel; 0 where one is not finite.
+cdef int exponent_of(const Job* job, Py_ssize_t c) noexcept nogil:
+    # The exponent of the largest value of a channel; 0 if one is not finite.
     cdef double largest = 0, v
     cdef Py_ssize_t n, i
     cdef int out = 0
@@ -27,8 +33,8 @@ cdef int exponent_of(Job* job, Py_ssize_t c) noexcept nogil:
     return out
 
 
-cdef Moments moments_of_channel(Job* job, Py_ssize_t c, double scale) noexcept nogil:
-    # Of the values times `scale`: a pass for the mean, and one for the squares about it.
+cdef Moments moments_of_channel(const Job* job, Py_ssize_t c, double scale) noexcept nogil:
+    # One pass for the mean, and one for the squares about it.
     cdef double total = 0, rest = 0, e = 0, q = 0, rest_e = 0, rest_q = 0, mean, d
     cdef Py_ssize_t n, i
     for n in range(job.n):
@@ -43,31 +49,43 @@ cdef Moments moments_of_channel(Job* job, Py_ssize_t c, double scale) noexcept n
     return moments_about(mean, job.values, whole_sum(e, rest_e), whole_sum(q, rest_q))
 
 
-cdef void scale_channel(
-    Job* job, Py_ssize_t c,
-    double* rstd,                                                               # OUT (1,), or NULL for M2, not variance
+cdef Scaled rescue_mean(Job* job, Py_ssize_t c, Py_ssize_t statistic) noexcept nogil:
+    # Stores the mean of the channel. Does nothing for other types than float64, or if a value is not finite.
+    cdef Scaled out = Scaled(False, 0, 1.0, Moments(0, 0, 0, 0, 0))
+    if job.type == FLOAT64:
+        out.exponent = exponent_of(job, c)
+    if out.exponent <= 0:
+        return out
+    if out.exponent > MOST_EXPONENT:
+        out.exponent = MOST_EXPONENT
+    out.found = True
+    out.scale = ldexp(1.0, -out.exponent)
+    out.moments = moments_of_channel(job, c, out.scale)
+    job.mean[statistic] = ldexp(out.moments.mean, out.exponent)
+    job.low[statistic] = ldexp(out.moments.low, out.exponent)
+    return out
+
+
+cdef void rescue_m2(Job* job, Py_ssize_t c, Py_ssize_t statistic) noexcept nogil:
+    # Mean and M2 of a channel whose M2 was not finite.
+    cdef Scaled scaled = rescue_mean(job, c, statistic)
+    if scaled.found:
+        job.m2[statistic] = ldexp(scaled.moments.m2, 2 * scaled.exponent)
+
+
+cdef void rescue_variance(
+    Job* job, Py_ssize_t c, Py_ssize_t statistic,
+    double* rstd,                                                               # OUT (1,)
 ) noexcept nogil:
-    # Mean and variance of a channel for which they were not finite; nothing, where a value is not.
-    cdef Moments moments
-    cdef int k
-    cdef double scale
-    if job.type != FLOAT64:
+    # Mean, variance and rstd of a channel whose variance was not finite.
+    cdef Scaled scaled = rescue_mean(job, c, statistic)
+    cdef double var
+    if not scaled.found:
         return
-    k = exponent_of(job, c)
-    if k <= 0:
-        return
-    if k > MOST_EXPONENT:
-        k = MOST_EXPONENT
-    scale = ldexp(1.0, -k)
-    moments = moments_of_channel(job, c, scale)
-    job.mean[c] = ldexp(moments.mean, k)
-    job.low[c] = ldexp(moments.low, k)
-    if rstd == NULL:
-        job.var[c] = ldexp(moments.m2, 2 * k)
-        return
-    job.var[c] = ldexp(moments.m2 / job.values, 2 * k)
-    if finite(job.var[c]):
-        rstd[0] = 1.0 / sqrt(job.var[c] + job.eps)
+    var = scaled.moments.m2 / job.values
+    job.var[statistic] = ldexp(var, 2 * scaled.exponent)
+    if finite(job.var[statistic]):
+        rstd[0] = 1.0 / sqrt(job.var[statistic] + job.eps)
     else:
-        # The standard deviation is in range where the variance is not, and eps is nothing beside it.
-        rstd[0] = scale / sqrt(moments.m2 / job.values)
+        # The standard deviation is in range although the variance is not, and eps is negligible.
+        rstd[0] = scaled.scale / sqrt(var)

@@ -1,26 +1,27 @@
-# Reductions over one span of `planes`: `runs` runs of `length` contiguous elements of one channel, `step` apart.
+# Reductions over one span of `planes`: `runs` runs of `length` contiguous elements of one channel.
 #
-# a) Two sums in one reading: of v and of v * (x - m). In a forward v is x - m itself (MOMENTS), in a backward it is dy.
+# a) Two sums in one reading: of v and of v * (x - m). In a backward v is dy; in a forward it is x - m (MOMENTS).
 # b) Every running sum has LANES lanes. Four pieces of LANES elements, one behind the other, are added to each other
-#    before they are added to the lanes, and after FLUSH additions these go to double: no float sum is long.
-# c) What is left of a run goes through the same lanes under a condition that becomes a vector mask.
-# d) A run is asked for AHEAD of the sums, which otherwise wait for it.
-# e) Moments are taken about a pivot, the mean of a sample that is spread over the span. Any pivot is taken of which
-#    squares_held() finds that it costs no more than a bit; otherwise, and where float lanes overflowed or underflowed,
-#    the span is summed again in double, at last about the mean that was found.
-# f) Double lanes are flushed to sums in two words: 4 rounding units of y leave no room for those of a long sum.
+#    before they are added to the lanes. After FLUSH_PLANES additions the lanes go to double: no float sum is long.
+# c) The rest of a run goes through the same lanes under a condition, which becomes a vector mask.
+# d) A run is prefetched AHEAD of the sums, which otherwise wait for memory.
+# e) Moments are taken about a pivot, the mean of a sample that is spread over the span. If squares_held() finds that
+#    the pivot costs more than one bit, or that float lanes overflowed or underflowed, the span is summed again in
+#    double, and at last about the mean found so far.
+# f) Double lanes are flushed to sums in two words: y may be off by 4 rounding units, which leaves no room for the
+#    rounding errors of a long sum.
 
 cdef enum:
-    FLUSH = 6           # additions to a lane
-    SAMPLES = 16        # pieces of LANES elements that a pivot is the mean of, at most, or more where they are short;
-    SAMPLE_OF = 64      # one for so many elements
-    BATCH = 16          # channels that take each step side by side: none waits for its own last result
+    FLUSH_PLANES = 6    # additions to a lane
+    PIVOT_PIECES = 16   # most pieces of LANES elements in the sample of a pivot; more if they are shorter
+    PIVOT_SHARE = 64    # elements per piece of the sample
+    ABREAST = 16        # channels that take each step side by side, so that none waits for its own last result
 
 
 cdef extern from *:
     """
-    /* The sum of 16 lanes by a fixed tree, in registers: what the compiler makes of the same tree as loops depends on
-       what is around them, and takes up to four times as long (docs/kernels.md). */
+    /* The sum of 16 lanes by a fixed tree, in registers. Written as loops, the same tree takes up to four times as long
+       with gcc 12. */
     #if defined(__GNUC__)
     typedef float fastbn_f8 __attribute__((vector_size(32), aligned(4)));
     typedef double fastbn_d8 __attribute__((vector_size(64), aligned(8)));
@@ -76,225 +77,237 @@ cdef inline void flush(
         s[j] = 0
 
 
-cdef struct Span:           # of some channels: (runs, channels, length)
+cdef struct Span:           # (channels, runs, length): one span of some channels
     int type
     bint whole
     Py_ssize_t itemsize
-    const char* x
-    Py_ssize_t x_step       # from run to run, in elements
-    Py_ssize_t x_step_c     # from channel to channel
-    const char* g           # dy, likewise
-    Py_ssize_t g_step
-    Py_ssize_t g_step_c
-    const uint16_t* bits    # likewise, by LANES
-    Py_ssize_t bits_step
+    Array x                 # step_n from run to run
+    Array dy
+    const uint16_t* bits    # (runs, channels, parts(length, LANES))
+    Py_ssize_t bits_step_n
     Py_ssize_t bits_step_c
     int channels
     Py_ssize_t runs
     Py_ssize_t length
 
 
-cdef inline lane seen(const real* g, real x, int word, int j, real m, real scale, real shift, int gate, lane d,
-                      ) noexcept nogil:
-    # v of one element; d is x - m as a lane has it
+cdef inline Mode reduction(int type, int gate) noexcept nogil:
+    # The mode of a reduction.
+    return Mode(type=type, spread=False, residual=False, relu=False, keep=False, gate=gate, frozen=False, stream=False,
+                four=False)
+
+
+cdef inline lane term(
+    Mode mode, const real* dy, real x, int word, int j,
+    const real* coef, Py_ssize_t step,                  # IN  rows SUBTRACT, SCALE and SHIFT
+    lane d,                                             # x - m, rounded to a lane
+) noexcept nogil:
+    # v of element j.
     cdef real v
-    if gate == MOMENTS:
+    if mode.gate == MOMENTS:
         return d
-    v = g[j]
-    if gate == REPLAY:
-        v = opened(v, x - m, scale, shift)
-    elif gate == BITS:
+    v = dy[j]
+    if mode.gate == REPLAY:
+        v = opened(v, x - coef[SUBTRACT * step], coef[SCALE * step], coef[SHIFT * step])
+    elif mode.gate == BITS:
         v = v if (word >> j) & 1 else 0
     return v
 
 
-cdef inline void see(
-    const real* g, const real* x, int word, int j, int width, real m, real scale, real shift, int gate,
-    lane* v, lane* d,                                                           # OUT, zero from width on
+cdef inline void term_below(
+    Mode mode, const real* dy, const real* x, int word, int j, int width, const real* coef,
+    lane* v, lane* d,                                   # OUT zero from `width` on
 ) noexcept nogil:
     d[0] = 0
     v[0] = 0
     if j < width:
-        d[0] = <lane> x[j] - <lane> m
-        v[0] = seen(g, x[j], word, j, m, scale, shift, gate, d[0])
+        d[0] = <lane> x[j] - <lane> coef[SUBTRACT]
+        v[0] = term(mode, dy, x[j], word, j, coef, 1, d[0])
 
 
 cdef inline void add_lanes(
-    const real** g, const real** x, const int* words, int pieces, int last,     # IN  (pieces, LANES), the last `last`
-    real m, real scale, real shift, int gate,
-    lane* s1, lane* s2,                                                         # OUT (LANES,), added to
+    Mode mode, const real** dy, const real** x, const int* words,
+    int pieces, int last,                               # of (pieces, LANES) elements; the last piece has `last`
+    const real* coef,
+    lane* sums,                                         # OUT (2, LANES), added to
 ) noexcept nogil:
+    cdef lane* s1 = sums
+    cdef lane* s2 = sums + LANES
     cdef lane d0, d1, d2, d3, v0, v1, v2, v3
     cdef int j
     for j in range(LANES):
-        see(g[0], x[0], words[0], j, last if pieces == 1 else LANES, m, scale, shift, gate, &v0, &d0)
+        term_below(mode, dy[0], x[0], words[0], j, last if pieces == 1 else LANES, coef, &v0, &d0)
         if pieces == 1:
             s1[j] += v0
             s2[j] += v0 * d0
         else:
-            see(g[1], x[1], words[1], j, last if pieces == 2 else LANES, m, scale, shift, gate, &v1, &d1)
+            term_below(mode, dy[1], x[1], words[1], j, last if pieces == 2 else LANES, coef, &v1, &d1)
             if pieces == 2:
                 s1[j] += v0 + v1
                 s2[j] += v0 * d0 + v1 * d1
             else:
-                see(g[2], x[2], words[2], j, last if pieces == 3 else LANES, m, scale, shift, gate, &v2, &d2)
+                term_below(mode, dy[2], x[2], words[2], j, last if pieces == 3 else LANES, coef, &v2, &d2)
                 if pieces == 3:
                     s1[j] += (v0 + v1) + v2
                     s2[j] += (v0 * d0 + v1 * d1) + v2 * d2
                 else:
-                    see(g[3], x[3], words[3], j, last, m, scale, shift, gate, &v3, &d3)
+                    term_below(mode, dy[3], x[3], words[3], j, last, coef, &v3, &d3)
                     s1[j] += (v0 + v1) + (v2 + v3)
                     s2[j] += (v0 * d0 + v1 * d1) + (v2 * d2 + v3 * d3)
 
 
 cdef inline void add_pieces(
-    int type, const Span* s, Py_ssize_t first, int pieces, int last,            # IN  of a run, from `first` on
-    real m, real scale, real shift, int gate, lane* s1, lane* s2,
+    Mode mode, const Span* s, Py_ssize_t first, int pieces, int last,           # of a run, from element `first` on
+    const real* coef, lane* sums,
 ) noexcept nogil:
     cdef float x_room[4 * LANES]
-    cdef float g_room[4 * LANES]
+    cdef float dy_room[4 * LANES]
     cdef const real* x[4]
-    cdef const real* g[4]
+    cdef const real* dy[4]
     cdef int words[4]
-    cdef Py_ssize_t i = first * size_of(type)
+    cdef Py_ssize_t i = first * size_of(mode.type)
     cdef int k, width
     for k in range(pieces):
         width = LANES if k + 1 < pieces else last
-        x[k] = elements(type, False, s.x + i, width, x_room + k * LANES, &m)
-        g[k] = x[k]
+        x[k] = load_block(mode.type, False, s.x.p + i, width, x_room + k * LANES, coef)
+        dy[k] = x[k]
         words[k] = 0
-        if gate != MOMENTS:
-            g[k] = elements(type, False, s.g + i, width, g_room + k * LANES, &m)
-        if gate == BITS:
+        if mode.gate != MOMENTS:
+            dy[k] = load_block(mode.type, False, s.dy.p + i, width, dy_room + k * LANES, coef)
+        if mode.gate == BITS:
             words[k] = s.bits[first // LANES + k]
-        i += LANES * size_of(type)
-    add_lanes(g, x, words, pieces, last, m, scale, shift, gate, s1, s2)
+        i += LANES * size_of(mode.type)
+    add_lanes(mode, dy, x, words, pieces, last, coef, sums)
 
 
 cdef inline const char* ahead_of(const char* run, Py_ssize_t i, Py_ssize_t bytes, Py_ssize_t step) noexcept nogil:
-    # AHEAD of byte i of a run; past its end another one follows, `step` further.
+    # AHEAD of byte i of a run; past its end the next run follows, `step` further.
     i += AHEAD
     return run + (i if i < bytes else i - bytes + step)
 
 
 cdef inline void add_span(
-    int type, Span s, real m, real scale, real shift, int gate,                 # s: one channel
-    double* out,                                                                # OUT (2,)
-    lane kind,
+    Mode mode, Span s,                                  # of one channel
+    const real* given,                                  # IN  (FORWARD_COEFS,)
+    double* out,                                        # OUT (2,)
+    lane of,
 ) noexcept nogil:
-    cdef lane s1[LANES]
-    cdef lane s2[LANES]
+    cdef real coef[FORWARD_COEFS]
+    cdef lane sums[2 * LANES]
     cdef double t1 = 0
     cdef double t2 = 0
     cdef double rest1 = 0
     cdef double rest2 = 0
-    cdef Py_ssize_t size = size_of(type), bytes = s.length * size, i, x_step, g_step
-    cdef const char* x_first = s.x
-    cdef const char* g_first = s.g
+    cdef Py_ssize_t size = size_of(mode.type), bytes = s.length * size, i, x_step, dy_step
+    cdef const char* x_first = s.x.p
+    cdef const char* dy_first = s.dy.p
     cdef int j, rest, held = 0
-    for j in range(LANES):
-        s1[j] = 0
-        s2[j] = 0
+    coef[SUBTRACT] = given[SUBTRACT]
+    coef[SCALE] = given[SCALE] if mode.gate == REPLAY else 0
+    coef[SHIFT] = given[SHIFT] if mode.gate == REPLAY else 0
+    for j in range(2 * LANES):
+        sums[j] = 0
     while s.runs:
         s.runs -= 1
         # After the last run comes the next channel.
-        x_step = s.x_step * size if s.runs else x_first - s.x + s.x_step_c * size
-        g_step = s.g_step * size if s.runs else g_first - s.g + s.g_step_c * size
+        x_step = s.x.step_n * size if s.runs else x_first - s.x.p + s.x.step_c * size
+        dy_step = s.dy.step_n * size if s.runs else dy_first - s.dy.p + s.dy.step_c * size
         i = 0
         while i + 4 * LANES <= s.length:
-            prefetch(ahead_of(s.x, i * size, bytes, x_step), 4 * LANES * size_of(type))
-            if gate != MOMENTS:
-                prefetch(ahead_of(s.g, i * size, bytes, g_step), 4 * LANES * size_of(type))
-            add_pieces(type, &s, i, 4, LANES, m, scale, shift, gate, s1, s2)
+            prefetch(ahead_of(s.x.p, i * size, bytes, x_step), 4 * LANES * size_of(mode.type))
+            if mode.gate != MOMENTS:
+                prefetch(ahead_of(s.dy.p, i * size, bytes, dy_step), 4 * LANES * size_of(mode.type))
+            add_pieces(mode, &s, i, 4, LANES, coef, sums)
             i += 4 * LANES
             held += 1
-            if held >= FLUSH:
-                flush(s1, &t1, &rest1)
-                flush(s2, &t2, &rest2)
+            if held >= FLUSH_PLANES:
+                flush(sums, &t1, &rest1)
+                flush(sums + LANES, &t2, &rest2)
                 held = 0
         rest = <int> (s.length - i)
         if rest > 3 * LANES:
-            add_pieces(type, &s, i, 4, rest - 3 * LANES, m, scale, shift, gate, s1, s2)
+            add_pieces(mode, &s, i, 4, rest - 3 * LANES, coef, sums)
         elif rest > 2 * LANES:
-            add_pieces(type, &s, i, 3, rest - 2 * LANES, m, scale, shift, gate, s1, s2)
+            add_pieces(mode, &s, i, 3, rest - 2 * LANES, coef, sums)
         elif rest > LANES:
-            add_pieces(type, &s, i, 2, rest - LANES, m, scale, shift, gate, s1, s2)
+            add_pieces(mode, &s, i, 2, rest - LANES, coef, sums)
         elif rest:
-            add_pieces(type, &s, i, 1, rest, m, scale, shift, gate, s1, s2)
+            add_pieces(mode, &s, i, 1, rest, coef, sums)
         held += 1
-        if held >= FLUSH:
-            flush(s1, &t1, &rest1)
-            flush(s2, &t2, &rest2)
+        if held >= FLUSH_PLANES:
+            flush(sums, &t1, &rest1)
+            flush(sums + LANES, &t2, &rest2)
             held = 0
-        s.x += s.x_step * size
-        s.g += s.g_step * size
-        s.bits += s.bits_step
-    flush(s1, &t1, &rest1)
-    flush(s2, &t2, &rest2)
+        s.x.p += s.x.step_n * size
+        s.dy.p += s.dy.step_n * size
+        s.bits += s.bits_step_n
+    flush(sums, &t1, &rest1)
+    flush(sums + LANES, &t2, &rest2)
     out[0] = whole_sum(t1, rest1)
     out[1] = whole_sum(t2, rest2)
 
 
-cdef inline Py_ssize_t place(Py_ssize_t k, Py_ssize_t n) noexcept nogil:
-    # The k-th of some places among n, apart by the golden ratio, so that no period hides from them.
+cdef inline Py_ssize_t sample_at(Py_ssize_t k, Py_ssize_t n) noexcept nogil:
+    # The k-th sample of n elements. The golden ratio spreads them, so that no period of the data misleads them.
     return (k * 40503 % 65536) * n // 65536
 
 
 cdef inline Span channel_of(Span s, int c) noexcept nogil:
     # One channel of it.
-    s.x += c * s.x_step_c * s.itemsize
-    s.g += c * s.g_step_c * s.itemsize
+    s.x.p += c * s.x.step_c * s.itemsize
+    s.dy.p += c * s.dy.step_c * s.itemsize
     s.bits += c * s.bits_step_c
     s.channels = 1
     return s
 
 
 cdef inline double sample_mean(
-    Span u, Py_ssize_t samples, int width, double weight, const real* kind, lane of,
+    Span s, Py_ssize_t samples, int width, double weight, const real* kind, lane of,
 ) noexcept nogil:
-    cdef lane s[LANES]
+    cdef lane sums[LANES]
     cdef float room[LANES]
-    cdef Py_ssize_t k, step = 0
-    cdef const real* p = loaded(u.type, u.x, &step, 1, width, room, kind)
+    cdef Py_ssize_t k, step
+    cdef Runs piece = Runs(s.x.p, 0)
+    cdef const real* p = load_runs(s.type, piece, 1, width, room, &step, kind)
     cdef int j
     for j in range(LANES):
-        s[j] = p[j] if j < width else 0
+        sums[j] = p[j] if j < width else 0
     for k in range(1, samples):
-        p = loaded(u.type, u.x + (place(k, u.runs) * u.x_step + place(k, u.length - width + 1)) * u.itemsize,
-                   &step, 1, width, room, kind)
+        piece.p = s.x.p + (sample_at(k, s.runs) * s.x.step_n + sample_at(k, s.length - width + 1)) * s.itemsize
+        p = load_runs(s.type, piece, 1, width, room, &step, kind)
         if width == LANES:
             for j in range(LANES):
-                s[j] += p[j]
+                sums[j] += p[j]
         else:
             for j in range(LANES):
-                s[j] += p[j] if j < width else 0
-    return sum_lanes(s) * weight
+                sums[j] += p[j] if j < width else 0
+    return sum_lanes(sums) * weight
 
 
 cdef inline void add_channel(
-    Span s, real m, real scale, real shift, int gate,
-    double* out,                                                                # OUT (2,)
-    lane kind,
+    int gate, Span s, const real* coef,
+    double* out,                                        # OUT (2,)
+    lane of,
 ) noexcept nogil:
     # add_span() with the type as a literal.
     if real is double:
-        add_span(FLOAT64, s, m, scale, shift, gate, out, kind)
+        add_span(reduction(FLOAT64, gate), s, coef, out, of)
     elif s.type == FLOAT32:
-        add_span(FLOAT32, s, m, scale, shift, gate, out, kind)
+        add_span(reduction(FLOAT32, gate), s, coef, out, of)
     elif s.type == FLOAT16:
-        add_span(FLOAT16, s, m, scale, shift, gate, out, kind)
+        add_span(reduction(FLOAT16, gate), s, coef, out, of)
     else:
-        add_span(BFLOAT16, s, m, scale, shift, gate, out, kind)
+        add_span(reduction(BFLOAT16, gate), s, coef, out, of)
 
 
 cdef inline real center_of(bint whole, double mean, const real* kind) noexcept nogil:
-    # The pivot of a second reading: the mean that was found.
+    # The pivot of a second reading: the mean found by the first.
     return <real> (rint(mean) if whole else mean)
 
 
 cdef inline real pivot_of(bint whole, double mean, const real* kind) noexcept nogil:
-    # That of the first: the mean of a sample. A double keeps 30 bits of it: x - pivot is then exact wherever x is not
-    # much closer to zero, and the square of a value that exceeds all others has one rounding, not three.
+    # The pivot of the first reading: the mean of a sample. Of a double it keeps 30 bits: x - pivot is then exact unless
+    # x is much closer to zero, and the square of an outlier has one rounding, not three.
     cdef double high = 8388609.0 * mean
     high = high - (high - mean)
     return center_of(whole, high if real is double and finite(high) else mean, kind)
@@ -302,21 +315,21 @@ cdef inline real pivot_of(bint whole, double mean, const real* kind) noexcept no
 
 cdef void span_moments(
     Span s,
-    Moments* out,                                                               # OUT (channels,)
+    Moments* out,                                       # OUT (channels,)
     const real* kind, lane of,
 ) noexcept nogil:
-    cdef real pivot[BATCH]
-    cdef double sums[2 * BATCH]
+    cdef real pivot[ABREAST]
+    cdef double sums[2 * ABREAST]
     cdef double n = <double> s.runs * <double> s.length
     cdef int width = <int> least(LANES, s.length)
-    cdef Py_ssize_t samples = least(SAMPLES * LANES // width, parts(s.runs * s.length, SAMPLE_OF))
+    cdef Py_ssize_t samples = least(PIVOT_PIECES * LANES // width, parts(s.runs * s.length, PIVOT_SHARE))
     cdef double weight = 1.0 / (<double> samples * <double> width)
     cdef double e, q
     cdef int c
     for c in range(s.channels):
         pivot[c] = pivot_of(s.whole, sample_mean(channel_of(s, c), samples, width, weight, kind, of), kind)
     for c in range(s.channels):
-        add_channel(channel_of(s, c), pivot[c], 0, 0, MOMENTS, sums + 2 * c, of)
+        add_channel(MOMENTS, channel_of(s, c), <const real*> pivot + c, sums + 2 * c, of)
     for c in range(s.channels):
         e = sums[2 * c]
         q = sums[2 * c + 1]
@@ -326,35 +339,37 @@ cdef void span_moments(
                 span_moments(channel_of(s, c), out + c, kind, <double> 0)
             elif finite(out[c].mean):
                 pivot[c] = center_of(s.whole, out[c].mean, kind)
-                add_channel(channel_of(s, c), pivot[c], 0, 0, MOMENTS, sums + 2 * c, of)
+                add_channel(MOMENTS, channel_of(s, c), <const real*> pivot + c, sums + 2 * c, of)
                 out[c] = moments_about(<double> pivot[c], n, sums[2 * c], sums[2 * c + 1])
 
 
 cdef inline void add_channels(
-    Span s, const real* coef, Py_ssize_t coef_step, int gate, double* out, lane kind,
+    int gate, Span s, Coefs coefs, double* out, const real* kind, lane of,
 ) noexcept nogil:
+    cdef real coef[FORWARD_COEFS]
+    cdef const real* row = coef_row(coefs, 0, kind)
     cdef int c
     for c in range(s.channels):
-        add_channel(channel_of(s, c), coef[SUBTRACT * coef_step + c],
-                    coef[SCALE * coef_step + c] if gate == REPLAY else 0,
-                    coef[SHIFT * coef_step + c] if gate == REPLAY else 0, gate, out + 2 * c, kind)
+        coef[SUBTRACT] = row[SUBTRACT * coefs.step + c]
+        coef[SCALE] = row[SCALE * coefs.step + c] if gate == REPLAY else 0
+        coef[SHIFT] = row[SHIFT * coefs.step + c] if gate == REPLAY else 0
+        add_channel(gate, channel_of(s, c), <const real*> coef, out + 2 * c, of)
 
 
 cdef void span_gradients(
-    Span s, const real* coef, Py_ssize_t coef_step, int gate,
-    double* out,                                                                # OUT (channels, 2)
-    lane kind,
+    int gate, Span s, Coefs coefs,
+    double* out,                                        # OUT (channels, 2): sums of dy and of dy * (x - m)
+    const real* kind, lane of,
 ) noexcept nogil:
-    # sum of dy and sum of dy * (x - m)
     cdef double n = <double> s.runs * <double> s.length
     cdef int c
     if gate == OPEN:
-        add_channels(s, coef, coef_step, OPEN, out, kind)
+        add_channels(OPEN, s, coefs, out, kind, of)
     elif gate == REPLAY:
-        add_channels(s, coef, coef_step, REPLAY, out, kind)
+        add_channels(REPLAY, s, coefs, out, kind, of)
     else:
-        add_channels(s, coef, coef_step, BITS, out, kind)
+        add_channels(BITS, s, coefs, out, kind, of)
     if lane is float:
         for c in range(s.channels):
             if not products_held(n, out[2 * c], out[2 * c + 1]):
-                span_gradients(channel_of(s, c), coef + c, coef_step, gate, out + 2 * c, <double> 0)
+                span_gradients(gate, channel_of(s, c), coefs_from(coefs, c, kind), out + 2 * c, kind, <double> 0)

@@ -1,55 +1,67 @@
-# Reductions over the columns of `rows`: every column has sums of its own.
+# Reductions over the columns of `rows`: every column has its own sums.
 #
-# a) The same two sums as in planes_reduce.pxi. Four rows are taken at once, each read from end to end, and added to
-#    each other before they are added to the running sums: a quarter of the rounding, a quarter of the traffic to the
-#    sums, which are in the first-level cache. After FLUSH_ROWS rows the sums go to double; the moments of
-#    doubles go to two words.
-# b) The pivot of a column is the mean of a sample of rows, and judged as in planes_reduce.pxi.
+# a) The same two sums as in reduce/planes.pxi. Four rows are read at once and added to each other before they are added
+#    to the running sums in the first-level cache: a quarter of the roundings, a quarter of the traffic to the sums.
+#    After FLUSH_ROWS rows the sums go to double; the moments of doubles go to two words after FLUSH_EXACT rows.
+# b) The pivot of a column is the mean of a sample of rows, and judged as in reduce/planes.pxi.
 # c) Columns whose float sums overflowed or underflowed, or whose pivot was far off, are summed again in double, at last
-#    about the mean that was found, and no others: the bits of a column do not depend on its neighbours.
-# d) Sums, pivots and constants are local arrays, so that the compiler sees that x is none of them. A thread
-#    has less than 48 KiB on its stack, since some have no more than 64; the rest is in its room of the workspace.
-# e) Rows are asked for AHEAD_ROWS before they are reduced: loads between which running sums are read and written wait
-#    for these, and the next ones do not begin early enough to hide the way to memory. Four rows ahead are asked for in
-#    the order in which they lie, one after the other, while four are reduced side by side.
+#    about the mean found so far. Other columns are not: the bits of a column do not depend on its neighbours.
+# d) Sums and constants are local arrays, so that the compiler sees that x is none of them. A thread uses less than
+#    48 KiB of stack, because some have only 64; the rest is in its Scratch.
+# e) Rows are prefetched AHEAD_ROWS early. Running sums are read and written between the loads, so later loads do not
+#    start early enough on their own. Four rows are prefetched in the order in which they lie, one after the other,
+#    while four are reduced side by side.
 
 cdef enum:
     FLUSH_ROWS = 24
-    FLUSH_EXACT = 8         # of doubles that are to be normalized
-    # The room of a local array: side by side, no two begin at the same place in a page, where a store to one would hold
-    # up a load from the other.
-    ROOM = SLAB + 80
-    SUMS = 512              # columns whose sums are double and that are summed side by side
-    DOUBLES = 256           # and columns of doubles
-    ROOM_OF_SUMS = SUMS + 80
-    ROOM_OF_DOUBLES = DOUBLES + 80
+    FLUSH_EXACT = 8
+    ROOM = SLAB + PADDING
+    SUMS = 512              # columns that are summed side by side in double lanes
+    ROOM_OF_SUMS = SUMS + PADDING
+    DOUBLES = 256           # columns of doubles that are summed side by side
+    ROOM_OF_DOUBLES = DOUBLES + PADDING
 
-cdef struct Room:           # of a thread, for the reduction of a unit
+cdef struct Scratch:        # of a thread, for the reduction of a unit
     double e[ROOM]
     double q[ROOM]
-    double pivot[ROOM]      # of the arrays' type
+    double pivot[ROOM]      # of type `real`
     char far[ROOM]
 
-cdef struct Columns:        # a unit: `rows` rows of `width` <= SLAB columns
+cdef struct Columns:        # some columns of a unit
+    int type
+    int gate
     Py_ssize_t rows
     Py_ssize_t width
-    int type
-    Py_ssize_t itemsize
-    const Py_ssize_t* index     # which rows they are, or NULL
-    const char* x
-    Py_ssize_t x_step       # in elements
-    const char* g
-    Py_ssize_t g_step
-    const uint16_t* bits    # (rows, parts(width, LANES))
-    Py_ssize_t bits_step
-    int gate
+    const Py_ssize_t* index     # the numbers of the rows; NULL: 0, 1, 2 ...
+    Runs x
+    Runs dy
+    Words bits
+    Coefs coefs
     Py_ssize_t flush        # rows after which sums go to double, or to two words
 
+cdef struct Sums:           # (width,) each
+    double* v
+    double* vd              # of v * (x - m)
 
-cdef inline bint columns_held(Columns* u, double s1, double s2) noexcept nogil:
+cdef struct FourRows:
+    const char* x[4]
+    const char* dy[4]
+
+
+cdef inline bint columns_held(const Columns* u, double v, double vd) noexcept nogil:
     if u.gate == MOMENTS:
-        return squares_held(<double> u.rows, s1, s2, <float> 0)
-    return products_held(<double> u.rows, s1, s2)
+        return squares_held(<double> u.rows, v, vd, <float> 0)
+    return products_held(<double> u.rows, v, vd)
+
+
+cdef inline Columns columns_from(Columns u, Py_ssize_t first, Py_ssize_t width) noexcept nogil:
+    cdef Py_ssize_t bytes = first * size_of(u.type)
+    u.x.p += bytes
+    u.dy.p += bytes
+    u.bits.p += first // LANES
+    u.coefs.p += first * (8 if u.type == FLOAT64 else 4)
+    u.width = width
+    return u
 
 
 cdef inline Py_ssize_t row_at(const Py_ssize_t* index, Py_ssize_t i) noexcept nogil:
@@ -61,41 +73,44 @@ cdef inline Py_ssize_t row_ahead(const Py_ssize_t* index, Py_ssize_t i, Py_ssize
 
 
 cdef void sample_columns(
-    Columns* u, Py_ssize_t samples,
+    const Columns* u, Py_ssize_t samples,
     double* out,                                                                # OUT (u.width,)
     const real* kind,
 ) noexcept nogil:
     # In double: a float sum may overflow.
     cdef float room[SLAB]
     cdef const real* p
-    cdef Py_ssize_t i, w, step = 0
+    cdef Py_ssize_t i, w, step
     for w in range(u.width):
         out[w] = 0
     for i in range(samples):
-        p = loaded(u.type, u.x + row_at(u.index, place(i, u.rows)) * u.x_step * u.itemsize, &step, 1, u.width, room,
-                   kind)
+        p = load_runs(u.type, Runs(u.x.p + row_at(u.index, sample_at(i, u.rows)) * u.x.step, 0), 1, u.width, room,
+                      &step, kind)
         for w in range(u.width):
             out[w] += p[w]
 
 
 cdef inline void add_columns(
-    const real* g0, const real* g1, const real* g2, const real* g3,             # IN  (width,), of four rows or one
-    const real* x0, const real* x1, const real* x2, const real* x3, bint four, Py_ssize_t width,
-    const real* m, const real* scale, const real* shift, int gate,
-    lane* s1, lane* s2,                                                         # OUT (width,), added to
+    Mode mode, const real** dy, const real** x,                                 # IN  (width,) of four rows, or of one
+    bint four, int width,
+    const real* coef,                                                           # IN  (FORWARD_COEFS, width)
+    lane* sums,                                                                 # OUT (2, width), added to
 ) noexcept nogil:
+    cdef Py_ssize_t step = coef_step_of(coef)
+    cdef lane* s1 = sums
+    cdef lane* s2 = sums + sums_step_of(sums[0])
     cdef lane d0, d1, d2, d3, v0, v1, v2, v3
-    cdef Py_ssize_t w
+    cdef int w
     for w in range(width):
-        d0 = <lane> x0[w] - <lane> m[w]
-        v0 = seen(g0 + w, x0[w], 0, 0, m[w], scale[w], shift[w], gate, d0)
+        d0 = <lane> x[0][w] - <lane> coef[w]
+        v0 = term(mode, dy[0] + w, x[0][w], 0, 0, coef + w, step, d0)
         if four:
-            d1 = <lane> x1[w] - <lane> m[w]
-            d2 = <lane> x2[w] - <lane> m[w]
-            d3 = <lane> x3[w] - <lane> m[w]
-            v1 = seen(g1 + w, x1[w], 0, 0, m[w], scale[w], shift[w], gate, d1)
-            v2 = seen(g2 + w, x2[w], 0, 0, m[w], scale[w], shift[w], gate, d2)
-            v3 = seen(g3 + w, x3[w], 0, 0, m[w], scale[w], shift[w], gate, d3)
+            d1 = <lane> x[1][w] - <lane> coef[w]
+            d2 = <lane> x[2][w] - <lane> coef[w]
+            d3 = <lane> x[3][w] - <lane> coef[w]
+            v1 = term(mode, dy[1] + w, x[1][w], 0, 0, coef + w, step, d1)
+            v2 = term(mode, dy[2] + w, x[2][w], 0, 0, coef + w, step, d2)
+            v3 = term(mode, dy[3] + w, x[3][w], 0, 0, coef + w, step, d3)
             s1[w] += (v0 + v1) + (v2 + v3)
             s2[w] += (v0 * d0 + v1 * d1) + (v2 * d2 + v3 * d3)
         else:
@@ -103,265 +118,240 @@ cdef inline void add_columns(
             s2[w] += v0 * d0
 
 
-cdef inline void add_step_of_rows(
-    int type, const char** g, const char** x, Py_ssize_t first, bint four, int width,   # IN  columns first .. + width
-    const real* m, const real* scale, const real* shift, int gate, lane* s1, lane* s2,  # of these columns
+cdef inline Py_ssize_t coef_step_of(const real* kind) noexcept nogil:
+    # From row to row of the local constants.
+    return ROOM if real is float else ROOM_OF_DOUBLES
+
+
+cdef inline Py_ssize_t sums_step_of(lane of) noexcept nogil:
+    # From one local running sum to the other.
+    return ROOM if lane is float else ROOM_OF_SUMS
+
+
+cdef inline void add_step(
+    Mode mode, const FourRows* rows, bint four, Py_ssize_t first, int width,    # columns first .. first + width
+    const real* coef, lane* sums,
 ) noexcept nogil:
     # With a literal width halves stay in registers.
     cdef float x_room[4 * LANES]
-    cdef float g_room[4 * LANES]
-    cdef const real* u[4]
-    cdef const real* v[4]
+    cdef float dy_room[4 * LANES]
+    cdef const real* x[4]
+    cdef const real* dy[4]
+    cdef Py_ssize_t o = first * size_of(mode.type)
     cdef int k
-    first *= size_of(type)
     for k in range(4 if four else 1):
-        u[k] = elements(type, False, x[k] + first, width, x_room + k * LANES, m)
-        v[k] = u[k]
-        if gate != MOMENTS:
-            v[k] = elements(type, False, g[k] + first, width, g_room + k * LANES, m)
-    if four:
-        add_columns(v[0], v[1], v[2], v[3], u[0], u[1], u[2], u[3], True, width, m, scale, shift, gate, s1, s2)
-    else:
-        add_columns(v[0], v[0], v[0], v[0], u[0], u[0], u[0], u[0], False, width, m, scale, shift, gate, s1, s2)
+        x[k] = load_block(mode.type, False, rows.x[k] + o, width, x_room + k * LANES, coef)
+        dy[k] = x[k]
+        if mode.gate != MOMENTS:
+            dy[k] = load_block(mode.type, False, rows.dy[k] + o, width, dy_room + k * LANES, coef)
+    add_columns(mode, dy, x, four, width, coef + first, sums + first)
 
 
 cdef inline void add_rows(
-    int type, const char** g, const char** x, bint four, Py_ssize_t width,      # IN  four rows, or one
-    const char** g_ahead, const char** x_ahead,                                 # the four to ask for meanwhile
-    const real* m, const real* scale, const real* shift, int gate, lane* s1, lane* s2,
+    Mode mode, const FourRows* rows, const FourRows* ahead,                     # `ahead`: to prefetch meanwhile
+    bint four, Py_ssize_t width, const real* coef, lane* sums,
 ) noexcept nogil:
-    cdef Py_ssize_t w = 0, begun = 0, size = size_of(type)
-    cdef Py_ssize_t quarter = parts(width, 4 * LANES) * LANES       # for one of the rows ahead
+    cdef Py_ssize_t w = 0, begun = 0, size = size_of(mode.type)
+    cdef Py_ssize_t quarter = parts(width, 4 * LANES) * LANES       # columns after which the next row is prefetched
     cdef int k = 0
     while w + LANES <= width:
         if four:
             if w == begun + quarter:
                 begun = w
                 k += 1
-            prefetch(x_ahead[k] + 4 * (w - begun) * size, 4 * LANES * size_of(type))
-            if gate != MOMENTS:
-                prefetch(g_ahead[k] + 4 * (w - begun) * size, 4 * LANES * size_of(type))
-        add_step_of_rows(type, g, x, w, four, LANES, m + w, scale + w, shift + w, gate, s1 + w, s2 + w)
+            prefetch(ahead.x[k] + 4 * (w - begun) * size, 4 * LANES * size_of(mode.type))
+            if mode.gate != MOMENTS:
+                prefetch(ahead.dy[k] + 4 * (w - begun) * size, 4 * LANES * size_of(mode.type))
+        add_step(mode, rows, four, w, LANES, coef, sums)
         w += LANES
     if w < width:
-        add_step_of_rows(type, g, x, w, four, <int> (width - w), m + w, scale + w, shift + w, gate, s1 + w, s2 + w)
+        add_step(mode, rows, four, w, <int> (width - w), coef, sums)
 
 
 cdef inline void add_row_bits(
-    int type, const char* g, const char* x, const char* g_ahead, const char* x_ahead, const uint16_t* bits,
-    Py_ssize_t width, const real* m, lane* s1, lane* s2,
+    Mode mode, const FourRows* rows, const FourRows* ahead,                     # the first of each
+    const uint16_t* bits, Py_ssize_t width, const real* coef, lane* sums,
 ) noexcept nogil:
-    # One row, where the forward left bits.
+    # One row behind a ReLU that left bits.
     cdef float x_room[LANES]
-    cdef float g_room[LANES]
-    cdef const real* u
-    cdef const real* v
+    cdef float dy_room[LANES]
+    cdef const real* x
+    cdef const real* dy
+    cdef lane* s1 = sums
+    cdef lane* s2 = sums + sums_step_of(sums[0])
     cdef lane d
-    cdef Py_ssize_t w = 0, size = size_of(type)
+    cdef Py_ssize_t w = 0, size = size_of(mode.type)
     cdef int j, step
     while w < width:
         step = <int> least(LANES, width - w)
-        prefetch(x_ahead + w * size, LANES * size_of(type))
-        prefetch(g_ahead + w * size, LANES * size_of(type))
-        u = elements(type, False, x + w * size, step, x_room, m)
-        v = elements(type, False, g + w * size, step, g_room, m)
+        prefetch(ahead.x[0] + w * size, LANES * size_of(mode.type))
+        prefetch(ahead.dy[0] + w * size, LANES * size_of(mode.type))
+        x = load_block(mode.type, False, rows.x[0] + w * size, step, x_room, coef)
+        dy = load_block(mode.type, False, rows.dy[0] + w * size, step, dy_room, coef)
         for j in range(LANES):
             if j < step and (bits[w // LANES] >> j) & 1:
-                d = <lane> u[j] - <lane> m[w + j]
-                s1[w + j] += v[j]
-                s2[w + j] += <lane> v[j] * d
+                d = <lane> x[j] - <lane> coef[w + j]
+                s1[w + j] += dy[j]
+                s2[w + j] += <lane> dy[j] * d
         w += LANES
 
 
 cdef inline void add_block(
-    int type, const char* g, Py_ssize_t g_step, const char* x, Py_ssize_t x_step,       # IN  (rows, width)
-    const Py_ssize_t* index, const uint16_t* bits, Py_ssize_t bits_step, Py_ssize_t first, Py_ssize_t stop,
-    Py_ssize_t rows, Py_ssize_t width, const real* m, const real* scale, const real* shift, int gate,
-    lane* s1, lane* s2,
+    Mode mode, Columns u, Py_ssize_t first, Py_ssize_t stop,                    # rows first .. stop
+    const real* coef,
+    lane* sums,
 ) noexcept nogil:
-    # The rows first .. stop of all, four at a time.
-    cdef const char* u[4]
-    cdef const char* v[4]
-    cdef const char* u_ahead[4]
-    cdef const char* v_ahead[4]
-    cdef Py_ssize_t i = first, ahead
+    cdef FourRows rows, ahead
+    cdef Py_ssize_t i = first, row
     cdef int k, some
     while i < stop:
-        some = 4 if i + 4 <= stop and gate != BITS else 1
+        some = 4 if i + 4 <= stop and mode.gate != BITS else 1
         for k in range(some):
-            u[k] = x + row_at(index, i + k) * x_step
-            v[k] = g + row_at(index, i + k) * g_step
-            ahead = row_ahead(index, i + k, rows)
-            u_ahead[k] = x + ahead * x_step
-            v_ahead[k] = g + ahead * g_step
-        if gate == BITS:
-            add_row_bits(type, v[0], u[0], v_ahead[0], u_ahead[0], bits + i * bits_step, width, m, s1, s2)
+            row = row_at(u.index, i + k)
+            rows.x[k] = u.x.p + row * u.x.step
+            rows.dy[k] = u.dy.p + row * u.dy.step
+            row = row_ahead(u.index, i + k, u.rows)
+            ahead.x[k] = u.x.p + row * u.x.step
+            ahead.dy[k] = u.dy.p + row * u.dy.step
+        if mode.gate == BITS:
+            add_row_bits(mode, &rows, &ahead, u.bits.p + i * u.bits.step, u.width, coef, sums)
         elif some == 4:
-            add_rows(type, v, u, True, width, v_ahead, u_ahead, m, scale, shift, gate, s1, s2)
+            add_rows(mode, &rows, &ahead, True, u.width, coef, sums)
         else:
-            add_rows(type, v, u, False, width, v_ahead, u_ahead, m, scale, shift, gate, s1, s2)
+            add_rows(mode, &rows, &ahead, False, u.width, coef, sums)
         i += some
 
 
 cdef inline void sum_columns_of(
-    int type, Columns* u, const real* m_in, const real* scale_in, const real* shift_in, Py_ssize_t first,
-    Py_ssize_t width,
-    double* out1, double* out2,                                                 # OUT (width,), of columns from `first`
-    lane kind,
+    int type, Columns u,
+    Sums out,                                                                   # OUT
+    const real* kind, lane of,
 ) noexcept nogil:
-    cdef float room1[ROOM]
-    cdef float room2[ROOM]
-    cdef double double_room1[ROOM_OF_SUMS]
-    cdef double double_room2[ROOM_OF_SUMS]
+    cdef float float_sums[2 * ROOM]
+    cdef double double_sums[2 * ROOM_OF_SUMS]
+    cdef float float_coefs[FORWARD_COEFS * ROOM]
+    cdef double double_coefs[FORWARD_COEFS * ROOM_OF_DOUBLES]
     cdef double rest1[ROOM_OF_DOUBLES]
     cdef double rest2[ROOM_OF_DOUBLES]
-    cdef float room_m[ROOM]
-    cdef float room_scale[ROOM]
-    cdef float room_shift[ROOM]
-    cdef double double_room_m[ROOM_OF_DOUBLES]
-    cdef double double_room_scale[ROOM_OF_DOUBLES]
-    cdef double double_room_shift[ROOM_OF_DOUBLES]
-    cdef lane* s1
-    cdef lane* s2
-    cdef real* m
-    cdef real* scale
-    cdef real* shift
-    cdef Py_ssize_t i = 0, w, stop, size = size_of(type), x_step = u.x_step * size, g_step = u.g_step * size
-    cdef const char* x = u.x + first * size
-    cdef const char* g = u.g + first * size
-    cdef const uint16_t* bits = u.bits + first // LANES
-    cdef const Py_ssize_t* index = u.index
+    cdef lane* sums
+    cdef real* coef
+    cdef const real* given = coef_row(u.coefs, 0, kind)
+    cdef Py_ssize_t i = 0, w, stop, step = coef_step_of(kind), sums_step = sums_step_of(of)
     if lane is float:
-        s1 = room1
-        s2 = room2
+        sums = float_sums
     else:
-        s1 = double_room1
-        s2 = double_room2
+        sums = double_sums
     if real is float:
-        m = room_m
-        scale = room_scale
-        shift = room_shift
+        coef = float_coefs
     else:
-        m = double_room_m
-        scale = double_room_scale
-        shift = double_room_shift
-    for w in range(width):
-        m[w] = m_in[first + w]
-        out1[w] = 0
-        out2[w] = 0
+        coef = double_coefs
+    for w in range(u.width):
+        coef[w] = given[w]
+        out.v[w] = 0
+        out.vd[w] = 0
         if real is double and u.gate == MOMENTS:
             rest1[w] = 0
             rest2[w] = 0
     if u.gate == REPLAY:
-        for w in range(width):
-            scale[w] = scale_in[first + w]
-            shift[w] = shift_in[first + w]
+        for w in range(u.width):
+            coef[SCALE * step + w] = given[SCALE * u.coefs.step + w]
+            coef[SHIFT * step + w] = given[SHIFT * u.coefs.step + w]
     while i < u.rows:
         stop = least(i + u.flush, u.rows)
-        for w in range(width):
-            s1[w] = 0
-            s2[w] = 0
+        for w in range(u.width):
+            sums[w] = 0
+            sums[sums_step + w] = 0
         if u.gate == MOMENTS:
-            add_block(type, x, x_step, x, x_step, index, bits, 0, i, stop, u.rows, width, m, m, m, MOMENTS, s1, s2)
+            add_block(reduction(type, MOMENTS), u, i, stop, <const real*> coef, sums)
         elif u.gate == OPEN:
-            add_block(type, g, g_step, x, x_step, index, bits, 0, i, stop, u.rows, width, m, m, m, OPEN, s1, s2)
+            add_block(reduction(type, OPEN), u, i, stop, <const real*> coef, sums)
         elif u.gate == REPLAY:
-            add_block(type, g, g_step, x, x_step, index, bits, 0, i, stop, u.rows, width, m, scale, shift, REPLAY,
-                      s1, s2)
+            add_block(reduction(type, REPLAY), u, i, stop, <const real*> coef, sums)
         else:
-            add_block(type, g, g_step, x, x_step, index, bits, u.bits_step, i, stop, u.rows, width, m, m, m, BITS,
-                      s1, s2)
+            add_block(reduction(type, BITS), u, i, stop, <const real*> coef, sums)
         if real is double and u.gate == MOMENTS:
-            for w in range(width):
-                add_to_long_sum(out1 + w, rest1 + w, s1[w])
-                add_to_long_sum(out2 + w, rest2 + w, s2[w])
+            for w in range(u.width):
+                add_to_long_sum(out.v + w, rest1 + w, sums[w])
+                add_to_long_sum(out.vd + w, rest2 + w, sums[sums_step + w])
         else:
-            for w in range(width):
-                out1[w] += s1[w]
-                out2[w] += s2[w]
+            for w in range(u.width):
+                out.v[w] += sums[w]
+                out.vd[w] += sums[sums_step + w]
         i = stop
     if real is double and u.gate == MOMENTS:
-        for w in range(width):
-            out1[w] = whole_sum(out1[w], rest1[w])
-            out2[w] = whole_sum(out2[w], rest2[w])
+        for w in range(u.width):
+            out.v[w] = whole_sum(out.v[w], rest1[w])
+            out.vd[w] = whole_sum(out.vd[w], rest2[w])
 
 
-cdef void sum_float16(
-    Columns* u, const float* m, const float* scale, const float* shift, Py_ssize_t first, Py_ssize_t width,
-    double* out1, double* out2, lane kind,
-) noexcept nogil:
-    sum_columns_of(FLOAT16, u, m, scale, shift, first, width, out1, out2, kind)
+cdef void sum_float16(Columns u, Sums out, const float* kind, lane of) noexcept nogil:
+    sum_columns_of(FLOAT16, u, out, kind, of)
 
 
-cdef void sum_bfloat16(
-    Columns* u, const float* m, const float* scale, const float* shift, Py_ssize_t first, Py_ssize_t width,
-    double* out1, double* out2, lane kind,
-) noexcept nogil:
-    sum_columns_of(BFLOAT16, u, m, scale, shift, first, width, out1, out2, kind)
+cdef void sum_bfloat16(Columns u, Sums out, const float* kind, lane of) noexcept nogil:
+    sum_columns_of(BFLOAT16, u, out, kind, of)
 
 
-cdef void sum_some_columns(
-    Columns* u, const real* m, const real* scale, const real* shift, Py_ssize_t first, Py_ssize_t width,
-    double* out1, double* out2,                                                 # OUT (width,), of columns from `first`
-    lane kind,
-) noexcept nogil:
-    # As many as there is room for.
-    if real is float:
-        if u.type == FLOAT16:
-            sum_float16(u, m, scale, shift, first, width, out1, out2, kind)
-        elif u.type == BFLOAT16:
-            sum_bfloat16(u, m, scale, shift, first, width, out1, out2, kind)
-        else:
-            sum_columns_of(FLOAT32, u, m, scale, shift, first, width, out1, out2, kind)
+cdef void sum_some_columns(Columns u, Sums out, const real* kind, lane of) noexcept nogil:
+    # As many as the local arrays hold.
+    if real is double:
+        sum_columns_of(FLOAT64, u, out, kind, of)
+    elif u.type == FLOAT16:
+        sum_float16(u, out, kind, of)
+    elif u.type == BFLOAT16:
+        sum_bfloat16(u, out, kind, of)
     else:
-        sum_columns_of(FLOAT64, u, m, scale, shift, first, width, out1, out2, kind)
+        sum_columns_of(FLOAT32, u, out, kind, of)
 
 
 cdef void sum_columns(
-    Columns* u, const real* m, const real* scale, const real* shift, Py_ssize_t first, Py_ssize_t width,
-    double* out1, double* out2,                                                 # OUT (width,), of columns from `first`
-    lane kind,
+    Columns u,
+    Sums out,                                                                   # OUT (u.width,)
+    const real* kind, lane of,
 ) noexcept nogil:
     cdef Py_ssize_t w = 0, most = DOUBLES if real is double else (SUMS if lane is double else SLAB)
-    while w < width:
-        sum_some_columns(u, m, scale, shift, first + w, least(most, width - w), out1 + w, out2 + w, kind)
+    while w < u.width:
+        sum_some_columns(columns_from(u, w, least(most, u.width - w)), Sums(out.v + w, out.vd + w), kind, of)
         w += most
 
 
 cdef void reduce_columns(
-    Columns* u, const real* m, const real* scale, const real* shift,
-    double* out1, double* out2,                                                 # OUT (u.width,)
-    lane kind,
+    Columns u,
+    Sums out,                                                                   # OUT (u.width,)
+    const real* kind, lane of,
 ) noexcept nogil:
     cdef double t1[TILE]
     cdef double t2[TILE]
     cdef Py_ssize_t w = 0, k, width
     cdef bint held
-    sum_columns(u, m, scale, shift, 0, u.width, out1, out2, kind)
+    sum_columns(u, out, kind, of)
     if lane is float:
         while w < u.width:
             width = least(TILE, u.width - w)
             held = True
             for k in range(w, w + width):
-                held = held and columns_held(u, out1[k], out2[k])
+                held = held and columns_held(&u, out.v[k], out.vd[k])
             if not held:
-                sum_columns(u, m, scale, shift, w, width, t1, t2, <double> 0)
+                sum_columns(columns_from(u, w, width), Sums(&t1[0], &t2[0]), kind, <double> 0)
                 for k in range(width):
-                    if not columns_held(u, out1[w + k], out2[w + k]):
-                        out1[w + k] = t1[k]
-                        out2[w + k] = t2[k]
+                    if not columns_held(&u, out.v[w + k], out.vd[w + k]):
+                        out.v[w + k] = t1[k]
+                        out.vd[w + k] = t2[k]
             w += TILE
 
 
 cdef void center_columns(
-    Columns* u, Py_ssize_t channels, Py_ssize_t repeats, bint whole,
-    real* pivot, double* e, double* q,                                          # IN, OUT (channels,) and their repeats
-    char* far,                                                                  # OUT (channels,), which they are
+    Columns u, Py_ssize_t channels, Py_ssize_t repeats, bint whole,
+    Scratch* scratch,                                                           # IN, OUT (channels,): pivot, e, q
     const real* kind,
 ) noexcept nogil:
-    # Sums the channels whose pivot was too far off again in double, about the mean that was found.
+    # Sums the channels whose pivot was too far off again in double, about the mean found so far.
     cdef double t1[TILE]
     cdef double t2[TILE]
+    cdef real* pivot = <real*> scratch.pivot
+    cdef double* e = scratch.e
+    cdef double* q = scratch.q
+    cdef char* far = scratch.far
     cdef double n = <double> u.rows * <double> repeats, mean
     cdef Py_ssize_t c, k, w = 0, width
     cdef bint some = False, here
@@ -380,7 +370,7 @@ cdef void center_columns(
         for k in range(width):
             here = here or far[(w + k) % channels]
         if here:
-            sum_columns(u, pivot, pivot, pivot, w, width, t1, t2, <double> 0)
+            sum_columns(columns_from(u, w, width), Sums(&t1[0], &t2[0]), kind, <double> 0)
             for k in range(width):
                 c = (w + k) % channels
                 if far[c]:

@@ -1,213 +1,239 @@
 # `planes`: (N, C, S), a channel is N runs of S contiguous elements.
 #
-# a) A channel's elements are cut into spans: SPAN elements of one plane, or as many whole planes as SPAN holds. A span
-#    is reduced in one reading; the spans of a channel are merged in order. All of it follows from the shape.
-# b) A group of channels whose data stay in the cache, the second level or a share of the last, is reduced and then
-#    transformed at once, last image first, so the data come from memory once. The size of a group decides when a
-#    channel is done, not how.
-# c) `group` is 0 with too few channels for the threads, spans are the units, and a phase each reduces, merges and
-#    transforms.
+# a) The elements of a channel are cut into spans: SPAN elements of one plane, or as many whole planes as SPAN holds. A
+#    span is reduced in one reading; the spans of a channel are merged in order. The cut depends only on the shape.
+# b) A group of channels that fits the cache (the second level, or a share of the last) is reduced and then applied at
+#    once, last image first, so the data come from memory once. The size of a group decides when a channel is processed,
+#    not how.
+# c) With too few channels for the threads, `group` is 0, the units are spans, and one phase each reduces, merges and
+#    applies.
 
 cdef enum:
     SPAN = 32768        # elements of a span
-    SMALL = 1024        # planes of fewer elements are fetched as they lie; in a backward, of half as many
+    SMALL = 1024        # planes of fewer elements are touched before they are reduced; in a backward, half as many
 
 
-cdef void plan_planes(
-    Job* job, Py_ssize_t cache, Py_ssize_t last_cache, int threads,
-) noexcept nogil:
-    cdef Py_ssize_t channel_bytes = job.n * job.s * job.itemsize * (2 if job.g.p != NULL else 1)
-    job.fetch = (job.s < (SMALL if job.g.p == NULL else SMALL // 2) and job.n > 1
+cdef void plan_planes(Job* job, Py_ssize_t cache, Py_ssize_t last_cache, int threads) noexcept nogil:
+    cdef Py_ssize_t samples = job.geometry.samples
+    cdef Py_ssize_t channel_bytes = job.n * job.s * job.itemsize * (2 if job.gradient else 1)
+    cdef Cut* cut = &job.cut
+    cut.fetch = (job.s < (SMALL // 2 if job.gradient else SMALL) and job.n > 1
                  and job.c * channel_bytes > 4 * cache)
-    job.pieces = parts(job.s, SPAN)
-    job.span_images = 1 if job.pieces > 1 else least(job.n, SPAN // job.s)
-    job.spans = parts(job.n, job.span_images) * job.pieces
-    if job.c < 2 * threads and job.spans > 1:
-        job.group = 0
+    cut.pieces = parts(job.s, SPAN)
+    cut.span_images = 1 if cut.pieces > 1 else least(samples, SPAN // job.s)
+    cut.spans = parts(samples, cut.span_images) * cut.pieces
+    if job.c < 2 * threads and cut.spans > 1:
+        cut.group = 0
     else:
-        # A thread's share of the last cache, with room for what others do: planes of more channels lie side by side.
+        # A thread's share of the last cache, with room for others: planes of more channels lie side by side.
         if last_cache // (4 * threads) > cache:
             cache = last_cache // (4 * threads)
-        job.group = cache // channel_bytes if cache > channel_bytes else 1
-        # as many groups for one thread as for another
-        job.group = parts(job.c, parts(parts(job.c, job.group), threads) * threads)
-    job.apply_planes = 1 if job.pieces > 1 else SPAN // job.s
-    job.repeats = 1
-    job.coef_step = job.c
+        cut.group = cache // channel_bytes if cache > channel_bytes else 1
+        # The same number of groups for every thread.
+        cut.group = parts(job.c, parts(parts(job.c, cut.group), threads) * threads)
+    cut.unit_planes = 1 if cut.pieces > 1 else SPAN // job.s
+    job.coefs = Coefs(NULL, job.c, job.c, 1)
 
 
-cdef inline Py_ssize_t bits_of(Job* job, Py_ssize_t n, Py_ssize_t c) noexcept nogil:
+cdef inline Py_ssize_t plane_words(const Job* job, Py_ssize_t n, Py_ssize_t c) noexcept nogil:
+    # The first word of the ReLU bits of a plane.
     return (n * job.c + c) * parts(job.s, LANES)
 
 
+cdef inline Span span_of(const Job* job, Py_ssize_t c, int channels, Py_ssize_t u) noexcept nogil:
+    # Span u of some channels.
+    cdef Py_ssize_t image = u if job.cut.pieces == 1 else u // job.cut.pieces
+    cdef Py_ssize_t n = image * job.cut.span_images
+    cdef Py_ssize_t i = (u - image * job.cut.pieces) * SPAN
+    cdef Span out
+    out.type = job.type
+    out.whole = job.whole
+    out.itemsize = job.itemsize
+    out.x = job.x
+    out.x.p = at(job, &job.x, n, c, i)
+    out.dy = out.x                          # if absent, not used; nor the bits
+    if job.gradient:
+        out.dy = job.dy
+        out.dy.p = at(job, &job.dy, n, c, i)
+    out.bits = <const uint16_t*> out.x.p
+    if job.gradient and job.gate == BITS:
+        out.bits = job.bits + plane_words(job, n, c) + i // LANES
+    out.bits_step_c = parts(job.s, LANES)
+    out.bits_step_n = job.c * out.bits_step_c
+    out.channels = channels
+    out.runs = least(job.cut.span_images, job.n - n)
+    out.length = least(SPAN, job.s - i)
+    return out
+
+
 cdef inline void reduce_span(
-    Job* job, const real* kind, Py_ssize_t c, int channels, Py_ssize_t u, Moments* moments, double* sums,
+    Job* job, Py_ssize_t c, int channels, Py_ssize_t u,     # of up to ABREAST channels
+    Moments* moments,                                       # OUT (channels,), in a forward
+    double* sums,                                           # OUT (channels, 2), in a backward
+    const real* kind,
 ) noexcept nogil:
-    # Of up to BATCH channels; one of the results is set: moments in a forward, (channels, 2) sums in a backward.
-    cdef Py_ssize_t image = u if job.pieces == 1 else u // job.pieces
-    cdef Py_ssize_t n = image * job.span_images
-    cdef Py_ssize_t i = (u - image * job.pieces) * SPAN
-    cdef Py_ssize_t runs = least(job.span_images, job.n - n)
-    cdef Py_ssize_t length = least(SPAN, job.s - i)
+    cdef Span span = span_of(job, c, channels, u)
     cdef bint exact = job.exact or job.n * job.s <= FEW
-    cdef const real* coef = <const real*> job.coef + c
-    cdef Span span
-    span.type = job.type
-    span.whole = job.whole
-    span.itemsize = job.itemsize
-    span.x = at(job, &job.x, n, c, i)
-    span.x_step = job.x.step_n
-    span.x_step_c = job.x.step_c
-    span.g = span.x                             # not looked at, nor the bits
-    span.g_step = job.x.step_n
-    span.g_step_c = job.x.step_c
-    span.bits = <const uint16_t*> span.x
-    span.bits_step_c = parts(job.s, LANES)
-    span.bits_step = job.c * span.bits_step_c
-    span.channels = channels
-    span.runs = runs
-    span.length = length
-    if job.g.p == NULL:
+    if not job.gradient:
         if real is float and not exact:
             span_moments(span, moments, kind, <float> 0)
         else:
             span_moments(span, moments, kind, <double> 0)
-        return
-    span.g = at(job, &job.g, n, c, i)
-    span.g_step = job.g.step_n
-    span.g_step_c = job.g.step_c
-    if job.gate == BITS:
-        span.bits = job.bits + bits_of(job, n, c) + i // LANES
-    if real is float and not exact:
-        span_gradients(span, coef, job.coef_step, job.gate, sums, <float> 0)
+    elif real is float and not exact:
+        span_gradients(job.gate, span, coefs_from(job.coefs, c, kind), sums, kind, <float> 0)
     else:
-        span_gradients(span, coef, job.coef_step, job.gate, sums, <double> 0)
+        span_gradients(job.gate, span, coefs_from(job.coefs, c, kind), sums, kind, <double> 0)
 
 
-cdef inline void transform_planes(
-    Job* job, const real* kind, Py_ssize_t n, Py_ssize_t c0, Py_ssize_t c1, Py_ssize_t i, Py_ssize_t length,
-) noexcept nogil:
-    # The elementwise pass over the planes c0..c1 of an image, or over a piece of one plane.
-    cdef const char* x = at(job, &job.x, n, c0, i)
-    cdef char* y = at(job, &job.y, n, c0, i)
-    cdef char* r = NULL
-    cdef uint16_t* bits = NULL
-    cdef Py_ssize_t bits_step = parts(job.s, LANES), size = job.itemsize
-    if job.r.p != NULL:
-        r = at(job, &job.r, n, c0, i)
+cdef struct Planes:         # the elements i .. i + length of the planes c .. c + planes of image n
+    Py_ssize_t n
+    Py_ssize_t c
+    Py_ssize_t planes
+    Py_ssize_t i
+    Py_ssize_t length
+
+
+cdef inline Runs planes_at(const Job* job, const Array* a, Planes p) noexcept nogil:
+    return Runs(at(job, a, p.n, p.c, p.i), a.step_c * job.itemsize)
+
+
+cdef void apply_to_planes(const Job* job, Planes p, const real* kind) noexcept nogil:
+    cdef ForwardRuns forward_arrays
+    cdef GradientRuns gradient_arrays
+    cdef Coefs coefs = coefs_from(job.coefs, p.c, kind)
+    cdef Runs x = planes_at(job, &job.x, p)
+    cdef Words bits = Words(<uint16_t*> x.p, parts(job.s, LANES))
     if job.bits != NULL:
-        bits = job.bits + bits_of(job, n, c0) + i // LANES
-    if job.g.p == NULL:
-        forward(job, x, job.x.step_c, r, job.r.step_c, y, job.y.step_c, bits, bits_step, c1 - c0, length, False,
-                <const real*> job.coef + c0, 0)
+        bits.p = job.bits + plane_words(job, p.n, p.c) + p.i // LANES
+    if job.gradient:
+        gradient_arrays.runs = p.planes
+        gradient_arrays.length = p.length
+        gradient_arrays.dy = planes_at(job, &job.dy, p)
+        gradient_arrays.x = x
+        gradient_arrays.bits = bits
+        gradient_arrays.dx = planes_at(job, &job.dx, p)
+        gradient_arrays.dresidual = planes_at(job, present(&job.dresidual, &job.dx), p)
+        gradient(False, mode_of(job), gradient_arrays, coefs, kind)
     else:
-        gradient(job.type, at(job, &job.g, n, c0, i), job.g.step_c * size, x, job.x.step_c * size, bits, bits_step,
-                 y, job.y.step_c * size, r, job.r.step_c * size, c1 - c0, length, False,
-                 <const real*> job.coef + c0, job.coef_step, 0, job.gate, job.frozen)
-    if job.stream:
+        forward_arrays.runs = p.planes
+        forward_arrays.length = p.length
+        forward_arrays.x = x
+        forward_arrays.residual = planes_at(job, present(&job.residual, &job.x), p)
+        forward_arrays.y = planes_at(job, &job.y, p)
+        forward_arrays.bits = bits
+        forward_runs(False, job, forward_arrays, coefs, kind)
+    if job.cut.stream:
         fastbn_fence()
 
 
 # ---- units ---------------------------------------------------------------------------------------------------------
 
-cdef void fetch_group(Job* job, Block* b, Py_ssize_t c0, Py_ssize_t c1) noexcept nogil:
-    # Small planes lie far apart for one channel and side by side for a group: fetch the group as it lies.
+cdef void fetch_group(const Job* job, const Array* a, Py_ssize_t c0, Py_ssize_t c1) noexcept nogil:
+    # The small planes of a channel lie far apart, those of a group side by side: load the group in order of memory.
     cdef Py_ssize_t n
     for n in range(job.n):
-        touch(at(job, b, n, c0, 0), c1 - c0, job.s * job.itemsize, b.step_c * job.itemsize)
+        touch(at(job, a, n, c0, 0), c1 - c0, job.s * job.itemsize, a.step_c * job.itemsize)
 
 
-cdef void reduce_channels(Job* job, const real* kind, Py_ssize_t c, int channels) noexcept nogil:
-    # All spans of up to BATCH channels.
-    cdef Moments[BATCH] all             # in a forward
-    cdef Moments[BATCH] part
-    cdef double[2 * BATCH] sums_all
-    cdef double[2 * BATCH] sums
-    cdef Py_ssize_t u
+cdef void reduce_channels(Job* job, Py_ssize_t c, int channels, const real* kind) noexcept nogil:
+    # All spans of up to ABREAST channels.
+    cdef Moments[ABREAST] moments           # in a forward
+    cdef Moments[ABREAST] part
+    cdef double[2 * ABREAST] sums           # in a backward
+    cdef double[2 * ABREAST] sums_part
+    cdef Py_ssize_t u, statistic = statistic_of(&job.geometry, 0, c)
     cdef int k
-    reduce_span(job, kind, c, channels, 0, all, sums_all)
-    for u in range(1, job.spans):
+    reduce_span(job, c, channels, 0, moments, sums, kind)
+    for u in range(1, job.cut.spans):
         if stopped(job):
             return
-        reduce_span(job, kind, c, channels, u, part, sums)
-        if job.g.p == NULL:
-            for k in range(channels):
-                merge(&all[k], part[k])
-        else:
+        reduce_span(job, c, channels, u, part, sums_part, kind)
+        if job.gradient:
             for k in range(2 * channels):
-                sums_all[k] += sums[k]
+                sums[k] += sums_part[k]
+        else:
+            for k in range(channels):
+                merge(&moments[k], part[k])
     for k in range(channels):
-        set_result(job, c + k, &all[k], sums_all + 2 * k)
+        if job.gradient:
+            store_sums(job, statistic + k, sums[2 * k], sums[2 * k + 1])
+        else:
+            store_moments(job, statistic + k, &moments[k])
 
 
-cdef void planes_group(Job* job, const real* kind, Py_ssize_t unit) noexcept nogil:
-    cdef Py_ssize_t c0 = unit * job.group
-    cdef Py_ssize_t c1 = least(c0 + job.group, job.c)
+cdef void planes_group(Job* job, Py_ssize_t unit, const real* kind) noexcept nogil:
+    cdef Py_ssize_t c0 = unit * job.cut.group
+    cdef Py_ssize_t c1 = least(c0 + job.cut.group, job.c)
     cdef Py_ssize_t c = c0, n
-    if job.fetch and c1 > c0 + 1:
+    if job.cut.fetch and c1 > c0 + 1:
         fetch_group(job, &job.x, c0, c1)
-        if job.g.p != NULL:
-            fetch_group(job, &job.g, c0, c1)
+        if job.gradient:
+            fetch_group(job, &job.dy, c0, c1)
     while c < c1:
-        reduce_channels(job, kind, c, <int> least(BATCH, c1 - c))
-        c += BATCH
-    if job.y.p == NULL:
+        reduce_channels(job, c, <int> least(ABREAST, c1 - c), kind)
+        c += ABREAST
+    if not job.applies:
         return
-    finish_channels(job, <real*> job.coef, c0, c1)
+    finish_channels(job, c0, c1, kind)
     n = job.n - 1
     while n >= 0 and not stopped(job):
-        transform_planes(job, kind, n, c0, c1, 0, job.s)
+        apply_to_planes(job, Planes(n, c0, c1 - c0, 0, job.s), kind)
         n -= 1
 
 
-cdef void planes_span(Job* job, const real* kind, Py_ssize_t unit) noexcept nogil:
+cdef void planes_span(Job* job, Py_ssize_t unit, const real* kind) noexcept nogil:
+    cdef Py_ssize_t statistic = unit // job.cut.spans
     cdef Moments moments
     cdef double[2] sums
-    reduce_span(job, kind, unit // job.spans, 1, unit % job.spans, &moments, sums)
-    job.part1[unit] = moments.mean if job.g.p == NULL else sums[0]
-    job.part2[unit] = moments.m2 if job.g.p == NULL else sums[1]
-    job.part3[unit] = moments.low if job.g.p == NULL else 0
+    reduce_span(job, parameter_of(&job.geometry, statistic, 0), 1, unit % job.cut.spans, &moments, sums, kind)
+    if job.gradient:
+        job.partials.sum_dy[unit] = sums[0]
+        job.partials.products[unit] = sums[1]
+    else:
+        job.partials.mean[unit] = moments.mean
+        job.partials.m2[unit] = moments.m2
+        job.partials.low[unit] = moments.low
 
 
-cdef void planes_merge(Job* job, const real* kind, Py_ssize_t c) noexcept nogil:
-    cdef Moments all, part
-    cdef double[2] sums
-    cdef Py_ssize_t u, n
-    all.n = 0
-    all.mean = 0
-    all.low = 0
-    all.m2 = 0
-    all.rest = 0
-    sums[0] = 0
-    sums[1] = 0
-    for u in range(job.spans):
-        if job.g.p != NULL:
-            sums[0] += job.part1[c * job.spans + u]
-            sums[1] += job.part2[c * job.spans + u]
+cdef inline double span_values(const Job* job, Py_ssize_t u) noexcept nogil:
+    # Values of span u.
+    cdef Py_ssize_t n = (u // job.cut.pieces) * job.cut.span_images
+    return (<double> (least(n + job.cut.span_images, job.n) - n)
+            * <double> least(SPAN, job.s - (u % job.cut.pieces) * SPAN))
+
+
+cdef void planes_merge(Job* job, Py_ssize_t statistic, const real* kind) noexcept nogil:
+    cdef Moments moments, part
+    cdef double sum_dy = 0, products = 0
+    cdef Py_ssize_t u, k = statistic * job.cut.spans
+    moments = Moments(0, 0, 0, 0, 0)
+    for u in range(job.cut.spans):
+        if job.gradient:
+            sum_dy += job.partials.sum_dy[k + u]
+            products += job.partials.products[k + u]
         else:
-            n = (u // job.pieces) * job.span_images
-            part.n = (<double> (least(n + job.span_images, job.n) - n)
-                      * <double> least(SPAN, job.s - (u % job.pieces) * SPAN))
-            part.mean = job.part1[c * job.spans + u]
-            part.m2 = job.part2[c * job.spans + u]
-            part.low = job.part3[c * job.spans + u]
-            part.rest = 0
-            merge(&all, part)
-    set_result(job, c, &all, sums)
-    if job.y.p != NULL:
-        finish_channels(job, <real*> job.coef, c, c + 1)
+            part = Moments(span_values(job, u), job.partials.mean[k + u], job.partials.low[k + u],
+                           job.partials.m2[k + u], 0)
+            merge(&moments, part)
+    if job.gradient:
+        store_sums(job, statistic, sum_dy, products)
+    else:
+        store_moments(job, statistic, &moments)
+    if job.applies:
+        finish_channels(job, parameter_of(&job.geometry, statistic, 0),
+                        parameter_of(&job.geometry, statistic, job.geometry.channels), kind)
 
 
-cdef void planes_transform(Job* job, const real* kind, Py_ssize_t unit) noexcept nogil:
-    cdef Py_ssize_t p = unit // job.pieces * job.apply_planes
-    cdef Py_ssize_t stop = least(p + job.apply_planes, job.n * job.c)
-    cdef Py_ssize_t i = (unit % job.pieces) * SPAN
+cdef void planes_apply(Job* job, Py_ssize_t unit, const real* kind) noexcept nogil:
+    cdef Py_ssize_t p = unit // job.cut.pieces * job.cut.unit_planes
+    cdef Py_ssize_t stop = least(p + job.cut.unit_planes, job.n * job.c)
+    cdef Py_ssize_t i = (unit % job.cut.pieces) * SPAN
     cdef Py_ssize_t n = p // job.c
     cdef Py_ssize_t c = p % job.c
     cdef Py_ssize_t planes
     while p < stop:
         planes = least(stop - p, job.c - c)
-        transform_planes(job, kind, n, c, c + planes, i, least(job.s - i, SPAN))
+        apply_to_planes(job, Planes(n, c, planes, i, least(job.s - i, SPAN)), kind)
         p += planes
         c = 0
         n += 1

@@ -1,27 +1,39 @@
 # `rows`: (R, C), channels contiguous.
 #
-# a) Rows are cut into units of unit_rows, columns into slabs; a unit is reduced, and its mean and M2 (or the two sums
-#    of the backward) are kept for every channel. Units are merged in order, channel by channel. How many rows a unit
-#    has follows from the shape; how wide a slab is may follow from the cache, because no column sees another.
+# a) Rows are cut into units, columns into slabs. A unit is reduced, and its results are kept for every channel; units
+#    are merged in order, channel by channel. The rows of a unit depend only on the shape. The width of a slab may
+#    depend on the cache, because the columns are independent.
 # b) Channel counts that do not fill tiles (3, 24, 40) are read as wide rows of `repeats` rows each, in which channel c
-#    is the columns c, c + C, c + 2 C ...; their sums are added before the unit is finished. Rows that are left over
-#    form a last unit of their own.
-# c) Where a slab of all rows stays in the cache it is reduced, merged and transformed at once, last unit first.
-#    Otherwise there are three phases: reduce, merge, transform.
-
-from libc.string cimport memset
+#    has the columns c, c + C, c + 2 C ... Their sums are added before the unit is finished. The rows left over form a
+#    last unit.
+# c) If a slab of all rows fits the cache, it is reduced, merged and applied at once, last unit first. Otherwise one
+#    phase each reduces, merges and applies.
 
 cdef enum:
     UNIT_ELEMENTS = 262144
     MOST_ROWS = 1024        # of a unit
     LEAST_ROWS = 32
-    WIDE = 4096             # bytes of a row above which four rows share the constants that they are transformed with
-    PIVOT_ROWS = 16         # most rows that a pivot is the mean of
-    MOST_NARROW = 512       # channels of which a slab holds two rows
+    LONG_ROW = 4096         # bytes of a row above which four rows share the loads of their constants
+    PIVOT_ROWS = 16         # most rows in the sample of a pivot
+    MOST_NARROW = 512       # most channels of a wide row: a slab holds two rows
+
+cdef struct Strip:          # the rows of a unit
+    Py_ssize_t row          # first row, of C elements
+    Py_ssize_t rows         # wide rows
+    Py_ssize_t repeats      # rows of C per wide row
+    Py_ssize_t width        # of a wide row
+    Py_ssize_t bits         # first word of the ReLU bits
+    Py_ssize_t bits_step    # words of a wide row
+
+cdef struct Panel:          # rows row .. row + rows of a strip, columns first .. first + width
+    Py_ssize_t row
+    Py_ssize_t rows
+    Py_ssize_t first
+    Py_ssize_t width
 
 
 cdef Py_ssize_t repeats_of(Py_ssize_t r, Py_ssize_t c) noexcept nogil:
-    # The fewest rows that fill whole tiles; fewer where they would not fit a slab, or leave a single wide row.
+    # The fewest rows that fill whole tiles; fewer if they exceed a slab or leave a single wide row.
     cdef Py_ssize_t k = TILE
     while k > 1 and (c * (k // 2)) % TILE == 0:
         k //= 2
@@ -30,125 +42,136 @@ cdef Py_ssize_t repeats_of(Py_ssize_t r, Py_ssize_t c) noexcept nogil:
     return k
 
 
-cdef void plan_rows(Job* job, Py_ssize_t cache, Py_ssize_t last_cache, int threads) noexcept nogil:
+cdef void cut_rows(Job* job) noexcept nogil:
+    # Narrow rows are contiguous (views.pyx), except for statistics of one row that is repeated.
+    cdef Cut* cut = &job.cut
+    cut.repeats = repeats_of(job.n, job.c) if job.x.step_n == job.c else 1
+    cut.wide_rows = job.n // cut.repeats
+
+
+cdef void plan_rows(Job* job, Py_ssize_t cache, int threads) noexcept nogil:
     cdef Py_ssize_t width, fit, even, itemsize = job.itemsize
-    cdef Py_ssize_t arrays = 2 if job.g.p != NULL else 1
+    cdef Py_ssize_t arrays = 2 if job.gradient else 1
     cdef Py_ssize_t bytes = job.n * job.c * itemsize
-    # Narrow rows have no gaps (views.pyx), but for rows of statistics that are one row again and again.
-    job.repeats = repeats_of(job.n, job.c) if job.x.step_n == job.c else 1
-    job.wide_rows = job.n // job.repeats
-    width = job.c * job.repeats
-    job.coef_step = width
-    job.unit_rows = UNIT_ELEMENTS // width // LEAST_ROWS * LEAST_ROWS
-    job.unit_rows = least(MOST_ROWS, job.unit_rows if job.unit_rows > LEAST_ROWS else LEAST_ROWS)
-    job.units = parts(job.wide_rows, job.unit_rows) + (1 if job.n % job.repeats else 0)
+    cdef Cut* cut = &job.cut
+    cut_rows(job)
+    width = job.c * cut.repeats
+    job.coefs = Coefs(NULL, width, job.c, cut.repeats)
+    cut.unit_rows = UNIT_ELEMENTS // width // LEAST_ROWS * LEAST_ROWS
+    cut.unit_rows = least(MOST_ROWS, cut.unit_rows if cut.unit_rows > LEAST_ROWS else LEAST_ROWS)
+    cut.units = units_of(job)
     fit = cache // (job.n * itemsize * arrays) // TILE * TILE
     even = parts(parts(width, TILE), threads) * TILE
-    job.group = 0
-    job.slab = least(width, SLAB)
-    if job.repeats > 1:
-        job.group = threads == 1 and bytes * arrays <= cache
+    cut.group = 0
+    cut.slab = least(width, SLAB)
+    if cut.repeats > 1:
+        cut.group = threads == 1 and bytes * arrays <= cache
     elif fit >= 4 * TILE or (fit >= TILE and fit >= even):
-        job.group = 1
-        job.slab = least(least(fit, even), SLAB)
-    job.slabs = parts(width, job.slab)
-    # With a residual four such rows would not fit the ways of the first-level cache.
-    job.four = width * itemsize > WIDE and job.r.p == NULL
+        cut.group = 1
+        cut.slab = least(least(fit, even), SLAB)
+    cut.slabs = parts(width, cut.slab)
+    # With a residual, four long rows exceed the associativity of the first-level cache.
+    cut.four = width * itemsize > LONG_ROW and job.residual.p == NULL and job.dresidual.p == NULL
 
 
-cdef struct Strip:          # the rows of a unit
-    Py_ssize_t row          # first row, of C elements
-    Py_ssize_t rows         # wide rows
-    Py_ssize_t repeats      # rows of C in one of them
-    Py_ssize_t width
-    Py_ssize_t bits         # first word
-    Py_ssize_t bits_step    # words a wide row
+cdef inline Py_ssize_t units_of(const Job* job) noexcept nogil:
+    return parts(job.cut.wide_rows, job.cut.unit_rows) + (1 if job.n % job.cut.repeats else 0)
 
 
-cdef inline Strip strip_of(Job* job, Py_ssize_t u) noexcept nogil:
+cdef inline Strip strip_of(const Job* job, Py_ssize_t u) noexcept nogil:
     cdef Strip out
-    cdef Py_ssize_t first = u * job.unit_rows
-    out.width = job.c * job.repeats
-    out.repeats = job.repeats
+    cdef const Cut* cut = &job.cut
+    cdef Py_ssize_t first = u * cut.unit_rows
+    out.width = job.c * cut.repeats
+    out.repeats = cut.repeats
     out.bits_step = parts(out.width, LANES)
-    if first < job.wide_rows:
-        out.row = first * job.repeats
-        out.rows = least(job.unit_rows, job.wide_rows - first)
+    if first < cut.wide_rows:
+        out.row = first * cut.repeats
+        out.rows = least(cut.unit_rows, cut.wide_rows - first)
         out.bits = first * out.bits_step
     else:
-        # What is left over after the wide rows: one shorter wide row.
-        out.row = job.wide_rows * job.repeats
+        # The rows left over: one shorter wide row.
+        out.row = cut.wide_rows * cut.repeats
         out.rows = 1
-        out.bits = job.wide_rows * out.bits_step
+        out.bits = cut.wide_rows * out.bits_step
         out.repeats = job.n - out.row
         out.width = job.c * out.repeats
     return out
 
 
-cdef void rows_reduce(Job* job, const real* kind, Py_ssize_t unit, int thread) noexcept nogil:
-    cdef Py_ssize_t slab = unit % job.slabs
-    cdef Strip strip = strip_of(job, unit // job.slabs)
-    cdef Py_ssize_t first = slab * job.slab         # of the columns
-    cdef Py_ssize_t samples = least(strip.rows, PIVOT_ROWS)
-    cdef Py_ssize_t w, c
-    cdef const real* coef = <const real*> job.coef + first
-    cdef double* out1 = job.part1 + unit // job.slabs * job.c + first
-    cdef double* out2 = job.part2 + unit // job.slabs * job.c + first
-    cdef double* out3 = job.part3 + unit // job.slabs * job.c + first
-    cdef Room* room = <Room*> job.rooms + thread
-    cdef double* e = room.e
-    cdef double* q = room.q
-    cdef real* pivot = <real*> room.pivot
-    cdef const real* m = pivot
-    cdef Columns u
-    cdef Moments moments
-    cdef double n = <double> strip.rows * <double> strip.repeats
-    u.rows = strip.rows
-    u.width = least(job.slab, strip.width - first)
-    u.type = job.type
-    u.itemsize = job.itemsize
-    u.flush = FLUSH_EXACT if job.type == FLOAT64 and job.g.p == NULL and not job.exact else FLUSH_ROWS
-    u.index = job.index
+cdef inline Runs rows_at(
+    const Job* job, const Array* a, Py_ssize_t row, Py_ssize_t first, Py_ssize_t repeats,
+) noexcept nogil:
+    # Wide rows from row `row` and column `first` on.
+    return Runs(at(job, a, row, 0, first), a.step_n * repeats * job.itemsize)
+
+
+cdef inline Columns slab_of(const Job* job, const Strip* strip, Py_ssize_t first, const real* kind) noexcept nogil:
+    # A slab of a strip, from column `first` on.
+    cdef Py_ssize_t row = strip.row if job.index == NULL else 0
+    cdef Columns out
+    out.type = job.type
+    out.gate = job.gate if job.gradient else MOMENTS
+    out.rows = strip.rows
+    out.width = least(job.cut.slab, strip.width - first)
+    out.index = job.index
     if job.index != NULL:
-        u.index = job.index + strip.row
-    u.x = at(job, &job.x, strip.row if job.index == NULL else 0, 0, first)
-    u.x_step = job.x.step_n * strip.repeats
-    u.g = u.x
-    u.g_step = job.g.step_n * strip.repeats
-    u.bits = <const uint16_t*> u.x              # not looked at
+        out.index = job.index + strip.row
+    out.x = rows_at(job, &job.x, row, first, strip.repeats)
+    out.dy = rows_at(job, present(&job.dy, &job.x), row, first, strip.repeats)
+    out.coefs = coefs_from(job.coefs, first, kind)
+    out.bits = Words(<uint16_t*> out.x.p, strip.bits_step)      # if absent, not used
     if job.bits != NULL:
-        u.bits = job.bits + strip.bits + first // LANES
-    u.bits_step = strip.bits_step
-    if job.g.p != NULL:
-        u.gate = job.gate
-        u.g = at(job, &job.g, strip.row if job.index == NULL else 0, 0, first)
-        m = coef + SUBTRACT * job.coef_step
-    else:
-        # Rounded to the arrays' type in any case, so that a pivot need not be exact.
-        u.gate = MOMENTS
-        sample_columns(&u, samples, e, kind)
-        fold(e, u.width, job.c, strip.repeats)
-        for c in range(least(u.width, job.c)):
-            pivot[c] = pivot_of(job.whole, e[c] / (<double> samples * <double> strip.repeats), kind)
-        for w in range(job.c, u.width):
-            pivot[w] = pivot[w - job.c]
+        out.bits.p = job.bits + strip.bits + first // LANES
+    out.flush = FLUSH_EXACT if job.type == FLOAT64 and not job.gradient and not job.exact else FLUSH_ROWS
+    return out
+
+
+cdef inline void reduce_slab(const Job* job, Columns u, Scratch* scratch, const real* kind) noexcept nogil:
+    # Both sums of all columns, into the scratch.
     if real is float and not (job.exact or job.n <= FEW):
-        reduce_columns(&u, m, coef + SCALE * job.coef_step, coef + SHIFT * job.coef_step, e, q, <float> 0)
+        reduce_columns(u, Sums(&scratch.e[0], &scratch.q[0]), kind, <float> 0)
     else:
-        reduce_columns(&u, m, coef + SCALE * job.coef_step, coef + SHIFT * job.coef_step, e, q, <double> 0)
-    fold(e, u.width, job.c, strip.repeats)
-    fold(q, u.width, job.c, strip.repeats)
-    if u.gate == MOMENTS:
-        center_columns(&u, least(u.width, job.c), strip.repeats, job.whole, pivot, e, q, room.far, kind)
+        reduce_columns(u, Sums(&scratch.e[0], &scratch.q[0]), kind, <double> 0)
+
+
+cdef void reduce_moments(
+    Job* job, Columns u, const Strip* strip,
+    Py_ssize_t at_result,                                   # of the results of the first column
+    Scratch* scratch, const real* kind,
+) noexcept nogil:
+    cdef real* pivot = <real*> scratch.pivot
+    cdef Py_ssize_t samples = least(u.rows, PIVOT_ROWS), channels = least(u.width, job.c), w, c
+    cdef double n = <double> u.rows * <double> strip.repeats
+    cdef Moments moments
+    sample_columns(&u, samples, scratch.e, kind)
+    fold(scratch.e, u.width, job.c, strip.repeats)
+    for c in range(channels):
+        pivot[c] = pivot_of(job.whole, scratch.e[c] / (<double> samples * <double> strip.repeats), kind)
+    for w in range(job.c, u.width):
+        pivot[w] = pivot[w - job.c]
+    u.coefs = Coefs(<char*> pivot, 0, 0, 1)     # as the row SUBTRACT, the only one that moments need
+    reduce_slab(job, u, scratch, kind)
+    fold(scratch.e, u.width, job.c, strip.repeats)
+    fold(scratch.q, u.width, job.c, strip.repeats)
+    center_columns(u, channels, strip.repeats, job.whole, scratch, kind)
+    for c in range(channels):
+        moments = moments_about(<double> pivot[c], n, scratch.e[c], scratch.q[c])
+        job.partials.mean[at_result + c] = moments.mean
+        job.partials.low[at_result + c] = moments.low
+        job.partials.m2[at_result + c] = moments.m2
+
+
+cdef void reduce_products(
+    Job* job, Columns u, const Strip* strip, Py_ssize_t at_result, Scratch* scratch, const real* kind,
+) noexcept nogil:
+    cdef Py_ssize_t c
+    reduce_slab(job, u, scratch, kind)
+    fold(scratch.e, u.width, job.c, strip.repeats)
+    fold(scratch.q, u.width, job.c, strip.repeats)
     for c in range(least(u.width, job.c)):
-        if u.gate == MOMENTS:
-            moments = moments_about(<double> pivot[c], n, e[c], q[c])
-            e[c] = moments.mean
-            q[c] = moments.m2
-            out3[c] = moments.low
-    for c in range(least(u.width, job.c)):
-        out1[c] = e[c]
-        out2[c] = q[c]
+        job.partials.sum_dy[at_result + c] = scratch.e[c]
+        job.partials.products[at_result + c] = scratch.q[c]
 
 
 cdef inline void fold(double* sums, Py_ssize_t width, Py_ssize_t c, Py_ssize_t repeats) noexcept nogil:
@@ -166,119 +189,132 @@ cdef inline void fold(double* sums, Py_ssize_t width, Py_ssize_t c, Py_ssize_t r
         sums[j] = whole_sum(sums[j], rest[j])
 
 
-cdef void merge_channels(Job* job, real* coef, Py_ssize_t c0, Py_ssize_t stop) noexcept nogil:
-    # All units of a tile of channels, in order; merge() of lanes.pxi for equal counts, which vectors can do.
-    cdef double[TILE] t1
-    cdef double[TILE] t2
-    cdef double[TILE] t3
-    cdef double[TILE] low2
-    cdef double n, before, delta, rest
+cdef void merge_moments(Job* job, Py_ssize_t k, int width) noexcept nogil:
+    # merge() of moments.pxi over all units, for a tile of statistics from k on. They have equal counts, so the loops
+    # vectorize.
+    cdef double[TILE] mean
+    cdef double[TILE] low
+    cdef double[TILE] m2
+    cdef double[TILE] rest
+    cdef double before = 0, n, delta, delta_rest
+    cdef Py_ssize_t u, i = k
     cdef Pair pair
-    cdef const double* p1
-    cdef const double* p2
-    cdef const double* p3
     cdef Strip strip
-    cdef Py_ssize_t c = c0, u
     cdef Moments moments
-    cdef double[2] sums
-    cdef int j, width
-    while c < stop:
-        width = <int> least(TILE, stop - c)
-        before = 0
-        for u in range(job.units):
-            strip = strip_of(job, u)
-            n = <double> strip.rows * <double> strip.repeats
-            pair = pair_of(before, n)
-            p1 = job.part1 + u * job.c + c
-            p2 = job.part2 + u * job.c + c
-            p3 = job.part3 + u * job.c + c
-            if u == 0:
-                for j in range(width):
-                    t1[j] = p1[j]
-                    t2[j] = p2[j]
-                    t3[j] = p3[j] if job.g.p == NULL else 0
-                    low2[j] = 0
-            elif job.g.p != NULL:
-                for j in range(width):
-                    t1[j] += p1[j]
-                    t2[j] += p2[j]
-            else:
-                for j in range(width):
-                    distance(t1[j], t3[j], p1[j], p3[j], &delta, &rest)
-                    add_to_mean(&t1[j], &t3[j], delta * pair.share + t3[j])
-                    add_to_sum(&t2[j], &low2[j], p2[j])
-                    add_between(&t2[j], &low2[j], delta, rest, pair)
-            before += n
+    cdef int j
+    for u in range(job.cut.units):
+        strip = strip_of(job, u)
+        n = <double> strip.rows * <double> strip.repeats
+        pair = pair_of(before, n)
+        if u == 0:
+            for j in range(width):
+                mean[j] = job.partials.mean[i + j]
+                low[j] = job.partials.low[i + j]
+                m2[j] = job.partials.m2[i + j]
+                rest[j] = 0
+        else:
+            for j in range(width):
+                distance(mean[j], low[j], job.partials.mean[i + j], job.partials.low[i + j], &delta, &delta_rest)
+                add_to_mean(&mean[j], &low[j], delta * pair.share + low[j])
+                add_to_sum(&m2[j], &rest[j], job.partials.m2[i + j])
+                add_between(&m2[j], &rest[j], delta, delta_rest, pair)
+        before += n
+        i += job.geometry.statistics
+    for j in range(width):
+        moments = Moments(before, mean[j], low[j], m2[j], rest[j])
+        store_moments(job, k + j, &moments)
+
+
+cdef void merge_products(Job* job, Py_ssize_t k, int width) noexcept nogil:
+    # Adds the sums of all units.
+    cdef double[TILE] sum_dy
+    cdef double[TILE] products
+    cdef Py_ssize_t u, i = k
+    cdef int j
+    for j in range(width):
+        sum_dy[j] = job.partials.sum_dy[i + j]
+        products[j] = job.partials.products[i + j]
+    for u in range(1, job.cut.units):
+        i += job.geometry.statistics
         for j in range(width):
-            moments.n = before
-            moments.mean = t1[j]
-            moments.low = t3[j]
-            moments.m2 = t2[j]
-            moments.rest = low2[j]
-            sums[0] = t1[j]
-            sums[1] = t2[j]
-            set_result(job, c + j, &moments, sums)
+            sum_dy[j] += job.partials.sum_dy[i + j]
+            products[j] += job.partials.products[i + j]
+    for j in range(width):
+        store_sums(job, k + j, sum_dy[j], products[j])
+
+
+cdef void merge_channels(Job* job, Py_ssize_t c0, Py_ssize_t stop, const real* kind) noexcept nogil:
+    cdef Py_ssize_t c = c0
+    while c < stop:
+        if job.gradient:
+            merge_products(job, statistic_of(&job.geometry, 0, c), <int> least(TILE, stop - c))
+        else:
+            merge_moments(job, statistic_of(&job.geometry, 0, c), <int> least(TILE, stop - c))
         c += TILE
-    if job.y.p != NULL:
-        finish_channels(job, coef, c0, stop)
+    if job.applies:
+        finish_channels(job, c0, stop, kind)
 
 
-cdef void transform_rows(
-    Job* job, const real* kind, const Strip* strip, Py_ssize_t first, Py_ssize_t width,
-    Py_ssize_t row, Py_ssize_t at_row, Py_ssize_t rows,
+cdef void apply_to_rows(
+    Job* job, const Strip* strip, Panel panel,
+    Py_ssize_t at_row,                                      # where the panel begins in the arrays
+    const real* kind,
 ) noexcept nogil:
-    # The elementwise pass over some wide rows of a unit, from its row `row` on, which lie at row at_row of the arrays.
+    cdef ForwardRuns forward_arrays
+    cdef GradientRuns gradient_arrays
+    cdef Coefs coefs = coefs_from(job.coefs, panel.first, kind)
     cdef Py_ssize_t k = strip.repeats
-    cdef const char* x = at(job, &job.x, at_row, 0, first)
-    cdef char* y = at(job, &job.y, at_row, 0, first)
-    cdef char* r = NULL
-    cdef const real* coef = <const real*> job.coef + first
-    cdef uint16_t* bits = NULL
-    if job.r.p != NULL:
-        r = at(job, &job.r, at_row, 0, first)
+    cdef Runs x = rows_at(job, &job.x, at_row, panel.first, k)
+    cdef Words bits = Words(<uint16_t*> x.p, strip.bits_step)
     if job.bits != NULL:
-        bits = job.bits + strip.bits + row * strip.bits_step + first // LANES
-    if job.g.p == NULL:
-        forward(job, x, job.x.step_n * k, r, job.r.step_n * k, y, job.y.step_n * k, bits, strip.bits_step,
-                rows, width, job.four, coef, 1)
+        bits.p = job.bits + strip.bits + panel.row * strip.bits_step + panel.first // LANES
+    if job.gradient:
+        gradient_arrays.runs = panel.rows
+        gradient_arrays.length = panel.width
+        gradient_arrays.dy = rows_at(job, &job.dy, at_row, panel.first, k)
+        gradient_arrays.x = x
+        gradient_arrays.bits = bits
+        gradient_arrays.dx = rows_at(job, &job.dx, at_row, panel.first, k)
+        gradient_arrays.dresidual = rows_at(job, present(&job.dresidual, &job.dx), at_row, panel.first, k)
+        gradient(True, mode_of(job), gradient_arrays, coefs, kind)
     else:
-        k *= job.itemsize
-        gradient(job.type, at(job, &job.g, at_row, 0, first), job.g.step_n * k, x, job.x.step_n * k,
-                 bits, strip.bits_step, y, job.y.step_n * k, r, job.r.step_n * k,
-                 rows, width, job.four, coef, job.coef_step, 1, job.gate, job.frozen)
+        forward_arrays.runs = panel.rows
+        forward_arrays.length = panel.width
+        forward_arrays.x = x
+        forward_arrays.residual = rows_at(job, present(&job.residual, &job.x), at_row, panel.first, k)
+        forward_arrays.y = rows_at(job, &job.y, at_row, panel.first, k)
+        forward_arrays.bits = bits
+        forward_runs(True, job, forward_arrays, coefs, kind)
 
 
-cdef void clear_rows(
-    Job* job, Block* b, Py_ssize_t row, Py_ssize_t stop, Py_ssize_t first, Py_ssize_t width,
-) noexcept nogil:
-    # Zeros in the columns first .. of rows that do not count; p is NULL where there is nothing to write.
+cdef void clear_rows(const Job* job, const Array* a, Panel panel) noexcept nogil:
+    # Zeros an array there, if it is present.
     cdef Py_ssize_t i
-    if b.p == NULL or row == stop:
+    if a.p == NULL or panel.rows == 0:
         return
-    if width == b.step_n:
-        memset(at(job, b, row, 0, first), 0, (stop - row) * width * job.itemsize)
+    if panel.width == a.step_n:
+        memset(at(job, a, panel.row, 0, panel.first), 0, panel.rows * panel.width * job.itemsize)
     else:
-        for i in range(row, stop):
-            memset(at(job, b, i, 0, first), 0, width * job.itemsize)
+        for i in range(panel.row, panel.row + panel.rows):
+            memset(at(job, a, i, 0, panel.first), 0, panel.width * job.itemsize)
 
 
-cdef void clear_others(Job* job, Py_ssize_t row, Py_ssize_t stop, Py_ssize_t first, Py_ssize_t width) noexcept nogil:
-    # In all results.
+cdef void clear_others(const Job* job, Panel panel) noexcept nogil:
+    # Zeros all results there.
     if job.fill:
-        clear_rows(job, &job.y, row, stop, first, width)
-    if job.g.p != NULL:
-        clear_rows(job, &job.r, row, stop, first, width)
+        clear_rows(job, &job.y, panel)
+        clear_rows(job, &job.dx, panel)
+    clear_rows(job, &job.dresidual, panel)
 
 
-cdef void transform_strip(
-    Job* job, const real* kind, Py_ssize_t u, Py_ssize_t first, Py_ssize_t stop,
-) noexcept nogil:
-    # The elementwise pass over the columns first..stop of a unit; of chosen rows, run by run, with those before each.
+cdef void apply_strip(Job* job, Py_ssize_t u, Py_ssize_t first, Py_ssize_t stop, const real* kind) noexcept nogil:
+    # The elementwise pass over the columns first..stop of a unit. With an index it goes over every run of consecutive
+    # rows, after it has cleared the rows before it.
     cdef Strip strip = strip_of(job, u)
     cdef Py_ssize_t width = least(stop, strip.width) - first, row = 0, rows, done
     cdef const Py_ssize_t* index
     if job.index == NULL:
-        transform_rows(job, kind, &strip, first, width, 0, strip.row, strip.rows)
+        apply_to_rows(job, &strip, Panel(0, strip.rows, first, width), strip.row, kind)
     else:
         index = job.index + strip.row
         done = job.index[strip.row - 1] + 1 if strip.row else 0
@@ -286,36 +322,49 @@ cdef void transform_strip(
             rows = 1
             while row + rows < strip.rows and index[row + rows] == index[row] + rows:
                 rows += 1
-            clear_others(job, done, index[row], first, width)
-            transform_rows(job, kind, &strip, first, width, row, index[row], rows)
+            clear_others(job, Panel(done, index[row] - done, first, width))
+            apply_to_rows(job, &strip, Panel(row, rows, first, width), index[row], kind)
             done = index[row] + rows
             row += rows
         if strip.row + strip.rows == job.n:
-            clear_others(job, done, job.rows, first, width)
-    if job.stream:
+            clear_others(job, Panel(done, job.rows - done, first, width))
+    if job.cut.stream:
         fastbn_fence()
 
 
 # ---- units ---------------------------------------------------------------------------------------------------------
 
-cdef void rows_merge(Job* job, const real* kind, Py_ssize_t unit) noexcept nogil:
-    merge_channels(job, <real*> job.coef, unit * TILE, least(unit * TILE + TILE, job.c))
+cdef void rows_reduce(Job* job, Py_ssize_t unit, int thread, const real* kind) noexcept nogil:
+    cdef Py_ssize_t u = unit // job.cut.slabs
+    cdef Py_ssize_t first = unit % job.cut.slabs * job.cut.slab
+    cdef Py_ssize_t at_result = u * job.geometry.statistics + statistic_of(&job.geometry, 0, first)
+    cdef Strip strip = strip_of(job, u)
+    cdef Columns columns = slab_of(job, &strip, first, kind)
+    cdef Scratch* scratch = <Scratch*> job.scratch + thread
+    if job.gradient:
+        reduce_products(job, columns, &strip, at_result, scratch, kind)
+    else:
+        reduce_moments(job, columns, &strip, at_result, scratch, kind)
 
 
-cdef void rows_transform(Job* job, const real* kind, Py_ssize_t unit) noexcept nogil:
-    cdef Py_ssize_t first = unit % job.slabs * job.slab
-    transform_strip(job, kind, unit // job.slabs, first, first + job.slab)
+cdef void rows_merge(Job* job, Py_ssize_t unit, const real* kind) noexcept nogil:
+    merge_channels(job, unit * TILE, least(unit * TILE + TILE, job.c), kind)
 
 
-cdef void rows_slab(Job* job, const real* kind, Py_ssize_t slab, int thread) noexcept nogil:
-    cdef Py_ssize_t first = slab * job.slab
+cdef void rows_apply(Job* job, Py_ssize_t unit, const real* kind) noexcept nogil:
+    cdef Py_ssize_t first = unit % job.cut.slabs * job.cut.slab
+    apply_strip(job, unit // job.cut.slabs, first, first + job.cut.slab, kind)
+
+
+cdef void rows_slab(Job* job, Py_ssize_t slab, int thread, const real* kind) noexcept nogil:
+    cdef Py_ssize_t first = slab * job.cut.slab
     cdef Py_ssize_t u = 0
-    while u < job.units and not stopped(job):
-        rows_reduce(job, kind, u * job.slabs + slab, thread)
+    while u < job.cut.units and not stopped(job):
+        rows_reduce(job, u * job.cut.slabs + slab, thread, kind)
         u += 1
-    merge_channels(job, <real*> job.coef, least(first, job.c), least(first + job.slab, job.c))
-    if job.y.p == NULL:
+    merge_channels(job, least(first, job.c), least(first + job.cut.slab, job.c), kind)
+    if not job.applies:
         return
     while u > 0 and not stopped(job):
         u -= 1
-        transform_strip(job, kind, u, first, first + job.slab)
+        apply_strip(job, u, first, first + job.cut.slab, kind)

@@ -1,9 +1,10 @@
-# How the units of a job are handed to threads, and how many threads there are.
+# The distribution of units to threads, and the number of threads.
 #
-# a) Threads decide who runs a unit, and nothing else. One parallel region; every phase ends with a barrier. Each thread
-#    takes over how the caller's rounds and what it does with subnormal numbers, and then takes its own way again.
-# b) Callers that are at work at the same time share the threads: two teams of two on two cores wait for each other at
-#    every barrier. Inside a parallel region, ours or another library's, there is one thread.
+# a) The number of threads decides which thread runs a unit, and nothing else. There is one parallel region; every phase
+#    ends with a barrier. Every thread takes over the caller's rounding mode and treatment of subnormal numbers, and
+#    restores its own at the end.
+# b) Concurrent callers share the threads: two teams of two on two cores would wait for each other at every barrier.
+#    Inside a parallel region, of this or another library, a call has one thread.
 
 from cpython.ref cimport Py_XDECREF
 from cython.parallel cimport parallel, prange, threadid
@@ -12,7 +13,7 @@ from fastbn._core.threads import resolve, startable
 
 cdef extern from *:
     """
-    /* Rounding mode, and whether subnormal numbers are flushed to zero: a register of each thread. */
+    /* Rounding mode and flush-to-zero: a register of each thread. */
     #if defined(__SSE2__)
     #include <xmmintrin.h>
     typedef unsigned int fastbn_fp_register;
@@ -39,29 +40,29 @@ cdef extern from *:
     fp_control fastbn_fp_control() noexcept nogil
     void fastbn_set_fp_control(fp_control) noexcept nogil
 
-cdef Py_ssize_t callers = 0     # in a team at this moment; the GIL guards it
-cdef int callers_process = 0    # a forked child has none of its parent's
+cdef Py_ssize_t callers = 0     # calls that have a team at the moment; guarded by the GIL
+cdef int callers_process = 0    # the process they belong to: a forked child has none
 
 
-cdef void perform(Job* job, const real* kind, What what, Py_ssize_t unit, int thread) noexcept nogil:
+cdef void perform(Job* job, What what, Py_ssize_t unit, int thread, const real* kind) noexcept nogil:
     if what == PLANES_GROUP:
-        planes_group(job, kind, unit)
+        planes_group(job, unit, kind)
     elif what == PLANES_SPAN:
-        planes_span(job, kind, unit)
+        planes_span(job, unit, kind)
     elif what == PLANES_MERGE:
-        planes_merge(job, kind, unit)
-    elif what == PLANES_TRANSFORM:
-        planes_transform(job, kind, unit)
+        planes_merge(job, unit, kind)
+    elif what == PLANES_APPLY:
+        planes_apply(job, unit, kind)
     elif what == ROWS_SLAB:
-        rows_slab(job, kind, unit, thread)
+        rows_slab(job, unit, thread, kind)
     elif what == ROWS_REDUCE:
-        rows_reduce(job, kind, unit, thread)
+        rows_reduce(job, unit, thread, kind)
     elif what == ROWS_MERGE:
-        rows_merge(job, kind, unit)
-    elif what == ROWS_TRANSFORM:
-        rows_transform(job, kind, unit)
+        rows_merge(job, unit, kind)
+    elif what == ROWS_APPLY:
+        rows_apply(job, unit, kind)
     else:
-        replay_coefs(job, <real*> job.coef, unit * TILE, <int> least(TILE, job.c - unit * TILE))
+        prepare_gradient(job, unit * TILE, <int> least(TILE, job.c - unit * TILE), kind)
 
 
 cdef inline void perform_unit(Job* job, What what, Py_ssize_t unit, int thread) noexcept nogil:
@@ -74,9 +75,9 @@ cdef inline void perform_unit(Job* job, What what, Py_ssize_t unit, int thread) 
     elif what == BYTES_OF_ROWS:
         bytes_rows(job, unit)
     elif job.type == FLOAT64:
-        perform(job, <const double*> NULL, what, unit, thread)
+        perform(job, what, unit, thread, <const double*> NULL)
     else:
-        perform(job, <const float*> NULL, what, unit, thread)
+        perform(job, what, unit, thread, <const float*> NULL)
 
 
 cdef void run(Job* job, int threads) noexcept nogil:
@@ -84,21 +85,21 @@ cdef void run(Job* job, int threads) noexcept nogil:
     cdef int p = 0
     cdef fp_control mine = 0, callers_control = fastbn_fp_control()
     if threads == 1:
-        for p in range(job.count):
-            for u in range(job.phases[p].count):
-                perform_unit(job, job.phases[p].what, u, 0)
+        for p in range(job.cut.count):
+            for u in range(job.cut.phases[p].count):
+                perform_unit(job, job.cut.phases[p].what, u, 0)
     else:
         with parallel(num_threads=threads):
             mine = fastbn_fp_control()
             fastbn_set_fp_control(callers_control)
-            for p in range(job.count):
-                for u in prange(job.phases[p].count, schedule='static'):
-                    perform_unit(job, job.phases[p].what, u, threadid())
+            for p in range(job.cut.count):
+                for u in prange(job.cut.phases[p].count, schedule='static'):
+                    perform_unit(job, job.cut.phases[p].what, u, threadid())
             fastbn_set_fp_control(mine)
 
 
 cdef int enter_team(object num_threads) except -1:
-    # How many threads this call gets; leave_team() must follow.
+    # Returns the number of threads for this call; leave_team() must follow.
     global callers, callers_process
     cdef int threads = resolve(num_threads)
     if not FASTBN_OPENMP or omp_in_parallel():
@@ -115,7 +116,7 @@ cdef int enter_team(object num_threads) except -1:
 
 cdef void leave_team() noexcept:
     global callers
-    if callers:     # none, where a signal handler forked in the middle of the call
+    if callers:     # 0 if a signal handler forked during the call
         callers -= 1
 
 

@@ -1,13 +1,13 @@
-# Channel vectors: parameters, running averages and statistics, checked, read and written as they lie.
+# Channel vectors (parameters, running averages, statistics): checked, read and written without a copy.
 
 from cython cimport floating
 
 cdef enum:
-    LANES = 8       # of `same_values`; more or fewer are slower
+    COMPARED = 8    # elements that same_values() compares per step; more or fewer are slower
 
 
 cdef int load_vector(object a, double* out, Py_ssize_t c, double missing, str name) except -1:
-    """A channel vector in double: None is `missing` everywhere."""
+    """Read a channel vector as double; None reads as `missing` everywhere."""
     cdef cnp.ndarray v
     cdef Py_ssize_t i
     if a is None:
@@ -35,14 +35,14 @@ cdef cnp.ndarray vector_of(object a, Py_ssize_t c, str name):
         if v.dtype.kind in "iu" and not isinstance(a, np.ndarray):      # numbers of a list
             v = v.astype(np.float64)
     if cnp.PyArray_NDIM(v) != 1 or cnp.PyArray_DIMS(v)[0] != c:
-        raise ValueError(f"{name} has shape {(<object> v).shape}; expected ({c},), one value a channel")
+        raise ValueError(f"{name} has shape {(<object> v).shape}; expected ({c},), one value per channel")
     if cnp.PyArray_TYPE(v) != cnp.NPY_FLOAT and cnp.PyArray_TYPE(v) != cnp.NPY_DOUBLE:
         raise TypeError(f"{name} has dtype {v.dtype}; expected float32 or float64")
     return v
 
 
 cdef bint same_vector(object a, const double* b, Py_ssize_t c, double missing) noexcept:
-    """Whether load_vector would give b; False where it is not worth finding out."""
+    """Return whether load_vector would give b; False also for arrays that are slow to compare."""
     cdef cnp.ndarray v
     cdef Py_ssize_t i
     if a is None:
@@ -63,40 +63,40 @@ cdef bint same_vector(object a, const double* b, Py_ssize_t c, double missing) n
 
 
 cdef bint same_values(const floating* a, const double* b, Py_ssize_t c) noexcept nogil:
-    # Differences are counted, in double: without a way out of the loop and without integers, whose vectors SSE2 cannot
-    # make from comparisons of double, it is vectorised in a module that is built for any x86-64.
-    cdef double[LANES] found
+    # Counts differences in double. Without an early exit and without integers, which SSE2 cannot make from comparisons
+    # of double, the loop vectorizes in a module built for any x86-64.
+    cdef double[COMPARED] found
     cdef double total = 0
     cdef Py_ssize_t i = 0
     cdef int j
-    for j in range(LANES):
+    for j in range(COMPARED):
         found[j] = 0
-    while i + LANES <= c:
-        for j in range(LANES):
+    while i + COMPARED <= c:
+        for j in range(COMPARED):
             found[j] += 1.0 if b[i + j] != a[i + j] else 0.0
-        i += LANES
+        i += COMPARED
     while i < c:
         found[0] += 1.0 if b[i] != a[i] else 0.0
         i += 1
-    for j in range(LANES):
+    for j in range(COMPARED):
         total += found[j]
     return total == 0
 
 
 def assign(targets, values):
-    """Copy vectors into others, all of them or, with an error, none; no signal and no other thread comes between.
+    """Copy vectors into others, all or, after an error, none. Signals and other threads do not interrupt the copies.
 
     Parameters
     ----------
     targets : dict of str to ndarray, shape (C,)
-        Of float32 or float64, by what errors call them.
+        Of float32 or float64; the keys name them in errors.
     values : dict of str to ndarray, shape (C,)
-        Of float32 or float64, under the same names.
+        Of float32 or float64, under the same keys.
 
     Raises
     ------
     TypeError, ValueError
-        If an array is none of these, or a target read-only.
+        If an array has another shape or dtype, or a target is read-only.
     """
     cdef cnp.ndarray a, b
     cdef list pairs = []
@@ -109,7 +109,7 @@ def assign(targets, values):
         if not target.flags.writeable:
             raise ValueError(f"{name} is read-only")
         pairs.append((target, b if plain(b) and cnp.PyArray_IS_C_CONTIGUOUS(b) else np.array(b, np.float64)))
-    # From here on nothing runs but this loop: no Python code, and nothing that lets go of the GIL.
+    # This loop runs no Python code and does not release the GIL.
     for target, value in pairs:
         a = target
         b = value

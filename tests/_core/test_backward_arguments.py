@@ -1,0 +1,61 @@
+"""The kernels refuse a `Kept` whose parts they could not follow safely, before anything is written."""
+
+import numpy as np
+import pytest
+
+from fastbn._core import views
+from fastbn._core.dispatch import kernels
+from fastbn._core.saved import Kept
+from fastbn.functional import batch_norm_training
+
+X = np.random.default_rng(0).normal(size=(4, 3, 20)).astype(np.float32)
+VIEW = views.view(X, 1)
+WORDS = kernels.bits_words(VIEW)
+PLAIN = batch_norm_training(X)[1]._kept
+RELU = batch_norm_training(X, activation="relu")[1]._kept
+BITS = batch_norm_training(X, residual=X, activation="relu")[1]._kept
+
+
+def backward(kept, residual):
+    dx, dresidual = np.full_like(X, 7), np.full_like(X, 7)
+    try:
+        kernels.backward(VIEW, VIEW, views.output(VIEW, dx), views.output(VIEW, dresidual) if residual else None, kept,
+                         None, fill=False, num_threads=1)
+    finally:
+        written = (dx != 7).any() or (dresidual != 7).any()
+    return written
+
+
+@pytest.mark.parametrize(("kept", "residual"), [(PLAIN, False), (PLAIN, True), (RELU, False), (BITS, True)])
+def test_what_a_forward_leaves(kept, residual):
+    assert isinstance(kept, Kept)
+    assert backward(kept, residual)
+
+
+@pytest.mark.parametrize(("kept", "residual", "error", "message"), [
+    (list(PLAIN), False, TypeError, "kept must be a Kept, got list"),
+    (BITS, False, ValueError, "kept has bits without a residual"),
+    (RELU, True, ValueError, "or scale and shift with one"),
+    (BITS._replace(bits=BITS.bits.tolist()), True, TypeError, "bits must be a numpy.ndarray, got list"),
+    (BITS._replace(bits=BITS.bits[:-1]), True, ValueError, rf"bits must be uint16\[{WORDS}\], C-contiguous; got"),
+    (BITS._replace(bits=BITS.bits.view(np.int16)), True, ValueError, "got int16"),
+    (BITS._replace(bits=np.repeat(BITS.bits, 2)[::2]), True, ValueError, "C-contiguous"),
+    (PLAIN._replace(mean=np.zeros(2)), False, ValueError, r"mean has shape \(2,\); expected \(3,\), one value per"),
+    (PLAIN._replace(rstd=np.zeros(3, int)), False, TypeError, "rstd has dtype int64"),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_what_no_forward_leaves(kept, residual, error, message):
+    with pytest.raises(error, match=message):
+        backward(kept, residual)
+
+
+@pytest.mark.parametrize("kept", [PLAIN, RELU], ids=["linear", "relu"])
+def test_halves_of_a_backward_give_its_bits(kept):
+    dy = X[::-1].copy()
+    whole, halves = np.empty_like(X), np.empty_like(X)
+    gradient = views.like(VIEW, dy, "dy")
+    _, dbeta = kernels.backward(gradient, VIEW, views.output(VIEW, whole), None, kept, None, fill=False, num_threads=1)
+    sums = kernels.reduce_gradient(gradient, VIEW, kept, num_threads=1)
+    kernels.apply_gradient(
+        gradient, VIEW, views.output(VIEW, halves), None, kept, None, sums=sums, count=80, fill=False, num_threads=1)
+    np.testing.assert_array_equal(sums[1], dbeta)
+    np.testing.assert_array_equal(halves, whole)
