@@ -10,6 +10,7 @@ release = version = fastbn.__version__
 extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx_copybutton"]
 exclude_patterns = ["diagrams"]
 
+default_role = "py:obj"                 # `name` in a docstring is a link if it is a public name, else code
 myst_heading_anchors = 3
 autodoc_default_options = {"members": True, "member-order": "bysource", "special-members": "__call__"}
 autodoc_typehints = "none"              # numpydoc names the types of parameters
