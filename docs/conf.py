@@ -18,6 +18,8 @@ autosummary_generate = False            # every object has its entry on a page o
 numpydoc_show_class_members = False     # autodoc lists them
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 html_title = f"fastbn {release}"
 html_theme_options = {
     "source_repository": "https://github.com/fastbn/fastbn/",
