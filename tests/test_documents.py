@@ -56,6 +56,12 @@ def test_files_that_are_named_exist(path):
     assert path.name == "changelog.md" or not missing
 
 
+def test_the_description_of_the_kernels_has_every_file():
+    kernels = ROOT / "fastbn" / "_core" / "kernels"
+    named = re.findall(r"`([a-z]+/\w+\.pxi)`", (DOCS / "how-it-works.md").read_text())
+    assert set(named) == {path.relative_to(kernels).as_posix() for path in kernels.glob("*/*.pxi")}
+
+
 @pytest.mark.parametrize("command", ["info", "demo", "stats", "fold"])
 def test_the_guide_of_the_command_line_has_every_option(command):
     options = set(re.findall(r"--[a-z-]+", process.run("-m", "fastbn", command, "--help").stdout)) - {"--help"}
