@@ -1,1 +1,1 @@
-"""Loads the service with wrk, kills its workers meanwhile, and writes docs/guides/service.md's table and picture."""
+"""Loads the service with wrk, kills its workers meanwhile, and writes docs/service.md's table and picture."""

@@ -1,6 +1,6 @@
 """Load the service, kill its workers meanwhile, and write down what happened.
 
-    python -m examples.service.load_test            # some three minutes; docs/guides/service.md and .png
+    python -m examples.service.load_test            # some three minutes; docs/service.md and docs/service.png
     python -m examples.service.load_test --quick    # one short round; prints, and writes nothing without --out
 
 Both servers answer on the loopback device, and wrk loads them from the same machine.
@@ -72,7 +72,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=positive_int, default=1, metavar="N", help="of each worker; default 1")
     parser.add_argument("--kills", type=positive_int, default=4, metavar="N",
                         help="workers of each server to be killed under load; default 4")
-    parser.add_argument("--out", type=Path, metavar="FILE.md", help="default docs/guides/service.md")
+    parser.add_argument("--out", type=Path, metavar="FILE.md", help="default docs/service.md")
     options = parser.parse_args(argv)
     seconds, rounds = (1, 1) if options.quick else (3, 3)
     options.seconds = options.seconds or seconds
