@@ -1,7 +1,7 @@
 """scikit-learn's own tests of StandardScaler, with ChannelScaler in its place.
 
-What fails is expected to, and listed with its reason here and in docs/guides/scale.md. Tests of the array API are
-left out: ChannelScaler takes NumPy's arrays and SciPy's sparse ones.
+What fails is expected to, and listed with its reason here and in docs/scale.md. Tests of the array API are left out:
+ChannelScaler takes NumPy's arrays and SciPy's sparse ones.
 """
 
 import importlib.util
