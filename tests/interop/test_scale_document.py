@@ -11,7 +11,7 @@ from tests.process import ROOT
 def test_code_blocks_run(tmp_path):
     for package in ("dask", "sklearn"):
         pytest.importorskip(package, reason=f"{package} is not installed")
-    found = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "scale.md").read_text(), re.DOTALL)
+    found = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guides" / "scale.md").read_text(), re.DOTALL)
     assert len(found) == 4
     program = tmp_path / "program.py"
     checks = ["assert abs(stats.mean - 5).max() < 0.1 and stats.mean.shape == (3,)", "assert scaled.dtype == x.dtype",

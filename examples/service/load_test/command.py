@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-DEFAULT_OUT = ROOT / "docs" / "service.md"
+DEFAULT_OUT = ROOT / "docs" / "guides" / "service.md"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
