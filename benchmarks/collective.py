@@ -1,6 +1,6 @@
 """The cost of SyncBatchNorm: its exchanges, ResNet-50's layers with and without them, and an estimate for more ranks.
 
-docs/scale.md quotes the tables. On a cluster, two ranks on two machines measure its network. Each time is the best of
+docs/guides/scale.md quotes the tables. On a cluster, two ranks on two machines measure its network. Each time is the best of
 all samples, of the slowest rank in each.
 """
 
@@ -111,7 +111,7 @@ def merging(budget: float) -> dict[tuple[int, int], float]:
 
 
 def estimate(ranks: int, latency: float, bandwidth: float, merged: dict[tuple[int, int], float]) -> tuple[float, ...]:
-    """Return the seconds of latency, transfer and merging in a step of ResNet-50 (see docs/scale.md)."""
+    """Return the seconds of latency, transfer and merging in a step of ResNet-50 (see docs/guides/scale.md)."""
     waiting = moving = merge_time = 0.0
     for layers in RESNET50:
         waiting += layers.number * 2 * math.ceil(math.log2(ranks)) * latency

@@ -66,7 +66,7 @@ else:
 
 
 class ChannelScaler(_Transformer):
-    """Standardize each channel to mean 0 and standard deviation 1: y = (x - mean_) / scale_.
+    """Standardize each channel to mean 0 and standard deviation 1: y = (x - `mean_`) / `scale_`.
 
     On arrays of shape (samples, features) and on sparse matrices it computes the same as
     `sklearn.preprocessing.StandardScaler`, with a relative error of the variance of at most 1e-12 if the mean is within
@@ -193,7 +193,7 @@ class ChannelScaler(_Transformer):
         return self._learn(self._checked(X, reset=False), sample_weight, further=True)
 
     def transform(self, X: ArrayLike | _Sparse, copy: bool | None = None) -> Any:  # noqa: N803
-        """Return (X - mean_) / scale_.
+        """Return (X - `mean_`) / `scale_`.
 
         Parameters
         ----------
@@ -217,7 +217,7 @@ class ChannelScaler(_Transformer):
         return self._transformed(X, copy, inverse=False)
 
     def inverse_transform(self, X: ArrayLike | _Sparse, copy: bool | None = None) -> Any:  # noqa: N803
-        """Return X * scale_ + mean_, the inverse of `transform`.
+        """Return X * `scale_` + `mean_`, the inverse of `transform`.
 
         Parameters
         ----------

@@ -4,5 +4,5 @@
     python -m examples.service --workers 2 --port 8000
     curl --data-binary @digit.png -H "Content-Type: image/png" http://127.0.0.1:8000/predict
 
-docs/service.md describes the service and its load test.
+docs/guides/service.md describes the service and its load test.
 """

@@ -44,8 +44,8 @@ def fold_conv(
     Parameters
     ----------
     weight : array_like of float32, float64, float16 or bfloat16
-        In PyTorch's layout with one to three spatial axes: (O, I / groups, *kernel) or, if transposed,
-        (I, O / groups, *kernel).
+        In PyTorch's layout with one to three spatial axes: ``(O, I / groups, *kernel)`` or, if transposed,
+        ``(I, O / groups, *kernel)``.
     bias : array_like, shape (O,), or None
         Of one of these dtypes, not necessarily the weight's.
     bn : BatchNorm or ChannelAffine

@@ -1,4 +1,4 @@
-"""The code of docs/scale.md runs unchanged, on two ranks."""
+"""The code of docs/guides/scale.md runs unchanged, on two ranks."""
 
 import re
 
