@@ -1,7 +1,7 @@
 """The cost of SyncBatchNorm: its exchanges, ResNet-50's layers with and without them, and an estimate for more ranks.
 
-docs/guides/scale.md quotes the tables. On a cluster, two ranks on two machines measure its network. Each time is the best of
-all samples, of the slowest rank in each.
+docs/guides/scale.md quotes the tables. On a cluster, two ranks on two machines measure its network. Each time is the
+best of all samples, of the slowest rank in each.
 """
 
 from __future__ import annotations

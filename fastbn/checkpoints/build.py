@@ -32,7 +32,15 @@ def build(layer_type: type[Layer], state: Mapping[str, NDArray[Any]], **settings
     vectors = [array for name, array in state.items() if name in FASTBN.names.values() and array.ndim]
     if settings.get("dtype") is None:
         settings["dtype"] = np.float64 if any(array.itemsize > 4 for array in vectors) else np.float32
-    layer = layer_type(len(vectors[0]), scale="weight" in state, center="bias" in state,
-                       track_running_stats="running_mean" in state, **settings)
+    layer = construct(
+        layer_type, len(vectors[0]), scale="weight" in state, center="bias" in state,
+        track_running_stats="running_mean" in state, **settings)
     layer.load_state_dict(state)
+    return layer
+
+
+def construct(layer_type: type[Layer], num_features: int, **arguments: Any) -> Layer:
+    """Return ``layer_type(num_features, **arguments)``; no Protocol states the constructors, which differ."""
+    constructor: Any = layer_type
+    layer: Layer = constructor(num_features, **arguments)
     return layer

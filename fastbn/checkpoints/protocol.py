@@ -8,9 +8,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
-    from typing_extensions import Unpack
-
-    from fastbn.checkpoints.settings import Settings
 
 
 class Checkpointable(Protocol):
@@ -20,11 +17,6 @@ class Checkpointable(Protocol):
     """
 
     unbiased: bool
-
-    def __init__(
-        self, num_features: int, *, affine: bool = True, scale: bool | None = None, center: bool | None = None,
-        track_running_stats: bool = True, **settings: Unpack[Settings],
-    ) -> None: ...
 
     def train(self, mode: bool = True) -> object:
         """Set training mode, or evaluation mode."""

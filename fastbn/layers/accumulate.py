@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from fastbn.layers.batchnorm import BatchNorm
     from fastbn.layers.masked import Padding
     from fastbn.layers.tape import Tape
+    from fastbn.layers.tracked import TrackedNorm
 
 _MISSING = object()
 
@@ -55,7 +55,7 @@ class WholeBatch:
 
     def __init__(
         self,
-        layer: BatchNorm,
+        layer: TrackedNorm,
         micro_batches: Iterable[Any],
         *,
         masks: Iterable[ArrayLike | None] | None = None,
@@ -222,7 +222,7 @@ class WholeBatch:
 
 
 def _statistics(
-    layer: BatchNorm, micro_batches: Iterable[Any], masks: Iterable[ArrayLike | None] | None,
+    layer: TrackedNorm, micro_batches: Iterable[Any], masks: Iterable[ArrayLike | None] | None,
     lengths: Iterable[ArrayLike | None] | None,
 ) -> ChannelStats:
     # Of all micro-batches, each of which is read once.

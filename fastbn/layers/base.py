@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 STATE_NAMES = {"gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_var": "running_var"}
 
 RELU: int = ACTIVATIONS["relu"]
-set_unchecked = object.__setattr__
+set_unchecked: Callable[[object, str, Any], None] = object.__setattr__
 
 
 def warn(message: str, category: type[Warning]) -> None:

@@ -121,11 +121,14 @@ class Gathering:
         Of no values yet.
     """
 
-    exact = True
+    exact: bool = True
 
     def __init__(self, running: RunningStatistics, stats: ChannelStats) -> None:
-        self.running, self.stats, self.weights = running, stats, Weights()
-        self.batches = self.skipped = 0
+        self.running: RunningStatistics = running
+        self.stats: ChannelStats = stats
+        self.weights: Weights = Weights()
+        self.batches: int = 0
+        self.skipped: int = 0
 
     def accepts(self, batch: Batch) -> bool:
         """Return whether `nan_policy` allows the batch."""

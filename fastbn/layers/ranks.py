@@ -153,12 +153,12 @@ class Peers:
 
     def __init__(self, comm: Any, timeout: float, width: int) -> None:
         MPI = load_mpi()  # noqa: N806
-        self.comm = MPI.COMM_WORLD if comm is None else comm
+        self.comm: Any = MPI.COMM_WORLD if comm is None else comm
         if not isinstance(self.comm, MPI.Intracomm) or self.comm == MPI.COMM_NULL:
             raise TypeError(f"comm must be an mpi4py.MPI.Intracomm, got {comm!r}")
-        self.timeout = check_timeout(timeout)
-        self.width = width
-        self.turn = 0
+        self.timeout: float = check_timeout(timeout)
+        self.width: int = width
+        self.turn: int = 0
 
     def __deepcopy__(self, memo: object) -> Self:
         return copy.copy(self)      # the communicator is shared: a layer and its copy are on the same ranks

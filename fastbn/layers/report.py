@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from fastbn.layers.tracked import TrackedNorm
+    from fastbn.layers.base import Norm
     from fastbn.statistics.channel_stats import ChannelStats
 
 # A variance below this share of eps gives a standard deviation below 0.032 before gamma.
@@ -143,19 +143,22 @@ class Report:
         draw(self, path)
 
 
-def make_report(layer: TrackedNorm, x: ArrayLike | None) -> Report:
+def make_report(layer: Norm, x: ArrayLike | None) -> Report:
     """Return the report of a layer; `BatchNorm.report` documents it."""
-    if layer.running_mean is None or layer.running_var is None:
+    running = layer._running
+    vectors = {"running_mean": running.running_mean, "running_var": running.running_var, "gamma": layer.gamma,
+               "beta": layer.beta}
+    if vectors["running_mean"] is None or vectors["running_var"] is None:
         raise RuntimeError("a layer with track_running_stats=False has no statistics to report")
-    for name in ("running_mean", "running_var", "gamma", "beta"):
-        views.check_vector(getattr(layer, name), layer.num_features, name)
-    mean, var = (np.array(v, np.float64) for v in layer._running.evaluation())
+    for name, vector in vectors.items():
+        views.check_vector(vector, layer.num_features, name)
+    mean, var = (np.array(v, np.float64) for v in running.evaluation())
     gamma, beta = (np.full(layer.num_features, missing) if v is None else np.array(as_constant(v, name), np.float64)
                    for v, name, missing in ((layer.gamma, "gamma", 1.0), (layer.beta, "beta", 0.0)))
     with np.errstate(invalid="ignore", divide="ignore"):  # of a negative or zero variance
         scale = gamma / np.sqrt(var + layer.eps)
     limit = float(np.finfo(layer.dtype).max) / HEADROOM
-    weights = layer._running.weights
+    weights = running.weights
     known = 1 - weights.initial
     live, drift = (None, None) if x is None else _drift(layer, x, mean, var)
     return Report(
@@ -164,7 +167,7 @@ def make_report(layer: TrackedNorm, x: ArrayLike | None) -> Report:
         nan=np.isnan(mean) | np.isnan(var) | np.isnan(gamma) | np.isnan(beta),
         negative=var < 0,
         saturated=(np.abs(mean) > limit) | (np.abs(var) > limit) | (np.abs(scale) > limit),
-        num_batches_tracked=layer.num_batches_tracked,
+        num_batches_tracked=running.num_batches_tracked,
         effective_batches=_effective(known, weights.squares),
         effective_samples=_effective(known, weights.squares_by_count),
         live=live, drift=drift)
@@ -191,14 +194,14 @@ def divergence(
 
 
 def _drift(
-    layer: TrackedNorm, x: ArrayLike, mean: NDArray[Any], var: NDArray[Any]
+    layer: Norm, x: ArrayLike, mean: NDArray[Any], var: NDArray[Any]
 ) -> tuple[ChannelStats, NDArray[np.float64]]:
     view = views.view(x, layer.axis, layer.num_features)      # refuses dtypes that only statistics accept
     live = read(view, None, layer.num_threads)
     count = values_per_channel(live)
     if count < 2:
         raise ValueError(f"x has {counted(count, 'value')} per channel; expected two or more")
-    live_var = live.var(ddof=int(layer.unbiased))
+    live_var = live.var(ddof=int(layer._running.unbiased))
     return live, divergence(live.mean, live_var + layer.eps, mean, var + layer.eps)
 
 

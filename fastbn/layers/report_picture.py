@@ -22,20 +22,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from fastbn.layers.report import Report
-
 INK, GREY, FAINT, BLUE = "#222222", "#767676", "#e4e4e4", "#0b6fa4"
 # Distinct for colour-blind readers, also by shape.
 MARKS = {"dead": ("#8a8a8a", "s"), "nan": ("#d1602b", "X"), "negative": ("#9b2d8f", "v"), "saturated": ("#c79a00", "^")}
 NAMES = {"dead": "dead", "nan": "NaN", "negative": "negative variance", "saturated": "saturated"}
 
 
-def draw(report: Report, path: str | os.PathLike[str]) -> None:
+def draw(report: Any, path: str | os.PathLike[str]) -> None:
     """Save the picture of a report.
 
     Parameters
     ----------
-    report : Report
+    report : fastbn.Report
+        Not imported, because its `plot` imports this module.
     path : path-like
         Its suffix decides the format.
     """
@@ -61,7 +60,7 @@ def draw(report: Report, path: str | os.PathLike[str]) -> None:
     replace_picture(path, figure)
 
 
-def _draw_statistics(panel: Axes, report: Report, channels: NDArray[Any]) -> None:
+def _draw_statistics(panel: Axes, report: Any, channels: NDArray[Any]) -> None:
     _draw_interval(panel, report, channels, (report.mean, report.var), color=BLUE,
                    label="stored: mean, and one deviation either way")
     if report.live is not None:
@@ -71,7 +70,7 @@ def _draw_statistics(panel: Axes, report: Report, channels: NDArray[Any]) -> Non
 
 
 def _draw_interval(
-    panel: Axes, report: Report, channels: NDArray[Any], statistics: tuple[NDArray[Any], NDArray[Any]], **style: Any,
+    panel: Axes, report: Any, channels: NDArray[Any], statistics: tuple[NDArray[Any], NDArray[Any]], **style: Any,
 ) -> None:
     mean, var = statistics
     # Saturated values would leave nothing to see of the others.
@@ -90,7 +89,7 @@ def _draw_numbers(panel: Axes, channels: NDArray[Any], numbers: NDArray[Any], sh
     panel.set_title(title, loc="left", size=10.5, color=INK)
 
 
-def _draw_unhealthy(panel: Axes, report: Report, unhealthy: list[str]) -> None:
+def _draw_unhealthy(panel: Axes, report: Any, unhealthy: list[str]) -> None:
     for row, name in enumerate(unhealthy):
         channels = np.flatnonzero(getattr(report, name))
         colour, marker = MARKS[name]
@@ -100,7 +99,7 @@ def _draw_unhealthy(panel: Axes, report: Report, unhealthy: list[str]) -> None:
     panel.set_title("Unhealthy channels", loc="left", size=10.5, color=INK)
 
 
-def _shade(panel: Axes, report: Report, unhealthy: list[str]) -> None:
+def _shade(panel: Axes, report: Any, unhealthy: list[str]) -> None:
     for name in unhealthy:
         for channel in np.flatnonzero(getattr(report, name)).tolist():
             panel.axvline(channel, color=MARKS[name][0], linewidth=4, alpha=0.12, zorder=0)

@@ -121,7 +121,7 @@ class Ranks:
     """
 
     def __init__(self, comm: Any, timeout: float, num_features: int) -> None:
-        self.peers = Peers(comm, timeout, 1 + 3 * num_features)
+        self.peers: Peers = Peers(comm, timeout, 1 + 3 * num_features)
 
     @property
     def whole(self) -> bool:

@@ -1,7 +1,7 @@
 """The tests of StandardScaler in scikit-learn, with ChannelScaler in its place.
 
-Expected failures are listed with their reasons here and in docs/guides/scale.md. Tests of the array API are skipped, because
-ChannelScaler supports only arrays of NumPy and sparse matrices of SciPy.
+Expected failures are listed with their reasons here and in docs/guides/scale.md. Tests of the array API are skipped,
+because ChannelScaler supports only arrays of NumPy and sparse matrices of SciPy.
 """
 
 import importlib.util

@@ -1,6 +1,6 @@
 """Measure throughput and latency of the service, kill workers under load, and report the results.
 
-    python -m examples.service.load_test            # about three minutes; writes docs/guides/service.md and docs/guides/service.png
+    python -m examples.service.load_test            # about three minutes; writes service.md and .png in docs/guides
     python -m examples.service.load_test --quick    # one short round; writes files only with --out
 
 wrk runs on the same machine and connects over the loopback device.
@@ -73,7 +73,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="threads of each worker; default 1")
     parser.add_argument("--kills", type=positive_int, default=4, metavar="N",
                         help="workers to kill under load, per server; default 4")
-    parser.add_argument("--out", type=Path, metavar="FILE.md", help="document for the results; default docs/guides/service.md")
+    parser.add_argument("--out", type=Path, metavar="FILE.md",
+                        help="document for the results (default docs/guides/service.md)")
     options = parser.parse_args(argv)
     seconds, rounds = (1, 1) if options.quick else (3, 3)
     options.seconds = options.seconds or seconds

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastbn._core.checks import counted
 from fastbn._core.overrides import check_methods
-from fastbn.checkpoints.build import build
+from fastbn.checkpoints.build import build, construct
 from fastbn.checkpoints.conventions import FASTBN
 from fastbn.checkpoints.conversion import convert
 
@@ -59,7 +59,7 @@ def from_torch(layer_type: type[Layer], module: Any) -> Layer:
     if state:
         layer = build(layer_type, convert(state, "torch", FASTBN), **settings)
     else:
-        layer = layer_type(module.num_features, affine=False, track_running_stats=False, **settings)
+        layer = construct(layer_type, module.num_features, affine=False, track_running_stats=False, **settings)
     layer.train(module.training)
     return layer
 
