@@ -59,6 +59,10 @@ class Batch(NamedTuple):
         counts = self.size if self.counts is None else self.counts
         return ChannelStats.from_arrays(counts, self.mean, self.var * counts, self.mean_low)
 
+    def divisor(self) -> NDArray[np.float64]:
+        """Return var; 1 in a channel without values, whose gradients are then 0 for any eps."""
+        return np.where(np.asarray(self.size if self.counts is None else self.counts) > 0, self.var, 1.0)
+
     def single(self) -> list[int]:
         """Return the channels that have exactly one value, and no variance."""
         counts = np.full(len(self.mean), self.size) if self.counts is None else self.counts
