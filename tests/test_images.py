@@ -246,6 +246,19 @@ def test_the_number_of_tables_is_limited():
     same_bits(y, affine(x.astype(float), activation=("leaky_relu", 1 / 99)).astype(np.float32))
 
 
+def test_threads_that_clear_the_tables():
+    class Cleared(dict):
+        # Tables that another thread clears after each assignment.
+        def __setitem__(self, key, value):
+            pass
+
+    affine = ChannelAffine.from_mean_std(MEAN, STD, scale=1 / 255)
+    x = images(1, 2, 2, 3)
+    right = affine(x)
+    affine._transforms[None].tables = Cleared()
+    same_bits(affine(x), right)
+
+
 def test_rounding_to_bfloat16_happens_once():
     # 1 + 2^-8 is a tie; a float64 just above it becomes a tie in float32.
     tie, little = 1 + 2.0**-8, 2.0**-40

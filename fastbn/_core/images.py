@@ -49,13 +49,15 @@ class Transform:
     def table(self, dtype: np.dtype[Any], activation: tuple[int, float]) -> NDArray[Any]:
         """Return the transforms of 0 to 255, (C, 256), computed in float64 and rounded once."""
         key = dtype.newbyteorder("="), activation
-        if key not in self.tables:
+        table = self.tables.get(key)
+        if table is None:
             values = np.repeat(np.arange(256.0)[:, None], self.constants.channels, axis=1)
             exact = self(values, 1, activation).T
             if len(self.tables) == MOST_TABLES:
                 self.tables.clear()
-            self.tables[key] = np.ascontiguousarray(rounded(exact, key[0]))
-        return self.tables[key]
+            table = np.ascontiguousarray(rounded(exact, key[0]))
+            self.tables[key] = table        # another thread may clear them at any time
+        return table
 
 
 class Axes(NamedTuple):

@@ -72,7 +72,7 @@ class WholeBatch:
             own = _statistics(layer, micro_batches, masks, lengths)
             batch = Batch.from_stats(own) if source.whole else source.reduce(lambda: own)
             _refuse_small(batch)
-            layer._follow(batch)
+            followed = layer._follower.follow(batch)
         layer._forget()
         self._layer = layer
         self._batch = batch
@@ -80,6 +80,8 @@ class WholeBatch:
         self._tapes: list[Tape] = []
         self._lost = False
         self.stats: ChannelStats = ChannelStats(layer.num_features, axis=layer.axis) + batch.to_stats()
+        if not followed:
+            layer._warn_once(batch)
 
     def __repr__(self) -> str:
         return f"WholeBatch({len(self._expected)}, count={self._batch.size})"
@@ -188,7 +190,7 @@ class WholeBatch:
             saved = self._tapes[0].saved
             assert saved is not None
             return saved.rstd
-        return normalizing(self._batch.mean, self._batch.var, self._layer.eps)[2]
+        return normalizing(self._batch.mean, self._batch.divisor(), self._layer.eps)[2]
 
     def _arrays(self, given: Iterable[Any], name: str) -> list[Any]:
         check_iterable(given, name)

@@ -150,14 +150,20 @@ class Norm(Checked):
     def __repr__(self) -> str:
         # The settings that differ from their defaults, and the mode if it is evaluation.
         shown = [str(self.num_features)]
-        for name, parameter in signature(type(self)).parameters.items():
-            if parameter.kind is Parameter.KEYWORD_ONLY and name not in self._hidden():
-                value = getattr(self, name)
-                if value != self._derived().get(name, parameter.default):
-                    shown.append(f"{name}={value if name == 'dtype' else repr(value)}")
+        derived = self._derived()
+        for name, default in self._defaults().items():
+            value = getattr(self, name)
+            if value != derived.get(name, default):
+                shown.append(f"{name}={value if name == 'dtype' else repr(value)}")
         if not self.training:
             shown.append("training=False")
         return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _defaults(self) -> dict[str, Any]:
+        # Of the class of this package: one that is derived from it elsewhere may have other parameters.
+        cls = next(cls for cls in type(self).__mro__ if cls.__module__.partition(".")[0] == "fastbn")
+        return {name: parameter.default for name, parameter in signature(cls).parameters.items()
+                if parameter.kind is Parameter.KEYWORD_ONLY and name not in self._hidden()}
 
     def _derived(self) -> dict[str, Any]:
         # Settings whose default follows from others.

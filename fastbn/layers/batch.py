@@ -23,7 +23,7 @@ class Batch(NamedTuple):
     size : int
         Values per channel; the largest count if channels differ.
     mean, var : ndarray of float64, shape (C,)
-        var is biased. In a channel without values mean is 0.
+        var is biased, and Inf if it exceeds float64. In a channel without values mean is 0.
     mean_low : ndarray of float64, shape (C,), or None
         The second word of the mean.
     stats : ChannelStats or None
@@ -49,7 +49,7 @@ class Batch(NamedTuple):
         """Return statistics that were read apart from a forward."""
         arrays = stats.to_arrays()
         counts = arrays["count"]
-        var = in_range(np.divide(arrays["m2"], counts, out=np.zeros(len(counts)), where=counts > 0))
+        var = np.divide(arrays["m2"], counts, out=np.zeros(len(counts)), where=counts > 0)
         return cls(values_per_channel(stats), arrays["mean"], var, arrays["mean_low"], stats, differing(counts))
 
     def to_stats(self) -> ChannelStats:
@@ -58,6 +58,13 @@ class Batch(NamedTuple):
             return self.stats
         counts = self.size if self.counts is None else self.counts
         return ChannelStats.from_arrays(counts, self.mean, self.var * counts, self.mean_low)
+
+    def divisor(self) -> NDArray[np.float64]:
+        """Return the variance to normalize by: as `in_range`, and 1 in a channel without values.
+
+        The gradients of such a channel are then 0 for any eps.
+        """
+        return np.where(np.asarray(self.size if self.counts is None else self.counts) > 0, in_range(self.var), 1.0)
 
     def single(self) -> list[int]:
         """Return the channels that have exactly one value, and no variance."""

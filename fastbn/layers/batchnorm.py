@@ -286,15 +286,19 @@ class BatchNorm(TrackedNorm):
         except BaseException as error:
             self._forget_unless_refused(error)
             raise
-        if selection is not None and not batch.size:
-            warn("no position of the batch counts: its statistics are left out", UserWarning)
-        elif training:
-            self._follow(batch if preview is None else preview)
+        received = batch if preview is None else preview
+        none = selection is not None and not batch.size
+        followed = none or not training or self._follower.follow(received)
         if not training:
             tape.rows = None
         if out is None or not same_memory(out, x) or tape.rows is not None:
             tape.x = x if training else weakly(x)
         set_tape(self, tape)
+        # Warnings come last, because they may be errors.
+        if none:
+            warn("no position of the batch counts: its statistics are left out", UserWarning)
+        elif not followed:
+            self._warn_once(received)
         return y
 
     def _preview(self, view: views.View, selection: Selection | None, overwrites: bool) -> Batch | None:

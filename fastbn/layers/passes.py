@@ -122,15 +122,13 @@ def forward(
     batch = source.reduce(lambda: _read(view, selection, rows, parameters.num_threads))
     if accept is not None:
         accept(batch)
-    counts, size, var = batch.counts, batch.size, batch.var
+    counts, size = batch.counts, batch.size
     if selection is not None and selection.by_channel:
-        counts = np.full(len(var), float(size)) if counts is None else counts
+        counts = np.full(len(batch.mean), float(size)) if counts is None else counts
         size = max(size, selection.positions)
-    if counts is not None:      # 1 in a channel without values, whose gradients are then 0 for any eps
-        var = np.where(counts > 0, var, 1.0)
     place = operands.target.array if selection is None else selection.place(operands.target, operands.out)
     values, saved = functional.normalize(
-        x, batch.mean, var, parameters.gamma, parameters.beta, axis=view.axis if rows is None else 1,
+        x, batch.mean, batch.divisor(), parameters.gamma, parameters.beta, axis=view.axis if rows is None else 1,
         eps=parameters.eps, relu=code > 0, residual=added, num_threads=parameters.num_threads,
         mean_low=batch.mean_low, count=size, out=place)
     y = operands.target.finish() if selection is None else selection.put(

@@ -171,7 +171,7 @@ def _averages(name: str, layer: BatchNorm, gathering: Gathering) -> dict[str, ND
     empty = np.flatnonzero(stats.count == 0)
     if empty.size:
         raise ValueError(f"{name} saw no values in {channels(empty.tolist())}, by its masks; expected some in each")
-    with np.errstate(over="ignore", invalid="ignore"):  # seen below
+    with np.errstate(all="ignore"):     # seen below
         vectors = {"running_mean": stats.mean.astype(layer.dtype),
                    "running_var": stats.var(ddof=int(layer.unbiased)).astype(layer.dtype)}
     wrong = np.flatnonzero(~(np.isfinite(vectors["running_mean"]) & np.isfinite(vectors["running_var"])))

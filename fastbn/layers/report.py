@@ -12,7 +12,7 @@ from fastbn._core import views
 from fastbn._core.checks import channels, counted
 from fastbn._core.tensors import as_constant
 from fastbn.layers.batch import values_per_channel
-from fastbn.layers.masked import read
+from fastbn.statistics.channel_stats import ChannelStats
 
 if TYPE_CHECKING:
     import os
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from fastbn.layers.base import Norm
-    from fastbn.statistics.channel_stats import ChannelStats
 
 # A variance below this share of eps gives a standard deviation below 0.032 before gamma.
 DEAD_SHARE = 1e-3
@@ -197,7 +196,7 @@ def _drift(
     layer: Norm, x: ArrayLike, mean: NDArray[Any], var: NDArray[Any]
 ) -> tuple[ChannelStats, NDArray[np.float64]]:
     view = views.view(x, layer.axis, layer.num_features)      # refuses dtypes that only statistics accept
-    live = read(view, None, layer.num_threads)
+    live = ChannelStats(layer.num_features, axis=layer.axis).update(view.array, num_threads=layer.num_threads)
     count = values_per_channel(live)
     if count < 2:
         raise ValueError(f"x has {counted(count, 'value')} per channel; expected two or more")

@@ -294,16 +294,16 @@ class RunningStatistics(Checked):
 
     def _move(self, batch: Batch, factor: float, mean: NDArray[Any], var: NDArray[Any]) -> None:
         # running = (1 - factor) * running + factor * batch
-        with np.errstate(over="ignore", invalid="ignore"):  # Inf beyond the dtype, as documented
-            new_var = batch.over(var, batch.running_var(self.unbiased))
-            mean[...] = np.multiply(mean, 1.0 - factor, dtype=np.float64) + factor * batch.over(mean, batch.mean)
-            var[...] = np.multiply(var, 1.0 - factor, dtype=np.float64) + factor * new_var
+        with np.errstate(all="ignore"):     # Inf beyond the dtype, as documented
+            mean[...], var[...] = (
+                np.multiply(running, 1.0 - factor, dtype=np.float64) + factor * batch.over(running, new)
+                for running, new in ((mean, batch.mean), (var, batch.running_var(self.unbiased))))
         self.weights.add(factor, batch)
 
     def _merge(self, batch: Batch, stats: ChannelStats, mean: NDArray[Any], var: NDArray[Any]) -> None:
         # Mean and variance of all values of all batches.
         stats = stats + batch.to_stats()
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             whole = Batch.from_stats(stats)
             mean[...], var[...] = (
                 whole.over(mean, stats.mean), whole.over(var, stats.var(ddof=int(self.unbiased))))

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from fastbn._core.checks import channels
-from fastbn._core.saved import in_range
 from fastbn.layers.batch import Batch, differing
 from fastbn.layers.ranks import BACKWARD, FORWARD, Peers
 from fastbn.statistics.moments import two_sum
@@ -144,7 +143,7 @@ class Ranks:
         if np.isnan(every).any():
             every = self.peers.exchange(FORWARD, counts)
         count, mean, low, var = merge(every, parts[:, 1:])
-        batch = Batch(int(count.max()), mean, in_range(var), low, counts=differing(count))
+        batch = Batch(int(count.max()), mean, var, low, counts=differing(count))
         single = batch.single()
         if batch.counts is not None and single:
             raise ValueError(f"all ranks together have a single value that counts in {channels(single)}, so there is "

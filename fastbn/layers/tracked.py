@@ -85,8 +85,9 @@ class TrackedNorm(Norm):
         self._running.reset()
         set_unchecked(self, "_warned", False)
 
-    def _follow(self, batch: Batch) -> None:
-        if not self._follower.follow(batch) and not self._warned:
+    def _warn_once(self, batch: Batch) -> None:
+        # Of a batch that was left out.
+        if not self._warned:
             set_unchecked(self, "_warned", True)
             warn(f"{self._running.describe(batch)}; the running averages do not follow such batches (reported once)",
                  RuntimeWarning)

@@ -228,6 +228,15 @@ def accumulated():
         assert bn.grad_gamma is None
         whole.backward([x])
         assert bn.num_batches_tracked == 1
+        # A channel without values, with an eps of 0; rank 0 has no micro-batch.
+        bn = fastbn.SyncBatchNorm(2, eps=0.0, timeout=PATIENCE)
+        x = np.arange(8.0).reshape(4, 2) * (RANK + 1)
+        mask = np.stack([np.ones(4, bool), np.zeros(4, bool)], axis=1)
+        parts = [] if RANK == 0 else [x]
+        whole = bn.accumulate(parts, masks=[mask] * len(parts))
+        whole.backward([whole(part, mask=mask) for part in parts])
+        of_all(bn.grad_gamma)
+        assert bn.grad_gamma[1] == 0
 
 
 def check_accumulated(dtype, layout, fused, masked):

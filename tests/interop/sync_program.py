@@ -251,7 +251,9 @@ def modes():
     untracked = fastbn.SyncBatchNorm(3, track_running_stats=False).eval()
     if RANKS > 1:       # a variance beyond float64
         huge = np.array([[1e200 * (RANK + 1), 1.0], [3e200, RANK]])
-        found = fastbn.SyncBatchNorm(2)(huge)
+        wide = fastbn.SyncBatchNorm(2, dtype=np.float64)
+        found = wide(huge)
+        assert wide.running_var[0] == np.inf
         assert np.isnan(found[:, 0]).all()
         assert np.isfinite(found[:, 1]).all()
     np.testing.assert_allclose(untracked(x[mine]), fastbn.SyncBatchNorm(3)(x[mine]), rtol=0, atol=0)

@@ -136,6 +136,23 @@ def test_padding(channels, layout):
     same_bits(same, kept)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_warning_that_is_an_error_leaves_no_earlier_forward():
+    # The result overwrites the x of the forward before, whose gradients can no longer be computed.
+    x = np.array([[1.0], [3.0], [8.0]])
+    bn = BatchNorm(1)
+    bn(x)
+    with pytest.raises(UserWarning, match="no position of the batch counts"):
+        bn(np.ones((3, 1)), out=x, mask=np.zeros(3, bool))
+    assert not bn.backward(np.array([[1.0], [2.0], [5.0]])).any()
+    bn = BatchNorm(1, nan_policy="skip_update")
+    x = np.array([[1.0], [3.0], [8.0]])
+    bn(x)
+    with pytest.raises(RuntimeWarning, match="not finite"):
+        bn(np.array([[np.nan], [3.0], [8.0]]), out=x)
+    assert np.isnan(bn.backward(np.array([[1.0], [2.0], [5.0]]))).all()
+
+
 def test_nothing_counts(layout):
     x, residual, dy = arrays((4, 7, 64), layout, np.float32)
     bn = layer(64, axis_of(layout))

@@ -299,7 +299,7 @@ def test_eps_of_zero_leaves_no_nan_in_a_channel_without_values(added, activation
 
 
 def test_a_variance_beyond_float64_is_nan(layout):
-    # 1 / sqrt(Inf) would make beta of values that are no constants.
+    # 1 / sqrt(Inf) is 0, which would turn all values into beta.
     x, _, dy, mask = arrays((40, 5, 3), layout, np.float64)
     np.moveaxis(x, axis_of(layout), -1)[..., 2] *= 1e200
     bn = layer(3, axis_of(layout), dtype=np.float64)
@@ -307,6 +307,7 @@ def test_a_variance_beyond_float64_is_nan(layout):
         last = np.moveaxis(array, axis_of(layout), -1)
         assert np.isfinite(last[..., :2]).all()
         assert np.isnan(last[..., 2]).all()
+    assert bn.running_var[2] == np.inf      # as without a mask
 
 
 def test_tensors(layout):

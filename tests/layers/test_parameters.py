@@ -56,6 +56,14 @@ def test_constructor(options, scale, center, text):
     assert (again.scale, again.center) == (scale, center)
 
 
+def test_text_of_a_derived_class():
+    class Wide(BatchNorm):
+        def __init__(self, num_features, *, width=1, **settings):
+            super().__init__(num_features * width, eps=1e-3, **settings)
+
+    assert repr(Wide(3, width=2, center=False)) == "Wide(6, eps=0.001, center=False)"
+
+
 @pytest.mark.parametrize("name", ["scale", "center"])
 def test_bad_flags(name):
     with pytest.raises(TypeError, match=f"{name} must be True or False, got 1"):

@@ -190,6 +190,7 @@ def test_drift_of_a_batch(layout):
     np.testing.assert_allclose(report.drift, right, rtol=1e-10)
     assert f"{np.median(right):.3g} nats in the median, {max(right):.3g} at most (channel 2)" in repr(report)
     assert int(np.max(report.live.count)) == 300
+    assert BatchNorm(2, axis=-1).report(np.eye(2)).live.axis == -1
     for name, value in bn.state_dict().items():
         np.testing.assert_array_equal(value, before[name])
     assert bn._tape is None

@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
+import fastbn
 from fastbn import BatchNorm
 from fastbn.checkpoints import convert
 from fastbn.checkpoints.formats import files
@@ -364,3 +365,17 @@ def test_a_bad_state_changes_nothing(name, tmp_path):
     np.savez(tmp_path / "layer.npz", **state)
     with pytest.raises(ValueError, match=r"layer\.npz: .*exact_|layer\.npz: .*initial_weight"):
         BatchNorm.load(tmp_path / "layer.npz", **options)
+
+
+@pytest.mark.parametrize("options", [{"momentum": 1.0}, {"momentum": None}, {"averaging": "exact"}], ids=str)
+def test_averages_move_as_a_whole_if_numpy_raises_on_underflow(options):
+    # The variance of 2.5e-43 is below the smallest normal float32.
+    x = np.array([[1e-21], [2e-21]])
+    bn, other = BatchNorm(1, **options), BatchNorm(1, **options)
+    with np.errstate(all="raise"):
+        bn(x)
+        bn.accumulate([x])
+        fastbn.population_statistics(bn, [x], bn)
+    fastbn.population_statistics(other, [x], other)
+    assert bn.running_var[0] > 0
+    assert_same(bn, snapshot(other))
