@@ -141,7 +141,7 @@ def test_nothing_counts(layout):
     bn = layer(64, axis_of(layout))
     bn(x)
     before = bn.running_mean.copy(), bn.running_var.copy(), bn.num_batches_tracked
-    with pytest.warns(UserWarning, match="no position of the batch counts") as caught:
+    with pytest.warns(UserWarning, match="the mask selects no position") as caught:
         y = bn(x, residual, "relu", mask=np.zeros((4, 7), bool))
     assert caught[0].filename == __file__
     np.testing.assert_array_equal(y, 0)
@@ -232,7 +232,7 @@ BAD = {
     "padding": ({"mask": np.ones((4, 7), bool), "padding": "drop"}, ValueError, "padding must be one of"),
     "padding array": ({"mask": np.ones((4, 7), bool), "padding": np.ones(3)}, TypeError, "padding must be one of"),
     "mask masked": ({"mask": np.ma.ones((4, 7), bool)}, TypeError, "mask is a masked array"),
-    "mask jagged": ({"mask": [[True], [True, False]]}, ValueError, "mask does not make an array"),
+    "mask jagged": ({"mask": [[True], [True, False]]}, ValueError, "mask cannot be converted to an array"),
     "nothing, activation": ({"lengths": [0] * 4, "activation": "nope"}, ValueError, "activation must be None or"),
     "nothing, residual": ({"lengths": [0] * 4, "residual": np.ones(3, np.float32)}, ValueError, "residual has shape"),
     "one": ({"lengths": [1, 0, 0, 0]}, ValueError, "a single position of x counts"),
