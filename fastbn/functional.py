@@ -143,7 +143,7 @@ def train(
 def relu_coefficients(
     rstd: NDArray[np.float64], gamma: ArrayLike | None, beta: ArrayLike | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return gamma * rstd and beta as a forward uses them."""
+    """Return gamma * rstd and beta as a forward pass uses them."""
     with np.errstate(invalid="ignore"):     # of an infinite rstd times 0
         scale = rstd.copy() if gamma is None else rstd * np.asarray(as_constant(gamma, "gamma"), np.float64)
     shift = np.zeros(rstd.shape) if beta is None else np.array(as_constant(beta, "beta"), np.float64)
@@ -292,23 +292,23 @@ def batch_norm_backward(
     ----------
     dy : array_like, shape and dtype of x
     x : array_like
-        As in the forward.
+        As in the forward pass.
     saved : Saved
     gamma : array_like of float32 or float64, shape (C,), optional
-        As in the forward.
+        As in the forward pass.
     axis : int
-        As in the forward.
+        As in the forward pass.
     out : ndarray, shape and dtype of x, optional
         Buffer for dx; `dy` or `x` itself to work in place.
     num_threads : int, optional
-        As in the forward.
+        As in the forward pass.
 
     Returns
     -------
     dx : ndarray
     dgamma, dbeta : ndarray of float64, shape (C,)
     dresidual : ndarray
-        Only if the forward had a residual.
+        Only if the forward pass had a residual.
 
     Raises
     ------
@@ -391,7 +391,7 @@ def left_over(saved: Saved, view: views.View) -> NDArray[np.float64]:
 def backward_views(
     dy: ArrayLike, x: ArrayLike, saved: Saved, axis: int, num_threads: int | None
 ) -> tuple[views.View, views.View]:
-    """Return views of x and dy, after a check that they fit the forward."""
+    """Return views of x and dy, after a check that they fit the forward pass."""
     if not isinstance(saved, Saved):
         raise TypeError(f"saved must be a Saved, the second value of batch_norm_training, got {type(saved).__name__}")
     if num_threads is not None:

@@ -191,7 +191,7 @@ def test_constructor_errors(arguments, options, error, message):
     ({"var": [1j, 1]}, TypeError, "^var has dtype complex128; expected real numbers$"),
     ({"var": np.ones(2, complex)}, TypeError, "^var has dtype complex128; expected real numbers$"),
     ({"mean": None}, TypeError, "^mean must be an array, got None$"),
-    ({"mean": [[1], [1, 2]]}, ValueError, "^mean does not make an array: "),
+    ({"mean": [[1], [1, 2]]}, ValueError, "^mean cannot be converted to an array: "),
     ({"gamma": np.ma.ones(2)}, TypeError, "^gamma is a masked array"),
     ({"gamma": [1]}, ValueError, r"^gamma has shape \(1,\); expected that of mean, \(2,\)$"),
 ])

@@ -124,7 +124,7 @@ def as_vector(values: ArrayLike, name: str) -> NDArray[np.float64]:
     try:
         given = np.asarray(as_constant(values, name))
     except ValueError as error:
-        raise ValueError(f"{name} does not make an array: {error}") from error
+        raise ValueError(f"{name} cannot be converted to an array: {error}") from error
     if given.dtype.kind not in "fiu" and given.dtype.name != "bfloat16":
         raise TypeError(f"{name} has dtype {given.dtype}; expected real numbers")
     return np.array(given, np.float64)

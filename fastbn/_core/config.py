@@ -73,10 +73,10 @@ def describe(values: dict[str, Any]) -> str:
         "numpy": values["numpy"],
         "compiler": values["compiler"],
         "flags": values["flags"],
-        "isa": f"{isa['chosen']} (built {', '.join(isa['built'])}; this CPU {', '.join(isa['supported'])})",
+        "isa": f"{isa['chosen']} (built {', '.join(isa['built'])}; usable here {', '.join(isa['supported'])})",
         "openmp": f"{openmp['runtime']} (version {openmp['version']})" if openmp["version"] else "none, one thread",
         "fork guard": openmp["fork_guard"],
         "threads": f"{threads['count']} (from {threads['source']})",
-        "cache": f"{values['cache_bytes'] // 1024} KiB of second level for each core",
+        "cache": f"{values['cache_bytes'] // 1024} KiB of L2 per core",
     }
     return "\n".join(f"{name:<12} {text}" for name, text in rows.items())

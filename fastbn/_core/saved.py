@@ -1,4 +1,4 @@
-"""What a forward saves for its backward."""
+"""What a forward pass saves for its backward pass."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Kept(NamedTuple):
-    """What a forward leaves for the kernels of its backward.
+    """What a forward pass leaves for the kernels of its backward pass.
 
     Attributes
     ----------
@@ -41,10 +41,10 @@ class Kept(NamedTuple):
 
 
 class Saved:
-    """What a backward needs of its forward; opaque except for the statistics.
+    """What a backward pass needs from its forward pass; opaque except for the statistics.
 
     `batch_norm_training` returns one, and `from_statistics` makes one for `batch_norm_inference`. It can be copied and
-    pickled. The backward checks its private content against the arrays before it computes anything.
+    pickled. The backward pass checks its private content against the arrays before it computes anything.
 
     Attributes
     ----------
@@ -79,10 +79,11 @@ class Saved:
     ) -> None:
         self._mean, self._var, self._rstd, self._count = mean, var, rstd, count
         self._mean_low = mean_low       # the second word of the mean
-        self._frozen = frozen           # the statistics are constants in the backward
-        self._shape, self._axis = shape, axis       # of x, if there was a forward
-        self._residual = residual       # whether the forward had one
-        # With a ReLU but no residual: gamma * rstd and beta, from which and x the backward computes the ReLU's input.
+        self._frozen = frozen           # the statistics are constants in the backward pass
+        self._shape, self._axis = shape, axis       # of x, if there was a forward pass
+        self._residual = residual       # whether the forward pass had one
+        # With a ReLU but no residual: gamma * rstd and beta, from which and x the backward pass computes the ReLU's
+        # input.
         self._scale, self._shift = scale, shift
         # With a ReLU and a residual: one bit per element, set where y > 0, and the order of the elements in memory.
         self._mask, self._arrangement = mask, arrangement
@@ -119,7 +120,7 @@ class Saved:
 
     @classmethod
     def from_statistics(cls, mean: ArrayLike, var: ArrayLike, *, eps: float = 1e-5) -> Saved:
-        """Return what `batch_norm_backward` needs of a forward with given statistics.
+        """Return what `batch_norm_backward` needs after a forward pass with given statistics.
 
         Parameters
         ----------
@@ -153,17 +154,17 @@ class Saved:
         Raises
         ------
         TypeError, ValueError
-            If x is not that of the forward, or the content of this object is not what a forward saves. The kernels
-            trust it, so it is checked here.
+            If x is not that of the forward pass, or the content of this object is not what it saves. The kernels trust
+            it, so it is checked here.
         """
         if not isinstance(self._mean, np.ndarray) or self._mean.ndim != 1:
             refuse("mean", self._mean)
         view = views.view(x, axis, len(self._mean))
         if self._shape is not None:
             if view.array.shape != self._shape:
-                raise ValueError(f"x has shape {view.array.shape}; expected that of the forward, {self._shape}")
+                raise ValueError(f"x has shape {view.array.shape}; expected that of the forward pass, {self._shape}")
             if view.axis != self._axis:
-                raise ValueError(f"axis {axis} is not that of the forward, {self._axis}")
+                raise ValueError(f"axis {axis} is not that of the forward pass, {self._axis}")
         elif self._mask is not None or not self._frozen:
             raise ValueError("saved must be what batch_norm_training returned, or come from Saved.from_statistics")
         if self._arrangement is not None:
@@ -174,7 +175,7 @@ class Saved:
             if not is_index(self._index, view.shape[0]):
                 refuse("index", self._index)
             if not views.choose(view, self._index):
-                raise ValueError("x must lie in memory as in the forward, where only some positions counted")
+                raise ValueError("x must lie in memory as in the forward pass, where only some positions counted")
         # Only these combinations have kernels: a mask with a residual; scale and shift without one.
         if self._mask is not None and not (
                 self._residual and is_vector(self._mask, np.uint16) and len(self._mask) == kernels.bits_words(view)):
@@ -221,9 +222,9 @@ def check_variance(var: ArrayLike, eps: float, name: str = "var") -> None:
 
 
 def refuse(what: str, got: object) -> NoReturn:
-    """Raise an error for content of a Saved that no forward saves."""
+    """Raise an error for content of a Saved that no forward pass saves."""
     text = f"{got.dtype}{got.shape}" if isinstance(got, np.ndarray) else repr(got)
-    raise ValueError(f"saved must be as a forward returned it, and its {what} is not; got {text:.80}")
+    raise ValueError(f"saved must be as a forward pass returned it, and its {what} is not; got {text:.80}")
 
 
 def is_vector(value: object, dtype: type[np.generic]) -> bool:

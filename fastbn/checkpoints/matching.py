@@ -50,8 +50,8 @@ def match(names: Collection[str], convention: Convention) -> dict[str, str]:
         missing = [known[vector] for vector in VECTORS]
     unknown = sorted(map(repr, set(names) - {*known.values(), *convention.extra}))
     if missing or unknown:
-        wrong = [f"misses {', '.join(missing)}"] if missing else []
-        wrong += [f"has also {abbreviated(unknown)}"] if unknown else []
+        wrong = [f"is missing {', '.join(missing)}"] if missing else []
+        wrong += [f"also has {abbreviated(unknown)}"] if unknown else []
         raise ValueError(f"state {' and '.join(wrong)}; expected {', '.join(known.values())} of {convention.name}")
     return {field: name for field, name in known.items() if name in names}
 

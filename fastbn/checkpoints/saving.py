@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fastbn._core.checks import check_flag
 from fastbn.checkpoints.conventions import FASTBN, Convention, averaging, find
 from fastbn.checkpoints.conversion import Choices, convert
-from fastbn.checkpoints.formats.files import located, opened, write
+from fastbn.checkpoints.formats.files import format_of, located, opened, write
 from fastbn.checkpoints.kinds import check_layer, name_in_file
 from fastbn.checkpoints.matching import abbreviated, check_prefix
 from fastbn.checkpoints.prefixes import check_apart, layers_in, names_of_layers
@@ -150,6 +150,7 @@ def _put(
 ) -> None:
     # Without `append`, a file with anything but these layers is not replaced.
     check_flag(append, "append")
+    format_of(path)
     check_apart(prefixes)
     kept: dict[str, Any] = {}
     texts: dict[str, str] = {}

@@ -43,8 +43,8 @@ def check_state(
     missing = sorted(names.keys() - state.keys())
     unknown = sorted(map(str, state.keys() - names.keys() - {*EXTRA, "num_batches_tracked"}))
     if missing or unknown:
-        wrong = [f"misses {listed(missing)}"] if missing else []
-        wrong += [f"has also {listed(unknown)}"] if unknown else []
+        wrong = [f"is missing {listed(missing)}"] if missing else []
+        wrong += [f"also has {listed(unknown)}"] if unknown else []
         raise ValueError(f"state {' and '.join(wrong)}; expected {', '.join(names)}")
     vectors = {attribute: check_vector(name, state[name], channels, dtype) for name, attribute in names.items()}
     return vectors, check_tracked(state.get("num_batches_tracked", 0))
@@ -94,7 +94,7 @@ def check_exact(
     if len(absent) == len(EXACT):
         return np.zeros(channels), np.zeros(channels), np.zeros(channels), np.zeros(channels)
     if absent:
-        raise ValueError(f"state misses {', '.join(absent)}; expected all of {', '.join(EXACT)}, or none")
+        raise ValueError(f"state is missing {', '.join(absent)}; expected all of {', '.join(EXACT)}, or none")
     count, mean, low, m2 = (check_vector(name, state[name], channels, np.dtype(np.float64)) for name in EXACT)
     wrong = np.flatnonzero((count < 0) | (count != np.floor(count)))
     if wrong.size:

@@ -104,7 +104,7 @@ class WholeBatch:
         x : array_like or tuple
             One of the micro-batches, which may be jagged; it must not change until `backward`.
         residual, activation, out, padding
-            As in a forward of `BatchNorm` in training mode.
+            As in a forward pass of `BatchNorm` in training mode.
         mask, lengths : array_like, optional
             Those of this micro-batch, as passed to `BatchNorm.accumulate`.
 
@@ -116,7 +116,7 @@ class WholeBatch:
         Raises
         ------
         TypeError, ValueError
-            As a forward of `BatchNorm`.
+            As a forward pass of `BatchNorm`.
         """
         if isinstance(x, tuple) and is_jagged(x):
             return self(x[0], residual, activation, out, mask=mask, lengths=lengths, padding=padding), x[1]
@@ -137,20 +137,20 @@ class WholeBatch:
         Parameters
         ----------
         dys : iterable of array_like
-            One for each forward, in their order.
+            One for each forward pass, in their order.
         out : iterable of ndarray, optional
             Where each dx goes; pass the list of gradients itself to work in place.
 
         Returns
         -------
         list of ndarray
-            dx of each micro-batch, or the tuple ``(dx, dresidual)`` if its forward had a residual. `grad_gamma` and
-            `grad_beta` of the layer are set.
+            dx of each micro-batch, or the tuple ``(dx, dresidual)`` if its forward pass had a residual. `grad_gamma`
+            and `grad_beta` of the layer are set.
 
         Raises
         ------
         RuntimeError
-            If a forward overwrote its input.
+            If a forward pass overwrote its input.
         TypeError, ValueError
             If the forwards were not those of all micro-batches, or a gradient does not fit. The layer is unchanged
             then, but earlier elements of `out` may have been written.
@@ -158,7 +158,8 @@ class WholeBatch:
         layer = self._layer
         with layer._source.guard(BACKWARD):
             if self._lost:
-                raise RuntimeError("a forward wrote its result over its input, which backward needs; pass another out")
+                raise RuntimeError(
+                    "a forward pass wrote its result over its input, which backward needs; pass another out")
             gradients, targets = self._arrays(dys, "dys"), None if out is None else self._arrays(out, "out")
             self._check_forwards(dys=gradients, out=targets)
             self._refuse_overlap(gradients, targets or [])
@@ -185,7 +186,7 @@ class WholeBatch:
         return total
 
     def _rstd(self) -> NDArray[np.float64]:
-        # A rank may have no micro-batch, and no forward that left it.
+        # A rank may have no micro-batch, and no forward pass that left it.
         if self._tapes:
             saved = self._tapes[0].saved
             assert saved is not None
@@ -204,8 +205,8 @@ class WholeBatch:
         if wrong.size:
             first = int(wrong[0])
             where = "per channel" if wrong.size == len(seen) else f"in channel {first}"
-            raise ValueError(f"the forwards had {counted(int(seen[first]), 'value')} {where} in all; expected the "
-                             f"{self._expected[first]:.0f} of all micro-batches, each once; call accumulate again")
+            raise ValueError(f"the forward passes had {counted(int(seen[first]), 'value')} {where} in total; expected "
+                             f"the {self._expected[first]:.0f} of all micro-batches, each once; call accumulate again")
         for name, arrays in given.items():
             if arrays is not None and len(arrays) != len(self._tapes):
                 raise ValueError(f"{name} has {counted(len(arrays), 'array')}; expected {len(self._tapes)}, one for "
@@ -249,7 +250,8 @@ def _statistics(
 def _refuse_small(batch: Batch) -> None:
     single = batch.single()
     if batch.size < 2:
-        raise ValueError(f"micro_batches have {counted(batch.size, 'value')} per channel in all; expected two or more")
+        raise ValueError(
+            f"micro_batches have {counted(batch.size, 'value')} per channel in total; expected two or more")
     if single:
         raise ValueError(f"micro_batches have a single value that counts in {channels(single)}; expected two or more, "
                          "or none")

@@ -1,4 +1,4 @@
-"""What layers have in common: parameters per channel, modes, the last forward, state and copies."""
+"""What layers have in common: parameters per channel, modes, the last forward pass, state and copies."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Norm(Checked):
     grad_beta: NDArray[Any] | Any
     _running: RunningStatistics
     _source: Source     # of batch sums
-    # The last forward. Evaluation leaves the arguments of a Tape: to make one would slow a small call by a tenth.
+    # The last forward pass. Evaluation leaves the arguments of a Tape: to make one would slow a small call by a tenth.
     _tape: Tape | tuple[Any, Any, int] | None
     _constants: Any
 
@@ -190,7 +190,7 @@ class Norm(Checked):
         return passes.Parameters(self.gamma, self.beta, self.eps, self.num_threads)
 
     def _forget(self) -> None:
-        # There is no forward for a backward to follow.
+        # There is no forward pass for a backward pass to follow.
         set_tape(self, None)
 
     def _forget_unless_refused(self, error: BaseException) -> None:
@@ -203,31 +203,32 @@ class Norm(Checked):
         set_unchecked(self, "grad_beta", None if self.beta is None else dbeta.astype(self.dtype))
 
     def backward(self, dy: ArrayLike, out: NDArray[Any] | None = None) -> Any:
-        """Compute the gradients of the last forward.
+        """Compute the gradients of the last forward pass.
 
-        x must be unchanged; after a forward in evaluation mode also the residual, the parameters and the running
+        x must be unchanged; after a forward pass in evaluation mode also the residual, the parameters and the running
         averages.
 
-        After a forward in evaluation mode the running averages are constants, and dx = gamma * rstd * dy. Evaluation
-        mode does not keep its inputs alive, but backward needs x and, with a ReLU, the residual: keep references to the
-        arrays themselves. A temporary array, as in ``bn(x[:4])`` or ``bn(conv(x))``, no longer exists then.
+        After a forward pass in evaluation mode the running averages are constants, and dx = gamma * rstd * dy.
+        Evaluation mode does not keep its inputs alive, but backward needs x and, with a ReLU, the residual: keep
+        references to the arrays themselves. A temporary array, as in ``bn(x[:4])`` or ``bn(conv(x))``, no longer exists
+        then.
 
         Parameters
         ----------
         dy : array_like, shape and dtype of the forward's x
         out : ndarray, shape and dtype of x, optional
-            Buffer for dx; `dy` or the forward's x to work in place. Over x, no further backward is possible.
+            Buffer for dx; `dy` or the forward's x to work in place. Over x, no further backward pass is possible.
 
         Returns
         -------
         dx : ndarray
-            Or the tuple ``(dx, dresidual)`` if the forward had a residual. `grad_gamma` and `grad_beta` are set.
+            Or the tuple ``(dx, dresidual)`` if the forward pass had a residual. `grad_gamma` and `grad_beta` are set.
 
         Raises
         ------
         RuntimeError
-            If there was no forward, it overwrote its input, its activation has no backward, or it was in evaluation
-            mode and its input no longer exists.
+            If there was no forward pass, it overwrote its input, its activation has no backward pass, or it was in
+            evaluation mode and its input no longer exists.
         TypeError, ValueError
             If `dy` or `out` does not fit.
         """
@@ -240,12 +241,12 @@ class Norm(Checked):
 
     def _backward(self, tape: Tape | None, dy: ArrayLike, out: NDArray[Any] | None) -> Any:
         if tape is None:
-            raise RuntimeError("backward needs a forward before it")
+            raise RuntimeError("backward needs a forward pass first")
         if tape.x is None:
             raise RuntimeError(
-                "the last forward wrote its result over its input, which backward needs; pass another out")
+                "the last forward pass wrote its result over its input, which backward needs; pass another out")
         if tape.activation > RELU:
-            raise RuntimeError("backward knows no activation but relu, and the last forward had another")
+            raise RuntimeError("backward knows no activation but relu, and the last forward pass had another")
         x = tape.x
         if type(x) is ref:
             x = alive(x, "x")
@@ -338,5 +339,5 @@ class Norm(Checked):
         return {name: vector for name, vector in parameters.items() if vector is not None} | self._running.vectors()
 
 
-# Replaces the last forward; reading `_tape` is plain.
+# Replaces the last forward pass; reading `_tape` is plain.
 set_tape: Callable[[Norm, Tape | tuple[Any, Any, int] | None], None] = Norm.__dict__["_tape"].__set__

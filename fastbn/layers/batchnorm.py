@@ -39,7 +39,7 @@ ZERO: Padding = "zero"
 
 @register
 class BatchNorm(TrackedNorm):
-    """Batch normalization over all axes except the channel axis, as ``torch.nn.BatchNorm1d``, ``2d`` and ``3d``.
+    """Batch normalization over all axes except the channel axis, like ``torch.nn.BatchNorm1d``, ``2d`` and ``3d``.
 
     In training mode, y = (x - mean) / sqrt(var + eps) * gamma + beta with the mean and the biased variance of the
     batch, and the running averages move towards them. In evaluation mode mean and var are the running averages. After
@@ -73,8 +73,9 @@ class BatchNorm(TrackedNorm):
         For all calls of this layer; see `fastbn.set_num_threads`.
     averaging : {"ema", "cumulative", "exact"}
         The kind of running averages. "ema" is an exponential moving average with `momentum`. "cumulative" averages all
-        batches with equal weights, as ``momentum=None`` does, and accepts only the default momentum. "exact" gives
-        mean and variance of all values of all batches since the last reset, including the differences between batches.
+        batches with equal weights, as ``momentum=None`` does, and accepts only None or the default momentum. "exact"
+        gives mean and variance of all values of all batches since the last reset, including the differences between
+        batches.
     debias : bool
         Whether evaluation mode removes the share of the initial 0 and 1 from an "ema", as Adam does. The running
         averages themselves stay unchanged.
@@ -108,7 +109,7 @@ class BatchNorm(TrackedNorm):
     num_threads, debias, nan_policy, training, num_batches_tracked, and the shape and dtype of gamma, beta, running_mean
     and running_var, which keep arrays as they are and convert lists. num_features, dtype, averaging and the attributes
     that follow from arrays cannot be assigned (AttributeError). ``copy.copy``, ``copy.deepcopy`` and pickles make an
-    independent layer, without the last forward.
+    independent layer, without the last forward pass.
 
     Examples
     --------
@@ -190,10 +191,10 @@ class BatchNorm(TrackedNorm):
         residual : array_like, shape and dtype of x, optional
             Added before the activation.
         activation : str, tuple or None
-            Applied last; NaN passes through. "relu" or, in evaluation mode without a backward, any activation of
+            Applied last; NaN passes through. "relu" or, in evaluation mode without a backward pass, any activation of
             `fastbn.ChannelAffine`.
         out : ndarray, shape and dtype of x, optional
-            Buffer for y. With ``out=x`` (in place) no backward is possible.
+            Buffer for y. With ``out=x`` (in place) no backward pass is possible.
         mask : array_like of bool, optional
             Which positions count, in statistics, running averages and gradients: of a shape that broadcasts to the
             shape of `x` without its channel axis. Or, if channels differ, which values: with as many axes as `x`, to
@@ -203,7 +204,7 @@ class BatchNorm(TrackedNorm):
             Valid steps of each padded sequence, along the second axis that is not the channel axis.
         padding : {"zero", "keep"}
             The content of y, and of dx, at positions that do not count: zeros, or the content of `out`; without `out`
-            that of `x` (in the backward of `dy`).
+            that of `x` (in the backward pass of `dy`).
 
         Returns
         -------
@@ -251,7 +252,7 @@ class BatchNorm(TrackedNorm):
         except BaseException as error:
             self._forget_unless_refused(error)
             raise
-        # Over x, no backward is possible; over the residual, the bits of a ReLU cannot be computed again.
+        # Over x, no backward pass is possible; over the residual, the bits of a ReLU cannot be computed again.
         lost = out is not None and (
             same_memory(out, x) or (code > 0 and residual is not None and same_memory(out, residual)))
         if residual is not None:
@@ -267,7 +268,7 @@ class BatchNorm(TrackedNorm):
         self, x: ArrayLike, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None,
         marks: Marks | None,
     ) -> Any:
-        # A forward by the statistics of the batch.
+        # A forward pass by the statistics of the batch.
         view = views.view(x, self.axis, self.num_features)
         training, source = self.training, self._source
         self._running.check(training)
@@ -296,7 +297,7 @@ class BatchNorm(TrackedNorm):
         set_tape(self, tape)
         # Warnings come last, because they may be errors.
         if none:
-            warn("no position of the batch counts: its statistics are left out", UserWarning)
+            warn("the mask selects no position; the running averages are not updated", UserWarning)
         elif not followed:
             self._warn_once(received)
         return y
@@ -316,7 +317,7 @@ class BatchNorm(TrackedNorm):
     def _evaluate(
         self, x: ArrayLike, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None, marks: Marks,
     ) -> Any:
-        # A forward by running averages of values that count.
+        # A forward pass by running averages of values that count.
         view = views.view(x, self.axis, self.num_features)
         selection = select(view, *marks)
         assert selection is not None
@@ -351,12 +352,12 @@ class BatchNorm(TrackedNorm):
         Parameters
         ----------
         micro_batches : iterable of array_like
-            Each as x of a forward, possibly jagged; one value per channel is enough if there is another micro-batch.
-            They are read once, and each of them is passed again to `WholeBatch.__call__`.
+            Each as x of a forward pass, possibly jagged; one value per channel is enough if there is another
+            micro-batch. They are read once, and each of them is passed again to `WholeBatch.__call__`.
         masks : iterable of array_like or None, optional
-            The mask of each micro-batch, as in a forward; None if all of its values count.
+            The mask of each micro-batch, as in a forward pass; None if all of its values count.
         lengths : iterable of array_like or None, optional
-            The lengths of each micro-batch, as in a forward.
+            The lengths of each micro-batch, as in a forward pass.
 
         Returns
         -------
@@ -367,7 +368,7 @@ class BatchNorm(TrackedNorm):
         RuntimeError
             If the layer is in evaluation mode.
         TypeError, ValueError
-            As a forward; also if there is no value, or a single one, per channel.
+            As for a forward pass; also if there is no value, or a single one, per channel.
 
         Examples
         --------

@@ -72,9 +72,9 @@ def population_statistics(
     -----
     All layers change or, after any error, none. running_mean, running_var and num_batches_tracked, the number of
     batches, are replaced; ``averaging="exact"`` continues from these statistics, and ``debias`` has nothing to correct.
-    Mode, gradients and the last forward stay as they were. A layer with ``nan_policy="skip_update"`` leaves out batches
-    whose statistics are not finite, with a warning. With a `SyncBatchNorm` this holds on each rank: if one fails
-    outside the layers, others may have finished, and the ranks should be restarted.
+    Mode, gradients and the last forward pass stay as they were. A layer with ``nan_policy="skip_update"`` leaves out
+    batches whose statistics are not finite, with a warning. With a `SyncBatchNorm` this holds on each rank: if one
+    fails outside the layers, others may have finished, and the ranks should be restarted.
 
     Examples
     --------

@@ -62,11 +62,11 @@ def draw(report: Any, path: str | os.PathLike[str]) -> None:
 
 def _draw_statistics(panel: Axes, report: Any, channels: NDArray[Any]) -> None:
     _draw_interval(panel, report, channels, (report.mean, report.var), color=BLUE,
-                   label="stored: mean, and one deviation either way")
+                   label="stored: mean ± standard deviation")
     if report.live is not None:
         _draw_interval(panel, report, channels + 0.25, (report.live.mean, report.live.var()), color=INK,
-                       label="the batch")
-    panel.set_title("Mean and deviation", loc="left", size=10.5, color=INK, pad=14)
+                       label="batch: mean ± standard deviation")
+    panel.set_title("Mean and standard deviation", loc="left", size=10.5, color=INK, pad=14)
 
 
 def _draw_interval(

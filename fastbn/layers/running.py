@@ -34,7 +34,7 @@ class Follower(Protocol):
 
     @property
     def exact(self) -> bool:
-        """Whether it needs batches read in double lanes, apart from the fused forward."""
+        """Whether it needs batches read in double lanes, apart from the fused forward pass."""
 
     def accepts(self, batch: Batch) -> bool:
         """Return whether it would follow a batch; may raise an error instead."""
@@ -170,7 +170,7 @@ class RunningStatistics(Checked):
         "debias": check_debias,
         "nan_policy": lambda _, value, name: check_choice(value, name, POLICIES),
     }
-    exact: ClassVar[bool] = False       # as a Follower: the sums of the fused forward are precise enough
+    exact: ClassVar[bool] = False       # as a Follower: the sums of the fused forward pass are precise enough
 
     running_mean: NDArray[Any] | None
     running_var: NDArray[Any] | None
@@ -256,7 +256,7 @@ class RunningStatistics(Checked):
             return True
         wrong = self._not_finite(batch)
         if wrong and self.nan_policy == "raise":
-            raise ValueError(f"{self.describe(batch)}; expected finite ones under nan_policy='raise'")
+            raise ValueError(f"{self.describe(batch)}; nan_policy='raise' requires finite values")
         return not wrong
 
     def describe(self, batch: Batch) -> str:
@@ -272,7 +272,7 @@ class RunningStatistics(Checked):
     def follow(self, batch: Batch) -> bool:
         """Move the averages towards a batch; return False if `nan_policy` left it out.
 
-        A forward calls this last, when nothing can fail any more.
+        A forward pass calls this last, when nothing can fail any more.
         """
         if batch.size and not self.accepts(batch):
             return False

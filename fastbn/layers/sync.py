@@ -22,12 +22,12 @@ TIMEOUT = 300.0     # seconds, the default
 class SyncBatchNorm(BatchNorm):
     """Batch normalization of a batch that is distributed over the ranks of an MPI communicator.
 
-    The result is that of one `BatchNorm` over the whole batch. In training mode each forward and each backward is a
-    collective operation: every rank makes the same calls in the same order, with as many samples as it has, or none (an
-    array whose shape has a zero). The forward gathers (count, mean, M2) per channel, and the backward
-    (sum dy, sum dy (x - mean)). Every rank merges them in the order of ranks, after Chan, Golub and LeVeque (1983), so
-    statistics, running averages, grad_gamma and grad_beta have the same bits on all ranks. Evaluation mode with running
-    averages exchanges nothing.
+    The result is that of one `BatchNorm` over the whole batch. In training mode each forward pass and each backward
+    pass is a collective operation: every rank makes the same calls in the same order, with as many samples as it has,
+    or none (an array whose shape has a zero). The forward pass gathers (count, mean, M2) per channel, and the backward
+    pass (sum dy, sum dy (x - mean)). Every rank merges them in the order of ranks, after Chan, Golub and LeVeque
+    (1983), so statistics, running averages, grad_gamma and grad_beta have the same bits on all ranks. Evaluation mode
+    with running averages exchanges nothing.
 
     `grad_gamma` and `grad_beta` are those of the whole batch, the sums over all ranks; do not sum them again.
     (PyTorch's SyncBatchNorm leaves the part of its rank on each of them.)
@@ -57,8 +57,8 @@ class SyncBatchNorm(BatchNorm):
     been written in part.
 
     Masks and lengths select values on their rank, and may leave none there. If a mask differs by channel on any rank,
-    the forward makes a second exchange, of the counts per channel. The micro-batches of `accumulate` are those of all
-    ranks, of which each may have another number; both exchanges take place once, in `accumulate` and in
+    the forward pass makes a second exchange, of the counts per channel. The micro-batches of `accumulate` are those of
+    all ranks, of which each may have another number; both exchanges take place once, in `accumulate` and in
     `WholeBatch.backward`. `fastbn.population_statistics` computes the statistics of all ranks if each of them has the
     same number of batches.
 

@@ -1,4 +1,4 @@
-"""What the last forward of a layer leaves for its backward."""
+"""What the last forward pass of a layer leaves for its backward pass."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ class Tape:
     Attributes
     ----------
     x : array_like, weakref or None
-        The input; after a forward in evaluation mode a weak reference. None if the forward wrote over values that the
-        backward reads.
+        The input; after a forward pass in evaluation mode a weak reference. None if the forward pass wrote over values
+        that the backward reads.
     residual : array_like, weakref, True or None
-        The residual of a forward in evaluation mode; True if there was one whose values the backward does not read.
+        The residual of a forward pass in evaluation mode; True if there was one whose values the backward pass does not
+        read.
     activation : int
         Its code in the kernels.
     saved : Saved or None
-        None after a forward by running averages, whose backward makes it.
+        None after a forward pass by running averages, whose backward makes it.
     selection : Selection or None
         Which values counted, if not all.
     rows : ndarray, shape (K, C), or None
-        The values of x that counted, if the forward gathered and kept them.
+        The values of x that counted, if the forward pass gathered and kept them.
     counts : ndarray of float64, shape (C,), or None
         Values of the whole batch in each channel, if channels differ.
     """
@@ -51,7 +52,7 @@ class Tape:
         cls, activation: int, saved: Saved, selection: Selection | None = None, rows: NDArray[Any] | None = None,
         counts: NDArray[np.float64] | None = None,
     ) -> Tape:
-        """Return the tape of a forward by statistics of a batch, without x."""
+        """Return the tape of a forward pass by statistics of a batch, without x."""
         tape = cls(None, None, activation)
         tape.saved, tape.selection, tape.rows, tape.counts = saved, selection, rows, counts
         return tape
@@ -83,6 +84,6 @@ def alive(reference: Any, name: str) -> Any:
         return reference
     array = reference()
     if array is None:
-        raise RuntimeError(f"the {name} of the last forward is gone: evaluation mode does not keep it alive, and "
-                           "backward needs it; hold on to the array itself until then")
+        raise RuntimeError(f"the {name} of the last forward pass no longer exists, and backward needs it; evaluation "
+                           f"mode keeps no reference, so keep one to {name} until backward")
     return array

@@ -111,8 +111,8 @@ class Moments:
         count = np.where(near, 0.0, self.count - part.count)
         if (count < 0).any():
             wrong = int(np.argmax(count < 0))
-            raise ValueError(f"the part has more values in channel {wrong} than the whole: "
-                             f"{float(part.count[wrong]):g}, of {float(self.count[wrong]):g}")
+            raise ValueError(f"other has more values in channel {wrong} than the whole: "
+                             f"{float(part.count[wrong]):g} > {float(self.count[wrong]):g}")
         left = count > 0
         with np.errstate(all="ignore"):
             ratio = np.divide(part.count, count, out=np.zeros_like(count), where=left)

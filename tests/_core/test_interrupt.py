@@ -157,7 +157,7 @@ try:
 except RuntimeError as error:
     print(error)
 """
-    interrupted, finished = "backward needs a forward before it", "the last forward wrote its result over its input"
+    interrupted, finished = "backward needs a forward pass first", "the last forward pass wrote its result over"
     assert output(program).startswith((interrupted, finished))
 
 

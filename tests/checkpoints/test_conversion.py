@@ -164,11 +164,11 @@ BAD_CALLS = {
     "state empty": (({}, "torch", "keras"), {}, ValueError, "state is empty"),
     "prefix of nothing": ((T, "torch", "keras"), {"prefix": "x."}, ValueError, "no name that begins with 'x.'"),
     "prefix a number": ((T, "torch", "keras"), {"prefix": 1}, TypeError, "prefix must be a string, got 1"),
-    "other names": ((T, "keras", "torch"), {}, ValueError, "misses moving_mean, moving_variance and has also"),
+    "other names": ((T, "keras", "torch"), {}, ValueError, "is missing moving_mean, moving_variance and also has"),
     "bias alone": (({k: v for k, v in T.items() if k != "weight"}, "torch", "fastbn"), {}, ValueError,
-                   "misses weight;"),       # PyTorch has no such module
+                   "is missing weight;"),       # PyTorch has no such module
     "half an average": (({k: v for k, v in T.items() if k != "running_var"}, "fastbn", "torch"), {}, ValueError,
-                        "misses running_var;"),
+                        "is missing running_var;"),
     "no averages": (({"weight": T["weight"], "bias": T["bias"]}, "torch", "keras"), {}, ValueError,
                     "state has no running averages, which keras requires"),
     "many unknown": ((T | {f"x{k}": 1 for k in range(9)}, "torch", "fastbn"), {}, ValueError, "'x3' and 5 more;"),

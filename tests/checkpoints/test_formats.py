@@ -154,7 +154,7 @@ def test_nothing_in_a_file_is_executed(reader, tmp_path):
             with pytest.raises(ValueError, match=r"model\.npz: "):
                 READERS[reader](path)
         path.write_bytes(payload)
-        with pytest.raises(ValueError, match=r"model\.npz: the file does not begin as an npz archive"):
+        with pytest.raises(ValueError, match=r"model\.npz: the file does not begin like an npz archive"):
             READERS[reader](path)
         if reader != "statistics":
             path = tmp_path / "model.safetensors"
@@ -206,7 +206,7 @@ WRONG = {
     "debias, no averages": ({"weight", "bias"}, {"fastbn.debias": "True"}, {}, ValueError, "debias"),
     "eps that does not fit": (set(made.NAMES), {"fastbn.eps": "1e-300"}, {}, ValueError, "eps must be"),
     "momentum that does not fit": (set(made.NAMES), {"fastbn.momentum": "2.0"}, {}, ValueError, "momentum must be"),
-    "missing": ({"weight", "bias", "running_mean"}, {}, {}, ValueError, "state misses running_var"),
+    "missing": ({"weight", "bias", "running_mean"}, {}, {}, ValueError, "state is missing running_var"),
     "other variance": (set(made.NAMES), {}, {"unbiased": False}, ValueError, "count is needed"),
     "a flag": (set(made.NAMES), {}, {"unbiased": "no"}, TypeError, "unbiased must be True or False"),
     "a dtype": (set(made.NAMES), {}, {"dtype": np.int32}, TypeError, "dtype must be float32 or float64"),

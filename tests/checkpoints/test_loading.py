@@ -173,8 +173,8 @@ def test_a_layer_without_state_cannot_be_saved(tmp_path):
 def test_a_layer_that_does_not_fit_is_unchanged(tmp_path):
     trained().save(tmp_path / "layer.npz")
     for bn, message in ((BatchNorm(4), r"has shape \(5,\); expected \(4,\)"),
-                        (BatchNorm(5, affine=False), "state has also bias, weight"),
-                        (BatchNorm(5, track_running_stats=False), "state has also running_mean, running_var")):
+                        (BatchNorm(5, affine=False), "state also has bias, weight"),
+                        (BatchNorm(5, track_running_stats=False), "state also has running_mean, running_var")):
         before = snapshot(bn)
         with pytest.raises(ValueError, match=message):
             restore(bn, tmp_path / "layer.npz")

@@ -96,7 +96,7 @@ def test_a_replaced_layer_is_removed_completely(path):
     trained(averaging="exact").save(path, prefix="a.")
     trained().save(path, prefix="b.", append=True)
     trained(unbiased=False).save(path, prefix="a.", convention="keras", append=True)
-    with pytest.raises(ValueError, match=r"'a\.': state misses"):
+    with pytest.raises(ValueError, match=r"'a\.': state is missing"):
         checkpoints.load(path)
     keras = BatchNorm.load(path, prefix="a.", convention="keras")
     assert (keras.averaging, keras.unbiased) == ("ema", False)

@@ -167,12 +167,12 @@ def test_a_backward_of_another_shape_is_refused(shape):
     x = np.asfortranarray(np.random.default_rng(0).standard_normal((120, 3), np.float32))
     _, saved = batch_norm_training(x, residual=x, activation="relu")
     other = np.zeros(shape, np.float32)
-    with pytest.raises(ValueError, match=r"x has shape .*; expected that of the forward"):
+    with pytest.raises(ValueError, match=r"x has shape .*; expected that of the forward pass"):
         batch_norm_backward(other, other, saved)
 
 
 def test_a_backward_along_another_axis_is_refused():
     x = np.random.default_rng(0).standard_normal((3, 3, 4), np.float32)
     _, saved = batch_norm_training(x, axis=1)
-    with pytest.raises(ValueError, match="axis 0 is not that of the forward, 1"):
+    with pytest.raises(ValueError, match="axis 0 is not that of the forward pass, 1"):
         batch_norm_backward(x, x, saved, axis=0)

@@ -36,7 +36,7 @@ BAD_OPTIONS = {
     "gamma length": ({"gamma": np.ones(4)}, ValueError, r"gamma has shape \(4,\); expected \(3,\)"),
     "gamma 2-d": ({"gamma": np.ones((3, 1))}, ValueError, r"gamma has shape \(3, 1\); expected \(3,\)"),
     "gamma masked": ({"gamma": np.ma.array(ONE, mask=[1, 0, 0])}, TypeError, "gamma is a masked array"),
-    "gamma jagged": ({"gamma": [[1.0], [1.0, 2.0]]}, ValueError, "gamma does not make an array"),
+    "gamma jagged": ({"gamma": [[1.0], [1.0, 2.0]]}, ValueError, "gamma cannot be converted to an array"),
     "activation array": ({"activation": ONE}, ValueError, r"activation must be None.*, got array\("),
     "gamma scalar": ({"gamma": 1.0}, ValueError, r"gamma has shape \(\); expected \(3,\)"),
     "gamma integer": ({"gamma": np.ones(3, int)}, TypeError, "gamma has dtype int64; expected float32 or float64"),
@@ -141,7 +141,7 @@ SAVED = batch_norm_training(X)[1]
     ((X.astype(int), X, SAVED), TypeError, "dy has dtype int64"),
     ((X, X, None), TypeError, "saved must be a Saved, the second value of batch_norm_training, got NoneType"),
     ((X, X, (1, 2)), TypeError, "saved must be a Saved, the second value of batch_norm_training, got tuple"),
-    ((X[:2], X[:2], SAVED), ValueError, "x has shape .2, 3, 5.; expected that of the forward, .4, 3, 5."),
+    ((X[:2], X[:2], SAVED), ValueError, "x has shape .2, 3, 5.; expected that of the forward pass, .4, 3, 5."),
     ((X[:, :2], X[:, :2], SAVED), ValueError, "x has shape .* 2 channels along axis 1; expected 3"),
 ], ids=["dy shape", "dy broadcast", "dy dtype", "dy integer", "no saved", "saved tuple", "x count", "x channels"])
 def test_backward(arguments, error, message):

@@ -92,7 +92,7 @@ def test_a_spoiled_one_is_refused_before_anything_is_written(kind, name, value, 
 
 
 @pytest.mark.parametrize(("kind", "name", "value", "message"), [
-    ("residual", "_mask", 7, "saved must be as a forward returned it, and its mask is not; got 7"),
+    ("residual", "_mask", 7, "saved must be as a forward pass returned it, and its mask is not; got 7"),
     ("residual", "_mask", BITS[:2], r"its mask is not; got uint16\(2,\)"),
     ("residual", "_arrangement", (1, (9,)), r"its order of memory is not; got \(1, \(9,\)\)"),
     ("mask", "_index", INDEX - 48, r"its index is not; got int64\("),

@@ -160,7 +160,7 @@ def nothing():
     bn = fastbn.SyncBatchNorm(4, axis=-1, timeout=PATIENCE)
     bn(x)
     before = bn.state_dict()
-    with pytest.warns(UserWarning, match="no position of the batch counts") as caught:
+    with pytest.warns(UserWarning, match="the mask selects no position") as caught:
         y = bn(x, mask=np.zeros(x.shape[:2], bool))
     assert caught[0].filename == __file__
     assert not y.any()
@@ -214,7 +214,7 @@ def accumulated():
     bn = fastbn.SyncBatchNorm(3, timeout=PATIENCE)
     x = np.ones((1, 3), np.float32)
     if RANKS > 1:
-        expect(ValueError, "micro_batches have 0 values per channel in all", lambda: bn.accumulate([]))
+        expect(ValueError, "micro_batches have 0 values per channel", lambda: bn.accumulate([]))
         if RANK == 0:
             expect(TypeError, "micro_batches must be an iterable", lambda: bn.accumulate(3))
         else:

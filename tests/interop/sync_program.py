@@ -341,7 +341,7 @@ def errors():
     bn(x)
     if bad == RANK:
         bn.load_state_dict(bn.state_dict())     # nothing to go back from
-        expect(RuntimeError, "backward needs a forward", lambda: bn.backward(x))
+        expect(RuntimeError, "backward needs a forward pass", lambda: bn.backward(x))
     else:
         expect(RuntimeError, f"rank {bad} failed with RuntimeError: backward needs a forward", lambda: bn.backward(x))
     # One rank is a call behind the others.

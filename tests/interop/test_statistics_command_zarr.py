@@ -203,7 +203,7 @@ def test_no_output_over_a_chunk(tmp_path, capsys):
     [chunk] = (file for file in path.iterdir() if not file.name.startswith("."))
     before = chunk.read_bytes()
     assert main(["stats", str(path), "--json", str(chunk)]) == 1
-    assert capsys.readouterr().err == f"{chunk}: is an input, or in one; the output needs another path\n"
+    assert capsys.readouterr().err == f"{chunk}: is an input or part of one; choose another output path\n"
     assert chunk.read_bytes() == before
 
 

@@ -162,7 +162,7 @@ def test_evaluation_has_no_statistics_to_make():
 
 
 @pytest.mark.parametrize(("micro_batches", "error", "message"), [
-    ([], ValueError, "micro_batches have 0 values per channel in all; expected two or more"),
+    ([], ValueError, "micro_batches have 0 values per channel in total; expected two or more"),
     ([np.ones((1, 6), np.float32)], ValueError, "micro_batches have 1 value per channel"),
     ([np.ones((4, 6), np.float32), np.ones((4, 5), np.float32)], ValueError, "5 channels along axis 1; expected 6"),
     ([np.ones((4, 6), int)], TypeError, "x has dtype int64"),
@@ -204,7 +204,7 @@ def test_a_backward_needs_every_forward():
     whole = bn.accumulate(xs)
     for x in xs[:2]:
         whole(x)
-    with pytest.raises(ValueError, match="the forwards had 162 values per channel in all; expected the 432 of all"):
+    with pytest.raises(ValueError, match="forward passes had 162 values per channel in total; expected the 432 of all"):
         whole.backward(dys[:2])
     for x in xs[2:]:
         whole(x)
@@ -225,7 +225,7 @@ def test_a_backward_needs_its_inputs():
     whole(xs[0], out=xs[0])
     for x in xs[1:]:
         whole(x)
-    with pytest.raises(RuntimeError, match="a forward wrote its result over its input"):
+    with pytest.raises(RuntimeError, match="a forward pass wrote its result over its input"):
         whole.backward(parts(1))
 
 
@@ -273,7 +273,7 @@ def test_the_layer_forgets_its_last_forward():
     bn = layer()
     bn(parts(0)[0])
     bn.accumulate(parts(0))
-    with pytest.raises(RuntimeError, match="backward needs a forward before it"):
+    with pytest.raises(RuntimeError, match="backward needs a forward pass first"):
         bn.backward(parts(0)[0])
 
 

@@ -90,7 +90,7 @@ def test_jagged_micro_batches():
     ([None] * 5, "micro_batches and masks have different lengths"),
     ([np.ones((3, 3), int)] * 4, "mask has dtype int64"),
     (3, "masks must be an iterable of arrays, got int"),
-    ([np.zeros(9, bool)[:, None]] * 4, "micro_batches have 0 values per channel in all"),
+    ([np.zeros(9, bool)[:, None]] * 4, "micro_batches have 0 values per channel in total"),
 ])
 def test_bad_masks_change_nothing(masks, message):
     bn = layer()
@@ -117,5 +117,5 @@ def test_forwards_need_the_masks_of_the_statistics():
     whole = layer().accumulate(xs, **given)
     for x, mask in zip(xs, [*each[:-1], {}], strict=True):
         whole(x, **mask)
-    with pytest.raises(ValueError, match=r"the forwards had [0-9]+ values (per channel|in channel [0-9]) in all"):
+    with pytest.raises(ValueError, match=r"the forward passes had [0-9]+ values (per channel|in channel [0-9]) in t"):
         whole.backward(xs)

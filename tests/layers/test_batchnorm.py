@@ -268,7 +268,7 @@ def test_backward_in_place(layout):
 
 
 def test_backward_without_forward():
-    with pytest.raises(RuntimeError, match="backward needs a forward before it"):
+    with pytest.raises(RuntimeError, match="backward needs a forward pass first"):
         BatchNorm(5).backward(batches()[0])
 
 

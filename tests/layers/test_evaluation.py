@@ -33,7 +33,7 @@ def test_x_and_residual_do_not_outlive_the_call(way, layout, activation, with_re
     del x, residual
     gc.collect()
     assert [watch() for watch in watched] == [None, None]
-    with pytest.raises(RuntimeError, match=r"the x of the last forward is gone: .* hold on to the array itself"):
+    with pytest.raises(RuntimeError, match=r"x of the last forward pass no longer exists, .* keep one to x until"):
         bn.backward(batches(layout)[0])
     assert bn.grad_gamma is None
 
@@ -76,10 +76,10 @@ def test_a_residual_matters_to_a_relu_alone():
     bn(x, batches()[3])
     same_bits(bn.backward(dy)[1], dy)
     bn(x, batches()[3], "relu")
-    with pytest.raises(RuntimeError, match="the residual of the last forward is gone"):
+    with pytest.raises(RuntimeError, match="the residual of the last forward pass no longer exists"):
         bn.backward(dy)
     bn([[1.0] * 5], np.ones((1, 5)), "relu")
-    with pytest.raises(RuntimeError, match="the residual of the last forward is gone"):
+    with pytest.raises(RuntimeError, match="the residual of the last forward pass no longer exists"):
         bn.backward(np.ones((1, 5)))
 
 

@@ -42,12 +42,12 @@ def test_short(name):
 
 
 @pytest.mark.parametrize(("call", "message"), [
-    (lambda: BatchNorm(1, nan_policy="raise")(spoilt(1)), "in channel 0; expected"),
-    (lambda: BatchNorm(2, nan_policy="raise")(spoilt(2)), "in channels 0, 1; expected"),
-    (lambda: BatchNorm(9, nan_policy="raise")(spoilt(9)), "in channels 0, 1, 2, 3, 4, 5, 6, 7 and 1 more; expected"),
+    (lambda: BatchNorm(1, nan_policy="raise")(spoilt(1)), "in channel 0; nan_policy=.raise. requires"),
+    (lambda: BatchNorm(2, nan_policy="raise")(spoilt(2)), "in channels 0, 1; nan_policy"),
+    (lambda: BatchNorm(9, nan_policy="raise")(spoilt(9)), "in channels 0, 1, 2, 3, 4, 5, 6, 7 and 1 more; nan_policy"),
     (lambda: BatchNorm(3)(np.ones((4, 1), np.float32)), r"which is 1 channel along axis 1; expected 3$"),
     (lambda: BatchNorm(3)(np.ones((4, 2), np.float32)), r"which is 2 channels along axis 1; expected 3$"),
-    (lambda: BatchNorm(3).accumulate([np.ones((1, 3))]), "micro_batches have 1 value per channel in all"),
+    (lambda: BatchNorm(3).accumulate([np.ones((1, 3))]), "micro_batches have 1 value per channel in total"),
     (lambda: BatchNorm(3).report(np.ones((1, 3))), "x has 1 value per channel; expected two or more"),
 ])
 def test_numbers(call, message):

@@ -140,9 +140,9 @@ def test_state_and_copies(kind, how, tmp_path):
 
 def test_a_state_has_the_parameters_that_the_layer_has():
     state, V = BatchNorm(3).state_dict(), np.ones(3)
-    with pytest.raises(ValueError, match="state has also bias; expected weight, running_mean, running_var"):
+    with pytest.raises(ValueError, match="state also has bias; expected weight, running_mean, running_var"):
         BatchNorm(3, center=False).load_state_dict(state)
-    with pytest.raises(ValueError, match="state misses weight; expected weight, bias, running_mean, running_var"):
+    with pytest.raises(ValueError, match="state is missing weight; expected weight, bias, running_mean, running_var"):
         BatchNorm(3).load_state_dict({"bias": V, "running_mean": V, "running_var": V})
 
 

@@ -317,7 +317,7 @@ def test_a_conversion_keeps_the_extra_entries_to_fastbn():
     state = trained(drifting(np.float32), averaging="exact", dtype=np.float32).state_dict()
     assert set(convert(state, "fastbn", "fastbn")) == set(state)
     assert set(convert(state, "fastbn", "torch")) == set(state) - EXTRA["exact"]
-    with pytest.raises(ValueError, match="state has also 'exact_count'"):
+    with pytest.raises(ValueError, match="state also has 'exact_count'"):
         convert(state, "torch", "fastbn")
 
 
@@ -337,7 +337,7 @@ def test_extra_entries_may_be_missing_or_without_need():
 
 
 BAD = {
-    "part": (lambda s: s.pop("exact_m2"), ValueError, "state misses exact_m2; expected all of exact_c.*, or none"),
+    "part": (lambda s: s.pop("exact_m2"), ValueError, "state is missing exact_m2; expected all of exact_c.*, or none"),
     "shape": (lambda s: s.update(exact_mean=np.ones(4)), ValueError, r"exact_mean has shape \(4,\); expected \(3,\)"),
     "NaN": (lambda s: s.update(exact_m2=np.full(3, np.nan)), ValueError, "exact_m2 has values that are not finite"),
     "m2": (lambda s: s.update(exact_m2=-np.ones(3)), ValueError, "exact_m2 has negative values, down to -1"),

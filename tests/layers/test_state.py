@@ -64,10 +64,10 @@ def without(name):
 
 V = np.ones(5, np.float32)
 BAD_STATES = {
-    "missing weight": (without("weight"), ValueError, "state misses weight; expected weight"),
-    "missing running_var": (without("running_var"), ValueError, "state misses running_var; expected"),
-    "unknown name": (changed(scale=V), ValueError, "state has also scale; expected"),
-    "empty": (lambda state: {}, ValueError, "state misses bias, running_mean, running_var, weight; expected"),
+    "missing weight": (without("weight"), ValueError, "state is missing weight; expected weight"),
+    "missing running_var": (without("running_var"), ValueError, "state is missing running_var; expected"),
+    "unknown name": (changed(scale=V), ValueError, "state also has scale; expected"),
+    "empty": (lambda state: {}, ValueError, "state is missing bias, running_mean, running_var, weight; expected"),
     "weight length": (changed(weight=np.ones(4)), ValueError, r"weight has shape \(4,\); expected \(5,\)"),
     "bias scalar": (changed(bias=np.float32(1)), ValueError, r"bias has shape \(\); expected \(5,\)"),
     "mean 2-d": (changed(running_mean=np.ones((5, 1))), ValueError, r"running_mean has shape \(5, 1\); expected"),
@@ -116,14 +116,14 @@ def test_the_counter_may_be_missing_or_extra():
 
 
 def test_running_averages_may_not_be_extra():
-    with pytest.raises(ValueError, match="state has also running_mean, running_var; expected"):
+    with pytest.raises(ValueError, match="state also has running_mean, running_var; expected"):
         BatchNorm(5, track_running_stats=False).load_state_dict(trained().state_dict())
 
 
 def test_loading_forgets_the_last_forward():
     bn = trained()
     bn.load_state_dict(bn.state_dict())
-    with pytest.raises(RuntimeError, match="backward needs a forward"):
+    with pytest.raises(RuntimeError, match="backward needs a forward pass"):
         bn.backward(batches()[0])
 
 
@@ -140,7 +140,7 @@ def test_copies(duplicate):
     other.gamma[...] = 0
     assert bn.gamma.all()
     assert repr(other) == repr(bn)
-    with pytest.raises(RuntimeError, match="backward needs a forward before it"):
+    with pytest.raises(RuntimeError, match="backward needs a forward pass first"):
         duplicate(bn).backward(x)
 
 
@@ -180,7 +180,7 @@ def spoil_length(bn):
 
 @pytest.mark.parametrize(("spoil", "error", "message"), [
     (spoil_read_only, ValueError, "running_var is read-only"),
-    (spoil_missing, ValueError, "state has also bias; expected weight, running_mean, running_var"),
+    (spoil_missing, ValueError, "state also has bias; expected weight, running_mean, running_var"),
     (spoil_length, ValueError, r"gamma has shape \(7,\); expected \(3,\)"),
 ])
 def test_a_load_that_cannot_be_finished_is_not_begun(spoil, error, message):

@@ -162,7 +162,7 @@ def test_subtraction_of_a_part():
     left = (weighted[0] + weighted[1]) - weighted[1] - weighted[0]
     np.testing.assert_array_equal(left.count, 0.0)
     np.testing.assert_array_equal(left.mean, np.nan)
-    with pytest.raises(ValueError, match="the part has more values in channel 0 than the whole: 700, of 400"):
+    with pytest.raises(ValueError, match="other has more values in channel 0 than the whole: 700 > 400"):
         alone - both
 
 

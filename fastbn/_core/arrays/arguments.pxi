@@ -36,7 +36,7 @@ cpdef cnp.ndarray as_plain(object x, str name):
     try:
         return np.asarray(as_array(x, name))
     except ValueError as error:
-        raise ValueError(f"{name} does not make an array: {error}") from None
+        raise ValueError(f"{name} cannot be converted to an array: {error}") from None
 
 
 cdef cnp.ndarray array_of(object x, str name, bint statistics=False):

@@ -24,6 +24,8 @@ FORMATS: dict[str, type[Archive]] = {".safetensors": Safetensors, ".npz": Npz}
 
 def format_of(path: str | os.PathLike[str]) -> type[Archive]:
     """Return the format that the suffix of a path selects."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path must be a string or a path-like object, got {path!r}")
     suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
         raise ValueError(f"path must end in {' or '.join(FORMATS)}, got {os.fspath(path)!r}")

@@ -58,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     counted.add_argument("--nodata", type=number, metavar="VALUE", help="ignore values equal to VALUE, as in rasters")
     counted.add_argument(
         "--convert", choices=("RGB", "L", "none"), default="none",
-        help="convert all images to a mode (default: none, which counts the stored values)")
+        help="convert all images to this mode (default: none, which counts the stored values)")
 
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -67,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--plot", type=picture_path, metavar="OUT", help="draw the channels: .png, .pdf or .svg")
 
     running = parser.add_argument_group("run")
-    running.add_argument("--threads", type=threads, metavar="N", help="maximal number of threads")
+    running.add_argument("--threads", type=threads, metavar="N", help="maximum number of threads")
     running.add_argument(
         "--max-memory", type=limits.size, default=limits.MOST_MEMORY, metavar="SIZE",
         help="memory limit for the statistics, for an image and for a Zarr chunk (default: 512M)")

@@ -111,7 +111,7 @@ class Run:
                 raise InputError(source.path, source.problem)
             for output in outputs:
                 if replaces(output, source):
-                    raise CommandError(f"{output}: is an input, or in one; the output needs another path")
+                    raise CommandError(f"{output}: is an input or part of one; choose another output path")
             archives |= source.kind == "npz"
             total += source.size
             done += source.size if number <= self.state.finished else 0

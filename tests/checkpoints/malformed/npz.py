@@ -95,14 +95,14 @@ def bad_archives():
     end = good.index(END)
     directory = good.index(CENTRAL)
     yield "empty archive", zipped([]), "state is empty"
-    yield "not an archive", b"weights " * 100, "does not begin as an npz archive"
-    yield "a bare npy", npy_bytes, "does not begin as an npz archive"
-    yield "gzip", b"\x1f\x8b" + good, "does not begin as an npz archive"
-    yield "something before", b"#!/bin/sh\n" + good, "does not begin as an npz archive"
+    yield "not an archive", b"weights " * 100, "does not begin like an npz archive"
+    yield "a bare npy", npy_bytes, "does not begin like an npz archive"
+    yield "gzip", b"\x1f\x8b" + good, "does not begin like an npz archive"
+    yield "something before", b"#!/bin/sh\n" + good, "does not begin like an npz archive"
     yield "an archive before", good + good, "directory of .* does not reach its end"
     yield "something after", good + b"x", "does not end where its directory says"
     for at in (0, 1, 3, 4, 30, directory - 1, directory, directory + 10, end, end + 1, len(good) - 1):
-        yield f"cut at {at}", good[:at], "does not begin as an npz" if at < 4 else "no end of its directory"
+        yield f"cut at {at}", good[:at], "does not begin like an npz" if at < 4 else "no end of its directory"
     for name, offset, value, message in (
         ("entries 4, of 5", 10, b"\4\0", "one part of several"),
         ("disk 1", 4, b"\1\0", "one part of several"),
@@ -125,8 +125,8 @@ def bad_archives():
         ("central strongly encrypted", 8, b"\x41\0", "'weight' is encrypted"),
         ("central patch data", 8, b"\x20\0", "'weight' is damaged"),
         ("central strong encryption", 8, b"\x40\0", "'weight' is damaged"),
-        ("central name length huge", 28, b"\xff\xff", "directory is damaged|member|has also"),
-        ("central extra length huge", 30, b"\xff\xff", "directory is damaged|member|misses"),
+        ("central name length huge", 28, b"\xff\xff", "directory is damaged|member|also has"),
+        ("central extra length huge", 30, b"\xff\xff", "directory is damaged|member|is missing"),
         ("central offset beyond", 42, b"\xf0\xff\xff\xff", "begins at byte 4294967280 of"),
         ("central offset elsewhere", 42, b"\1\0\0\0", "'weight' is damaged"),
         ("central checksum", 16, b"\0\0\0\0", "'weight' is damaged: Bad CRC-32"),

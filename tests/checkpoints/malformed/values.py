@@ -19,7 +19,8 @@ def bad_values():
         arrays["running_var"][4] = -0.25
         yield f"{kind} variance negative", arrays, bf16, "running_var has negative values, down to -0.25"
     for name in ("running_mean", "running_var"):
-        yield f"{name} missing", {k: v for k, v in state().items() if k != name}, (), f"state misses {name}; expected"
+        without = {k: v for k, v in state().items() if k != name}
+        yield f"{name} missing", without, (), f"state is missing {name}; expected"
     for name in VECTORS:
         for case, value, message in (
             ("shorter", np.ones(4, np.float32), r"has shape \([45],\); expected \([45],\)"),
@@ -33,10 +34,11 @@ def bad_values():
         ):
             yield f"{name} {case}", state() | {name: value}, (), message
     yield "all of no channels", {n: np.ones(0, np.float32) for n in VECTORS}, (), r"weight has shape \(0,\); expected"
-    yield "counter alone", {COUNTER: np.array(3)}, (), "state misses weight, bias, running_mean, running_var"
-    yield "unknown name", state() | {"scale": np.ones(5, np.float32)}, (), "state has also 'scale'; expected"
-    yield "upper case", {n.upper(): v for n, v in state().items()}, (), "state misses .* has also 'BIAS'"
-    yield "other layer", {f"layer2.{n}": v for n, v in state().items()}, (), "state misses .* has also 'layer2.bias'"
+    yield "counter alone", {COUNTER: np.array(3)}, (), "state is missing weight, bias, running_mean, running_var"
+    yield "unknown name", state() | {"scale": np.ones(5, np.float32)}, (), "state also has 'scale'; expected"
+    yield "upper case", {n.upper(): v for n, v in state().items()}, (), "state is missing .* also has 'BIAS'"
+    yield ("other layer", {f"layer2.{n}": v for n, v in state().items()}, (),
+           "state is missing .* also has 'layer2.bias'")
     for name, value, message in (
         ("negative", np.array(-1), "must be an integer from 0"),
         ("fraction", np.array(1.5), "must be an integer from 0"),

@@ -125,7 +125,7 @@ def test_no_output_over_an_input(option, tmp_path, capsys):
     before = npy(GOOD)
     path.write_bytes(before)
     assert main(["stats", str(path), option, str(path)]) == 1
-    assert "x.png: is an input, or in one; the output needs another path" in capsys.readouterr().err
+    assert "x.png: is an input or part of one; choose another output path" in capsys.readouterr().err
     assert path.read_bytes() == before
 
 
@@ -137,7 +137,7 @@ def test_no_output_over_an_input_in_a_folder(name, tmp_path, capsys):
     (images / "below" / "link.png").symlink_to(images / "x.png")
     assert main(["stats", str(images), "--on-error", "skip", "--plot", str(images / name)]) == 1
     assert capsys.readouterr().err == (
-        f"{images / name}: is an input, or in one; the output needs another path\n")
+        f"{images / name}: is an input or part of one; choose another output path\n")
     assert (images / "x.png").read_bytes() == b"an image"
     # A new picture in the folder is not an input.
     assert main(["stats", str(images), "--on-error", "skip", "--plot", str(images / "new.png")]) == 1
