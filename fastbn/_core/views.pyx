@@ -117,6 +117,21 @@ cdef void set_chosen(View v, cnp.ndarray index):
     v.size = v.n * v.c
 
 
+cdef int check_index(cnp.ndarray index, Py_ssize_t rows) except -1:
+    # The kernels follow these positions.
+    cdef const cnp.npy_intp* k = <const cnp.npy_intp*> cnp.PyArray_DATA(index)
+    cdef Py_ssize_t i, count = cnp.PyArray_SIZE(index), last = -1
+    cdef bint wrong = False
+    if cnp.PyArray_TYPE(index) != cnp.NPY_INTP or cnp.PyArray_NDIM(index) != 1 or not cnp.PyArray_ISCARRAY_RO(index):
+        raise ValueError("index must be a contiguous vector of intp")
+    for i in range(count):
+        wrong |= k[i] <= last
+        last = k[i]
+    if wrong or last >= rows:
+        raise ValueError(f"index must have increasing numbers below {rows}")
+    return 0
+
+
 cpdef bint choose(View x, cnp.ndarray index) except -1:
     """Restrict a View to some rows, if the kernels can walk single rows.
 
@@ -130,9 +145,15 @@ cpdef bint choose(View x, cnp.ndarray index) except -1:
     -------
     bool
         Whether the View was restricted. The channels must be contiguous and must not be narrow.
+
+    Raises
+    ------
+    ValueError
+        If the positions are not increasing numbers of rows.
     """
     if x.s != 1 or x.order is not None or x.outer != cnp.PyArray_NDIM(<cnp.ndarray> x.array) - 1 or narrow(x.c):
         return False
+    check_index(index, x.n)
     set_chosen(x, index)
     return True
 

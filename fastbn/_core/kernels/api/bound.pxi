@@ -19,9 +19,13 @@ cdef class Plan:
     cdef int dims, number
     cdef cnp.npy_intp* lengths
 
-    def __cinit__(self, example, axis, Constants constants, *, tuple activation, num_threads, tuple origin):
+    def __cinit__(
+        self, example, axis, Constants constants not None, *, tuple activation, num_threads, tuple origin,
+    ):
         cdef View v = view(example, axis, constants.channels)
         cdef int k
+        if v.array is not example or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> v.array):
+            raise ValueError("example must be a C-contiguous, aligned numpy.ndarray, like the arrays of the calls")
         self.origin = origin
         self.shape = example.shape
         self.dtype = example.dtype

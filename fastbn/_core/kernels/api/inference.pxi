@@ -32,7 +32,7 @@ cdef int execute_inference(Job* job, Constants constants, object num_threads) ex
     return 0
 
 
-def apply(x, axis, Constants constants, residual, out, tuple activation, num_threads):
+def apply(x, axis, Constants constants not None, residual, out, tuple activation, num_threads):
     """Transform an array by constants.
 
     Parameters
@@ -77,11 +77,13 @@ cdef apply_to(View v, Constants constants, residual, out, tuple activation, num_
     return y.finish()
 
 
-def apply_bits(View x, residual, Constants constants, *, num_threads):
+def apply_bits(View x not None, residual, Constants constants not None, *, num_threads):
     """Return the bits that `forward` would leave for an `apply` with this residual and a ReLU."""
     cdef Job job
     cdef View r = like(x, residual, "residual")
     cdef View y = output(x)
+    if x.c != constants.channels:
+        raise ValueError(f"x has {x.c} channels; expected {constants.channels}")
     bits = np.empty(words_of(x), np.uint16)
     if x.size:
         begin_inference(&job, x, r, y, (RELU, 0.0))

@@ -34,7 +34,23 @@ cdef bint collapse(Lookup* walk, cnp.ndarray x, int axis, cnp.ndarray y, int out
     return True
 
 
-def lookup(cnp.ndarray x, int axis, cnp.ndarray table, cnp.ndarray y, int out_axis, num_threads):
+cdef bint fits(cnp.ndarray x, int axis, cnp.ndarray table, cnp.ndarray y, int out_axis) noexcept:
+    # Whether the arrays are as lookup() expects them, apart from shared memory.
+    cdef int i, ndim = cnp.PyArray_NDIM(x)
+    if cnp.PyArray_NDIM(y) != ndim or cnp.PyArray_NDIM(table) != 2 or not (0 <= axis < ndim and 0 <= out_axis < ndim):
+        return False
+    for i in range(ndim - 1):
+        if cnp.PyArray_DIMS(x)[i + (i >= axis)] != cnp.PyArray_DIMS(y)[i + (i >= out_axis)]:
+            return False
+    return (cnp.PyArray_DIMS(x)[axis] == cnp.PyArray_DIMS(y)[out_axis] == cnp.PyArray_DIMS(table)[0]
+            and cnp.PyArray_DIMS(table)[1] == 256 and cnp.PyArray_ISCARRAY_RO(table) and cnp.PyArray_ISBEHAVED(y)
+            and cnp.PyArray_TYPE(x) == cnp.NPY_UBYTE and cnp.PyArray_TYPE(y) == cnp.PyArray_TYPE(table)
+            and cnp.PyArray_ITEMSIZE(y) <= 8)
+
+
+def lookup(
+    cnp.ndarray x not None, int axis, cnp.ndarray table not None, cnp.ndarray y not None, int out_axis, num_threads,
+):
     """Write ``table[c, x]`` into `y`, with the channel axis moved from `axis` to `out_axis`.
 
     Parameters
@@ -56,6 +72,8 @@ def lookup(cnp.ndarray x, int axis, cnp.ndarray table, cnp.ndarray y, int out_ax
     cdef Lookup walk
     cdef Job job
     cdef Py_ssize_t traffic
+    if not fits(x, axis, table, y, out_axis):
+        raise ValueError("x, table and y do not fit each other")
     if not cnp.PyArray_SIZE(x):
         return True
     if not collapse(&walk, x, axis, y, out_axis):

@@ -41,6 +41,26 @@ cdef inline Array array_of(View view) noexcept:
     return Array(view.p, view.step_n, view.step_c)
 
 
+cdef int check_input(View x) except -1:
+    # What the kernels of floating-point numbers rely on. They divide by the lengths of the axes.
+    if x.size == 0:
+        raise ValueError("x is empty; expected one value or more")
+    if x.type == UINT8:
+        raise TypeError("x has dtype uint8, which only statistics accept")
+    return 0
+
+
+cdef int check_beside(View x, View other, str name, bint written=False) except -1:
+    # The kernels walk all arrays of a call by the shape and the type of x.
+    cdef Py_ssize_t rows = x.n if x.chosen is None else x.rows
+    cdef Py_ssize_t others = other.n if other.chosen is None else other.rows
+    if others != rows or other.c != x.c or other.s != x.s or other.type != x.type:
+        raise ValueError(f"{name} does not have the shape, the dtype and the order of the axes of x")
+    if written and not cnp.PyArray_ISWRITEABLE(<cnp.ndarray> other.array):
+        raise ValueError(f"{name} is read-only")
+    return 0
+
+
 cdef void begin(Job* job, View x) noexcept:
     memset(job, 0, sizeof(Job))
     job.type = x.type
@@ -183,7 +203,7 @@ cdef Py_ssize_t words_of(View x) noexcept:
     return x.n // k * parts(k * x.c, LANES) + parts(x.n % k * x.c, LANES)
 
 
-def bits_words(View x):
+def bits_words(View x not None):
     """Return the number of words that the ReLU bits of arrays like `x` take."""
     return words_of(x)
 

@@ -52,7 +52,7 @@ cdef int reduce_bytes(Job* job, Py_ssize_t size, object num_threads) except -1:
     return 0
 
 
-def reduce(View x, *, bint whole, num_threads):
+def reduce(View x not None, *, bint whole, num_threads):
     """Compute the statistics of every channel, in double lanes.
 
     Parameters
@@ -70,6 +70,8 @@ def reduce(View x, *, bint whole, num_threads):
     """
     cdef Job job
     cdef cnp.ndarray mean, low, m2
+    if x.size == 0:
+        raise ValueError("x is empty; expected one value or more")
     begin(&job, x)
     mean = np.empty(job.geometry.statistics)
     low = np.empty(job.geometry.statistics)

@@ -12,17 +12,17 @@ def constants():
         "doubles": DOUBLES,                 # and of double
         "narrow": MOST_NARROW,              # most channels of a wide row
         "few": FEW,                         # most values per channel that are summed in double from the start
-        "flush_planes": FLUSH_PLANES,              # steps over a run after which its lanes go to double
+        "flush_planes": FLUSH_PLANES,       # steps over a run after which its lanes go to double
         "flush_rows": FLUSH_ROWS,           # rows after which columns go to double,
         "flush_exact": FLUSH_EXACT,         # and columns of double to two words
-        "pivot": PIVOT_PIECES * PIVOT_SHARE,       # elements of a span from which its pivot takes all samples
+        "pivot": PIVOT_PIECES * PIVOT_SHARE,   # elements of a span from which its pivot takes all samples
         "pivot_rows": PIVOT_ROWS,           # most rows that a pivot is the mean of
-        "abreast": ABREAST,                   # channels of planes that are reduced side by side
+        "abreast": ABREAST,                 # channels of planes that are reduced side by side
         "span": SPAN,                       # elements of a unit of planes
         "unit_elements": UNIT_ELEMENTS,     # of a unit of rows:
         "least_rows": LEAST_ROWS,           # at least so many rows,
         "most_rows": MOST_ROWS,             # and at most
-        "long_row": LONG_ROW,                   # bytes of a row above which four rows share their coefficients
+        "long_row": LONG_ROW,               # bytes of a row above which four rows share their coefficients
         "stage": STAGE,                     # elements of float16 or bfloat16 that are converted at a time
         "bytes_unit": BYTES_UNIT,           # elements of a unit of bytes
         "bytes_rows": BYTES_ROWS,           # rows of bytes after which sums of 16 bits go to double

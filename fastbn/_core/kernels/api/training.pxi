@@ -1,7 +1,10 @@
 # Training: forward, backward, and the halves of a backward whose sums come from several parts of a batch.
 
 
-def forward(View x, View y, View residual, gamma, beta, double eps, *, bint relu, bits, bint fill, num_threads):
+def forward(
+    View x not None, View y not None, View residual, gamma, beta, double eps, *, bint relu, bits, bint fill,
+    num_threads,
+):
     """Normalize `x` with its own statistics into `y`.
 
     Parameters
@@ -27,6 +30,10 @@ def forward(View x, View y, View residual, gamma, beta, double eps, *, bint relu
     cdef Py_ssize_t statistics
     cdef double* parameters
     cdef cnp.ndarray mean, low, var, rstd
+    check_input(x)
+    check_beside(x, y, "y", True)
+    if residual is not None:
+        check_beside(x, residual, "residual")
     begin(&job, x)
     statistics = job.geometry.statistics
     mean = np.empty(statistics)
@@ -60,7 +67,7 @@ def forward(View x, View y, View residual, gamma, beta, double eps, *, bint relu
 
 
 cdef double* vectors_of_backward(const Job* job) except NULL:
-    return scratch_of(6 * job.geometry.statistics + 4 * job.c)
+    return scratch_of(5 * job.geometry.statistics + 4 * job.c)
 
 
 cdef int begin_backward(Job* job, View dy, View x, kept, gamma, double* vectors) except -1:
@@ -70,6 +77,7 @@ cdef int begin_backward(Job* job, View dy, View x, kept, gamma, double* vectors)
     cdef double* shift
     if not isinstance(kept, tuple):
         raise TypeError(f"kept must be a Kept, got {type(kept).__name__}")
+    check_beside(x, dy, "dy")
     mean, low, rstd, kept_scale, kept_shift, bits, frozen = <tuple> kept
     job.gradient = True
     job.dy = array_of(dy)
@@ -96,19 +104,23 @@ cdef int begin_backward(Job* job, View dy, View x, kept, gamma, double* vectors)
     return 0
 
 
-cdef int set_gradients(Job* job, View dx, View dresidual, bint fill) except -1:
+cdef int set_gradients(Job* job, View x, View dx, View dresidual, bint fill) except -1:
     # Where the gradients go. The kernels have no other combinations: bits belong to a residual, replay to none.
     if (job.gate == BITS and dresidual is None) or (job.gate == REPLAY and dresidual is not None):
         raise ValueError("kept has bits without a residual, or scale and shift with one")
+    check_beside(x, dx, "dx", True)
     job.applies = True
     job.dx = array_of(dx)
     if dresidual is not None:
+        check_beside(x, dresidual, "dresidual", True)
         job.dresidual = array_of(dresidual)
     job.fill = fill
     return 0
 
 
-def backward(View dy, View x, View dx, View dresidual, kept, gamma, *, bint fill, num_threads):
+def backward(
+    View dy not None, View x not None, View dx not None, View dresidual, kept, gamma, *, bint fill, num_threads,
+):
     """Compute the gradients of `forward`, or with frozen statistics of `apply`.
 
     Parameters
@@ -132,11 +144,12 @@ def backward(View dy, View x, View dx, View dresidual, kept, gamma, *, bint fill
     cdef cnp.ndarray dgamma = np.empty(x.c)
     cdef cnp.ndarray dbeta = np.empty(x.c)
     cdef double* vectors
+    check_input(x)
     begin(&job, x)
     vectors = vectors_of_backward(&job)
     try:
         begin_backward(&job, dy, x, kept, gamma, vectors)
-        set_gradients(&job, dx, dresidual, fill)
+        set_gradients(&job, x, dx, dresidual, fill)
         job.reduces = True
         job.dgamma = vector(dgamma)
         job.sum_dy = vector(dbeta)      # with one channel per statistic these are the same
@@ -146,7 +159,7 @@ def backward(View dy, View x, View dx, View dresidual, kept, gamma, *, bint fill
     return dgamma, dbeta
 
 
-def reduce_gradient(View dy, View x, kept, *, num_threads):
+def reduce_gradient(View dy not None, View x not None, kept, *, num_threads):
     """Compute the sums of a backward, for one part of a batch.
 
     Parameters
@@ -163,6 +176,7 @@ def reduce_gradient(View dy, View x, kept, *, num_threads):
     cdef Job job
     cdef cnp.ndarray products, sum_dy
     cdef double* vectors
+    check_input(x)
     begin(&job, x)
     products = np.empty(job.geometry.statistics)
     sum_dy = np.empty(job.geometry.statistics)
@@ -179,7 +193,8 @@ def reduce_gradient(View dy, View x, kept, *, num_threads):
 
 
 def apply_gradient(
-    View dy, View x, View dx, View dresidual, kept, gamma, *, sums, double count, bint fill, num_threads,
+    View dy not None, View x not None, View dx not None, View dresidual, kept, gamma, *, sums, double count,
+    bint fill, num_threads,
 ):
     """Compute dx, and dresidual, from given sums.
 
@@ -195,11 +210,12 @@ def apply_gradient(
     cdef Job job
     cdef double* vectors
     products, sum_dy = sums
+    check_input(x)
     begin(&job, x)
     vectors = vectors_of_backward(&job)
     try:
         begin_backward(&job, dy, x, kept, gamma, vectors)
-        set_gradients(&job, dx, dresidual, fill)
+        set_gradients(&job, x, dx, dresidual, fill)
         job.values = count
         load_vector(products, job.products, job.geometry.statistics, 0.0, "sums")
         load_vector(sum_dy, job.sum_dy, job.geometry.statistics, 0.0, "sums")
