@@ -13,7 +13,7 @@ from fastbn._core.checks import channels, check_iterable, counted
 from fastbn._core.saved import normalizing
 from fastbn.layers import passes
 from fastbn.layers.batch import Batch
-from fastbn.layers.masked import is_jagged, read, select
+from fastbn.layers.masked import is_jagged, read, refuse_marks, select
 from fastbn.layers.source import BACKWARD, FORWARD, MicroBatches
 from fastbn.statistics.channel_stats import ChannelStats
 
@@ -119,7 +119,8 @@ class WholeBatch:
             As a forward pass of `BatchNorm`.
         """
         if isinstance(x, tuple) and is_jagged(x):
-            return self(x[0], residual, activation, out, mask=mask, lengths=lengths, padding=padding), x[1]
+            refuse_marks(mask, lengths)
+            return self(x[0], residual, activation, out, padding=padding), x[1]
         layer = self._layer
         view = views.view(x, layer.axis, layer.num_features)
         selection = select(view, mask, lengths, padding)
@@ -235,14 +236,18 @@ def _statistics(
         if given is not None:
             check_iterable(given, name)
             columns[name] = given
-    for row in zip_longest(*columns.values(), fillvalue=_MISSING):
+    for i, row in enumerate(zip_longest(*columns.values(), fillvalue=_MISSING)):
         if any(value is _MISSING for value in row):
             raise ValueError(f"{' and '.join(columns)} have different lengths; expected one of each for a micro-batch")
         x, *_ = row
         options = dict(zip(columns, row, strict=True))
+        mask, steps = options.get("masks"), options.get("lengths")
+        if isinstance(x, tuple) and is_jagged(x):
+            refuse_marks(mask, steps)
+            x, _ = x
         # A view refuses what statistics take and layers do not, such as uint8.
-        view = views.view(x[0] if isinstance(x, tuple) and is_jagged(x) else x, layer.axis, layer.num_features)
-        selection = select(view, options.get("masks"), options.get("lengths"), "zero")
+        view = views.view(x, layer.axis, layer.num_features, f"micro_batches[{i}]")
+        selection = select(view, mask, steps, "zero")
         stats.merge(read(view, selection, layer.num_threads))
     return stats
 

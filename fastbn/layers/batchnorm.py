@@ -18,7 +18,7 @@ from fastbn.checkpoints.kinds import register
 from fastbn.layers import passes
 from fastbn.layers.base import set_tape, warn
 from fastbn.layers.batch import Batch
-from fastbn.layers.masked import Marks, check_padding, is_jagged, read, select
+from fastbn.layers.masked import Marks, check_padding, is_jagged, read, refuse_marks, select
 from fastbn.layers.running import MOMENTUM, Choice, RunningStatistics
 from fastbn.layers.source import FORWARD
 from fastbn.layers.tape import Tape, weakly
@@ -223,8 +223,7 @@ class BatchNorm(TrackedNorm):
         if padding is not ZERO:
             check_padding(padding)
         if type(x) is not ndarray and isinstance(x, tuple) and is_jagged(x):
-            if mask is not None or lengths is not None:
-                raise ValueError("mask and lengths must be None if x is jagged, (values, offsets)")
+            refuse_marks(mask, lengths)
             values, offsets = x
             return self(values, residual, activation, out), offsets
         running = self._running

@@ -169,6 +169,12 @@ def check_padding(padding: object) -> None:
     check_choice(padding, "padding", PADDINGS)
 
 
+def refuse_marks(mask: object, lengths: object) -> None:
+    """Raise an error for a mask or lengths of a jagged batch, all of whose values count."""
+    if mask is not None or lengths is not None:
+        raise ValueError("mask and lengths must be None if x is jagged, (values, offsets)")
+
+
 def is_jagged(x: tuple[Any, ...]) -> bool:
     """Return whether a tuple is (values, offsets) rather than an array_like.
 

@@ -165,7 +165,7 @@ def test_evaluation_has_no_statistics_to_make():
     ([], ValueError, "micro_batches have 0 values per channel in total; expected two or more"),
     ([np.ones((1, 6), np.float32)], ValueError, "micro_batches have 1 value per channel"),
     ([np.ones((4, 6), np.float32), np.ones((4, 5), np.float32)], ValueError, "5 channels along axis 1; expected 6"),
-    ([np.ones((4, 6), int)], TypeError, "x has dtype int64"),
+    ([np.ones((4, 6), int)], TypeError, r"micro_batches\[0\] has dtype int64"),
 ])
 def test_bad_micro_batches_change_nothing(micro_batches, error, message):
     bn = layer()
@@ -177,7 +177,7 @@ def test_bad_micro_batches_change_nothing(micro_batches, error, message):
 
 def test_bytes_are_refused_before_anything_moves():
     bn = BatchNorm(3)
-    with pytest.raises(TypeError, match="x has dtype uint8"):
+    with pytest.raises(TypeError, match=r"micro_batches\[0\] has dtype uint8"):
         bn.accumulate([np.ones((4, 3), np.uint8)])
     assert bn.num_batches_tracked == 0
 
@@ -281,7 +281,7 @@ def test_the_layer_forgets_its_last_forward():
     (lambda bn, whole, x: bn.accumulate(5), "micro_batches must be an iterable of arrays, got int"),
     (lambda bn, whole, x: bn.accumulate(None), "micro_batches must be an iterable of arrays, got NoneType"),
     (lambda bn, whole, x: bn.accumulate("ab"), "micro_batches must be an iterable of arrays, got str"),
-    (lambda bn, whole, x: bn.accumulate([x, None]), "x must be an array, got None"),
+    (lambda bn, whole, x: bn.accumulate([x, None]), r"micro_batches\[1\] must be an array, got None"),
     (lambda bn, whole, x: whole(None), "x must be an array, got None"),
     (lambda bn, whole, x: whole.backward(5), "dys must be an iterable of arrays, got int"),
     (lambda bn, whole, x: whole.backward([x, x], out=5), "out must be an iterable of arrays, got int"),

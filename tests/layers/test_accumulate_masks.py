@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from fastbn import BatchNorm
 from tests.cases import axis_of
 from tests.compare import same_bits
 from tests.layers.test_accumulate import SIZES, layer, near, parts
@@ -119,3 +120,23 @@ def test_forwards_need_the_masks_of_the_statistics():
         whole(x, **mask)
     with pytest.raises(ValueError, match=r"the forward passes had [0-9]+ values (per channel|in channel [0-9]) in t"):
         whole.backward(xs)
+
+
+def test_marks_of_jagged_micro_batches_are_refused():
+    jagged = np.arange(12.0).reshape(6, 2), np.array([0, 2, 6])
+    bn = BatchNorm(2, axis=-1)
+    message = "mask and lengths must be None if x is jagged"
+    with pytest.raises(ValueError, match=message):
+        bn.accumulate([jagged], masks=[np.ones(6, bool)])
+    whole = bn.accumulate([jagged])
+    with pytest.raises(ValueError, match=message):
+        whole(jagged, lengths=[2, 4])
+    assert bn.num_batches_tracked == 1
+
+
+def test_errors_name_the_micro_batch():
+    fits = np.zeros((4, 3), np.float32)
+    with pytest.raises(ValueError, match=r"micro_batches\[1\] has shape \(4, 2\), which is 2 channels along axis 1"):
+        BatchNorm(3).accumulate([fits, fits[:, :2]])
+    with pytest.raises(TypeError, match=r"micro_batches\[0\] has dtype uint8"):
+        BatchNorm(3).accumulate([fits.astype(np.uint8)])
