@@ -198,8 +198,8 @@ class BatchNorm(TrackedNorm):
         mask : array_like of bool, optional
             Which positions count, in statistics, running averages and gradients: of a shape that broadcasts to the
             shape of `x` without its channel axis. Or, if channels differ, which values: with as many axes as `x`, to
-            the shape of `x`. If no value counts, the running averages do not change, with a warning; a channel in which
-            none counts keeps its running averages.
+            the shape of `x`. If no value counts, the batch is an empty one, which moves no running averages, and there
+            is a warning; a channel in which none counts keeps its running averages.
         lengths : array_like of int, shape (N,), optional
             Valid steps of each padded sequence, along the second axis that is not the channel axis.
         padding : {"zero", "keep"}
@@ -288,7 +288,7 @@ class BatchNorm(TrackedNorm):
             raise
         received = batch if preview is None else preview
         none = selection is not None and not batch.size
-        followed = none or not training or self._follower.follow(received)
+        followed = not training or self._follower.follow(received)
         if not training:
             tape.rows = None
         if out is None or not same_memory(out, x) or tape.rows is not None:

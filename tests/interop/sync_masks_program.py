@@ -152,7 +152,7 @@ def kinds():
 
 
 def nothing():
-    """No value counts anywhere: a warning on every rank, and nothing follows; and what is refused."""
+    """No value counts anywhere: a warning on every rank, and an empty batch; and what is refused."""
     *arrays, mask = batch(4, "rows", np.float32)
     edges = bounds(len(mask), "even")
     mine = slice(edges[RANK], edges[RANK + 1])
@@ -166,8 +166,16 @@ def nothing():
     assert not y.any()
     assert not bn.backward(dy).any()
     assert not bn.grad_gamma.any()
+    before["num_batches_tracked"] += 1
     for name, value in bn.state_dict().items():
         same_bits(value, before[name])
+    # One rank has no array, and the others a mask without positions: the counter stays the same on all ranks.
+    if RANK == RANKS - 1:
+        bn(x[:0])
+    else:
+        with pytest.warns(UserWarning, match="the mask selects no position"):
+            bn(x, mask=np.zeros(x.shape[:2], bool))
+    assert bn.num_batches_tracked == 3
     # A single value on all ranks together.
     single = np.zeros(x.shape[:2], bool)
     single[0, 0] = RANK == 0

@@ -157,7 +157,7 @@ def test_nothing_counts(layout):
     x, residual, dy = arrays((4, 7, 64), layout, np.float32)
     bn = layer(64, axis_of(layout))
     bn(x)
-    before = bn.running_mean.copy(), bn.running_var.copy(), bn.num_batches_tracked
+    before = bn.running_mean.copy(), bn.running_var.copy()
     with pytest.warns(UserWarning, match="the mask selects no position") as caught:
         y = bn(x, residual, "relu", mask=np.zeros((4, 7), bool))
     assert caught[0].filename == __file__
@@ -167,7 +167,16 @@ def test_nothing_counts(layout):
     np.testing.assert_array_equal(bn.grad_gamma, 0)
     same_bits(bn.running_mean, before[0])
     same_bits(bn.running_var, before[1])
-    assert bn.num_batches_tracked == before[2]
+    assert bn.num_batches_tracked == 2
+
+
+@pytest.mark.parametrize(("options", "tracked"), [({}, 1), ({"momentum": None}, 0), ({"debias": True}, 0)])
+def test_a_mask_without_positions_is_counted_as_an_empty_batch(options, tracked):
+    masked, empty = BatchNorm(1, **options), BatchNorm(1, **options)
+    with pytest.warns(UserWarning, match="the mask selects no position"):
+        masked(np.ones((3, 1)), mask=np.zeros(3, bool))
+    empty(np.empty((0, 1)))
+    assert masked.num_batches_tracked == empty.num_batches_tracked == tracked
 
 
 @pytest.mark.parametrize("activation", [None, "relu", "silu"])
