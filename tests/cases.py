@@ -51,7 +51,7 @@ def around(size: int) -> tuple[int, int, int]:
     return size - 1, size, size + 1
 
 
-SIZES = kernels.constants()
+SIZES = kernels.sizes()
 LANES, TILE, SLAB, SPAN, FEW = (SIZES[name] for name in ("lanes", "tile", "slab", "span", "few"))
 RUN_STEP = 4 * LANES                        # elements of a run that one step reduces
 FLUSH = SIZES["flush_planes"] * RUN_STEP    # elements of a run after which its lanes go to double

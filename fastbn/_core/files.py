@@ -34,6 +34,12 @@ class NotRegularError(ValueError):
         super().__init__(f"{os.fspath(path)}: {self.reason}")
 
 
+def check_path(path: object) -> None:
+    """Raise TypeError if this is not a path. A number would stand for an open file."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path must be a string or a path-like object, got {path!r}")
+
+
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a regular file for reading. A pipe is refused at once instead of blocking.
 
@@ -50,6 +56,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 def open_raw(path: str | os.PathLike[str]) -> io.FileIO:
     """Open a regular file without a buffer, for reads into the caller's memory; errors are those of `open_regular`."""
     # The descriptor is checked, not the path: another file could replace the path between check and open.
+    check_path(path)
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)
     try:
@@ -81,6 +88,7 @@ def replace(path: str | os.PathLike[str], data: bytes) -> None:
     OSError
         If the file cannot be written. The old file is unchanged then, and no temporary file remains.
     """
+    check_path(path)
     if _is_special(path):
         with open(path, "wb") as file:
             file.write(data)

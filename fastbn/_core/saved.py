@@ -159,6 +159,8 @@ class Saved:
         """
         if not isinstance(self._mean, np.ndarray) or self._mean.ndim != 1:
             refuse("mean", self._mean)
+        if type(self._count) is not int or self._count < 0:
+            refuse("count", self._count)
         view = views.view(x, axis, len(self._mean))
         if self._shape is not None:
             if view.array.shape != self._shape:

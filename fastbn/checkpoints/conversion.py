@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Context, Decimal
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 import numpy as np
 
@@ -95,6 +95,14 @@ def convert(
     if after.num_batches_tracked is not None and "running_mean" in vectors:
         out[prefix + after.num_batches_tracked] = np.array(tracked, np.int64)
     return out | {prefix + name: as_array(own[name]) for name in before.extra if name in own and name in after.extra}
+
+
+@overload
+def convert_momentum(momentum: float, source: str | Convention, target: str | Convention) -> float: ...
+
+
+@overload
+def convert_momentum(momentum: None, source: str | Convention, target: str | Convention) -> None: ...
 
 
 def convert_momentum(

@@ -133,3 +133,24 @@ def test_a_lookup_of_arrays_that_do_not_fit(wrong):
     assert lookup()
     with pytest.raises(ValueError, match="do not fit each other"):
         lookup(**wrong)
+
+
+def test_bits_that_forward_cannot_write():
+    read_only_bits = np.zeros(kernels.bits_words(VIEW), np.uint16)
+    read_only_bits.flags.writeable = False
+    for residual, message in ((VIEW, "^bits is read-only"), (None, "^bits requires a residual")):
+        with pytest.raises(ValueError, match=message):
+            kernels.forward(VIEW, views.output(VIEW), residual, None, None, 1e-5, relu=True, bits=read_only_bits,
+                            fill=False, num_threads=1)
+
+
+@pytest.mark.parametrize("code", [-1, 8, 99])
+def test_an_activation_that_does_not_exist(code):
+    with pytest.raises(ValueError, match=f"^activation has the code {code}; expected 0 to 7"):
+        kernels.apply(X, 1, CONSTANTS, None, None, (code, 0.0), 1)
+
+
+@pytest.mark.parametrize("channels", [-1, 2**57, 2**62])
+def test_a_number_of_channels_without_an_address(channels):
+    with pytest.raises(ValueError, match=f"^channels must be between 0 and [0-9]+, got {channels}"):
+        kernels.Constants(channels, None, None, None, None, 1e-5)

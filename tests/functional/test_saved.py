@@ -58,6 +58,7 @@ BAD = [
     (kind, name, value) for kind in MAKE for name in ("_mean", "_rstd", "_mean_low") for value in (
         7, "abc", np.ones(2), np.ones((3, 1)), np.ones(1 << 20), np.ones(3, np.int64), np.ones(64, object))
 ] + [
+    ("residual", "_count", -1), ("residual", "_count", 40.0), ("relu", "_count", None),
     ("residual", "_shape", (4, 3, 2)), ("residual", "_shape", 7), ("residual", "_axis", 3),
     ("residual", "_shape", None), ("mask", "_mask", INDEX), ("mask", "_mask", BITS),
     ("mask", "_arrangement", (2, (0, 1, 2, 3))), ("mask", "_arrangement", (1, (0, 2, 1))),

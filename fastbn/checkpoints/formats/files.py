@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastbn._core.files import open_regular, replace
+from fastbn._core.files import check_path, open_regular, replace
 from fastbn.checkpoints.formats.npz import Npz
 from fastbn.checkpoints.formats.safetensors import Safetensors
 
@@ -24,8 +24,7 @@ FORMATS: dict[str, type[Archive]] = {".safetensors": Safetensors, ".npz": Npz}
 
 def format_of(path: str | os.PathLike[str]) -> type[Archive]:
     """Return the format that the suffix of a path selects."""
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path must be a string or a path-like object, got {path!r}")
+    check_path(path)
     suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
         raise ValueError(f"path must end in {' or '.join(FORMATS)}, got {os.fspath(path)!r}")

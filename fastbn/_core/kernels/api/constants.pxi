@@ -1,5 +1,10 @@
 # The constants of inference, made once from statistics and parameters.
 
+from cpython.pyport cimport PY_SSIZE_T_MAX
+
+cdef Py_ssize_t MOST_CHANNELS = PY_SSIZE_T_MAX // 64     # whose constants have an address
+
+
 cdef class Constants:
     """Batch norm at inference, ready for the kernels: y = (x - mean) * gamma * rstd + beta per channel.
 
@@ -19,6 +24,8 @@ cdef class Constants:
         cdef double least_var = 0
         cdef Affine given
         cdef int j
+        if not 0 <= channels <= MOST_CHANNELS:
+            raise ValueError(f"channels must be between 0 and {MOST_CHANNELS}, got {channels}")
         self.channels = channels
         self.with_var = var is not None
         self.eps = eps

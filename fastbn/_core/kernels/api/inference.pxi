@@ -9,6 +9,8 @@ cdef int begin_inference(Job* job, View x, View residual, View y, tuple activati
     if residual is not None:
         job.residual = array_of(residual)
     job.activation, job.slope = activation
+    if not NO_ACTIVATION <= job.activation <= TANH:
+        raise ValueError(f"activation has the code {job.activation}; expected {NO_ACTIVATION} to {TANH}")
     return 0
 
 
@@ -87,6 +89,6 @@ def apply_bits(View x not None, residual, Constants constants not None, *, num_t
     bits = np.empty(words_of(x), np.uint16)
     if x.size:
         begin_inference(&job, x, r, y, (RELU, 0.0))
-        set_bits(&job, x, bits)
+        set_bits(&job, x, bits, True)
         execute_inference(&job, constants, num_threads)
     return bits

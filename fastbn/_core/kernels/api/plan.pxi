@@ -208,7 +208,7 @@ def bits_words(View x not None):
     return words_of(x)
 
 
-cdef int set_bits(Job* job, View x, object bits) except -1:
+cdef int set_bits(Job* job, View x, object bits, bint written=False) except -1:
     # None, or the bits of a ReLU over arrays like x.
     cdef cnp.ndarray a
     if bits is None:
@@ -219,5 +219,7 @@ cdef int set_bits(Job* job, View x, object bits) except -1:
     if (cnp.PyArray_TYPE(a) != cnp.NPY_USHORT or not cnp.PyArray_ISCARRAY_RO(a)
             or cnp.PyArray_SIZE(a) != words_of(x)):
         raise ValueError(f"bits must be uint16[{words_of(x)}], C-contiguous; got {bits.dtype}{bits.shape}")
+    if written and not cnp.PyArray_ISWRITEABLE(a):
+        raise ValueError("bits is read-only")
     job.bits = <uint16_t*> cnp.PyArray_DATA(a)
     return 0

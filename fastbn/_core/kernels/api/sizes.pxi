@@ -1,7 +1,7 @@
 # The sizes at which the kernels change their method. tests/cases.py makes shapes below, at and above each of them.
 
 
-def constants():
+def sizes():
     """Return the sizes of the kernels by name."""
     return {
         "lanes": LANES,                     # of a running sum over a run

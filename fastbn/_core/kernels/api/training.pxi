@@ -45,7 +45,9 @@ def forward(
     job.y = array_of(y)
     if residual is not None:
         job.residual = array_of(residual)
-    set_bits(&job, x, bits)
+    if bits is not None and residual is None:
+        raise ValueError("bits requires a residual")
+    set_bits(&job, x, bits, True)
     job.activation = RELU if relu else NO_ACTIVATION
     job.fill = fill
     job.eps = eps
