@@ -36,7 +36,8 @@ def demonstrate(recipe: Recipe, out: Path) -> int:
     """
     train, test = load(recipe.seed)
     if not 2 <= recipe.batch <= len(train.labels):
-        tell(f"fastbn demo: error: --batch must be between 2 and the {len(train.labels)} training digits, got {recipe.batch}")
+        tell(f"fastbn demo: error: --batch must be between 2 and the {len(train.labels)} training digits, "
+             f"got {recipe.batch}")
         return USAGE_ERROR
     runs = train_all(train, test, recipe)
     try:
