@@ -57,7 +57,9 @@ class Batch(NamedTuple):
         if self.stats is not None:
             return self.stats
         counts = self.size if self.counts is None else self.counts
-        return ChannelStats.from_arrays(counts, self.mean, self.var * counts, self.mean_low)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            m2 = self.var * counts
+        return ChannelStats.from_arrays(counts, self.mean, m2, self.mean_low)
 
     def divisor(self) -> NDArray[np.float64]:
         """Return the variance to normalize by: as `in_range`, and 1 in a channel without values.
@@ -73,12 +75,12 @@ class Batch(NamedTuple):
         return channels
 
     def running_var(self, unbiased: bool) -> NDArray[np.float64]:
-        """Return the variance that running averages follow."""
+        """Return the variance that running averages follow; Inf if it exceeds float64."""
         if not unbiased:
             return self.var
-        if self.counts is None:
-            return self.var * (self.size / (self.size - 1))
-        return self.var * (self.counts / np.maximum(self.counts - 1, 1))
+        factor = self.size / (self.size - 1) if self.counts is None else self.counts / np.maximum(self.counts - 1, 1)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            return self.var * factor
 
     def over(self, running: NDArray[Any], new: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the new averages; the running ones in channels without values."""

@@ -379,3 +379,16 @@ def test_averages_move_as_a_whole_if_numpy_raises_on_underflow(options):
     fastbn.population_statistics(other, [x], other)
     assert bn.running_var[0] > 0
     assert_same(bn, snapshot(other))
+
+
+@pytest.mark.parametrize("options", [{}, {"averaging": "exact"}, {"nan_policy": "skip_update"}], ids=str)
+def test_a_variance_beyond_float64_raises_no_floating_point_error(options):
+    # The biased variance is 1.44e308; the unbiased one, and the sum of squares, exceed float64.
+    bn = BatchNorm(1, dtype=np.float64, **options)
+    skips = "nan_policy" in options
+    with (np.errstate(all="raise"),
+          pytest.warns(RuntimeWarning, match="not finite") if skips else contextlib.nullcontext()):
+        y = bn(np.array([[-1.2e154], [1.2e154]]))
+    assert y.ravel().tolist() == [-1, 1]
+    assert bn.num_batches_tracked == (0 if skips else 1)
+    assert bn.running_var[0] == (1 if skips else np.inf)
