@@ -144,7 +144,7 @@ def relu_coefficients(
     rstd: NDArray[np.float64], gamma: ArrayLike | None, beta: ArrayLike | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return gamma * rstd and beta as a forward pass uses them."""
-    with np.errstate(invalid="ignore"):     # of an infinite rstd times 0
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):      # as the kernels, which do not warn
         scale = rstd.copy() if gamma is None else rstd * np.asarray(as_constant(gamma, "gamma"), np.float64)
     shift = np.zeros(rstd.shape) if beta is None else np.array(as_constant(beta, "beta"), np.float64)
     return scale, shift

@@ -130,3 +130,11 @@ def test_relu_is_zero_and_lets_nan_through(layout, dtype):
     assert np.isnan(channels[0]).all()
     assert (channels[clean] >= 0).all()
     assert not np.signbit(channels[clean]).any()
+
+
+def test_a_scale_beyond_float64_raises_no_floating_point_error():
+    # With a ReLU, gamma * rstd is computed again after y has been written.
+    x = np.array([[1.0, 1.0], [1.0, 2.0]])
+    with np.errstate(all="raise"):
+        y, _ = batch_norm_training(x, np.array([1e300, 1.0]), eps=1e-30, activation="relu")
+    np.testing.assert_allclose(y[:, 1], [0, 1])
