@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, overload
 from weakref import ref
 
@@ -220,14 +221,19 @@ class BatchNorm(TrackedNorm):
             For shapes that do not fit, or an `out` that overlaps an input but is another array; in training mode for a
             single value per channel; in evaluation mode for a running variance that is negative, or 0 with an eps of 0.
         """
-        if padding is not ZERO:
-            check_padding(padding)
-        if type(x) is not ndarray and isinstance(x, tuple) and is_jagged(x):
-            refuse_marks(mask, lengths)
-            values, offsets = x
-            return self(values, residual, activation, out), offsets
         running = self._running
         mean, var = running.running_mean, running.running_var
+        if padding is not ZERO or (type(x) is not ndarray and isinstance(x, tuple)):
+            # Other ranks wait only for a batch, not in evaluation mode.
+            by_batch = self.training or mean is None or var is None
+            with self._source.guard(FORWARD) if by_batch else nullcontext():
+                check_padding(padding)
+                jagged = isinstance(x, tuple) and is_jagged(x)
+                if jagged:
+                    refuse_marks(mask, lengths)
+            if jagged:
+                values, offsets = x
+                return self(values, residual, activation, out), offsets
         if self.training or mean is None or var is None:
             marks = None if mask is None and lengths is None else Marks(mask, lengths, padding)
             if self._source.whole:

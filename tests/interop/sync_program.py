@@ -312,6 +312,9 @@ def errors():
             ({"x": x, "activation": "tanh"}, ValueError, "activation must be None or 'relu'"),
             ({"x": x, "out": x[:, ::-1]}, ValueError, "out overlaps x"),
             ({"x": "x" * 10_000}, TypeError, "x has dtype"),
+            ({"x": x, "padding": "wrong"}, ValueError, "padding must be one of 'zero', 'keep', got 'wrong'"),
+            ({"x": (x[..., 0], np.array([0, 3]))}, ValueError, "offsets must rise from 0 to 4"),
+            ({"x": (x[..., 0], np.array([0, 4])), "mask": [True] * 4}, ValueError, "mask and lengths must be None"),
     ):
         if bad == RANK:
             expect(error, text, lambda wrong=wrong: bn(**wrong))
@@ -319,6 +322,8 @@ def errors():
             expect(RuntimeError, f"rank {bad} failed with {error.__name__}: {text}", lambda: bn(x))
     for name, state in bn.state_dict().items():
         same_bits(state, before[name])
+    if bad == RANK:     # no rank waits for evaluation
+        expect(ValueError, "offsets must rise", lambda: copy.deepcopy(bn).eval()((x[..., 0], np.array([0, 3]))))
     y = bn(x)
     for wrong, error, text in (
             ({"dy": x[:2]}, ValueError, "dy has shape (2, 3, 5)"),
