@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from fastbn.layers.tracked import TrackedNorm
 
 _MISSING = object()
+# Of a search for shared memory; a longer one counts as found. Any, because NumPy's stubs know only 0 and -1.
+MOST_WORK: Any = 100_000
 
 
 class WholeBatch:
@@ -220,7 +222,7 @@ class WholeBatch:
             others += [("dys", j, dy) for j, dy in enumerate(gradients) if j != i]
             others += [("out", j, array) for j, array in enumerate(targets) if j != i]
             for name, j, other in others:
-                if np.may_share_memory(target, views.as_plain(other, name)):
+                if _overlap(target, views.as_plain(other, name)):
                     raise ValueError(f"out[{i}] overlaps the {name} of micro-batch {j}; expected dys[{i}] itself, or "
                                      "an array apart from all others")
 
@@ -260,6 +262,14 @@ def _refuse_small(batch: Batch) -> None:
     if single:
         raise ValueError(f"micro_batches have a single value that counts in {channels(single)}; expected two or more, "
                          "or none")
+
+
+def _overlap(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    # Parts of one array along an inner axis are apart, although their bounds overlap.
+    try:
+        return np.shares_memory(a, b, max_work=MOST_WORK)
+    except np.exceptions.TooHardError:
+        return True
 
 
 def _count(tape: Tape, num_features: int) -> NDArray[np.float64] | int:

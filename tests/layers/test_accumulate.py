@@ -229,6 +229,18 @@ def test_a_backward_needs_its_inputs():
         whole.backward(parts(1))
 
 
+def test_gradients_may_be_parts_of_one_array_along_any_axis():
+    x, dy, dx = np.random.default_rng(0).standard_normal((3, 4, 5, 8)).astype(np.float32)
+    halves = np.s_[..., :4], np.s_[..., 4:]
+    bn = BatchNorm(5)
+    whole = bn.accumulate([x[half] for half in halves])
+    for half in halves:
+        whole(x[half])
+    expected = whole.backward([dy[half] for half in halves])
+    whole.backward([dy[half] for half in halves], out=[dx[half] for half in halves])
+    same_bits(dx, np.concatenate(expected, axis=-1))
+
+
 def test_a_result_may_overwrite_the_residual():
     xs, dys = parts(0), parts(1)
     results = []
