@@ -20,7 +20,7 @@ MOST_BATCHES = 2 ** 63 - 1      # the counter in a state is an int64
 
 
 def check_state(
-    state: object, names: Mapping[str, str], channels: int, dtype: np.dtype[Any]
+    state: object, names: Mapping[str, str], channels: int, dtypes: Mapping[str, np.dtype[Any]]
 ) -> tuple[dict[str, NDArray[Any]], int]:
     """Return the vectors of a state by attribute, and its number of batches.
 
@@ -30,8 +30,8 @@ def check_state(
     names : mapping of str to str
         The attribute of each required name.
     channels : int
-    dtype : dtype
-        The dtype of the result.
+    dtypes : mapping of str to dtype
+        The dtype of the result, by attribute.
 
     Raises
     ------
@@ -46,7 +46,8 @@ def check_state(
         wrong = [f"is missing {listed(missing)}"] if missing else []
         wrong += [f"also has {listed(unknown)}"] if unknown else []
         raise ValueError(f"state {' and '.join(wrong)}; expected {', '.join(names)}")
-    vectors = {attribute: check_vector(name, state[name], channels, dtype) for name, attribute in names.items()}
+    vectors = {attribute: check_vector(name, state[name], channels, dtypes[attribute])
+               for name, attribute in names.items()}
     return vectors, check_tracked(state.get("num_batches_tracked", 0))
 
 

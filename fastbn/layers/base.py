@@ -327,7 +327,9 @@ class Norm(Checked):
         """
         vectors = self._vectors()
         names = {STATE_NAMES[name]: name for name in vectors}
-        loaded, tracked = check_state(state, names, self.num_features, self.dtype)
+        # An array that was assigned may have another dtype than the layer.
+        dtypes = {name: vector.dtype.newbyteorder("=") for name, vector in vectors.items()}
+        loaded, tracked = check_state(state, names, self.num_features, dtypes)
         progress = self._running.progress_from_state(state, loaded, tracked)
         views.assign(vectors, loaded)
         self._running.progress = progress

@@ -103,6 +103,14 @@ def test_a_bad_state_changes_nothing(name):
     bn.backward(batches()[0])
 
 
+def test_a_state_has_to_fit_the_dtype_of_assigned_arrays():
+    bn = BatchNorm(2, dtype=np.float64)
+    bn.running_var = np.ones(2, np.float32)
+    with pytest.raises(ValueError, match="running_var has values that are not finite in float32"):
+        bn.load_state_dict(bn.state_dict() | {"running_var": np.full(2, 1e300)})
+    assert bn.running_var.tolist() == [1, 1]
+
+
 def test_the_counter_may_be_missing_or_extra():
     bn = trained()
     state = bn.state_dict()
