@@ -176,3 +176,10 @@ def test_a_backward_along_another_axis_is_refused():
     _, saved = batch_norm_training(x, axis=1)
     with pytest.raises(ValueError, match="axis 0 is not that of the forward pass, 1"):
         batch_norm_backward(x, x, saved, axis=0)
+
+
+def test_an_empty_batch_checks_gamma():
+    x = np.ones((0, 3), np.float32)
+    _, saved = batch_norm_training(x)
+    with pytest.raises(ValueError, match=r"gamma has shape \(4,\); expected \(3,\)"):
+        batch_norm_backward(x, x, saved, np.ones(4))

@@ -315,3 +315,28 @@ def test_an_in_place_backward_leaves_nothing(layout):
     bn.backward(dy, out=x)
     with pytest.raises(RuntimeError, match="wrote its result over its input"):
         bn.backward(dy)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_the_mask_may_change_before_backward(by_channel, training):
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((2, 6, 3, 5)).astype(np.float32)
+    mask = rng.random((6, 3, 5) if by_channel else (6, 5)) < 0.7
+    bn = BatchNorm(3).train(training)
+    bn(x, mask=mask)
+    expected = bn.backward(dy)
+    bn(x, mask=mask)
+    mask[...] = ~mask
+    same_bits(bn.backward(dy), expected)
+
+
+def test_backward_in_evaluation_mode_keeps_no_reference():
+    x = np.random.default_rng(0).standard_normal((6, 3, 5)).astype(np.float32)
+    bn = BatchNorm(3).eval()
+    bn(x, mask=x[:, 0] > 0)
+    dy = np.ones_like(x)
+    bn.backward(dy)
+    del x
+    with pytest.raises(RuntimeError, match="the x of the last forward pass no longer exists"):
+        bn.backward(dy)
