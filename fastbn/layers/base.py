@@ -246,7 +246,7 @@ class Norm(Checked):
             raise RuntimeError(
                 "the last forward pass wrote its result over its input, which backward needs; pass another out")
         if tape.activation > RELU:
-            raise RuntimeError("backward knows no activation but relu, and the last forward pass had another")
+            raise RuntimeError("backward supports no activation but relu, and the last forward pass had another")
         x = tape.x
         if type(x) is ref:
             x = alive(x, "x")

@@ -40,7 +40,7 @@ BAD_NODES = {
     "other operator": (onnx_node(op_type="Conv"), CONSTANTS, ValueError, "node must be a .*, got Conv"),
     "other domain": (onnx_node(domain="com.x"), CONSTANTS, ValueError, "got BatchNormalization of com.x"),
     "few inputs": (onnx_node(input=["x", "s"]), CONSTANTS, ValueError, "node must have five inputs, got 2"),
-    "not constant": (onnx_node(input=["x", "s", "b", "m", "w"]), CONSTANTS, ValueError, "initializers miss w;"),
+    "not constant": (onnx_node(input=["x", "s", "b", "m", "w"]), CONSTANTS, ValueError, "initializers lack w;"),
     "a list": (onnx_node(), [], TypeError, "initializers must be a mapping of names to arrays, got list"),
     "spatial": (onnx_node(attribute=[attribute("spatial", 0)]), CONSTANTS, ValueError, "node has spatial=0"),
     "NaN": (onnx_node(), CONSTANTS | {"v": [1, np.nan]}, ValueError, "input_var has values that are not finite"),

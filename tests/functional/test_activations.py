@@ -107,5 +107,5 @@ def test_no_training_and_no_backward(name):
         bn(x, activation=name)
     assert bn.num_batches_tracked == 0
     bn.eval()(x, activation=name)
-    with pytest.raises(RuntimeError, match="backward knows no activation but relu"):
+    with pytest.raises(RuntimeError, match="backward supports no activation but relu"):
         bn.backward(x)

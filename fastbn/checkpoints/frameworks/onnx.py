@@ -58,7 +58,7 @@ def from_onnx(layer_type: type[Layer], node: Any, initializers: Mapping[str, Any
         raise ValueError(f"node must have five inputs, got {len(node.input)}")
     missing = [name for name in node.input[1:] if name not in initializers]
     if missing:
-        raise ValueError(f"initializers miss {', '.join(missing)}; a layer needs constants")
+        raise ValueError(f"initializers lack {', '.join(missing)}; a layer needs constants")
     attributes = {attribute.name: attribute for attribute in node.attribute}
     if "spatial" in attributes and not attributes["spatial"].i:
         raise ValueError("node has spatial=0, statistics of each position; expected statistics of each channel")
