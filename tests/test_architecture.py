@@ -1,6 +1,7 @@
 """The structure of the package: imports point down its layers, and functions and files stay small."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -32,8 +33,25 @@ def name_of(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+def cython_imports(path):
+    """The import statements of a Cython file and of the files it includes, as a module of Python."""
+    lines = []
+    for line in path.read_text().splitlines():
+        include = re.match(r'include "(.+)"', line)
+        if include:
+            lines += ast.unparse(cython_imports(path.parent / include[1])).splitlines()
+        elif re.match(r"\s*(from \S+ c?import|c?import) ", line):
+            lines.append(line.strip().replace("cimport", "import"))
+    return ast.parse("\n".join(lines))
+
+
 MODULES = {name_of(path): ast.parse(path.read_text()) for path in FILES if path.stem.isidentifier()}
-COMPILED = {name_of(path.with_name(path.name.split(".")[0])) for path in ROOT.rglob("*.pyx")}
+# A compiled module has the imports of its source, of its declarations and of its stub.
+COMPILED = {name_of(path): ast.Module([
+    *cython_imports(path).body,
+    *(cython_imports(path.with_suffix(".pxd")).body if path.with_suffix(".pxd").exists() else ()),
+    *(ast.parse(path.with_suffix(".pyi").read_text()).body if path.with_suffix(".pyi").exists() else ()),
+], []) for path in ROOT.rglob("*.pyx")}
 
 
 def row(module):
@@ -45,7 +63,7 @@ def row(module):
 def imports(module, at_import=False):
     """The modules of the package that a module imports, anywhere; or only when it is imported itself."""
     found = set()
-    stack = [MODULES[module]]
+    stack = [(MODULES | COMPILED)[module]]
     while stack:
         node = stack.pop()
         if at_import and (isinstance(node, (ast.FunctionDef, ast.Lambda)) or (
@@ -68,7 +86,8 @@ def test_every_module_has_a_row():
             assert row(module) in range(len(ROWS))
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if not name.startswith(APART[1]) and name != APART[0]])
+@pytest.mark.parametrize("module", [
+    name for name in MODULES | COMPILED if not name.startswith(APART[1]) and name != APART[0]])
 def test_imports_point_down(module):
     for other in imports(module):
         assert other != "fastbn" or row(module) == 0, f"{module} imports the root, which imports everything"
@@ -78,7 +97,8 @@ def test_imports_point_down(module):
 
 @pytest.mark.parametrize("at_import", [True, False], ids=["at import", "anywhere"])
 def test_no_cycles(at_import):
-    graph = {name: imports(name, at_import) & MODULES.keys() - {"fastbn"} for name in MODULES if name != "fastbn"}
+    names = MODULES.keys() - {"fastbn"} | COMPILED.keys()
+    graph = {name: imports(name, at_import) & names for name in names}
     done, path = set(), []
 
     def visit(name):

@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from fastbn._core import views
 from fastbn._core.checks import channels, check_eps
 from fastbn._core.dispatch import kernels
+from fastbn._core.kept import Kept
 from fastbn._core.tensors import as_constant
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
-
-
-class Kept(NamedTuple):
-    """What a forward pass leaves for the kernels of its backward pass.
-
-    Attributes
-    ----------
-    mean, low : ndarray of float64, shape (C,)
-        The mean in two words; without a second word `low` is None.
-    rstd : ndarray of float64, shape (C,)
-    scale, shift : ndarray of float64, shape (C,), or None
-        gamma * rstd and beta, if there was a ReLU and no residual.
-    bits : ndarray of uint16, or None
-        Where the ReLU was open, if there was a residual too.
-    frozen : bool
-        Whether the statistics are constants.
-    """
-
-    mean: NDArray[np.float64]
-    low: NDArray[np.float64] | None
-    rstd: NDArray[np.float64]
-    scale: NDArray[np.float64] | None
-    shift: NDArray[np.float64] | None
-    bits: NDArray[np.uint16] | None
-    frozen: bool
 
 
 class Saved:

@@ -5,7 +5,7 @@ import pytest
 
 from fastbn._core import views
 from fastbn._core.dispatch import kernels
-from fastbn._core.saved import Kept
+from fastbn._core.kept import Kept
 from fastbn.functional import batch_norm_training
 
 X = np.random.default_rng(0).normal(size=(4, 3, 20)).astype(np.float32)
@@ -30,6 +30,35 @@ def backward(kept, residual):
 def test_what_a_forward_leaves(kept, residual):
     assert isinstance(kept, Kept)
     assert backward(kept, residual)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("relu", [False, True])
+def test_the_kernel_reads_the_fields_in_their_order(relu, frozen):
+    mean, low, rstd = np.array([1.0, 2.0, 3.0]), np.array([0.5, -0.25, 0.125]), np.array([1.0, 2.0, 0.5])
+    scale, shift = (rstd * 3, np.array([0.5, -0.5, 1.0])) if relu else (None, None)
+    kept = Kept(mean=mean, low=low, rstd=rstd, scale=scale, shift=shift, bits=None, frozen=frozen)
+    dy, dx = X[::-1].astype(np.float64), np.empty(X.shape)
+    view = views.view(X.astype(np.float64), 1)
+    products, dbeta = kernels.backward(
+        views.like(view, dy, "dy"), view, views.output(view, dx), None, kept, None, fill=False, num_threads=1)
+    channel = (slice(None), None)
+    centred = X - (mean + low)[channel]
+    if relu:
+        dy *= centred * scale[channel] + shift[channel] > 0
+    x_hat = centred * rstd[channel]
+    by_channel = [(dy * x_hat).sum((0, 2)), dy.sum((0, 2))]
+    np.testing.assert_allclose([products, dbeta], by_channel, rtol=1e-12, atol=1e-12)
+    terms = 0 if frozen else (by_channel[1][channel] + x_hat * by_channel[0][channel]) / 80
+    np.testing.assert_allclose(dx, (dy - terms) * rstd[channel], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"activation": "relu"}, {"residual": X, "activation": "relu"}], ids=str)
+def test_saved_fills_the_fields_in_their_order(arguments):
+    saved = batch_norm_training(X, **arguments)[1]
+    assert saved._kept._asdict() == {
+        "mean": saved._mean, "low": saved._mean_low, "rstd": saved._rstd, "scale": saved._scale,
+        "shift": saved._shift, "bits": saved._mask, "frozen": saved._frozen}
 
 
 @pytest.mark.parametrize(("kept", "residual", "error", "message"), [

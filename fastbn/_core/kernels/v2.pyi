@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from typing_extensions import Self, disjoint_base
 
-from fastbn._core.saved import Kept
+from fastbn._core.kept import Kept
 from fastbn._core.views import View
 
 _Vector: TypeAlias = NDArray[np.float64]
