@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastbn._core import images
-from fastbn._core.checks import as_vector, check_activation, check_finite, check_integer, counted
+from fastbn._core.checks import as_vector, check_activation, check_finite, check_integer, check_number, counted
 from fastbn._core.dispatch import kernels
 from fastbn._core.saved import Saved
 from fastbn._core.tensors import to_float
@@ -203,9 +204,11 @@ class ChannelAffine:
         check_finite({"mean": centre})
         if not ((width > 0) & (width < np.inf)).all():
             raise ValueError(f"std must be positive and finite, got {width[~((width > 0) & (width < np.inf))][0]}")
-        if scale is not None and (isinstance(scale, (bool, str)) or np.ndim(scale) or not np.isfinite(scale)
-                                  or scale == 0):
-            raise ValueError(f"scale must be a finite number other than 0, or None, got {scale!r}")
+        if scale is not None:
+            expected = "a finite number other than 0, or None"
+            given = math.nan if getattr(scale, "ndim", 0) else check_number(scale, "scale", expected)
+            if not math.isfinite(given) or given == 0:
+                raise ValueError(f"scale must be {expected}, got {scale!r}")
 
         def scaled(factor: float) -> ChannelAffine:
             with np.errstate(over="ignore"):    # checked below
@@ -214,7 +217,7 @@ class ChannelAffine:
             return cls(offset, slope, np.zeros_like(centre), axis=axis, num_threads=num_threads)
 
         if scale is not None:
-            return scaled(scale)
+            return scaled(given)
         own = scaled(1.0)
         own._set_integers({kind: scaled(1 / np.iinfo(kind).max) for kind in images.IMAGES})
         return own
@@ -347,9 +350,13 @@ class ChannelAffine:
         if len(shape) < 2 or not -len(shape) <= axis < len(shape) or shape[axis] != len(self.mean):
             raise ValueError(f"shape is {shape}; expected two or more axes, and {counted(len(self.mean), 'channel')} "
                              f"along axis {axis}")
+        try:
+            example = np.empty(shape, kind)
+        except ValueError as error:     # too many axes or elements
+            raise ValueError(f"shape is {shape}; expected that of an array: {error}") from None
         origin = _bind, (self, shape, kind.name, layout, activation)
         return Plan(
-            np.empty(shape, kind), axis, self._constants, activation=coded, num_threads=self.num_threads, origin=origin)
+            example, axis, self._constants, activation=coded, num_threads=self.num_threads, origin=origin)
 
 
 class Plan(kernels.Plan):

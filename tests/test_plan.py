@@ -131,6 +131,8 @@ def test_refused(x, out, residual, message):
     ((4,), TypeError, "shape must be a tuple of integers, got 4"),
     (((4, -3),), ValueError, "shape must be at least 0, got -3"),
     (((4, 3.0),), TypeError, "shape must be an integer, got 3.0"),
+    (((2**40, 3, 2**40),), ValueError, r"shape is \(1099511627776, 3, .*; expected that of an array: array is too big"),
+    (((2, 3) + 70 * (1,),), ValueError, r"shape is \(2, 3, 1, .*; expected that of an array: maximum supported dim"),
     (((3,),), ValueError, r"shape is \(3,\); expected two or more axes"),
     (((4, 3), np.float32, "NHWC"), ValueError, r"layout must have one letter .* 2 axes of shape \(4, 3\).*got 'NHWC'"),
     (((4, 3), np.float32, "NN"), ValueError, "layout must have one letter for each of the 2 axes.*got 'NN'"),

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastbn._core.dispatch import kernels
 from fastbn._core.rounding import rounded
-from fastbn._core.tensors import as_array, is_tensor, to_dtype, to_float, to_tensor
+from fastbn._core.tensors import FLOATS, SUPPORTED, as_array, is_tensor, to_dtype, to_float, to_tensor
 from fastbn._core.views import as_plain, as_target, axis_of, channel_axis, check_writable
 
 if TYPE_CHECKING:
@@ -138,6 +138,8 @@ def check_out(out: NDArray[Any], shape: tuple[int, ...], dtype: DTypeLike | None
     """Raise an error unless `out` can take the transform of an image."""
     if out.shape != shape:
         raise ValueError(f"out has shape {out.shape}; expected {shape}")
+    if out.dtype.name not in FLOATS:
+        raise TypeError(f"out has dtype {out.dtype}; expected {SUPPORTED}")
     if dtype is not None and out.dtype != np.dtype(dtype):
         raise TypeError(f"out has dtype {out.dtype}; expected {np.dtype(dtype)}")
     check_writable(out)

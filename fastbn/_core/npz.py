@@ -129,7 +129,7 @@ def _check_directory(file: BinaryIO, size: int) -> None:
     # zipfile builds an object for each entry of the directory, so limit the directory first.
     file.seek(0)
     if file.read(4) not in (b"PK\3\4", _END_MAGIC[:4]):
-        raise ValueError("the file does not begin like an npz archive")
+        raise ValueError("the file is not an npz archive")
     start = max(0, size - _END.size - MOST_COMMENT_BYTES - _ZIP64_LOCATOR_BYTES)
     file.seek(start)
     tail = file.read()

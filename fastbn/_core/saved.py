@@ -100,7 +100,7 @@ class Saved:
 
         Parameters
         ----------
-        mean, var : array_like, shape (C,)
+        mean, var : array_like of float32 or float64, shape (C,)
         eps : float
             As given to `batch_norm_inference`.
 
@@ -110,8 +110,8 @@ class Saved:
 
         Raises
         ------
-        ValueError
-            If the vectors differ in length, or a variance is negative, or 0 with an eps of 0.
+        TypeError, ValueError
+            If the vectors have another dtype or differ in length, or a variance is negative, or 0 with an eps of 0.
 
         Examples
         --------
@@ -174,9 +174,13 @@ def normalizing(
     mean: ArrayLike, var: ArrayLike, eps: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Return mean, variance and rstd as new float64 vectors; rstd is Inf if variance and eps are 0."""
-    mean64, var64 = (np.array(as_constant(v, n), np.float64) for v, n in ((mean, "mean"), (var, "var")))
-    if mean64.ndim != 1 or mean64.shape != var64.shape:
-        raise ValueError(f"mean and var have shapes {mean64.shape} and {var64.shape}; expected (C,) for both")
+    given = {name: views.as_plain(as_constant(v, name), name) for name, v in (("mean", mean), ("var", var))}
+    if given["mean"].ndim != 1 or given["mean"].shape != given["var"].shape:
+        raise ValueError(f"mean and var have shapes {given['mean'].shape} and {given['var'].shape}; expected (C,) for "
+                         "both")
+    for name, vector in (("mean", mean), ("var", var)):
+        views.check_vector(vector, len(given[name]), name)      # as the kernels accept
+    mean64, var64 = (np.array(vector, np.float64) for vector in given.values())
     with np.errstate(divide="ignore"):
         rstd: NDArray[np.float64] = 1 / np.sqrt(var64 + eps)
     return mean64, var64, rstd

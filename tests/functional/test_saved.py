@@ -1,5 +1,6 @@
-"""What a forward leaves for its backward is opaque: nothing that it is made to hold gets past the checks."""
+"""What a forward pass saves for its backward pass: unexpected content is refused."""
 
+import contextlib
 import copy
 import dataclasses
 import pickle
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastbn import BatchNorm
-from fastbn.functional import Saved, batch_norm_backward, batch_norm_training
+from fastbn.functional import Saved, batch_norm_backward, batch_norm_inference, batch_norm_training
 from tests.compare import same_bits
 
 RNG = np.random.default_rng(0)
@@ -135,6 +136,31 @@ def test_copies_go_back_to_the_same_bits(kind, duplicate):
         if kind == "mask" and got.ndim == 3:    # the others are the layer's to fill
             got, want = got[CHOSEN], want[CHOSEN]
         np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(("mean", "var", "error", "message"), [
+    (["a"], [1.0], TypeError, "mean has dtype <U1; expected float32 or float64"),
+    ([1j], [1.0], TypeError, "mean has dtype complex128; expected float32 or float64"),
+    (np.array([1]), [1.0], TypeError, "mean has dtype int64; expected float32 or float64"),
+    ([1.0], np.array([1], np.uint8), TypeError, "var has dtype uint8; expected float32 or float64"),
+    ([object()], [1.0], TypeError, "mean has dtype object; expected float32 or float64"),
+    ([[1.0], [1.0, 2.0]], [1.0], ValueError, "mean cannot be converted to an array"),
+    ([1.0], [[1.0], [1.0, 2.0]], ValueError, "var cannot be converted to an array"),
+    ([1.0, 2.0], [1.0], ValueError, r"mean and var have shapes \(2,\) and \(1,\)"),
+])
+def test_statistics_that_cannot_be_used(mean, var, error, message):
+    with pytest.raises(error, match=message):
+        Saved.from_statistics(mean, var)
+
+
+def test_statistics_are_refused_as_by_inference():
+    for kind in (np.float32, np.float64, np.float16, np.longdouble, int, np.uint8, bool, complex, object):
+        vector = np.ones(2, kind)
+        accepted = kind in (np.float32, np.float64)
+        for call in (Saved.from_statistics, lambda mean, var: batch_norm_inference(np.ones((3, 2)), mean, var)):
+            with contextlib.nullcontext() if accepted else pytest.raises(TypeError, match="has dtype"):
+                call(vector, vector)
+    Saved.from_statistics([1, 2], [1, 2])       # numbers of a list may be integers, in both
 
 
 def test_given_statistics():

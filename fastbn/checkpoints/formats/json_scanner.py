@@ -85,7 +85,8 @@ class Scanner:
         try:
             value, self._at = _decode(self._text, self._at)
         except json.JSONDecodeError as error:
-            raise ValueError(f"header is not JSON: {error.msg} at character {error.pos}") from None
+            what = error.msg.removesuffix(" at").removesuffix(": ")     # the usual message continues with the line
+            raise ValueError(f"header is not JSON: {what} at character {error.pos}") from None
         assert isinstance(value, str)
         return value
 

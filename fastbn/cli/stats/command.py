@@ -98,7 +98,10 @@ def run(arguments: argparse.Namespace) -> int:
                 task.keep()
         if code:    # the resume file is complete; from here a second signal may end a blocked print
             task.show_interrupted()
-    except (CommandError, InputError) as error:
+    except CommandError as error:
+        tell(str(error))
+        return error.exit_code
+    except InputError as error:
         tell(str(error))
         return FAILED
     except OutputError as error:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastbn._core import extras
-from fastbn.cli.console import printable
+from fastbn.cli.console import FAILED, USAGE_ERROR, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,8 +51,16 @@ class Place(NamedTuple):
 class CommandError(Exception):
     """An error that ends the command, even with ``--on-error skip``."""
 
+    exit_code: int = FAILED
+
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
+
+
+class ArgumentsError(CommandError):
+    """Arguments that cannot be used together, or with these inputs."""
+
+    exit_code = USAGE_ERROR
 
 
 @contextmanager

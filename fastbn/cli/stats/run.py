@@ -12,7 +12,7 @@ from fastbn._core.checks import channels, counted
 from fastbn.cli.console import OutputError, show, tell, write_file
 from fastbn.cli.stats import inputs, resume
 from fastbn.cli.stats.counting.count import State, count
-from fastbn.cli.stats.errors import CommandError, InputError, require
+from fastbn.cli.stats.errors import ArgumentsError, CommandError, InputError, require
 from fastbn.cli.stats.inputs import FINGERPRINT_BYTES
 from fastbn.cli.stats.output.progress import Progress
 from fastbn.cli.stats.output.report import report, text
@@ -79,7 +79,7 @@ class Run:
     def check(self) -> None:
         """Check the arguments before anything is read."""
         if self.arguments.paths.count(inputs.STANDARD_INPUT) > 1:
-            raise CommandError("standard input (-) can be read only once")
+            raise ArgumentsError("standard input (-) can be read only once")
 
     def read(self) -> None:
         """Count all unfinished inputs."""
@@ -111,7 +111,7 @@ class Run:
                 raise InputError(source.path, source.problem)
             for output in outputs:
                 if replaces(output, source):
-                    raise CommandError(f"{output}: is an input or part of one; choose another output path")
+                    raise ArgumentsError(f"{output}: is an input or part of one; choose another output path")
             archives |= source.kind == "npz"
             total += source.size
             done += source.size if number <= self.state.finished else 0
@@ -119,7 +119,7 @@ class Run:
             raise CommandError(f"{self.arguments.resume}: covers {len(self.fingerprints) // FINGERPRINT_BYTES} inputs, "
                                f"but the command names {number}")
         if self.settings.members and not archives:
-            raise CommandError("--member selects arrays of .npz files, but no input is an .npz file")
+            raise ArgumentsError("--member selects arrays of .npz files, but no input is an .npz file")
         return total, done
 
     def read_one(self, index: int, source: Input, progress: Progress) -> None:

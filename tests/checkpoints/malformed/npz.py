@@ -95,14 +95,14 @@ def bad_archives():
     end = good.index(END)
     directory = good.index(CENTRAL)
     yield "empty archive", zipped([]), "state is empty"
-    yield "not an archive", b"weights " * 100, "does not begin like an npz archive"
-    yield "a bare npy", npy_bytes, "does not begin like an npz archive"
-    yield "gzip", b"\x1f\x8b" + good, "does not begin like an npz archive"
-    yield "something before", b"#!/bin/sh\n" + good, "does not begin like an npz archive"
+    yield "not an archive", b"weights " * 100, "is not an npz archive"
+    yield "a bare npy", npy_bytes, "is not an npz archive"
+    yield "gzip", b"\x1f\x8b" + good, "is not an npz archive"
+    yield "something before", b"#!/bin/sh\n" + good, "is not an npz archive"
     yield "an archive before", good + good, "directory of .* does not reach its end"
     yield "something after", good + b"x", "does not end where its directory says"
     for at in (0, 1, 3, 4, 30, directory - 1, directory, directory + 10, end, end + 1, len(good) - 1):
-        yield f"cut at {at}", good[:at], "does not begin like an npz" if at < 4 else "no end of its directory"
+        yield f"cut at {at}", good[:at], "is not an npz" if at < 4 else "no end of its directory"
     for name, offset, value, message in (
         ("entries 4, of 5", 10, b"\4\0", "one part of several"),
         ("disk 1", 4, b"\1\0", "one part of several"),

@@ -121,7 +121,7 @@ def test_standard_input(tmp_path):
         assert done.stderr.decode().startswith(f"-: {reason}")
         assert done.stdout == b""
     done = command("-", "-", input=file.getvalue())
-    assert (done.returncode, done.stderr) == (1, b"standard input (-) can be read only once\n")
+    assert (done.returncode, done.stderr) == (2, b"standard input (-) can be read only once\n")
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -163,7 +163,7 @@ def test_without_the_extra(module, argument, what, on_error, tmp_path, monkeypat
 
 def test_members_without_an_archive(tmp_path, capsys):
     np.save(tmp_path / "x.npy", normal(4, 3))
-    assert main(["stats", str(tmp_path / "x.npy"), "--member", "x"]) == 1
+    assert main(["stats", str(tmp_path / "x.npy"), "--member", "x"]) == 2
     assert capsys.readouterr() == ("", "--member selects arrays of .npz files, but no input is an .npz file\n")
 
 

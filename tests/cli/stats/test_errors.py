@@ -124,7 +124,7 @@ def test_no_output_over_an_input(option, tmp_path, capsys):
     path = tmp_path / "x.png"
     before = npy(GOOD)
     path.write_bytes(before)
-    assert main(["stats", str(path), option, str(path)]) == 1
+    assert main(["stats", str(path), option, str(path)]) == 2
     assert "x.png: is an input or part of one; choose another output path" in capsys.readouterr().err
     assert path.read_bytes() == before
 
@@ -135,7 +135,7 @@ def test_no_output_over_an_input_in_a_folder(name, tmp_path, capsys):
     (images / "below").mkdir(parents=True)
     (images / "x.png").write_bytes(b"an image")
     (images / "below" / "link.png").symlink_to(images / "x.png")
-    assert main(["stats", str(images), "--on-error", "skip", "--plot", str(images / name)]) == 1
+    assert main(["stats", str(images), "--on-error", "skip", "--plot", str(images / name)]) == 2
     assert capsys.readouterr().err == (
         f"{images / name}: is an input or part of one; choose another output path\n")
     assert (images / "x.png").read_bytes() == b"an image"

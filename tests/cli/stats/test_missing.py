@@ -135,7 +135,7 @@ def test_what_is_printed(tmp_path, capsys):
     assert err == ""
     assert out.splitlines() == [
         'mean, std = (2.33333333, 9, float("nan")), (0.942809042, 0, float("nan"))',
-        "# no normalize = ...: channel 1 is constant; channel 2 has no values",
+        "# normalize is omitted: channel 1 is constant; channel 2 has no values",
         "# channel axis -1; the first array has shape (3, 3)",
         "",
         "channel            count             min             max            mean             std",

@@ -109,7 +109,7 @@ def test_standard_output_that_is_closed(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(("x", "lines"), [
     (np.array([[0, 7, 1], [2, 7, 3]], np.uint8),
-     ["mean, std = (1, 7, 2), (1, 0, 1)", "# no normalize = ...: channel 1 is constant"]),
+     ["mean, std = (1, 7, 2), (1, 0, 1)", "# normalize is omitted: channel 1 is constant"]),
     (np.array([[0, np.nan], [2, 1]]), ['mean, std = (1, float("nan")), (1, float("nan"))']),
     (np.array([[0, np.inf], [2, 1]]), ['mean, std = (1, float("nan")), (1, float("nan"))']),
     (np.array([[0, 51], [102, 255]], np.uint8), [
@@ -140,7 +140,7 @@ def test_many_channels_are_not_all_listed(tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.full((3, 2000), 7, np.uint8))
     stats(tmp_path, tmp_path / "x.npy")
     out, err = capsys.readouterr()
-    assert "# no normalize = ...: channels 0, 1, 2, 3, 4, 5, 6, 7 and 1992 more are constant\n" in out
+    assert "# normalize is omitted: channels 0, 1, 2, 3, 4, 5, 6, 7 and 1992 more are constant\n" in out
 
 
 def test_the_work_is_proportional_to_the_channels_with_nan(monkeypatch):

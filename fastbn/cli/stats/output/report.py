@@ -62,7 +62,7 @@ def text(tally: Tally, axis: int) -> list[str]:
                    for mask, one, more in ((std == 0, "is constant", "are constant"),
                                            (tally.stats.count == 0, "has no values", "have no values"))
                    if mask.any()]
-        lines.append(f"# no normalize = ...: {'; '.join(reasons)}" if reasons else
+        lines.append(f"# normalize is omitted: {'; '.join(reasons)}" if reasons else
                      f"normalize = fastbn.ChannelAffine.from_mean_std({vector(mean * BYTE_SCALE)}, "
                      f"{vector(std * BYTE_SCALE)})  # of values / 255")
     if tally.shape is not None:
