@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastbn._core.dispatch import kernels
+from fastbn._core.overlap import overlap
 from fastbn._core.rounding import rounded
 from fastbn._core.tensors import FLOATS, SUPPORTED, as_array, is_tensor, to_dtype, to_float, to_tensor
 from fastbn._core.views import as_plain, as_target, axis_of, channel_axis, check_writable
@@ -143,7 +144,7 @@ def check_out(out: NDArray[Any], shape: tuple[int, ...], dtype: DTypeLike | None
     if dtype is not None and out.dtype != np.dtype(dtype):
         raise TypeError(f"out has dtype {out.dtype}; expected {np.dtype(dtype)}")
     check_writable(out)
-    if np.may_share_memory(out, x) and np.shares_memory(out, x):
+    if overlap(out, x):
         raise ValueError(f"out shares memory with x; {x.dtype} cannot be transformed in place")
 
 
@@ -187,7 +188,7 @@ def moved(
         out = np.empty(shape, x.dtype)
     elif out.shape != shape:
         raise ValueError(f"out has shape {out.shape}; expected {shape}")
-    elif axes.x != axes.y and np.may_share_memory(out, x) and np.shares_memory(out, x):
+    elif axes.x != axes.y and overlap(out, x):
         raise ValueError("out shares memory with x, whose channel axis moves; that cannot be done in place")
     transform(x, axes.x, activation, residual, np.moveaxis(out, axes.y, axes.x))
     return out

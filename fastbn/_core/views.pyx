@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The only module that deals with axes: checks an array once and turns it into one of the two shapes of the kernels.
+"""Check an array once and turn it into one of the two shapes of the kernels.
 
 ``planes`` is (N, C, S): the axes before the channel axis, the channels, the axes after it. ``rows`` is (R, C): the
 channels lie last. "Before" and "after" refer to the order in memory, not to the order of the axes: a Fortran-ordered
@@ -13,6 +13,7 @@ import numpy as np
 cimport numpy as cnp
 
 from fastbn._core.checks import counted
+from fastbn._core.overlap import overlap
 from fastbn._core.tensors import SUPPORTED, as_array, as_constant, is_tensor, to_tensor
 
 include "kernels/common/sizes.pxi"

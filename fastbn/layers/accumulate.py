@@ -10,6 +10,7 @@ import numpy as np
 from fastbn import functional
 from fastbn._core import views
 from fastbn._core.checks import channels, check_iterable, counted
+from fastbn._core.overlap import overlap
 from fastbn._core.saved import normalizing
 from fastbn.layers import passes
 from fastbn.layers.batch import Batch
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from fastbn.layers.tracked import TrackedNorm
 
 _MISSING = object()
-# Of a search for shared memory; a longer one counts as found. Any, because NumPy's stubs know only 0 and -1.
-MOST_WORK: Any = 100_000
 
 
 class WholeBatch:
@@ -213,16 +212,16 @@ class WholeBatch:
         for name, arrays in given.items():
             if arrays is not None and len(arrays) != len(self._tapes):
                 raise ValueError(f"{name} has {counted(len(arrays), 'array')}; expected {len(self._tapes)}, one for "
-                                 "each forward")
+                                 "each forward pass")
 
     def _refuse_overlap(self, gradients: list[ArrayLike], targets: list[NDArray[Any]]) -> None:
-        # Each x and its gradient are read again after earlier results have been written, and by another backward.
+        # Each x and its gradient are read again after earlier results have been written, and by another backward pass.
         for i, target in enumerate(map(views.as_target, targets)):
             others = [("x", j, tape.x) for j, tape in enumerate(self._tapes)]
             others += [("dys", j, dy) for j, dy in enumerate(gradients) if j != i]
             others += [("out", j, array) for j, array in enumerate(targets) if j != i]
             for name, j, other in others:
-                if _overlap(target, views.as_plain(other, name)):
+                if overlap(target, views.as_plain(other, name)):
                     raise ValueError(f"out[{i}] overlaps the {name} of micro-batch {j}; expected dys[{i}] itself, or "
                                      "an array apart from all others")
 
@@ -262,14 +261,6 @@ def _refuse_small(batch: Batch) -> None:
     if single:
         raise ValueError(f"micro_batches have a single value that counts in {channels(single)}; expected two or more, "
                          "or none")
-
-
-def _overlap(a: NDArray[Any], b: NDArray[Any]) -> bool:
-    # Parts of one array along an inner axis are apart, although their bounds overlap.
-    try:
-        return np.shares_memory(a, b, max_work=MOST_WORK)
-    except np.exceptions.TooHardError:
-        return True
 
 
 def _count(tape: Tape, num_features: int) -> NDArray[np.float64] | int:

@@ -47,11 +47,7 @@ cdef int refuse_overlap(cnp.ndarray a, View other) except -1:
             return 0
     elif not np.may_share_memory(a, b):
         return 0
-    try:
-        shared = np.shares_memory(a, b, max_work=100000)
-    except np.exceptions.TooHardError:
-        shared = True
-    if shared:
+    if overlap(a, b):
         raise ValueError(f"out overlaps {other.name} without being the same array; pass the same array, or one that "
                          "shares no memory")
     return 0
