@@ -80,7 +80,7 @@ class Operation:
     fresh : bool
         Return a new array; otherwise write into a warm buffer if the library can.
     frozen : bool
-        A backward with given statistics.
+        A backward pass with given statistics.
     baseline : tuple (name, title), optional
         An operation of fastbn to compare with.
     """

@@ -94,7 +94,7 @@ def compute(batch: int, budget: float) -> list[list[float]]:
 
 
 def merging(budget: float) -> dict[tuple[int, int], float]:
-    """Return the seconds in which a rank merges all parts of a forward and a backward, by ranks and channels."""
+    """Return the seconds in which a rank merges all parts of a forward and a backward pass, by ranks and channels."""
     merged = {}
     for ranks in RANKS:
         for channels in sorted({layers.channels for layers in RESNET50}):
@@ -138,7 +138,7 @@ def print_estimate(gathered: dict[int, tuple[float, float]], step: float, merged
     bandwidth = (COMM.size - 1) / slope
     latency = (gathered[small][0] - slope * 8 * numbers(small)) / math.ceil(math.log2(COMM.size))
     print(f"\nall exchanges of a step, measured: {step * 1e3:.2f} ms")
-    print(f"latency {latency * 1e6:.1f} µs a round, bandwidth {bandwidth / 1e9:.2f} GB/s\n")
+    print(f"latency {latency * 1e6:.1f} us a round, bandwidth {bandwidth / 1e9:.2f} GB/s\n")
     lines = [["ranks", "latency", "transfer", "merging (measured)", "a step"]]
     for ranks in RANKS:
         times = estimate(ranks, latency, bandwidth, merged)
@@ -156,7 +156,7 @@ def main(tiny: bool, batch: int) -> None:
         return
     print(f"{COMM.size} ranks, one thread each; {MPI.Get_library_version().split(',')[0].strip()}\n")
     print(table([["channels", "bytes a rank", "exchange", "blocking all-gather"], *(
-        [str(channels), f"{8 * numbers(channels):,}", f"{ours * 1e6:.1f} µs", f"{blocking * 1e6:.1f} µs"]
+        [str(channels), f"{8 * numbers(channels):,}", f"{ours * 1e6:.1f} us", f"{blocking * 1e6:.1f} us"]
         for channels, (ours, blocking) in gathered.items())]))
     print_layers(batch, rows)
     if COMM.size > 1:

@@ -32,7 +32,8 @@ class Torch(Peer):
 
     @classmethod
     def supports(cls, op: Operation, case: Case) -> bool:
-        # A new tensor is the only result of its backward: `native_batch_norm_backward.out` copies one. See TorchKept.
+        # A new tensor is the only result of its backward pass: `native_batch_norm_backward.out` copies one; see
+        # TorchKept.
         return super().supports(op, case) and (op.kind != "backward" or op.fresh)
 
     def view(self, array: Any) -> Any:
@@ -42,7 +43,7 @@ class Torch(Peer):
         return self.torch.from_numpy(array).movedim(self.case.axis, 1)
 
     def ways(self, op: Operation, training: bool) -> tuple[Calls, Calls]:
-        """Return the ways to the forward: into a given buffer, and into a new tensor."""
+        """Return the ways to the forward pass: into a given buffer, and into a new tensor."""
         torch, w, b = self.torch, self.w, self.b
         running = (None, None) if training else (self.m, self.v)
         x, y = (self.view(array).to(getattr(torch, op.dtype)) for array in (self.x, self.y))
@@ -108,7 +109,7 @@ class Torch(Peer):
 
 
 class TorchKept(Torch):
-    """PyTorch on a heap that keeps its memory, where the new tensor of a backward is a warm buffer."""
+    """PyTorch on a heap that keeps its memory, where the new tensor of a backward pass is a warm buffer."""
 
     @classmethod
     def supports(cls, op: Operation, case: Case) -> bool:

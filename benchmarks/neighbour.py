@@ -39,7 +39,7 @@ def percentiles(call: Callable[[], object], seconds: float) -> list[str]:
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
-    return [f"{1e6 * float(np.percentile(times, q)):.1f} µs" for q in (50, 99, 99.9)]
+    return [f"{1e6 * float(np.percentile(times, q)):.1f} us" for q in (50, 99, 99.9)]
 
 
 def calls() -> dict[str, Callable[[], object]]:

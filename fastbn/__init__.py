@@ -1,4 +1,6 @@
-"""Batch normalization for NumPy on the CPU: fast, exact, and the same bits on every machine.
+"""Batch normalization for NumPy on the CPU: fast and exact.
+
+Results have the same bits for any number of threads and any instruction set.
 
 `BatchNorm` is the layer, and `SyncBatchNorm` the layer for several processes; `functional` has the same operations
 without state. `ChannelStats` holds mergeable statistics of channels. `ChannelAffine` is batch normalization at

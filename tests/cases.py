@@ -145,7 +145,7 @@ def array(c: Case, layout: str, dtype: Any = np.float32, mean: float = 0.0, std:
 
 
 def inputs(c: Case, layout: str, dtype: Any = np.float32) -> Inputs:
-    """The arguments of a forward and a backward of a case; the parameters have the dtype of x."""
+    """The arguments of a forward pass and a backward pass of a case; the parameters have the dtype of x."""
     rng = np.random.default_rng(c.channels)
     scale, shift, mean = (rng.standard_normal(c.channels).astype(dtype) for _ in range(3))
     return Inputs(

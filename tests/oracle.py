@@ -13,7 +13,7 @@ WIDE = np.longdouble
 
 
 class Forward(NamedTuple):
-    """The results of a forward; z is the input of the activation."""
+    """The results of a forward pass; z is the input of the activation."""
 
     y: Any
     z: Any
@@ -23,7 +23,7 @@ class Forward(NamedTuple):
 
 
 class Backward(NamedTuple):
-    """The results of a backward."""
+    """The results of a backward pass."""
 
     dx: Any
     dgamma: Any
@@ -71,7 +71,7 @@ def backward(
     dy: Any, x: Any, of: Forward, gamma: Any = None, *, axis: int = 1, relu: bool = False, frozen: bool = False,
     wide: Any = WIDE,
 ) -> Backward:
-    """The gradients of the forward `of`; with `frozen`, mean and variance are constants."""
+    """The gradients of the forward pass `of`; with `frozen`, mean and variance are constants."""
     x, dy = np.asarray(x).astype(wide), np.asarray(dy).astype(wide)
     if relu:
         dy = np.where(of.z <= 0, 0, dy)

@@ -125,7 +125,7 @@ class Saved:
         return cls(*normalizing(mean, var, eps), 0, frozen=True)
 
     def _view_of(self, x: ArrayLike, axis: int) -> views.View:
-        """Return a view of the forward's x as the kernels walk it.
+        """Return a view of x of the forward pass as the kernels walk it.
 
         Raises
         ------

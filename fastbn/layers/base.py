@@ -215,9 +215,9 @@ class Norm(Checked):
 
         Parameters
         ----------
-        dy : array_like, shape and dtype of the forward's x
+        dy : array_like, shape and dtype of x of the forward pass
         out : ndarray, shape and dtype of x, optional
-            Buffer for dx; `dy` or the forward's x to work in place. Over x, no further backward pass is possible.
+            Buffer for dx; `dy` or x of the forward pass to work in place. Over x, no further backward pass is possible.
 
         Returns
         -------

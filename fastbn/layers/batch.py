@@ -46,7 +46,7 @@ class Batch(NamedTuple):
 
     @classmethod
     def from_stats(cls, stats: ChannelStats) -> Batch:
-        """Return statistics that were read apart from a forward."""
+        """Return statistics that were read apart from a forward pass."""
         arrays = stats.to_arrays()
         counts = arrays["count"]
         var = np.divide(arrays["m2"], counts, out=np.zeros(len(counts)), where=counts > 0)

@@ -153,7 +153,7 @@ def select(
     chosen = selection(view.array.shape, view.axis, None, mask, lengths)
     if chosen is None:
         return None
-    # A copy, because the mask of the caller may change before the backward.
+    # A copy, because the mask of the caller may change before the backward pass.
     return Selection(np.array(chosen), view.axis, padding, chosen.ndim == view.array.ndim)
 
 

@@ -1,4 +1,4 @@
-"""The forward and the backward of a batch of which some values count, or of which the array at hand is a part.
+"""The forward and the backward pass of a batch of which some values count, or of which the array at hand is a part.
 
 A selection tells which values the kernels get, and a source tells where the sums of the whole batch come from:
 
@@ -46,7 +46,7 @@ class Parameters:
 
 @dataclass(slots=True, eq=False)
 class Operands:
-    """The arrays of a forward, checked.
+    """The arrays of a forward pass, checked.
 
     Attributes
     ----------
@@ -172,7 +172,7 @@ def _fused(operands: Operands, selection: Selection, parameters: Parameters) -> 
 def evaluate(
     operands: Operands, selection: Selection, parameters: Parameters, mean: ArrayLike, var: ArrayLike
 ) -> Any:
-    """Transform the values that count by given statistics; returns y. `complete` prepares a backward."""
+    """Transform the values that count by given statistics; returns y. `complete` prepares a backward pass."""
     view, added = operands.view, operands.added
     x = selection.take(view.array)
     place = selection.place(operands.target, operands.out) if selection.by_channel else x
@@ -184,7 +184,7 @@ def evaluate(
 
 
 def complete(tape: Tape, axis: int, parameters: Parameters, mean: ArrayLike, var: ArrayLike) -> Saved:
-    """Add what a backward needs to the tape of a forward by given statistics, and return it.
+    """Add what a backward pass needs to the tape of a forward pass by given statistics, and return it.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ def complete(tape: Tape, axis: int, parameters: Parameters, mean: ArrayLike, var
 
 
 class Gradient:
-    """The backward of one forward: `reduce` returns the sums of its array, and `apply` the gradients.
+    """The backward pass of one forward pass: `reduce` returns the sums of its array, and `apply` the gradients.
 
     Parameters
     ----------
@@ -263,7 +263,7 @@ class Gradient:
             *self._operands, self._saved, axis=self._axis, num_threads=self._parameters.num_threads)
 
     def apply(self, sums: NDArray[np.float64] | None) -> tuple[Any, ...]:
-        """Return dx, dgamma, dbeta and, if the forward had a residual, dresidual.
+        """Return dx, dgamma, dbeta and, if the forward pass had a residual, dresidual.
 
         Parameters
         ----------
@@ -311,7 +311,7 @@ class Gradient:
 
 
 def backward(gradient: Gradient, source: Source, frozen: bool) -> tuple[Any, ...]:
-    """Return dx, dgamma, dbeta and, if the forward had a residual, dresidual.
+    """Return dx, dgamma, dbeta and, if the forward pass had a residual, dresidual.
 
     Parameters
     ----------

@@ -103,7 +103,7 @@ class Channel:
             As `wait`.
         """
         if self.broken:
-            raise RuntimeError(f"{purpose}: the ranks lost each other before ({self.broken}); start them again")
+            raise RuntimeError(f"{purpose}: the ranks lost contact earlier ({self.broken}); start them again")
         out = np.empty((self.comm.size, *piece.shape), piece.dtype)
         try:
             self.wait(self.comm.Iallgather(piece, out), (piece, out), timeout, purpose)

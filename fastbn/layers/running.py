@@ -1,7 +1,7 @@
 """Running averages of means and variances: how they follow training batches, and their state.
 
-`RunningStatistics` holds the averages of a layer and takes statistics of batches; it knows no layer. It raises errors
-or returns whether it followed a batch, and the layer decides what to do about it.
+`RunningStatistics` holds the averages of a layer and takes statistics of batches; it does not depend on a layer. It
+raises errors or returns whether it followed a batch, and the layer decides what to do about it.
 """
 
 from __future__ import annotations

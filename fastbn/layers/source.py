@@ -1,8 +1,8 @@
 """Sources: where the statistics and the gradient sums of a whole training batch come from.
 
-A forward needs the statistics of the whole batch, and a backward its sums of dy and of dy (x - mean). The array at hand
-may be all of the batch (`Local`), one of several micro-batches (`MicroBatches`), or the part of one rank (`Ranks`). A
-source takes a function that reads the array, and returns what belongs to the whole batch.
+A forward pass needs the statistics of the whole batch, and a backward pass its sums of dy and of dy (x - mean). The
+array at hand may be all of the batch (`Local`), one of several micro-batches (`MicroBatches`), or the part of one rank
+(`Ranks`). A source takes a function that reads the array, and returns what belongs to the whole batch.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class MicroBatches:
     batch : Batch
         Statistics of all micro-batches.
     sums : ndarray of float64, shape (2, C), or None
-        Gradient sums of all micro-batches, for a backward.
+        Gradient sums of all micro-batches, for a backward pass.
     """
 
     whole: ClassVar[bool] = False

@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Tape:
-    """One forward. A layer replaces it as a whole, so that threads never see a mixture of two.
+    """One forward pass. A layer replaces it as a whole, so that threads never see a mixture of two.
 
     Attributes
     ----------
     x : array_like, weakref or None
         The input; after a forward pass in evaluation mode a weak reference. None if the forward pass wrote over values
-        that the backward reads.
+        that the backward pass reads.
     residual : array_like, weakref, True or None
         The residual of a forward pass in evaluation mode; True if there was one whose values the backward pass does not
         read.
     activation : int
         Its code in the kernels.
     saved : Saved or None
-        None after a forward pass by running averages, whose backward makes it.
+        None after a forward pass by running averages, whose backward pass makes it.
     selection : Selection or None
         Which values counted, if not all.
     rows : ndarray, shape (K, C), or None

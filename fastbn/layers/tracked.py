@@ -142,8 +142,8 @@ class TrackedNorm(Norm):
         Parameters
         ----------
         x : array_like, optional
-            A live batch, as in a forward, whose statistics are compared with those of evaluation mode. The layer does
-            not change.
+            A live batch, as in a forward pass, whose statistics are compared with those of evaluation mode. The layer
+            does not change.
 
         Returns
         -------
@@ -155,7 +155,7 @@ class TrackedNorm(Norm):
         RuntimeError
             If the layer has no running averages.
         TypeError, ValueError
-            If a training forward would refuse `x`.
+            If a training forward pass would refuse `x`.
 
         Examples
         --------

@@ -51,8 +51,8 @@ class ChannelStats:
 
     Notes
     -----
-    Batches are merged by the formula of Chan, Golub and LeVeque [1]_, [2]_, and weighted values by that of Schubert and
-    Gertz [3]_. The mean has two words of float64.
+    Batches are merged by the formula of Welford [1]_ and Chan, Golub and LeVeque [2]_, and weighted values by that of
+    Schubert and Gertz [3]_. The mean has two words of float64.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""The backward against the oracle and against finite differences."""
+"""The backward pass against the oracle and against finite differences."""
 
 import numpy as np
 import pytest
@@ -151,7 +151,7 @@ def test_finite_differences(shape, frozen, layout, activation, with_residual):
 
 
 def test_a_mask_made_in_another_order_of_memory(dtype):
-    # The backward takes a copy of x whose channels are not last in memory, as those of the forward are.
+    # The backward pass takes a copy of x whose channels are not last in memory, as those of the forward pass are.
     i = inputs(SMALL_PLANES, "planes", dtype)
     x = np.moveaxis(np.ascontiguousarray(np.moveaxis(i.x, 1, -1)), -1, 1)
     _, saved = batch_norm_training(x, i.gamma, i.beta, residual=i.residual, activation="relu")
@@ -163,7 +163,7 @@ def test_a_mask_made_in_another_order_of_memory(dtype):
 
 @pytest.mark.parametrize("shape", [(4, 3, 5, 6), (60, 3, 2), (120, 3, 1, 1)])
 def test_a_backward_of_another_shape_is_refused(shape):
-    # As many channels and values as the forward had, but the mask lies otherwise.
+    # As many channels and values as the forward pass had, but the mask lies otherwise.
     x = np.asfortranarray(np.random.default_rng(0).standard_normal((120, 3), np.float32))
     _, saved = batch_norm_training(x, residual=x, activation="relu")
     other = np.zeros(shape, np.float32)

@@ -104,7 +104,7 @@ def test_training_and_backward(case, layout, half, activation, with_residual):
     assert np.abs((saved.mean - exact.mean) * exact.rstd).max() <= 2.0**-23
     assert np.abs(saved.var / exact.var - 1).max() <= 5e-7
     dx, dgamma, dbeta, *dresidual = batch_norm_backward(i.dy, i.x, saved, gamma, axis=i.axis)
-    # What is next to zero may fall on either side of it, so the side is that of the forward without a ReLU.
+    # What is next to zero may fall on either side of it, so the side is that of the forward pass without a ReLU.
     linear, _ = batch_norm_training(i.x, gamma, beta, axis=i.axis, residual=residual)
     exact = exact._replace(z=linear.astype(np.float64))
     want = oracle.backward(i.dy, i.x, exact, gamma, axis=i.axis, relu=relu)

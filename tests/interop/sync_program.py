@@ -43,7 +43,7 @@ def bounds(samples, kind):
 
 
 def flat(result):
-    """What a backward returned, as a tuple."""
+    """What a backward pass returned, as a tuple."""
     return result if isinstance(result, tuple) else (result,)
 
 
@@ -370,7 +370,7 @@ def missing():
     start = time.monotonic()
     expect(TimeoutError, "not all ranks came within 1 s", lambda: bn(x))
     assert time.monotonic() - start > 0.9      # how much more depends on the machine
-    expect(RuntimeError, "the ranks lost each other before", lambda: bn(x))
+    expect(RuntimeError, "the ranks lost contact earlier", lambda: bn(x))
     print("timed out")
 
 
@@ -384,11 +384,11 @@ def missing_from_the_start():
 
 
 def widths():
-    """Layers of different widths meet: an error on every rank that lives to see it."""
+    """Layers of different widths meet: an error on every rank that still runs."""
     bn = fastbn.SyncBatchNorm(3 if RANK == 0 else 4, timeout=PATIENCE)
     x = np.random.default_rng(0).standard_normal((4, bn.num_features)).astype(np.float32)
     expect(RuntimeError, "expected layers of as many channels on every rank", lambda: bn(x))
-    expect(RuntimeError, "the ranks lost each other before", lambda: bn(x))
+    expect(RuntimeError, "the ranks lost contact earlier", lambda: bn(x))
     print("refused")
 
 

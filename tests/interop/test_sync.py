@@ -36,7 +36,7 @@ def test_as_the_layer(name):
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_an_error_on_one_rank_is_one_on_all(ranks):
+def test_an_error_on_one_rank_is_raised_on_all(ranks):
     succeed(ranks, "errors")
 
 

@@ -208,7 +208,7 @@ def test_a_backward_needs_every_forward():
         whole.backward(dys[:2])
     for x in xs[2:]:
         whole(x)
-    with pytest.raises(ValueError, match="dys has 3 arrays; expected 4, one for each forward"):
+    with pytest.raises(ValueError, match="dys has 3 arrays; expected 4, one for each forward pass"):
         whole.backward(dys[:3])
     with pytest.raises(ValueError, match="out has 1 array; expected 4"):
         whole.backward(dys, out=dys[:1])

@@ -1,4 +1,4 @@
-"""Evaluation keeps no array alive, and its backward goes by those that the caller still has."""
+"""Evaluation keeps no array alive, and its backward pass goes by those that the caller still has."""
 
 import gc
 import tracemalloc
@@ -113,7 +113,7 @@ def test_in_place_leaves_nothing(mask):
 
 @pytest.mark.parametrize("activation", [None, "relu"])
 def test_masked_evaluation_prepares_no_backward(activation):
-    # y, and the rows that count, twice with a residual; no mask of bits and no y of a backward that nobody asked for.
+    # y, and the rows that count, twice with a residual; no mask of bits and no y of a backward pass.
     x = np.random.default_rng(0).standard_normal((64, 100, 96)).astype(np.float32)
     mask = np.arange(100) < 50
     bn = BatchNorm(96, axis=-1).eval()

@@ -138,7 +138,7 @@ def test_padding(channels, layout):
 
 @pytest.mark.filterwarnings("error")
 def test_a_warning_that_is_an_error_leaves_no_earlier_forward():
-    # The result overwrites the x of the forward before, whose gradients can no longer be computed.
+    # The result overwrites the x of the forward pass before, whose gradients can no longer be computed.
     x = np.array([[1.0], [3.0], [8.0]])
     bn = BatchNorm(1)
     bn(x)

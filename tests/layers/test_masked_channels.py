@@ -187,7 +187,7 @@ def test_padding(training, layout):
         bn(x, residual, "relu", mask=mask)
         for a, b in zip(gone, bn.backward(dy), strict=True):
             same_bits(a, b)
-    else:       # which works out where the ReLU was open in the backward alone
+    else:       # which works out where the ReLU was open in the backward pass alone
         with pytest.raises(RuntimeError, match="wrote its result over its input"):
             bn.backward(dy)
     same = x.copy()

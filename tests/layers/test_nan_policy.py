@@ -37,7 +37,7 @@ def test_raise_changes_nothing(place, value, averaging):
     for name, was in state.items():
         same_bits(bn.state_dict()[name], was)
     same_bits(bn.backward(good), dx)
-    bn.eval()(x)        # evaluation is not the policy's business
+    bn.eval()(x)        # the policy does not apply in evaluation mode
 
 
 def test_raise_without_running_averages():
@@ -77,7 +77,7 @@ def test_propagate_stays_in_its_channel(averaging):
 
 
 @pytest.mark.parametrize("policy", ["raise", "skip_update"])
-def test_good_batches_are_nobodys_business(policy):
+def test_the_policy_does_not_change_finite_batches(policy):
     batches = drifting(np.float32)
     one, other = BatchNorm(3, nan_policy=policy), BatchNorm(3)
     for x in batches:

@@ -80,7 +80,8 @@ def markdown(results: Results, load: Load) -> str:
         f"processes {load.others:.0f} %{': **the machine was busy**' * load.busy}.",
         "",
         f"Median of {plural(results.rounds, 'round')} of {plural(results.seconds, 'second')}, each on new connections; "
-        "for the requests per second the lowest and the highest too; errors and wrong answers of all rounds:",
+        "for the requests per second",
+        "the lowest and the highest too; errors and wrong answers of all rounds:",
         "",
         "| server | route | connections | requests/s | lowest to highest | p50, ms | p99, ms | errors | wrong |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
@@ -92,10 +93,11 @@ def markdown(results: Results, load: Load) -> str:
         "|---|---:|---:|---:|---:|---:|---:|",
         *(recovery_row(recovery) for recovery in results.recoveries),
         "",
-        "Before and after, every test digit was sent over both routes, alone and in a batch, and the logits compared, "
-        "bit for bit, with those",
-        f"of the same network in another process: {results.compared:,} answers, {results.wrong} wrong. Folding changed "
-        f"{plural(results.changed_digits, 'digit')}, and no logit by more than {results.change:.0e} of the largest.",
+        "Before and after, every test digit was sent over both routes, alone and in a batch, and the logits compared,",
+        f"bit for bit, with those of the same network in another process: {results.compared:,} answers, "
+        f"{results.wrong} wrong.",
+        f"Folding changed {plural(results.changed_digits, 'digit')}, and no logit by more than {results.change:.0e} of "
+        "the largest.",
     ])
 
 

@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Train a small convolutional network on the 1,797 handwritten digits of scikit-learn, with and without batch "
         "normalization, at two learning rates. The command prints the test accuracy after each epoch, compares the "
         "predictions for single digits with those for the whole test set, and plots the four accuracy curves. It "
-        "takes about ten seconds.")
+        "takes 10 to 20 seconds.")
     parser.epilog = f"Requires an extra: {extras.hint('demo')}"
     parser.add_argument("--epochs", type=positive_int, default=15, metavar="N", help="passes over the training digits")
     parser.add_argument("--batch", type=positive_int, default=64, metavar="N", help="digits in a training step")
