@@ -10,7 +10,7 @@ import numpy as np
 
 from fastbn._core.checks import check_flag, check_integer, check_momentum
 from fastbn.checkpoints.conventions import VECTORS, Convention, find
-from fastbn.checkpoints.matching import as_array, check_state, omissible, without_prefix
+from fastbn.checkpoints.matching import as_native, checked_vectors, omissible, without_prefix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _DECIMAL = Context(prec=40)     # independent of the context of the calling thread
 
 
-class Choices(TypedDict, total=False):
+class ConversionOptions(TypedDict, total=False):
     """The keyword arguments of `convert` for what a state does not determine."""
 
     count: int | None
@@ -86,7 +86,7 @@ def convert(
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a mapping of names to arrays, got {type(state).__name__}")
     own = without_prefix(state, prefix)
-    vectors, tracked = check_state(own, before)
+    vectors, tracked = checked_vectors(own, before)
     _apply_fix_gamma(vectors, before, fix_gamma)
     _rescale(vectors, before, after, count, keep_variance)
     _fill(vectors, after)
@@ -94,7 +94,7 @@ def convert(
     out = {prefix + names[vector]: vectors[vector] for vector in VECTORS if vector in vectors}
     if after.num_batches_tracked is not None and "running_mean" in vectors:
         out[prefix + after.num_batches_tracked] = np.array(tracked, np.int64)
-    return out | {prefix + name: as_array(own[name]) for name in before.extra if name in own and name in after.extra}
+    return out | {prefix + name: as_native(own[name]) for name in before.extra if name in own and name in after.extra}
 
 
 @overload

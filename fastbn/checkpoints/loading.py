@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from fastbn._core.checks import check_flag
 from fastbn.checkpoints.build import build
 from fastbn.checkpoints.conventions import COUNTER, FASTBN, Convention, averaging, find
-from fastbn.checkpoints.conversion import Choices, convert, convert_momentum
+from fastbn.checkpoints.conversion import ConversionOptions, convert, convert_momentum
 from fastbn.checkpoints.formats.files import located, opened
 from fastbn.checkpoints.kinds import check_layer, default, name_of, named
-from fastbn.checkpoints.matching import check_prefix, check_shapes, check_state, match, without_prefix
+from fastbn.checkpoints.matching import check_prefix, check_shapes, checked_vectors, match, without_prefix
 from fastbn.checkpoints.prefixes import layers_in
 from fastbn.checkpoints.settings import Settings, decode
 from fastbn.checkpoints.state import check_exact, check_initial_weight
@@ -98,7 +98,7 @@ def load_layer(
     prefix: str,
     convention: str | Convention,
     settings: Settings,
-    **choices: Unpack[Choices],
+    **choices: Unpack[ConversionOptions],
 ) -> Layer:
     """Load one layer from a file; see `fastbn.BatchNorm.load`.
 
@@ -148,7 +148,7 @@ def restore(
     *,
     prefix: str = "",
     convention: str | Convention = "fastbn",
-    **choices: Unpack[Choices],
+    **choices: Unpack[ConversionOptions],
 ) -> None:
     """Load the state of a layer from a file: all of it or, after an error, nothing.
 
@@ -219,7 +219,7 @@ def _read(archive: Archive, prefix: str, convention: Convention) -> _Stored:
             raise ValueError(f"{name} has shape {archive.shape(full[name])}; expected {channels} or ()")
     state = {name: archive.read(full[name]) for name in (*names.values(), *extra)}
     try:
-        check_state(state, convention)
+        checked_vectors(state, convention)
         if extra:
             check_exact(state, channels[0])
             check_initial_weight(state)
@@ -239,7 +239,7 @@ def _check_kind(layer_type: type[Checkpointable], stored: _Stored) -> None:
         raise ValueError(f"the layer is of the class {stored.kind}; expected {expected}")
 
 
-def _layer(layer_type: type[Layer], stored: _Stored, settings: Settings, **choices: Unpack[Choices]) -> Layer:
+def _layer(layer_type: type[Layer], stored: _Stored, settings: Settings, **choices: Unpack[ConversionOptions]) -> Layer:
     source = stored.convention
     defaults: Settings = {
         "axis": source.axis, "eps": source.eps, "unbiased": source.unbiased,

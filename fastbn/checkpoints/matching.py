@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from fastbn._core.checks import listed, shortened
 from fastbn.checkpoints.conventions import COUNTER, VECTORS
 
 if TYPE_CHECKING:
@@ -48,10 +49,10 @@ def match(names: Collection[str], convention: Convention) -> dict[str, str]:
     missing = [known[vector] for vector in VECTORS if vector not in present and vector not in omitted]
     if not missing and not any(known[vector] in names for vector in VECTORS):
         missing = [known[vector] for vector in VECTORS]
-    unknown = sorted(map(repr, set(names) - {*known.values(), *convention.extra}))
+    unknown = sorted(map(shortened, set(names) - {*known.values(), *convention.extra}))
     if missing or unknown:
         wrong = [f"is missing {', '.join(missing)}"] if missing else []
-        wrong += [f"also has {abbreviated(unknown)}"] if unknown else []
+        wrong += [f"also has {listed(unknown, 4)}"] if unknown else []
         raise ValueError(f"state {' and '.join(wrong)}; expected {', '.join(known.values())} of {convention.name}")
     return {field: name for field, name in known.items() if name in names}
 
@@ -59,12 +60,6 @@ def match(names: Collection[str], convention: Convention) -> dict[str, str]:
 def omissible(present: Collection[str], convention: Convention) -> set[str]:
     """Return the vectors that a convention allows to be missing, given the vectors present."""
     return {vector for group in convention.optional if not set(group) & set(present) for vector in group}
-
-
-def abbreviated(texts: list[str], most: int = 4) -> str:
-    """Return the first few texts, each cut to a readable length, and the number of the others."""
-    shown = ", ".join(text if len(text) <= 80 else f"{text[:80]}..." for text in texts[:most])
-    return shown if len(texts) <= most else f"{shown} and {len(texts) - most} more"
 
 
 def check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -76,7 +71,7 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
         channels = shape[0]
 
 
-def check_state(state: Mapping[str, Any], convention: Convention) -> tuple[dict[str, NDArray[Any]], int]:
+def checked_vectors(state: Mapping[str, Any], convention: Convention) -> tuple[dict[str, NDArray[Any]], int]:
     """Return new arrays of the vectors under fastbn's names, and the counter.
 
     Raises
@@ -85,7 +80,7 @@ def check_state(state: Mapping[str, Any], convention: Convention) -> tuple[dict[
         As `fastbn.checkpoints.convert`.
     """
     names = match(state.keys(), convention)
-    vectors = {vector: as_array(state[name]) for vector, name in names.items() if vector != COUNTER}
+    vectors = {vector: as_native(state[name]) for vector, name in names.items() if vector != COUNTER}
     check_shapes({names[vector]: array.shape for vector, array in vectors.items()})
     for vector, array in vectors.items():
         if array.dtype.kind != "f":
@@ -94,11 +89,11 @@ def check_state(state: Mapping[str, Any], convention: Convention) -> tuple[dict[
             raise ValueError(f"{names[vector]} has values that are not finite")
     if "running_var" in vectors and (vectors["running_var"] < 0).any():
         raise ValueError(f"{names['running_var']} has negative values, down to {vectors['running_var'].min()}")
-    tracked = _tracked(as_array(state[names[COUNTER]]), names[COUNTER]) if COUNTER in names else 0
+    tracked = _tracked(as_native(state[names[COUNTER]]), names[COUNTER]) if COUNTER in names else 0
     return vectors, tracked
 
 
-def as_array(value: Any) -> NDArray[Any]:
+def as_native(value: Any) -> NDArray[Any]:
     """Return a new array, in native byte order, from an array or a tensor; float16 and bfloat16 become float32."""
     if hasattr(value, "detach"):    # NumPy accepts only CPU tensors of PyTorch without a gradient, and no bfloat16
         value = value.detach().cpu()

@@ -6,12 +6,12 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fastbn._core.checks import check_flag
+from fastbn._core.checks import check_flag, listed, shortened
 from fastbn.checkpoints.conventions import FASTBN, Convention, averaging, find
-from fastbn.checkpoints.conversion import Choices, convert
+from fastbn.checkpoints.conversion import ConversionOptions, convert
 from fastbn.checkpoints.formats.files import format_of, located, opened, write
 from fastbn.checkpoints.kinds import check_layer, name_in_file
-from fastbn.checkpoints.matching import abbreviated, check_prefix
+from fastbn.checkpoints.matching import check_prefix
 from fastbn.checkpoints.prefixes import check_apart, layers_in, names_of_layers
 from fastbn.checkpoints.settings import encode, prefix_of
 
@@ -91,7 +91,7 @@ def save_layer(
     prefix: str,
     convention: str | Convention,
     append: bool,
-    **choices: Unpack[Choices],
+    **choices: Unpack[ConversionOptions],
 ) -> None:
     """Save one layer to a file; see `fastbn.BatchNorm.save`.
 
@@ -129,7 +129,7 @@ def save_layer(
 
 
 def _entries(
-    layer: Checkpointable, prefix: str, convention: Convention, **choices: Unpack[Choices]
+    layer: Checkpointable, prefix: str, convention: Convention, **choices: Unpack[ConversionOptions]
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     # The arrays and the metadata of a layer in a file.
     source = averaging(layer.unbiased)
@@ -159,7 +159,7 @@ def _put(
             own = {prefix + name for prefix in prefixes for name in names_of_layers(convention)}
             others = [name for name in archive.names if name not in own]
             if others and not append:
-                raise ValueError(f"also holds {abbreviated(list(map(repr, others)))}, which would be lost; pass "
+                raise ValueError(f"also holds {listed(list(map(shortened, others)), 4)}, which would be lost; pass "
                                  "append=True to keep these entries, or remove the file first")
             if append:
                 _check_apart_from(archive, others, prefixes, convention)
@@ -175,9 +175,9 @@ def _check_apart_from(
     check_apart({*prefixes, *layers_in(archive, convention)})
     foreign = set(others)
     for prefix in prefixes:
-        taken = [repr(name) for name in archive.under(prefix) if name in foreign]
+        taken = [shortened(name) for name in archive.under(prefix) if name in foreign]
         if taken:
-            raise ValueError(f"prefix {prefix!r} is the beginning of {abbreviated(taken)} in the file, which would "
+            raise ValueError(f"prefix {prefix!r} is the beginning of {listed(taken, 4)} in the file, which would "
                              "belong to the layer")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypedDict, get_args
 
 from fastbn._core.checks import check_eps, check_momentum, shortened
 
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 Averaging: TypeAlias = Literal["ema", "cumulative", "exact"]
-NanPolicy: TypeAlias = Literal["propagate", "raise", "skip_update"]
+UpdatePolicy: TypeAlias = Literal["propagate", "raise", "skip_update"]
+AVERAGINGS: tuple[Averaging, ...] = get_args(Averaging)
+UPDATE_POLICIES: tuple[UpdatePolicy, ...] = get_args(UpdatePolicy)
 
 
 class Settings(TypedDict, total=False):
@@ -28,7 +30,7 @@ class Settings(TypedDict, total=False):
     num_threads: int | None
     averaging: Averaging
     debias: bool
-    nan_policy: NanPolicy
+    nan_policy: UpdatePolicy
 
 
 class Setting(NamedTuple):
@@ -58,9 +60,9 @@ SETTINGS = {
     "momentum": Setting(f"None|{_NUMBER}", lambda text: check_momentum(None if text == "None" else float(text))),
     "unbiased": Setting(_FLAG, "True".__eq__),
     # "cumulative" is "ema" with the momentum None.
-    "averaging": Setting("ema|exact", str, "ema"),
+    "averaging": Setting("|".join(name for name in AVERAGINGS if name != "cumulative"), str, "ema"),
     "debias": Setting(_FLAG, "True".__eq__, "False"),
-    "nan_policy": Setting("propagate|raise|skip_update", str, "propagate"),
+    "nan_policy": Setting("|".join(UPDATE_POLICIES), str, "propagate"),
 }
 _KIND = "kind"      # the name of the layer's class
 _PATTERNS = {name: re.compile(setting.pattern) for name, setting in SETTINGS.items()} | {

@@ -46,12 +46,12 @@ def check_state(
         wrong = [f"is missing {listed(missing)}"] if missing else []
         wrong += [f"also has {listed(unknown)}"] if unknown else []
         raise ValueError(f"state {' and '.join(wrong)}; expected {', '.join(names)}")
-    vectors = {attribute: check_vector(name, state[name], channels, dtypes[attribute])
+    vectors = {attribute: state_vector(name, state[name], channels, dtypes[attribute])
                for name, attribute in names.items()}
     return vectors, check_tracked(state.get("num_batches_tracked", 0))
 
 
-def check_vector(name: str, value: Any, channels: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+def state_vector(name: str, value: Any, channels: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return one vector of a state, converted to a dtype."""
     given = np.asarray(value)
     if given.dtype.kind != "f":
@@ -96,7 +96,7 @@ def check_exact(
         return np.zeros(channels), np.zeros(channels), np.zeros(channels), np.zeros(channels)
     if absent:
         raise ValueError(f"state is missing {', '.join(absent)}; expected all of {', '.join(EXACT)}, or none")
-    count, mean, low, m2 = (check_vector(name, state[name], channels, np.dtype(np.float64)) for name in EXACT)
+    count, mean, low, m2 = (state_vector(name, state[name], channels, np.dtype(np.float64)) for name in EXACT)
     wrong = np.flatnonzero((count < 0) | (count != np.floor(count)))
     if wrong.size:
         raise ValueError(f"exact_count must be whole numbers, not negative; channel {wrong[0]} has {count[wrong[0]]:g}")

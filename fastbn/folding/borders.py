@@ -31,7 +31,7 @@ PADDING_MODES: dict[PaddingMode, Literal["constant", "reflect", "edge", "wrap"]]
     "zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
-def check_padding(padding: Padding, kernel: tuple[int, ...]) -> tuple[int, ...]:
+def explicit_padding(padding: Padding, kernel: tuple[int, ...]) -> tuple[int, ...]:
     """Return the padding at the end of each spatial axis, from an argument as of ``torch.nn.Conv2d``.
 
     Parameters

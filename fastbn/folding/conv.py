@@ -9,9 +9,9 @@ from fastbn.folding.arithmetic import Folded, affine_of, check_channels, constan
 from fastbn.folding.borders import (
     all_taps_everywhere,
     check_conv_borders,
-    check_padding,
     check_padding_mode,
     check_transposed_borders,
+    explicit_padding,
     per_axis,
 )
 from fastbn.folding.certificate import Probe
@@ -156,7 +156,7 @@ def fold_before_conv(
     check_channels(affine, layer.in_channels, "input")
     rank = len(layer.kernel)
     strides, dilations = per_axis(stride, rank, "stride", 1), per_axis(dilation, rank, "dilation", 1)
-    pads, extra = check_padding(padding, layer.kernel), per_axis(output_padding, rank, "output_padding", 0)
+    pads, extra = explicit_padding(padding, layer.kernel), per_axis(output_padding, rank, "output_padding", 0)
     mode = check_padding_mode(padding_mode)
     if transposed:
         if isinstance(padding, str) or mode != "zeros":

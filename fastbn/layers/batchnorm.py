@@ -20,7 +20,7 @@ from fastbn.layers import passes
 from fastbn.layers.base import set_tape, warn
 from fastbn.layers.batch import Batch
 from fastbn.layers.masked import Marks, check_padding, is_jagged, read, refuse_marks, select
-from fastbn.layers.running import MOMENTUM, Choice, RunningStatistics
+from fastbn.layers.running import MOMENTUM, AveragingOptions, RunningStatistics
 from fastbn.layers.source import FORWARD
 from fastbn.layers.tape import Tape, weakly
 from fastbn.layers.tracked import TrackedNorm
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
     from fastbn._core.checks import Activation
-    from fastbn.checkpoints.settings import Averaging, NanPolicy
+    from fastbn.checkpoints.settings import Averaging, UpdatePolicy
     from fastbn.layers.accumulate import WholeBatch
     from fastbn.layers.masked import Padding, Selection
 
@@ -144,7 +144,7 @@ class BatchNorm(TrackedNorm):
         num_threads: int | None = None,
         averaging: Averaging = "ema",
         debias: bool = False,
-        nan_policy: NanPolicy = "propagate",
+        nan_policy: UpdatePolicy = "propagate",
     ) -> None:
         affine = check_flag(affine, "affine")
         super().__init__(
@@ -153,7 +153,8 @@ class BatchNorm(TrackedNorm):
             center=affine if center is None else check_flag(center, "center"))
         self._running = RunningStatistics(
             self.num_features, self.dtype, check_flag(track_running_stats, "track_running_stats"),
-            Choice(averaging=averaging, momentum=momentum, unbiased=unbiased, debias=debias, nan_policy=nan_policy))
+            AveragingOptions(
+                averaging=averaging, momentum=momentum, unbiased=unbiased, debias=debias, nan_policy=nan_policy))
         self._follower = self._running
         self._warned = False
 

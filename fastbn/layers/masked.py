@@ -8,7 +8,7 @@ replaced.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 Padding: TypeAlias = Literal["zero", "keep"]
-PADDINGS = ("zero", "keep")
+PADDINGS: tuple[Padding, ...] = get_args(Padding)
 
 
 class Marks(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,6 +15,7 @@ except ModuleNotFoundError:
     raise ImportError(missing("plot", "matplotlib", "population")) from None
 
 from fastbn._core.files import replace_picture
+from fastbn._core.palette import BLUE, FAINT, GREY, INK, ORANGE
 
 if TYPE_CHECKING:
     import os
@@ -22,19 +23,41 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-INK, GREY, FAINT, BLUE = "#222222", "#767676", "#e4e4e4", "#0b6fa4"
+    from fastbn.statistics.channel_stats import ChannelStats
+
 # Distinct for colour-blind readers, also by shape.
-MARKS = {"dead": ("#8a8a8a", "s"), "nan": ("#d1602b", "X"), "negative": ("#9b2d8f", "v"), "saturated": ("#c79a00", "^")}
+MARKS = {"dead": ("#8a8a8a", "s"), "nan": (ORANGE, "X"), "negative": ("#9b2d8f", "v"), "saturated": ("#c79a00", "^")}
 NAMES = {"dead": "dead", "nan": "NaN", "negative": "negative variance", "saturated": "saturated"}
 
 
-def draw(report: Any, path: str | os.PathLike[str]) -> None:
+class Drawable(Protocol):
+    """What the picture shows of a `fastbn.Report`, which is not imported, because its `plot` imports this module."""
+
+    @property
+    def mean(self) -> NDArray[np.float64]: ...  # noqa: D102
+
+    @property
+    def var(self) -> NDArray[np.float64]: ...  # noqa: D102
+
+    @property
+    def scale(self) -> NDArray[np.float64]: ...  # noqa: D102
+
+    @property
+    def saturated(self) -> NDArray[np.bool_]: ...  # noqa: D102
+
+    @property
+    def live(self) -> ChannelStats | None: ...  # noqa: D102
+
+    @property
+    def drift(self) -> NDArray[np.float64] | None: ...  # noqa: D102
+
+
+def draw(report: Drawable, path: str | os.PathLike[str]) -> None:
     """Save the picture of a report.
 
     Parameters
     ----------
     report : fastbn.Report
-        Not imported, because its `plot` imports this module.
     path : path-like
         Its suffix decides the format.
     """
@@ -60,7 +83,7 @@ def draw(report: Any, path: str | os.PathLike[str]) -> None:
     replace_picture(path, figure)
 
 
-def _draw_statistics(panel: Axes, report: Any, channels: NDArray[Any]) -> None:
+def _draw_statistics(panel: Axes, report: Drawable, channels: NDArray[Any]) -> None:
     _draw_interval(panel, report, channels, (report.mean, report.var), color=BLUE,
                    label="stored: mean ± standard deviation")
     if report.live is not None:
@@ -70,7 +93,7 @@ def _draw_statistics(panel: Axes, report: Any, channels: NDArray[Any]) -> None:
 
 
 def _draw_interval(
-    panel: Axes, report: Any, channels: NDArray[Any], statistics: tuple[NDArray[Any], NDArray[Any]], **style: Any,
+    panel: Axes, report: Drawable, channels: NDArray[Any], statistics: tuple[NDArray[Any], NDArray[Any]], **style: Any,
 ) -> None:
     mean, var = statistics
     # Saturated values would leave nothing to see of the others.
@@ -89,7 +112,7 @@ def _draw_numbers(panel: Axes, channels: NDArray[Any], numbers: NDArray[Any], sh
     panel.set_title(title, loc="left", size=10.5, color=INK)
 
 
-def _draw_unhealthy(panel: Axes, report: Any, unhealthy: list[str]) -> None:
+def _draw_unhealthy(panel: Axes, report: Drawable, unhealthy: list[str]) -> None:
     for row, name in enumerate(unhealthy):
         channels = np.flatnonzero(getattr(report, name))
         colour, marker = MARKS[name]
@@ -99,7 +122,7 @@ def _draw_unhealthy(panel: Axes, report: Any, unhealthy: list[str]) -> None:
     panel.set_title("Unhealthy channels", loc="left", size=10.5, color=INK)
 
 
-def _shade(panel: Axes, report: Any, unhealthy: list[str]) -> None:
+def _shade(panel: Axes, report: Drawable, unhealthy: list[str]) -> None:
     for name in unhealthy:
         for channel in np.flatnonzero(getattr(report, name)).tolist():
             panel.axvline(channel, color=MARKS[name][0], linewidth=4, alpha=0.12, zorder=0)

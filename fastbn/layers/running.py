@@ -14,6 +14,7 @@ import numpy as np
 
 from fastbn._core import views
 from fastbn._core.checks import channels, check_choice, check_flag, check_momentum
+from fastbn.checkpoints.settings import AVERAGINGS, UPDATE_POLICIES
 from fastbn.checkpoints.state import check_exact, check_initial_weight, check_tracked
 from fastbn.layers.attributes import Check, Checked, check_vector
 from fastbn.layers.batch import Batch, values_per_channel
@@ -22,10 +23,8 @@ from fastbn.statistics.channel_stats import ChannelStats
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from fastbn.checkpoints.settings import Averaging, NanPolicy
+    from fastbn.checkpoints.settings import Averaging, UpdatePolicy
 
-AVERAGINGS = ("ema", "cumulative", "exact")
-POLICIES = ("propagate", "raise", "skip_update")
 MOMENTUM = 0.1      # the default
 
 
@@ -130,14 +129,14 @@ def check_running_momentum(owner: RunningStatistics, value: Any, name: str) -> f
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
-class Choice:
+class AveragingOptions:
     """How running averages follow batches; the settings of `fastbn.BatchNorm`."""
 
     averaging: Averaging = "ema"
     momentum: float | None = MOMENTUM
     unbiased: bool = True
     debias: bool = False
-    nan_policy: NanPolicy = "propagate"
+    nan_policy: UpdatePolicy = "propagate"
 
 
 class RunningStatistics(Checked):
@@ -150,7 +149,7 @@ class RunningStatistics(Checked):
         float32 or float64.
     tracked : bool
         Whether there are running averages.
-    choice : Choice
+    options : AveragingOptions
 
     Attributes
     ----------
@@ -168,7 +167,7 @@ class RunningStatistics(Checked):
         "momentum": check_running_momentum,
         "unbiased": lambda _, value, name: check_flag(value, name),
         "debias": check_debias,
-        "nan_policy": lambda _, value, name: check_choice(value, name, POLICIES),
+        "nan_policy": lambda _, value, name: check_choice(value, name, UPDATE_POLICIES),
     }
     exact: ClassVar[bool] = False       # as a Follower: the sums of the fused forward pass are precise enough
 
@@ -178,12 +177,12 @@ class RunningStatistics(Checked):
     momentum: float | None
     unbiased: bool
     debias: bool
-    nan_policy: NanPolicy
+    nan_policy: UpdatePolicy
     weights: Weights
     stats: ChannelStats | None
 
-    def __init__(self, num_features: int, dtype: np.dtype[Any], tracked: bool, choice: Choice) -> None:
-        averaging, momentum = check_choice(choice.averaging, "averaging", AVERAGINGS), choice.momentum
+    def __init__(self, num_features: int, dtype: np.dtype[Any], tracked: bool, options: AveragingOptions) -> None:
+        averaging, momentum = check_choice(options.averaging, "averaging", AVERAGINGS), options.momentum
         if averaging == "cumulative":
             if check_momentum(momentum) not in (None, MOMENTUM):
                 raise ValueError(f"momentum must be None, or not given, with averaging='cumulative', got {momentum!r}")
@@ -198,7 +197,7 @@ class RunningStatistics(Checked):
         self.running_mean = np.zeros(num_features, dtype) if tracked else None
         self.running_var = np.ones(num_features, dtype) if tracked else None
         self.num_batches_tracked, self.weights = 0, Weights()
-        self.debias, self.unbiased, self.nan_policy = choice.debias, choice.unbiased, choice.nan_policy
+        self.debias, self.unbiased, self.nan_policy = options.debias, options.unbiased, options.nan_policy
 
     @property
     def tracked(self) -> bool:

@@ -14,7 +14,7 @@ from fastbn.layers.source import Ranks
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
-    from fastbn.checkpoints.settings import Averaging, NanPolicy
+    from fastbn.checkpoints.settings import Averaging, UpdatePolicy
 
 TIMEOUT = 300.0     # seconds, the default
 
@@ -92,7 +92,7 @@ class SyncBatchNorm(BatchNorm):
         num_threads: int | None = None,
         averaging: Averaging = "ema",
         debias: bool = False,
-        nan_policy: NanPolicy = "propagate",
+        nan_policy: UpdatePolicy = "propagate",
         comm: Any = None,
         timeout: float = TIMEOUT,
     ) -> None:

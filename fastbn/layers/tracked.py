@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from fastbn.checkpoints.conventions import Convention
     from fastbn.checkpoints.protocol import Checkpointable, Layer
-    from fastbn.checkpoints.settings import Averaging, NanPolicy, Settings
+    from fastbn.checkpoints.settings import Averaging, Settings, UpdatePolicy
     from fastbn.layers.batch import Batch
     from fastbn.layers.report import Report
     from fastbn.layers.running import Follower
@@ -49,7 +49,7 @@ class TrackedNorm(Norm):
     momentum: float | None = of_running("momentum", "Weight of a new batch; None for a plain average.")
     unbiased: bool = of_running("unbiased", "Whether the running variance averages unbiased variances.")
     debias: bool = of_running("debias", "Whether evaluation removes the share of the initial values.")
-    nan_policy: NanPolicy = of_running("nan_policy", "What a batch that is not finite does.")
+    nan_policy: UpdatePolicy = of_running("nan_policy", "What a batch that is not finite does.")
 
     _follower: Follower     # the running statistics, unless something else receives the batches
     _warned: bool           # of a batch that was left out

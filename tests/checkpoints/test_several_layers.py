@@ -218,7 +218,7 @@ def test_append_is_a_flag(path):
 def test_a_malformed_file_is_not_replaced(path):
     path.write_bytes(b"no archive")
     for append in (True, False):
-        with pytest.raises(ValueError, match=r"model\.\w+: (header|the file does not begin)"):
+        with pytest.raises(ValueError, match=r"model\.\w+: (header|the file is not an npz archive)"):
             trained().save(path, append=append)
     assert path.read_bytes() == b"no archive"
 

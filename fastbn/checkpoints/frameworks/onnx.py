@@ -11,7 +11,7 @@ from fastbn._core.extras import missing
 from fastbn.checkpoints.build import build
 from fastbn.checkpoints.conventions import CONVENTIONS, FASTBN, averaging
 from fastbn.checkpoints.conversion import convert, convert_momentum
-from fastbn.checkpoints.matching import as_array
+from fastbn.checkpoints.matching import as_native
 
 if TYPE_CHECKING:
     from fastbn.checkpoints.protocol import Layer
@@ -56,9 +56,9 @@ def from_onnx(layer_type: type[Layer], node: Any, initializers: Mapping[str, Any
         raise TypeError(f"initializers must be a mapping of names to arrays, got {type(initializers).__name__}")
     if len(node.input) != 5:
         raise ValueError(f"node must have five inputs, got {len(node.input)}")
-    missing = [name for name in node.input[1:] if name not in initializers]
-    if missing:
-        raise ValueError(f"initializers lack {', '.join(missing)}; a layer needs constants")
+    absent = [name for name in node.input[1:] if name not in initializers]
+    if absent:
+        raise ValueError(f"initializers lack {', '.join(absent)}; a layer needs constants")
     attributes = {attribute.name: attribute for attribute in node.attribute}
     if "spatial" in attributes and not attributes["spatial"].i:
         raise ValueError("node has spatial=0, statistics of each position; expected statistics of each channel")
@@ -76,7 +76,7 @@ def from_onnx(layer_type: type[Layer], node: Any, initializers: Mapping[str, Any
 
 def _constant(value: Any) -> Any:
     if not hasattr(value, "raw_data"):
-        return as_array(value)
+        return as_native(value)
     if getattr(value, "data_location", 0):  # reading it would open any path that the tensor names
         raise ValueError(f"initializer {value.name} keeps its data in another file; load the model with onnx.load")
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fastbn.cli.palette import BLUE, FAINT, GREY, INK, ORANGE
+from fastbn._core.palette import BLUE, FAINT, GREY, INK, ORANGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,7 @@ from fastbn.cli.stats import inputs, resume
 from fastbn.cli.stats.counting.count import State, count
 from fastbn.cli.stats.errors import ArgumentsError, CommandError, InputError, require
 from fastbn.cli.stats.inputs import FINGERPRINT_BYTES
-from fastbn.cli.stats.output.progress import Progress
+from fastbn.cli.stats.output.progress import ProgressBar
 from fastbn.cli.stats.output.report import report, text
 from fastbn.cli.stats.settings import Missing, Settings
 
@@ -92,7 +92,7 @@ class Run:
             require("matplotlib", "matplotlib", "stats", "--plot")
         if self.arguments.on_error == "skip" and self.state.total is None:
             self.expected = inputs.majority(inputs.find(self.arguments.paths), self.settings)
-        with Progress(total, done) as progress:
+        with ProgressBar(total, done) as progress:
             for index, source in enumerate(inputs.find(self.arguments.paths)):
                 if index >= self.state.finished:
                     self.read_one(index, source, progress)
@@ -122,7 +122,7 @@ class Run:
             raise ArgumentsError("--member selects arrays of .npz files, but no input is an .npz file")
         return total, done
 
-    def read_one(self, index: int, source: Input, progress: Progress) -> None:
+    def read_one(self, index: int, source: Input, progress: ProgressBar) -> None:
         """Count or skip an input."""
         before = self.state.total
         self.source = source
@@ -141,7 +141,7 @@ class Run:
         if spoilt:
             progress.say(f"{source.path}: has NaN or Inf in {channels(spoilt)}")
 
-    def check_axis(self, path: str, progress: Progress) -> None:
+    def check_axis(self, path: str, progress: ProgressBar) -> None:
         """Warn once if another axis of the first array looks like the channel axis."""
         shape = self.state.shape
         if self.axis_checked or shape is None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from fastbn._core.checks import channels, counted
-from fastbn.cli.palette import BLUE, FAINT, GREY, INK
+from fastbn._core.palette import BLUE, FAINT, GREY, INK
 from fastbn.cli.stats.output.report import extrema, moments
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
-class Progress:
+class ProgressBar:
     """Shows the bytes read, the rate and the remaining time on standard error, if it is a terminal.
 
     Parameters
@@ -36,7 +36,7 @@ class Progress:
         self._bar = tqdm(total=total or None, initial=done, unit="B", unit_scale=True, leave=False,
                          dynamic_ncols=True)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressBar:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
