@@ -37,5 +37,5 @@ def test_a_hard_search_ends_and_counts_as_shared():
 def test_images_refuse_an_output_that_is_hard_to_tell_apart():
     first, second = hard()
     transform = ChannelAffine([0.0] * 3, [1.0] * 3, [0.0] * 3, axis=0)
-    with pytest.raises(ValueError, match="^out shares memory with x"):
+    with pytest.raises(ValueError, match=r"^out shares memory with x"):
         transform(first, out_axis=1, out=second)
