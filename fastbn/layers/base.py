@@ -19,7 +19,7 @@ from fastbn._core.saved import check_variance
 from fastbn._core.views import same_memory
 from fastbn.checkpoints.state import check_state
 from fastbn.layers import passes
-from fastbn.layers.attributes import CHECKS, Check, Checked, check_dtype
+from fastbn.layers.attributes import CHECKS, Check, Checked, Renamed, check_dtype
 from fastbn.layers.source import BACKWARD, Local, Source
 from fastbn.layers.tape import Tape, alive
 
@@ -79,6 +79,8 @@ class Norm(Checked):
     beta: NDArray[Any] | Any
     grad_gamma: NDArray[Any] | Any
     grad_beta: NDArray[Any] | Any
+    if not TYPE_CHECKING:       # a checker reports that these do not exist
+        weight, bias = Renamed(), Renamed()
     _running: RunningStatistics
     _source: Source     # of batch sums
     # The last forward pass. Evaluation leaves the arguments of a Tape: to make one would slow a small call by a tenth.

@@ -172,6 +172,8 @@ class RunningStatistics(Checked):
     }
     exact: ClassVar[bool] = False       # as a Follower: the sums of the fused forward pass are precise enough
 
+    num_features: int
+    dtype: np.dtype[Any]
     running_mean: NDArray[Any] | None
     running_var: NDArray[Any] | None
     num_batches_tracked: int

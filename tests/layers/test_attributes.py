@@ -1,5 +1,8 @@
 """What may be assigned to the attributes of a layer: what the constructor takes, or an error that names them."""
 
+import pickle
+import re
+
 import numpy as np
 import pytest
 
@@ -129,3 +132,49 @@ def test_what_a_layer_keeps_follows_its_arrays():
     bn.running_mean = np.zeros(5)
     with pytest.raises(ValueError, match="running_var is None; expected both running averages, or neither"):
         bn.state_dict()
+
+
+@pytest.mark.parametrize(("name", "hint"), [
+    ("momentun", "; did you mean momentum?"), ("weight", "; it is called gamma"), ("bias", "; it is called beta"),
+    ("moving_mean", "; it is called running_mean"), ("epsilon", "; it is called eps"), ("xyz", ""),
+])
+def test_a_name_that_a_layer_does_not_have(name, hint):
+    bn = BatchNorm(3)
+    before = dict(vars(bn))
+    with pytest.raises(AttributeError, match=rf"^a BatchNorm has no attribute {name}{re.escape(hint)}$"):
+        setattr(bn, name, V)
+    assert vars(bn) == before
+    assert not hasattr(bn, name)
+
+
+@pytest.mark.parametrize(("name", "here"), [("weight", "gamma"), ("bias", "beta")])
+def test_a_name_of_pytorch_is_read_as_an_error_with_a_hint(name, here):
+    for owner in (BatchNorm(3), BatchNorm):
+        assert not hasattr(owner, name)
+        with pytest.raises(AttributeError, match=f"^a BatchNorm has no attribute {name}; it is called {here}$"):
+            getattr(owner, name)
+
+
+class Named(BatchNorm):
+    """As a user of the package may derive it."""
+
+    def __init__(self, channels, label):
+        super().__init__(channels)
+        self.label = label
+
+
+def test_a_derived_class_has_attributes_of_its_own():
+    bn = Named(3, "first")
+    bn.weight = 5
+    assert (bn.label, bn.weight) == ("first", 5)
+    other = pickle.loads(pickle.dumps(bn))
+    assert (other.label, other.weight) == ("first", 5)
+    with pytest.raises(ValueError, match="momentum must be between 0 and 1, got 2"):
+        bn.momentum = 2
+
+
+def test_attributes_without_a_check_can_be_assigned():
+    bn = BatchNorm(3)
+    bn.grad_gamma = bn.grad_beta = V
+    bn.backward = None
+    assert bn.grad_gamma is bn.grad_beta is V
