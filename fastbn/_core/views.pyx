@@ -12,6 +12,7 @@ import numpy as np
 
 cimport numpy as cnp
 
+from fastbn._core.checks import channels as channels_text
 from fastbn._core.checks import counted
 from fastbn._core.tensors import SUPPORTED, as_array, as_constant, is_tensor, to_tensor
 

@@ -103,12 +103,18 @@ def refusal(hint: str) -> Check:
 
 
 def check_vector(owner: Any, value: Any, name: str) -> NDArray[Any] | None:
-    """Return None or the array of a channel vector: the memory of an array or tensor, or a new array for a list."""
+    """Return None or the array of a channel vector: the memory of an array or tensor, or a new array for a list.
+
+    Misaligned and byte-swapped arrays are refused, because no copy of them is free of Python code.
+    """
     if value is None:
         return None
     vector = as_constant(value, name)
     views.check_vector(vector, owner.num_features, name)
-    return vector if isinstance(vector, np.ndarray) else np.array(vector, owner.dtype)
+    if not isinstance(vector, np.ndarray):
+        return np.array(vector, owner.dtype)
+    views.check_plain(vector, name)
+    return vector
 
 
 def check_dtype(dtype: Any) -> np.dtype[Any]:

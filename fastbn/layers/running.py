@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -27,20 +27,6 @@ if TYPE_CHECKING:
 AVERAGINGS = ("ema", "cumulative", "exact")
 POLICIES = ("propagate", "raise", "skip_update")
 MOMENTUM = 0.1      # the default
-
-
-class Follower(Protocol):
-    """An object that receives the statistics of each training batch of a layer."""
-
-    @property
-    def exact(self) -> bool:
-        """Whether it needs batches read in double lanes, apart from the fused forward pass."""
-
-    def accepts(self, batch: Batch) -> bool:
-        """Return whether it would follow a batch; may raise an error instead."""
-
-    def follow(self, batch: Batch) -> bool:
-        """Take in a batch; return False if the batch was left out."""
 
 
 @dataclass(slots=True)
@@ -263,10 +249,17 @@ class RunningStatistics(Checked):
 
     def describe(self, batch: Batch) -> str:
         """Return what keeps a batch from being followed, as text."""
-        return f"x has a mean or variance that is not finite in {self.dtype} in {channels(self._not_finite(batch))}"
+        wrong = self._not_finite(batch)
+        return f"x has a mean or variance that is not finite in {self._narrowest} in {channels(wrong)}"
+
+    @property
+    def _narrowest(self) -> np.dtype[Any]:
+        # An array that was assigned may have another dtype than the layer.
+        arrays = (array for array in (self.running_mean, self.running_var) if array is not None)
+        return min((array.dtype for array in arrays), key=lambda dtype: dtype.itemsize, default=self.dtype)
 
     def _not_finite(self, batch: Batch) -> list[int]:
-        limit = np.finfo(self.dtype).max
+        limit = np.finfo(self._narrowest).max
         good = (np.abs(batch.mean) <= limit) & (batch.running_var(self.unbiased) <= limit)     # and no NaN
         wrong: list[int] = np.flatnonzero(~good).tolist()
         return wrong

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fastbn import BatchNorm
+from tests.awkward import misaligned, swapped
 from tests.layers.trained import batches, trained
 
 V = np.ones(3, np.float32)
@@ -44,6 +45,8 @@ BAD_VECTORS = [
     (np.ones(3, int), TypeError, " has dtype int64; expected float32 or float64"),
     (np.ones(3, np.float16), TypeError, " has dtype float16; expected float32 or float64"),
     ("abc", ValueError, r" has shape \(\); expected \(3,\)"),
+    (swapped(V), ValueError, r" is byte-swapped; expected .* native byte order; use np.array\(.*, np.float32\)"),
+    (misaligned(np.ones(3)), ValueError, r" is misaligned; expected an aligned .*; use np.array\(.*, np.float64\)"),
     (np.ma.array(V), TypeError, " is a masked array"),
 ]
 CASES = [(name, *case) for name, cases in BAD.items() for case in cases]
@@ -76,7 +79,7 @@ def test_a_good_assignment_is_stored_in_its_type(name, value, stored):
 def test_arrays_are_kept_and_lists_become_arrays():
     bn = BatchNorm(3)
     for name in ("gamma", "beta", "running_mean", "running_var"):
-        for array in (V, np.ones(3), np.ones(6, np.float32)[::2], np.ones(3, ">f8")):
+        for array in (V, np.ones(3), np.ones(6, np.float32)[::2], np.ones(6)[::-2]):
             setattr(bn, name, array)
             assert getattr(bn, name) is array
         setattr(bn, name, [1, 2, 3])
@@ -178,3 +181,26 @@ def test_attributes_without_a_check_can_be_assigned():
     bn.grad_gamma = bn.grad_beta = V
     bn.backward = None
     assert bn.grad_gamma is bn.grad_beta is V
+
+
+@pytest.mark.parametrize("stored", [{"running_var": 1e39}, {"running_mean": -1e39}, {"gamma": 1e39}, {"beta": 1e300}])
+def test_a_state_does_not_overflow(stored):
+    # An assigned array may be of float64 in a layer of float32.
+    bn = BatchNorm(3)
+    [(name, value)] = stored.items()
+    setattr(bn, name, np.array([1.0, value, 1.0]))
+    with pytest.raises(ValueError, match=f"{name} has values beyond the range of float32, in channel 1$"):
+        bn.state_dict()
+    setattr(bn, name, np.array([1.0, np.inf, np.nan]))      # as training leaves them
+    state = list(bn.state_dict().values())
+    assert sum(np.isinf(vector).any() for vector in state) == 1
+
+
+def test_a_batch_that_overflows_an_assigned_array_is_not_finite():
+    bn = BatchNorm(2, dtype=np.float64, nan_policy="raise")
+    x = np.array([[1e25, 1.0], [-1e25, 2.0]])
+    bn(x)
+    bn.running_var = np.ones(2, np.float32)
+    with pytest.raises(ValueError, match="x has a mean or variance that is not finite in float32 in channel 0"):
+        bn(x)
+    np.testing.assert_array_equal(bn.running_var, 1)
