@@ -14,7 +14,7 @@ import numpy as np
 
 from fastbn._core import views
 from fastbn._core.checks import channels, check_choice, check_flag, check_momentum
-from fastbn.checkpoints.state import check_exact, check_initial_weight, check_tracked
+from fastbn.checkpoints.state import MOST_BATCHES, check_exact, check_initial_weight, check_tracked
 from fastbn.layers.attributes import Check, Checked, check_vector
 from fastbn.layers.batch import Batch, values_per_channel
 from fastbn.statistics.channel_stats import ChannelStats
@@ -219,6 +219,9 @@ class RunningStatistics(Checked):
             if not (mean.flags.writeable and var.flags.writeable):
                 name = "running_var" if mean.flags.writeable else "running_mean"
                 raise ValueError(f"{name} is read-only, and training updates it")
+            if self.num_batches_tracked == MOST_BATCHES:
+                raise ValueError(f"num_batches_tracked is {MOST_BATCHES}, and training cannot count another batch; "
+                                 "expected a smaller number")
 
     def accepts(self, batch: Batch) -> bool:
         """Return whether the averages would follow a batch.
