@@ -52,7 +52,7 @@ cdef class View:
         return to_tensor(self.array) if self.result is True else self.result
 
 
-def is_walkable(cnp.ndarray a, int axis):
+def is_walkable(cnp.ndarray a not None, int axis):
     """Return whether the statistics of an array can be computed without a copy; `axis` is counted from 0."""
     cdef View v = View.__new__(View)
     v.broadcast = True
@@ -152,6 +152,8 @@ cpdef bint choose(View x, cnp.ndarray index) except -1:
     ValueError
         If the positions are not increasing numbers of rows.
     """
+    refuse_none(x, "x")
+    refuse_none(index, "index")
     if x.s != 1 or x.order is not None or x.outer != cnp.PyArray_NDIM(<cnp.ndarray> x.array) - 1 or narrow(x.c):
         return False
     check_index(index, x.n)
@@ -190,6 +192,7 @@ cpdef View output(View x, out=None, View other=None):
     """
     cdef View v
     cdef cnp.ndarray a
+    refuse_none(x, "x")
     if out is None:
         a = arranged(x, <cnp.ndarray> x.array, True)
         v = beside(x, a, a, "out", None)
