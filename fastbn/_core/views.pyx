@@ -162,9 +162,14 @@ cpdef bint choose(View x, cnp.ndarray index) except -1:
 
 
 cpdef View like(View x, a, str name):
-    """Return a View of another input (a residual, a gradient) of the shape, dtype and axis of `x`."""
+    """Return a View of another input (a residual, a gradient) of the shape, dtype and axis of `x`.
+
+    A list or tuple is converted to the dtype of `x`.
+    """
     cdef View v
-    cdef cnp.ndarray b = array_of(a, name)
+    cdef cnp.ndarray b
+    refuse_none(x, "x")
+    b = array_like(x, a, name)
     if not same_shape(<cnp.ndarray> x.array, b):
         raise ValueError(f"{name} has shape {(<object> b).shape}; expected the shape of x, {x.array.shape}")
     if cnp.PyArray_TYPE(b) != cnp.PyArray_TYPE(<cnp.ndarray> x.array):

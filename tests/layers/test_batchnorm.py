@@ -267,6 +267,22 @@ def test_backward_in_place(layout):
     same_bits(dy, fresh)
 
 
+def test_a_list_takes_the_dtype_of_x():
+    x, dy = batches()[1:3]
+    bn = trained()
+    y = bn(x, x)
+    same_bits(trained()(x, x.tolist()), y)
+    expected = bn.backward(dy)
+    for got, want in zip(bn.backward(dy.tolist()), expected, strict=True):
+        same_bits(got, want)
+    with pytest.raises(TypeError, match="dy has dtype float64; expected that of x, float32"):
+        bn.backward(dy.astype(float))
+    with pytest.raises(TypeError, match="dy has dtype bool; expected float32"):
+        bn.backward((dy > 0).tolist())
+    with pytest.raises(TypeError, match=r"x has dtype int64; expected .*; see np.array\(x, np.float32\)"):
+        bn([[1, 2, 3, 4, 5]] * 2)
+
+
 def test_backward_without_forward():
     with pytest.raises(RuntimeError, match="backward needs a forward pass first"):
         BatchNorm(5).backward(batches()[0])

@@ -50,8 +50,17 @@ cdef cnp.ndarray array_of(object x, str name, bint statistics=False):
     cdef cnp.ndarray a = as_plain(x, name)
     cdef int type = type_of(a)
     if type < 0 or (type == UINT8 and not statistics):
-        raise TypeError(f"{name} has dtype {a.dtype}; expected {SUPPORTED}; see astype")
+        hint = f"see np.array({name}, np.float32)" if isinstance(x, (list, tuple)) else "see astype"
+        raise TypeError(f"{name} has dtype {a.dtype}; expected {SUPPORTED}; {hint}")
     return a
+
+
+cdef cnp.ndarray array_like(View x, object a, str name):
+    # As array_of; numbers without a dtype of their own get that of x.
+    if isinstance(a, (list, tuple)):
+        given = as_plain(a, name)
+        return given.astype(x.array.dtype) if given.dtype.kind in "fiu" else array_of(given, name)
+    return array_of(a, name)
 
 
 cpdef cnp.ndarray as_target(object out):
