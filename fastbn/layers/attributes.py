@@ -119,7 +119,10 @@ def check_vector(owner: Any, value: Any, name: str) -> NDArray[Any] | None:
 
 def check_dtype(dtype: Any) -> np.dtype[Any]:
     """Return float32 or float64; None stands for float32."""
-    kind = np.dtype(np.float32 if dtype is None else dtype)
+    try:
+        kind = np.dtype(np.float32 if dtype is None else dtype)
+    except TypeError:
+        raise TypeError(f"dtype must be float32 or float64, got {dtype!r}") from None
     if kind not in (np.float32, np.float64):
         raise TypeError(f"dtype must be float32 or float64, got {kind}")
     return kind

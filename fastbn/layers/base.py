@@ -229,7 +229,7 @@ class Norm(Checked):
         Raises
         ------
         RuntimeError
-            If there was no forward pass, it overwrote its input, its activation has no backward pass, or it was in
+            If there was no forward pass, its input was overwritten, its activation has no backward pass, or it was in
             evaluation mode and its input no longer exists.
         TypeError, ValueError
             If `dy` or `out` does not fit.
@@ -243,12 +243,14 @@ class Norm(Checked):
 
     def _backward(self, tape: Tape | None, dy: ArrayLike, out: NDArray[Any] | None) -> Any:
         if tape is None:
-            raise RuntimeError("backward needs a forward pass first")
-        if tape.x is None:
             raise RuntimeError(
-                "the last forward pass wrote its result over its input, which backward needs; pass another out")
+                "backward needs a forward pass first; after accumulate, call backward of the WholeBatch")
+        if tape.x is None:
+            raise RuntimeError("a result was written over the x or the residual of the last forward pass, which "
+                               "backward needs; pass another out")
         if tape.activation > RELU:
-            raise RuntimeError("backward supports no activation but relu, and the last forward pass had another")
+            name = next(name for name, code in ACTIVATIONS.items() if code == tape.activation)
+            raise RuntimeError(f"the activation of the last forward pass was {name}; backward supports only relu")
         x = tape.x
         if type(x) is ref:
             x = alive(x, "x")

@@ -178,8 +178,7 @@ class RunningStatistics(Checked):
             momentum = None
         if averaging == "exact" and not tracked:
             raise ValueError("track_running_stats must be True with averaging='exact', got False")
-        self.num_features: int = num_features
-        self.dtype: np.dtype[Any] = dtype
+        self.num_features, self.dtype = num_features, dtype
         self.stats = ChannelStats(num_features) if averaging == "exact" else None
         object.__setattr__(self, "debias", False)       # until the settings it depends on are there
         self.momentum = momentum

@@ -204,3 +204,9 @@ def test_a_batch_that_overflows_an_assigned_array_is_not_finite():
     with pytest.raises(ValueError, match="x has a mean or variance that is not finite in float32 in channel 0"):
         bn(x)
     np.testing.assert_array_equal(bn.running_var, 1)
+
+
+@pytest.mark.parametrize("dtype", ["foo", [], 5])
+def test_a_dtype_that_is_none(dtype):
+    with pytest.raises(TypeError, match=f"^dtype must be float32 or float64, got {re.escape(repr(dtype))}$"):
+        BatchNorm(3, dtype=dtype)

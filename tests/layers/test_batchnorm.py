@@ -238,7 +238,7 @@ def test_backward_after_in_place(training):
         bn = trained().train(training)
         x = batches()[2]
         bn(x, out=out_of(x))
-        with pytest.raises(RuntimeError, match="wrote its result over its input"):
+        with pytest.raises(RuntimeError, match="a result was written over the x or the residual"):
             bn.backward(x)
         assert bn.grad_gamma is None
         other = batches()[2]
@@ -281,6 +281,15 @@ def test_a_list_takes_the_dtype_of_x():
         bn.backward((dy > 0).tolist())
     with pytest.raises(TypeError, match=r"x has dtype int64; expected .*; see np.array\(x, np.float32\)"):
         bn([[1, 2, 3, 4, 5]] * 2)
+
+
+def test_backward_after_a_backward_over_x():
+    x, dy = batches()[1:3]
+    bn = trained()
+    bn(x)
+    bn.backward(dy, out=x)
+    with pytest.raises(RuntimeError, match="a result was written over the x or the residual of the last forward pass"):
+        bn.backward(dy)
 
 
 def test_backward_without_forward():
