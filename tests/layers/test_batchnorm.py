@@ -267,6 +267,26 @@ def test_backward_in_place(layout):
     same_bits(dy, fresh)
 
 
+def test_an_interrupted_backward_over_x_forgets_it(monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    x, dy = batches()[1:3]
+    bn = trained()
+    bn(x)
+    expected = bn.backward(dy)
+    for out, error in ((None, None), (dy.copy(), None), (x, "backward needs a forward pass first")):
+        with monkeypatch.context() as patch:
+            patch.setattr("fastbn.functional.gradients", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                bn.backward(dy, out=out)
+        if error is None:
+            same_bits(bn.backward(dy), expected)
+            continue
+        with pytest.raises(RuntimeError, match=error):
+            bn.backward(dy)
+
+
 def test_a_list_takes_the_dtype_of_x():
     x, dy = batches()[1:3]
     bn = trained()
