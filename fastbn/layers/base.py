@@ -297,6 +297,11 @@ class Norm(Checked):
             exact_m2, of float64 and shape (C,): the statistics of all batches so far, as those of `ChannelStats`. With
             ``debias=True`` also initial_weight, the weight that the initial values still have in the running averages.
 
+        Raises
+        ------
+        ValueError
+            If an assigned array of float64 has values beyond the range of the layer's dtype.
+
         Examples
         --------
         >>> import fastbn
