@@ -186,7 +186,7 @@ def test_constructor_errors(arguments, options, error, message):
     ({"gamma": [np.nan, np.inf]}, ValueError, "^gamma has values that are not finite, in channels 0, 1$"),
     ({"beta": [-np.inf, 0]}, ValueError, "^beta has values that are not finite, in channel 0$"),
     ({"gamma": [1, 1e308], "var": [1, 0]}, ValueError, r"^gamma / sqrt\(var \+ eps\) has values .*, in channel 1$"),
-    ({"var": [-1, 1]}, ValueError, "^var has negative values, down to -1.0$"),
+    ({"var": [-1, 1]}, ValueError, "^var has negative values, down to -1.0, in channel 0$"),
     ({"mean": ["1", "2"]}, TypeError, "^mean has dtype <U1; expected real numbers$"),
     ({"var": [1j, 1]}, TypeError, "^var has dtype complex128; expected real numbers$"),
     ({"var": np.ones(2, complex)}, TypeError, "^var has dtype complex128; expected real numbers$"),

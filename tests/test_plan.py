@@ -101,9 +101,9 @@ ODD = np.zeros(4 * 12 + 1, np.uint8)[1:].view(np.float32).reshape(4, 3)
 @pytest.mark.parametrize(("x", "out", "residual", "message"), [
     (X[:3], X, None, r"x must be a C-contiguous, aligned numpy.ndarray of float32\(4, 3\), as bound; got float32"),
     (X.astype(float), X, None, r"x must be .*got float64\(4, 3\)"),
-    (X.T.copy().T, X, None, "x must be a C-contiguous"),
+    (X.T.copy().T, X, None, r"x must be a C-contiguous.*; got float32\(4, 3\), which is not C-contiguous$"),
     (X.astype(">f4"), X, None, "x must be a C-contiguous"),
-    (ODD, X, None, "x must be a C-contiguous, aligned"),
+    (ODD, X, None, r"x must be a C-contiguous, aligned.*; got float32\(4, 3\), which is not aligned$"),
     (X.tolist(), X, None, "x must be .*got list"),
     (None, X, None, "x must be an array, got None"),
     (X, X[:, :2], None, r"out must be .*got float32\(4, 2\)"),
@@ -141,3 +141,9 @@ def test_refused(x, out, residual, message):
 def test_bind_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         ChannelAffine(np.zeros(3), np.ones(3), np.ones(3)).bind(*arguments)
+
+
+def test_a_call_without_out_names_it():
+    plan = ChannelAffine(np.zeros(3), np.ones(3), np.ones(3)).bind((4, 3))
+    with pytest.raises(TypeError, match="out must be an array, got None"):
+        plan(X)

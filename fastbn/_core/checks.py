@@ -109,8 +109,9 @@ def check_activation(activation: object, inference: bool = True) -> tuple[int, f
         if not math.isfinite(slope):
             raise ValueError(f"the slope of leaky_relu must be finite, got {slope}")
     if not inference and not (isinstance(name, str) and name == "relu"):
-        raise ValueError(f"activation must be None or 'relu', got {activation!r}; training supports fewer activations "
-                         "than inference")
+        known = isinstance(name, str) and name in ACTIVATIONS
+        raise ValueError(f"activation must be None or 'relu', got {activation!r}"
+                         f"{'; training supports fewer activations than inference' if known else ''}")
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ValueError(f"activation must be None, {', '.join(map(repr, ACTIVATIONS))} or ('leaky_relu', slope), "
                          f"got {activation!r}")

@@ -197,7 +197,8 @@ def check_variance(var: ArrayLike, eps: float, name: str = "var") -> None:
     if given.dtype.kind not in "fiu":
         raise TypeError(f"{name} has dtype {given.dtype}; expected float32 or float64")
     if (given < 0).any():
-        raise ValueError(f"{name} has negative values, down to {given.min()}")
+        raise ValueError(f"{name} has negative values, down to {given.min()}, in "
+                         f"{channels(np.flatnonzero(given < 0).tolist())}")
     zero = np.flatnonzero(given == 0).tolist() if eps == 0 else []
     if zero:
         raise ValueError(f"{name} is 0 in {channels(zero)} and eps is 0; expected a positive variance or eps")

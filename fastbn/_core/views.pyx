@@ -12,6 +12,7 @@ import numpy as np
 
 cimport numpy as cnp
 
+from fastbn._core.checks import channels as channels_text
 from fastbn._core.checks import counted
 from fastbn._core.overlap import overlap
 from fastbn._core.tensors import SUPPORTED, as_array, as_constant, is_tensor, to_tensor
@@ -52,7 +53,7 @@ cdef class View:
         return to_tensor(self.array) if self.result is True else self.result
 
 
-def is_walkable(cnp.ndarray a, int axis):
+def is_walkable(cnp.ndarray a not None, int axis):
     """Return whether the statistics of an array can be computed without a copy; `axis` is counted from 0."""
     cdef View v = View.__new__(View)
     v.broadcast = True
@@ -152,6 +153,8 @@ cpdef bint choose(View x, cnp.ndarray index) except -1:
     ValueError
         If the positions are not increasing numbers of rows.
     """
+    refuse_none(x, "x")
+    refuse_none(index, "index")
     if x.s != 1 or x.order is not None or x.outer != cnp.PyArray_NDIM(<cnp.ndarray> x.array) - 1 or narrow(x.c):
         return False
     check_index(index, x.n)
@@ -160,9 +163,14 @@ cpdef bint choose(View x, cnp.ndarray index) except -1:
 
 
 cpdef View like(View x, a, str name):
-    """Return a View of another input (a residual, a gradient) of the shape, dtype and axis of `x`."""
+    """Return a View of another input (a residual, a gradient) of the shape, dtype and axis of `x`.
+
+    A list or tuple is converted to the dtype of `x`.
+    """
     cdef View v
-    cdef cnp.ndarray b = array_of(a, name)
+    cdef cnp.ndarray b
+    refuse_none(x, "x")
+    b = array_like(x, a, name)
     if not same_shape(<cnp.ndarray> x.array, b):
         raise ValueError(f"{name} has shape {(<object> b).shape}; expected the shape of x, {x.array.shape}")
     if cnp.PyArray_TYPE(b) != cnp.PyArray_TYPE(<cnp.ndarray> x.array):
@@ -190,6 +198,7 @@ cpdef View output(View x, out=None, View other=None):
     """
     cdef View v
     cdef cnp.ndarray a
+    refuse_none(x, "x")
     if out is None:
         a = arranged(x, <cnp.ndarray> x.array, True)
         v = beside(x, a, a, "out", None)

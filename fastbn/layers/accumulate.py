@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass, field
 from itertools import repeat, zip_longest
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,9 +11,10 @@ import numpy as np
 
 from fastbn import functional
 from fastbn._core import views
-from fastbn._core.checks import channels, check_iterable, counted
+from fastbn._core.checks import channels, check_iterable, counted, listed
 from fastbn._core.overlap import overlap
 from fastbn._core.saved import normalizing
+from fastbn._core.tensors import is_tensor
 from fastbn.layers import passes
 from fastbn.layers.batch import Batch
 from fastbn.layers.masked import is_jagged, read, refuse_marks, select
@@ -30,6 +33,38 @@ if TYPE_CHECKING:
 _MISSING = object()
 
 
+@dataclass(slots=True, eq=False)
+class Given:
+    """What `backward` knows of the micro-batches, to check that there was a forward pass for each.
+
+    Attributes
+    ----------
+    sizes : list of int
+        Numbers of values.
+    arrays : Counter
+        How often each array was given.
+    """
+
+    sizes: list[int] = field(default_factory=list)
+    arrays: Counter[object] = field(default_factory=Counter)
+
+    def add(self, x: Any, size: int) -> None:
+        """Add a micro-batch."""
+        self.sizes.append(size)
+        self.arrays[_memory(x)] += 1
+
+    def check(self, passed: Given) -> None:
+        """Raise an error if the forward passes cannot have been those of the micro-batches."""
+        have, expected = sorted(passed.sizes), sorted(self.sizes)
+        if have != expected:
+            raise ValueError(f"the forward passes had arrays of {listed(have)} values; expected {listed(expected)}, "
+                             "each micro-batch once; call accumulate again")
+        for array, times in passed.arrays.items():
+            if array is not None and times > max(1, self.arrays[array]):
+                raise ValueError(f"{times} forward passes had the same x; expected each micro-batch once; call "
+                                 "accumulate again")
+
+
 class WholeBatch:
     """A training batch in micro-batches; `BatchNorm.accumulate` returns one.
 
@@ -40,6 +75,9 @@ class WholeBatch:
 
     Mean and variance depend on every micro-batch, so no dx is known before the last dy. After Ioffe and Szegedy (2015),
     "Batch Normalization", https://arxiv.org/abs/1502.03167.
+
+    `backward` checks that there was one forward pass for each micro-batch, by the numbers of values, and by the memory
+    of arrays: the same array may be passed only as often as it was given. It does not compare the values.
 
     Parameters
     ----------
@@ -70,7 +108,8 @@ class WholeBatch:
             check_iterable(micro_batches, "micro_batches")
             layer._running.check(training=True)
             functional.check_vectors(layer.num_features, gamma=layer.gamma, beta=layer.beta)
-            own = _statistics(layer, micro_batches, masks, lengths)
+            given = Given()
+            own = _statistics(layer, given, micro_batches, masks, lengths)
             batch = Batch.from_stats(own) if source.whole else source.reduce(lambda: own)
             _refuse_small(batch)
             followed = layer._follower.follow(batch)
@@ -78,6 +117,7 @@ class WholeBatch:
         self._layer = layer
         self._batch = batch
         self._expected = own.count
+        self._given = given
         self._tapes: list[Tape] = []
         self._lost = False
         self.stats: ChannelStats = ChannelStats(layer.num_features, axis=layer.axis) + batch.to_stats()
@@ -154,8 +194,8 @@ class WholeBatch:
         RuntimeError
             If a forward pass overwrote its input.
         TypeError, ValueError
-            If the forwards were not those of all micro-batches, or a gradient does not fit. The layer is unchanged
-            then, but earlier elements of `out` may have been written.
+            If the forward passes were not those of all micro-batches, as far as that is known, or a gradient does not
+            fit. The layer is unchanged then, but earlier elements of `out` may have been written.
         """
         layer = self._layer
         with layer._source.guard(BACKWARD):
@@ -200,15 +240,18 @@ class WholeBatch:
         return list(given)
 
     def _check_forwards(self, **given: list[Any] | None) -> None:
-        seen = np.zeros(self._layer.num_features)
+        seen, passed = np.zeros(self._layer.num_features), Given()
         for tape in self._tapes:
-            seen += _count(tape, self._layer.num_features)
+            count = np.broadcast_to(_count(tape, self._layer.num_features), seen.shape)
+            passed.add(tape.x, int(count.sum()))
+            seen += count
         wrong = np.flatnonzero(seen != self._expected)
         if wrong.size:
             first = int(wrong[0])
             where = "per channel" if wrong.size == len(seen) else f"in channel {first}"
             raise ValueError(f"the forward passes had {counted(int(seen[first]), 'value')} {where} in total; expected "
                              f"the {self._expected[first]:.0f} of all micro-batches, each once; call accumulate again")
+        self._given.check(passed)
         for name, arrays in given.items():
             if arrays is not None and len(arrays) != len(self._tapes):
                 raise ValueError(f"{name} has {counted(len(arrays), 'array')}; expected {len(self._tapes)}, one for "
@@ -227,16 +270,16 @@ class WholeBatch:
 
 
 def _statistics(
-    layer: TrackedNorm, micro_batches: Iterable[Any], masks: Iterable[ArrayLike | None] | None,
+    layer: TrackedNorm, given: Given, micro_batches: Iterable[Any], masks: Iterable[ArrayLike | None] | None,
     lengths: Iterable[ArrayLike | None] | None,
 ) -> ChannelStats:
-    # Of all micro-batches, each of which is read once.
+    # Of all micro-batches, each of which is read once and added to `given`.
     stats = ChannelStats(layer.num_features, axis=layer.axis)
     columns: dict[str, Iterable[Any]] = {"micro_batches": micro_batches}
-    for name, given in (("masks", masks), ("lengths", lengths)):
-        if given is not None:
-            check_iterable(given, name)
-            columns[name] = given
+    for name, column in (("masks", masks), ("lengths", lengths)):
+        if column is not None:
+            check_iterable(column, name)
+            columns[name] = column
     for i, row in enumerate(zip_longest(*columns.values(), fillvalue=_MISSING)):
         if any(value is _MISSING for value in row):
             raise ValueError(f"{' and '.join(columns)} have different lengths; expected one of each for a micro-batch")
@@ -249,7 +292,9 @@ def _statistics(
         # A view refuses what statistics take and layers do not, such as uint8.
         view = views.view(x, layer.axis, layer.num_features, f"micro_batches[{i}]")
         selection = select(view, mask, steps, "zero")
-        stats.merge(read(view, selection, layer.num_threads))
+        part = read(view, selection, layer.num_threads)
+        given.add(x, int(part.count.sum()))
+        stats.merge(part)
     return stats
 
 
@@ -261,6 +306,14 @@ def _refuse_small(batch: Batch) -> None:
     if single:
         raise ValueError(f"micro_batches have a single value that counts in {channels(single)}; expected two or more, "
                          "or none")
+
+
+def _memory(x: Any) -> object:
+    # Equal for two views of the same elements; None for an array without elements.
+    if not (isinstance(x, np.ndarray) or is_tensor(x)):
+        return id(x)
+    array = views.as_plain(x, "x")
+    return (array.__array_interface__["data"][0], array.shape, array.strides) if array.size else None
 
 
 def _count(tape: Tape, num_features: int) -> NDArray[np.float64] | int:

@@ -1,12 +1,14 @@
 """Checks of what is assigned to the attributes of a layer, in its constructor and later.
 
-A class lists its checks in a table. Only assignments look at the table; reading remains the access of a plain
-attribute, because a small call in evaluation mode reads a dozen of them.
+A class annotates its attributes, and lists its checks in a table. Only assignments look at them; reading remains the
+access of a plain attribute, because a small call in evaluation mode reads a dozen of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from inspect import get_annotations
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
 
@@ -24,15 +26,55 @@ if TYPE_CHECKING:
 Check: TypeAlias = Callable[[Any, Any, str], Any]
 
 
+# Names of other libraries.
+RENAMED = {"weight": "gamma", "bias": "beta", "moving_mean": "running_mean", "moving_variance": "running_var",
+           "epsilon": "eps"}
+
+
 class Checked:
-    """An object whose attributes are checked when they are assigned."""
+    """An object whose attributes are checked when they are assigned.
+
+    It has no public attributes but those of its class, so that a misspelt setting is an error. A class that is derived
+    from it outside of this package may have others.
+    """
 
     __slots__ = ()
     _checks: ClassVar[Mapping[str, Check]] = {}
+    _names: ClassVar[frozenset[str]] = frozenset()      # of attributes that are annotated
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._names = cls._names.union(get_annotations(cls))
 
     def __setattr__(self, name: str, value: Any) -> None:
         check = self._checks.get(name)
-        object.__setattr__(self, name, value if check is None else check(self, value, name))
+        if check is not None:
+            value = check(self, value, name)
+        elif not (name in self._names or name.startswith("_") or hasattr(type(self), name)) and (
+                type(self).__module__.partition(".")[0] == "fastbn"):
+            raise AttributeError(unknown(type(self), name))
+        object.__setattr__(self, name, value)
+
+
+def unknown(cls: type[Checked], name: str) -> str:
+    """Return an error message for an attribute that a class does not have."""
+    names = [known for known in {*cls._names, *dir(cls)} if not known.startswith("_") and known not in RENAMED]
+    similar = get_close_matches(name, names, 1)
+    hint = f"; it is called {RENAMED[name]}" if name in RENAMED else f"; did you mean {similar[0]}?" if similar else ""
+    return f"a {cls.__name__} has no attribute {name}{hint}"
+
+
+class Renamed:
+    """A name of PyTorch for an attribute: reading it is an error with the name that it has here.
+
+    `hasattr` is False, and a class outside of this package may have an attribute of this name.
+    """
+
+    def __set_name__(self, owner: type[Checked], name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type[Checked]) -> NoReturn:
+        raise AttributeError(unknown(owner, self._name))
 
 
 def forwarded(part: str, name: str, doc: str) -> Any:
@@ -61,17 +103,26 @@ def refusal(hint: str) -> Check:
 
 
 def check_vector(owner: Any, value: Any, name: str) -> NDArray[Any] | None:
-    """Return None or the array of a channel vector: the memory of an array or tensor, or a new array for a list."""
+    """Return None or the array of a channel vector: the memory of an array or tensor, or a new array for a list.
+
+    Misaligned and byte-swapped arrays are refused, because no copy of them is free of Python code.
+    """
     if value is None:
         return None
     vector = as_constant(value, name)
     views.check_vector(vector, owner.num_features, name)
-    return vector if isinstance(vector, np.ndarray) else np.array(vector, owner.dtype)
+    if not isinstance(vector, np.ndarray):
+        return np.array(vector, owner.dtype)
+    views.check_plain(vector, name)
+    return vector
 
 
 def check_dtype(dtype: Any) -> np.dtype[Any]:
     """Return float32 or float64; None stands for float32."""
-    kind = np.dtype(np.float32 if dtype is None else dtype)
+    try:
+        kind = np.dtype(np.float32 if dtype is None else dtype)
+    except TypeError:
+        raise TypeError(f"dtype must be float32 or float64, got {dtype!r}") from None
     if kind not in (np.float32, np.float64):
         raise TypeError(f"dtype must be float32 or float64, got {kind}")
     return kind

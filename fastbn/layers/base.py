@@ -19,7 +19,7 @@ from fastbn._core.saved import check_variance
 from fastbn._core.views import same_memory
 from fastbn.checkpoints.state import check_state
 from fastbn.layers import passes
-from fastbn.layers.attributes import CHECKS, Check, Checked, check_dtype
+from fastbn.layers.attributes import CHECKS, Check, Checked, Renamed, check_dtype
 from fastbn.layers.source import BACKWARD, Local, Source
 from fastbn.layers.tape import Tape, alive
 
@@ -79,6 +79,8 @@ class Norm(Checked):
     beta: NDArray[Any] | Any
     grad_gamma: NDArray[Any] | Any
     grad_beta: NDArray[Any] | Any
+    if not TYPE_CHECKING:       # a checker reports that these do not exist
+        weight, bias = Renamed(), Renamed()
     _running: RunningStatistics
     _source: Source     # of batch sums
     # The last forward pass. Evaluation leaves the arguments of a Tape: to make one would slow a small call by a tenth.
@@ -227,7 +229,7 @@ class Norm(Checked):
         Raises
         ------
         RuntimeError
-            If there was no forward pass, it overwrote its input, its activation has no backward pass, or it was in
+            If there was no forward pass, its input was overwritten, its activation has no backward pass, or it was in
             evaluation mode and its input no longer exists.
         TypeError, ValueError
             If `dy` or `out` does not fit.
@@ -241,12 +243,14 @@ class Norm(Checked):
 
     def _backward(self, tape: Tape | None, dy: ArrayLike, out: NDArray[Any] | None) -> Any:
         if tape is None:
-            raise RuntimeError("backward needs a forward pass first")
-        if tape.x is None:
             raise RuntimeError(
-                "the last forward pass wrote its result over its input, which backward needs; pass another out")
+                "backward needs a forward pass first; after accumulate, call backward of the WholeBatch")
+        if tape.x is None:
+            raise RuntimeError("a result was written over the x or the residual of the last forward pass, which "
+                               "backward needs; pass another out")
         if tape.activation > RELU:
-            raise RuntimeError("backward supports no activation but relu, and the last forward pass had another")
+            name = next(name for name, code in ACTIVATIONS.items() if code == tape.activation)
+            raise RuntimeError(f"the activation of the last forward pass was {name}; backward supports only relu")
         x = tape.x
         if type(x) is ref:
             x = alive(x, "x")
@@ -292,6 +296,11 @@ class Norm(Checked):
             there are running averages. With ``averaging="exact"`` also exact_count, exact_mean, exact_mean_low and
             exact_m2, of float64 and shape (C,): the statistics of all batches so far, as those of `ChannelStats`. With
             ``debias=True`` also initial_weight, the weight that the initial values still have in the running averages.
+
+        Raises
+        ------
+        ValueError
+            If an assigned array of float64 has values beyond the range of the layer's dtype.
 
         Examples
         --------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -85,6 +85,20 @@ class Batch(NamedTuple):
     def over(self, running: NDArray[Any], new: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the new averages; the running ones in channels without values."""
         return new if self.counts is None else np.where(self.counts > 0, new, running)
+
+
+class Follower(Protocol):
+    """An object that receives the statistics of each training batch of a layer."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether it needs batches read in double lanes, apart from the fused forward pass."""
+
+    def accepts(self, batch: Batch) -> bool:
+        """Return whether it would follow a batch; may raise an error instead."""
+
+    def follow(self, batch: Batch) -> bool:
+        """Take in a batch; return False if the batch was left out."""
 
 
 def differing(counts: NDArray[np.float64]) -> NDArray[np.float64] | None:

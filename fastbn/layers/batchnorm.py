@@ -108,8 +108,9 @@ class BatchNorm(TrackedNorm):
     -----
     Assignments to attributes are checked as the arguments of the constructor: axis, eps, momentum, unbiased,
     num_threads, debias, nan_policy, training, num_batches_tracked, and the shape and dtype of gamma, beta, running_mean
-    and running_var, which keep arrays as they are and convert lists. num_features, dtype, averaging and the attributes
-    that follow from arrays cannot be assigned (AttributeError). ``copy.copy``, ``copy.deepcopy`` and pickles make an
+    and running_var, which keep aligned arrays in native byte order as they are, and convert lists. num_features, dtype,
+    averaging, the attributes that follow from arrays, and names that the layer does not have cannot be assigned
+    (AttributeError). ``copy.copy``, ``copy.deepcopy`` and pickles make an
     independent layer, without the last forward pass.
 
     Examples

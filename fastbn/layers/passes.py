@@ -150,7 +150,8 @@ def _fused(operands: Operands, selection: Selection, parameters: Parameters) -> 
     view, target, out = operands.view, operands.target, operands.out
     index = np.flatnonzero(selection.chosen)
     if len(index) == 1:
-        raise ValueError("a single position of x counts, one value per channel, so there is no variance to learn from")
+        raise ValueError("mask or lengths select a single position of x, one value per channel, which has no variance; "
+                         "training needs two or more")
     settings: dict[str, Any] = {
         "eps": parameters.eps, "activation": operands.activation, "num_threads": parameters.num_threads}
     code = int(operands.activation is not None)

@@ -163,7 +163,7 @@ def _check_layers(bn_layers: BatchNorm | Iterable[BatchNorm]) -> list[BatchNorm]
 
 
 def _averages(name: str, layer: BatchNorm, gathering: Gathering) -> dict[str, NDArray[Any]]:
-    # In the dtype of the layer, finite.
+    # In the dtypes of its arrays, finite.
     stats = gathering.stats
     if not values_per_channel(stats):
         seen = "only values that it skips" if gathering.skipped else "no values in training mode"
@@ -171,13 +171,14 @@ def _averages(name: str, layer: BatchNorm, gathering: Gathering) -> dict[str, ND
     empty = np.flatnonzero(stats.count == 0)
     if empty.size:
         raise ValueError(f"{name} saw no values in {channels(empty.tolist())}, by its masks; expected some in each")
-    with np.errstate(all="ignore"):     # seen below
-        vectors = {"running_mean": stats.mean.astype(layer.dtype),
-                   "running_var": stats.var(ddof=int(layer.unbiased)).astype(layer.dtype)}
-    wrong = np.flatnonzero(~(np.isfinite(vectors["running_mean"]) & np.isfinite(vectors["running_var"])))
-    if wrong.size:
-        raise ValueError(f"{name} has a mean or variance that is not finite in {layer.dtype} in "
-                         f"{channels(wrong.tolist())}")
+    vectors = {"running_mean": stats.mean, "running_var": stats.var(ddof=int(layer.unbiased))}
+    for attribute, vector in vectors.items():
+        kind = getattr(layer, attribute).dtype      # that of an assigned array may be another one than the layer's
+        with np.errstate(all="ignore"):     # seen below
+            vectors[attribute] = vector.astype(kind)
+        wrong = np.flatnonzero(~np.isfinite(vectors[attribute])).tolist()
+        if wrong:
+            raise ValueError(f"{name} has a {attribute} that is not finite in {kind} in {channels(wrong)}")
     return vectors
 
 

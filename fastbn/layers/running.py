@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from fastbn._core import views
 from fastbn._core.checks import channels, check_choice, check_flag, check_momentum
 from fastbn.checkpoints.settings import AVERAGINGS, UPDATE_POLICIES
-from fastbn.checkpoints.state import check_exact, check_initial_weight, check_tracked
+from fastbn.checkpoints.state import MOST_BATCHES, check_exact, check_initial_weight, check_tracked
 from fastbn.layers.attributes import Check, Checked, check_vector
 from fastbn.layers.batch import Batch, values_per_channel
 from fastbn.statistics.channel_stats import ChannelStats
@@ -26,20 +26,6 @@ if TYPE_CHECKING:
     from fastbn.checkpoints.settings import Averaging, UpdatePolicy
 
 MOMENTUM = 0.1      # the default
-
-
-class Follower(Protocol):
-    """An object that receives the statistics of each training batch of a layer."""
-
-    @property
-    def exact(self) -> bool:
-        """Whether it needs batches read in double lanes, apart from the fused forward pass."""
-
-    def accepts(self, batch: Batch) -> bool:
-        """Return whether it would follow a batch; may raise an error instead."""
-
-    def follow(self, batch: Batch) -> bool:
-        """Take in a batch; return False if the batch was left out."""
 
 
 @dataclass(slots=True)
@@ -171,6 +157,8 @@ class RunningStatistics(Checked):
     }
     exact: ClassVar[bool] = False       # as a Follower: the sums of the fused forward pass are precise enough
 
+    num_features: int
+    dtype: np.dtype[Any]
     running_mean: NDArray[Any] | None
     running_var: NDArray[Any] | None
     num_batches_tracked: int
@@ -189,8 +177,7 @@ class RunningStatistics(Checked):
             momentum = None
         if averaging == "exact" and not tracked:
             raise ValueError("track_running_stats must be True with averaging='exact', got False")
-        self.num_features: int = num_features
-        self.dtype: np.dtype[Any] = dtype
+        self.num_features, self.dtype = num_features, dtype
         self.stats = ChannelStats(num_features) if averaging == "exact" else None
         object.__setattr__(self, "debias", False)       # until the settings it depends on are there
         self.momentum = momentum
@@ -230,6 +217,9 @@ class RunningStatistics(Checked):
             if not (mean.flags.writeable and var.flags.writeable):
                 name = "running_var" if mean.flags.writeable else "running_mean"
                 raise ValueError(f"{name} is read-only, and training updates it")
+            if self.num_batches_tracked == MOST_BATCHES:
+                raise ValueError(f"num_batches_tracked is {MOST_BATCHES}, and training cannot count another batch; "
+                                 "expected a smaller number")
 
     def accepts(self, batch: Batch) -> bool:
         """Return whether the averages would follow a batch.
@@ -260,10 +250,17 @@ class RunningStatistics(Checked):
 
     def describe(self, batch: Batch) -> str:
         """Return what keeps a batch from being followed, as text."""
-        return f"x has a mean or variance that is not finite in {self.dtype} in {channels(self._not_finite(batch))}"
+        wrong = self._not_finite(batch)
+        return f"x has a mean or variance that is not finite in {self._narrowest} in {channels(wrong)}"
+
+    @property
+    def _narrowest(self) -> np.dtype[Any]:
+        # An array that was assigned may have another dtype than the layer.
+        arrays = (array for array in (self.running_mean, self.running_var) if array is not None)
+        return min((array.dtype for array in arrays), key=lambda dtype: dtype.itemsize, default=self.dtype)
 
     def _not_finite(self, batch: Batch) -> list[int]:
-        limit = np.finfo(self.dtype).max
+        limit = np.finfo(self._narrowest).max
         good = (np.abs(batch.mean) <= limit) & (batch.running_var(self.unbiased) <= limit)     # and no NaN
         wrong: list[int] = np.flatnonzero(~good).tolist()
         return wrong

@@ -84,6 +84,6 @@ def alive(reference: Any, name: str) -> Any:
         return reference
     array = reference()
     if array is None:
-        raise RuntimeError(f"the {name} of the last forward pass no longer exists, and backward needs it; evaluation "
-                           f"mode keeps no reference, so keep one to {name} until backward")
+        raise RuntimeError(f"{name} of the last forward pass no longer exists, and backward needs it; evaluation mode "
+                           f"keeps no reference to {name}: keep it alive until backward")
     return array

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from fastbn.checkpoints.conventions import Convention
     from fastbn.checkpoints.protocol import Checkpointable, Layer
     from fastbn.checkpoints.settings import Averaging, Settings, UpdatePolicy
-    from fastbn.layers.batch import Batch
+    from fastbn.layers.batch import Batch, Follower
     from fastbn.layers.report import Report
-    from fastbn.layers.running import Follower
 
 
 def of_running(name: str, doc: str) -> Any:

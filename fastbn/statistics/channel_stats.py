@@ -26,7 +26,8 @@ class ChannelStats:
 
     Statistics of parts can be merged in any order. However the data are split, the relative error of the variance is at
     most 1e-12 if the mean is within 1e4 standard deviations of zero, and 1e-11 within 1e6. All arrays returned are
-    copies, which do not change with later updates.
+    copies, which do not change with later updates. Concurrent updates of one object lose values: give each thread its
+    own, and merge them.
 
     Parameters
     ----------
@@ -372,12 +373,16 @@ class ChannelStats:
         Parameters
         ----------
         path : path-like
+            Ends in .npz, in any case of letters.
 
         Raises
         ------
         OSError
             If the file cannot be written.
+        ValueError
+            If the path ends otherwise.
         """
+        storage.check_suffix(path)
         replace(path, storage.dump(self.to_arrays(), self.axis))
 
     @classmethod

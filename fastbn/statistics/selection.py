@@ -51,8 +51,9 @@ def selection(
             raise ValueError("lengths need an axis of steps besides that of samples; x has none")
         steps = check_samples(lengths, "lengths", shape[0], "iu", "integers")
         if ((steps < 0) | (steps > shape[1])).any():
-            raise ValueError(f"lengths must be between 0 and {shape[1]}, the steps of x; got {steps.min()} to "
-                             f"{steps.max()}")
+            least, most = steps.min(), steps.max()
+            raise ValueError(f"lengths must be between 0 and {shape[1]}, the steps of x; got "
+                             f"{least if least == most else f'values from {least} to {most}'}")
         within = np.arange(shape[1]) < steps[:, None]
         within = np.broadcast_to(within.reshape(within.shape + (1,) * (len(shape) - 2)), shape)
         valid = within if valid is None else valid & (within[..., None] if by_channel else within)

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import io
+import os
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+
+from fastbn._core.files import check_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
+
+
+def check_suffix(path: str | os.PathLike[str]) -> None:
+    """Raise an error unless the path of a new file ends in .npz; files with other names can be read."""
+    check_path(path)
+    if not os.fsdecode(path).lower().endswith(".npz"):
+        raise ValueError(f"path must end in .npz, got {os.fspath(path)!r}")
 
 
 def dump(arrays: Mapping[str, NDArray[np.float64]], axis: int) -> bytes:

@@ -85,14 +85,16 @@ def test_a_million_calls_of_32_threads(what):
 
 
 @pytest.mark.usefixtures("quick_switches")
-@pytest.mark.parametrize("channels", [64, 4096])
-def test_readers_never_see_a_mixed_state(channels):
+@pytest.mark.parametrize(("channels", "step"), [(64, 1), (4096, 1), (4096, 2)])
+def test_readers_never_see_a_mixed_state(channels, step):
     # Each state maps ones to another result, and so would a mixture of two states. NumPy releases the GIL while it
     # copies 4096 floats.
     rng = np.random.default_rng(0)
     states, answers = [], set()
     x = np.ones((1, channels), np.float32)
     bn = BatchNorm(channels).eval()
+    for name in ("gamma", "beta", "running_mean", "running_var"):
+        setattr(bn, name, np.ones(step * channels, np.float32)[::step])
     for _ in range(5):
         states.append({name: rng.uniform(0.5, 2, channels).astype(np.float32)
                        for name in ("weight", "bias", "running_mean", "running_var")})

@@ -157,7 +157,7 @@ try:
 except RuntimeError as error:
     print(error)
 """
-    interrupted, finished = "backward needs a forward pass first", "the last forward pass wrote its result over"
+    interrupted, finished = "backward needs a forward pass first", "a result was written over the x"
     assert output(program).startswith((interrupted, finished))
 
 

@@ -184,3 +184,21 @@ WALKED = (np.array, read_only, channel_slice, channels_last, channels_first, neg
 def test_no_copy_of_what_the_kernels_can_walk(make, channels, dtype):
     x = make(values(dtype, (4, channels, 5, 7)))
     assert np.shares_memory(views.view(x, 1).array, x)
+
+
+A = np.zeros((4, 3), np.float32)
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: views.is_walkable(None, 1), "'a' must not be None|incorrect type"),
+    (lambda: views.check_plain(None, "gamma"), "'a' must not be None|incorrect type"),
+    (lambda: views.like(None, A, "dy"), "x must not be None"),
+    (lambda: views.output(None), "x must not be None"),
+    (lambda: views.choose(None, np.arange(2)), "x must not be None"),
+    (lambda: views.choose(views.view(A, 1), None), "index must not be None"),
+    (lambda: views.channel_axis(None, 1, None, "x"), "x must not be None"),
+    (lambda: views.check_writable(None), "out must not be None"),
+])
+def test_none_is_refused(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()

@@ -103,9 +103,11 @@ def test_no_training_and_no_backward(name):
     with pytest.raises(ValueError, match=f"activation must be None or 'relu', got '{name}'"):
         batch_norm_training(x, activation=name)
     bn = BatchNorm(3)
-    with pytest.raises(ValueError, match=f"activation must be None or 'relu', got '{name}'"):
+    with pytest.raises(ValueError, match=f"None or 'relu', got '{name}'; training supports fewer activations than"):
         bn(x, activation=name)
+    with pytest.raises(ValueError, match="activation must be None or 'relu', got 'rellu'"):
+        bn(x, activation="rellu")
     assert bn.num_batches_tracked == 0
     bn.eval()(x, activation=name)
-    with pytest.raises(RuntimeError, match="backward supports no activation but relu"):
+    with pytest.raises(RuntimeError, match=f"activation of the last forward pass was {name}; backward supports only"):
         bn.backward(x)

@@ -14,8 +14,7 @@ import pytest
 import fastbn
 from tests.cases import axis_of
 from tests.compare import same_bits
-from tests.interop.sync_program import COMM, RANK, RANKS, bounds, expect, flat, of_all
-from tests.process import PATIENCE
+from tests.interop.sync_program import COMM, RANK, RANKS, WAIT, bounds, expect, flat, of_all
 
 TOLERANCE = {"float32": 2e-6, "float64": 1e-13}
 FUSED = [(None, False), ("relu", False), (None, True), ("relu", True)]
@@ -157,7 +156,7 @@ def nothing():
     edges = bounds(len(mask), "even")
     mine = slice(edges[RANK], edges[RANK + 1])
     x, _, dy = (a[mine] for a in arrays)
-    bn = fastbn.SyncBatchNorm(4, axis=-1, timeout=PATIENCE)
+    bn = fastbn.SyncBatchNorm(4, axis=-1, timeout=WAIT)
     bn(x)
     before = bn.state_dict()
     with pytest.warns(UserWarning, match="the mask selects no position") as caught:
@@ -179,7 +178,7 @@ def nothing():
     # A single value on all ranks together.
     single = np.zeros(x.shape[:2], bool)
     single[0, 0] = RANK == 0
-    text = "all ranks together have one value" if RANKS > 1 else "a single position of x counts"
+    text = "all ranks together have one value" if RANKS > 1 else "mask or lengths select a single position of x"
     expect(ValueError, text, lambda: bn(x, mask=single))
     single = np.ones(x.shape, bool)
     single[..., 1] = False
@@ -194,14 +193,14 @@ def nothing():
         expect(RuntimeError, f"rank {RANKS - 1} failed with ValueError: mask has shape (3, 3)", lambda: bn(x))
     # A channel without values on all ranks, where a batch has one weight in all channels; `out` stays as it was.
     single[..., 1] = False
-    strict = fastbn.SyncBatchNorm(4, axis=-1, debias=True, timeout=PATIENCE)
+    strict = fastbn.SyncBatchNorm(4, axis=-1, debias=True, timeout=WAIT)
     out = np.full_like(x, 7)
     expect(ValueError, "mask leaves no values in channel 1; with debias=True", lambda: strict(x, mask=single, out=out))
     assert (out == 7).all()
     single[0, 0:2, 1] = RANK == 0
     strict(x, mask=single, out=out)
     # NaN that counts on one rank, under the policy "raise".
-    strict = fastbn.SyncBatchNorm(4, axis=-1, nan_policy="raise", timeout=PATIENCE)
+    strict = fastbn.SyncBatchNorm(4, axis=-1, nan_policy="raise", timeout=WAIT)
     spoilt = x.copy()
     spoilt[0, 0, 2] = np.nan if RANK == 0 else 0
     counted = np.ones(x.shape[:2], bool)
@@ -219,7 +218,7 @@ def accumulated():
             for fused in FUSED:
                 for masked in (None, "positions", "channels"):
                     check_accumulated(dtype, layout, fused, masked)
-    bn = fastbn.SyncBatchNorm(3, timeout=PATIENCE)
+    bn = fastbn.SyncBatchNorm(3, timeout=WAIT)
     x = np.ones((1, 3), np.float32)
     if RANKS > 1:
         expect(ValueError, "micro_batches have 0 values per channel", lambda: bn.accumulate([]))
@@ -237,7 +236,7 @@ def accumulated():
         whole.backward([x])
         assert bn.num_batches_tracked == 1
         # A channel without values, with an eps of 0; rank 0 has no micro-batch.
-        bn = fastbn.SyncBatchNorm(2, eps=0.0, timeout=PATIENCE)
+        bn = fastbn.SyncBatchNorm(2, eps=0.0, timeout=WAIT)
         x = np.arange(8.0).reshape(4, 2) * (RANK + 1)
         mask = np.stack([np.ones(4, bool), np.zeros(4, bool)], axis=1)
         parts = [] if RANK == 0 else [x]

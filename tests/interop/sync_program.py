@@ -22,8 +22,8 @@ from fastbn.functional import batch_norm_inference
 from tests import oracle
 from tests.cases import array, axis_of, case
 from tests.compare import close, same_bits
-from tests.process import PATIENCE
 
+WAIT = 60.0     # seconds for the other ranks: long enough for a slow machine, and a hang ends soon
 COMM = MPI.COMM_WORLD
 RANK, RANKS = COMM.rank, COMM.size
 SHAPES = (case(9, 5, 6, 7), case(13, 3, 1), case(40, 65), case(7, 24, 3, 3), case(5, 130, 70), case(24, 1, 8, 8))
@@ -230,7 +230,7 @@ def modes():
     """Evaluation exchanges nothing, and copies of a layer go on together."""
     x = array(case(4 * RANKS, 3, 5), "planes")
     mine = slice(4 * RANK, 4 * RANK + 4)
-    bn = fastbn.SyncBatchNorm(3, timeout=PATIENCE)
+    bn = fastbn.SyncBatchNorm(3, timeout=WAIT)
     bn(x[mine])
     bn.eval()
     if RANK == 0:       # alone
@@ -241,7 +241,7 @@ def modes():
     for other in (copy.copy(bn), copy.deepcopy(bn), pickle.loads(pickle.dumps(bn))):
         assert other.comm == COMM
         assert other.running_mean is not bn.running_mean
-        assert other.timeout == PATIENCE
+        assert other.timeout == WAIT
         same_bits(other(x[mine]), y)
         same_bits(other.backward(x[mine]), dx)
     weight = np.ones((3, 2, 1, 1), np.float32)
@@ -302,7 +302,7 @@ def expect(error, text, call):
 def errors():
     """What is wrong on one rank raises on all of them, at once, and they can go on."""
     x = array(case(4 * RANKS, 3, 5), "planes")[4 * RANK : 4 * RANK + 4]
-    bn = fastbn.SyncBatchNorm(3, timeout=PATIENCE)
+    bn = fastbn.SyncBatchNorm(3, timeout=WAIT)
     bad = RANKS - 1
     before = bn.state_dict()
     for wrong, error, text in (
@@ -361,7 +361,7 @@ def errors():
 
 def missing():
     """A rank that raises before the call: the others time out, and say so again when asked again."""
-    bn = fastbn.SyncBatchNorm(3, timeout=PATIENCE)
+    bn = fastbn.SyncBatchNorm(3, timeout=WAIT)
     x = np.ones((4, 3), np.float32) * np.arange(4, dtype=np.float32)[:, None]
     bn(x)
     bn.timeout = 1.0
@@ -385,7 +385,7 @@ def missing_from_the_start():
 
 def widths():
     """Layers of different widths meet: an error on every rank that still runs."""
-    bn = fastbn.SyncBatchNorm(3 if RANK == 0 else 4, timeout=PATIENCE)
+    bn = fastbn.SyncBatchNorm(3 if RANK == 0 else 4, timeout=WAIT)
     x = np.random.default_rng(0).standard_normal((4, bn.num_features)).astype(np.float32)
     expect(RuntimeError, "expected layers of as many channels on every rank", lambda: bn(x))
     expect(RuntimeError, "the ranks lost contact earlier", lambda: bn(x))
@@ -394,7 +394,7 @@ def widths():
 
 def killed():
     """A rank that is killed: the launcher ends the others."""
-    bn = fastbn.SyncBatchNorm(3, timeout=PATIENCE)
+    bn = fastbn.SyncBatchNorm(3, timeout=WAIT)
     bn(np.eye(3, dtype=np.float32))
     if RANK == 0:
         os.kill(os.getpid(), signal.SIGKILL)

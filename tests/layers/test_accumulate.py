@@ -219,6 +219,36 @@ def test_a_backward_needs_every_forward():
     assert bn.grad_gamma is not None
 
 
+@pytest.mark.parametrize(("passed", "message"), [
+    ([0, 0, 2], "2 forward passes had the same x; expected each micro-batch once"),
+    ([0, 3, 4], "the forward passes had arrays of 9, 12, 15 values; expected 12, 12, 12"),
+])
+def test_a_backward_needs_each_micro_batch_once(passed, message):
+    x = np.random.default_rng(0).standard_normal((12, 3)).astype(np.float32)
+    slices = [np.s_[:4], np.s_[4:8], np.s_[8:], np.s_[4:7], np.s_[7:]]
+    bn = BatchNorm(3)
+    whole = bn.accumulate(x[part] for part in slices[:3])      # views, of which each call gets a new one
+    for i in passed:
+        whole(x[slices[i]])
+    with pytest.raises(ValueError, match=message):
+        whole.backward([np.ones_like(x[slices[i]]) for i in passed])
+    assert bn.grad_gamma is None
+
+
+def test_micro_batches_with_the_same_list_or_none_of_the_values():
+    x = [[1.0, 2.0], [3.0, 5.0]]
+    empty = np.empty((0, 2))
+    whole = BatchNorm(2).accumulate([x, empty, empty])
+    for part in (x, empty, empty):
+        whole(part)
+    assert len(whole.backward([np.ones((2, 2)), empty, empty])) == 3
+    whole = BatchNorm(2).accumulate([x, [[1.0, 2.0], [3.0, 6.0]]])
+    whole(x)
+    whole(x)
+    with pytest.raises(ValueError, match="2 forward passes had the same x"):
+        whole.backward([np.ones((2, 2))] * 2)
+
+
 def test_a_backward_needs_its_inputs():
     xs = parts(0)
     whole = layer().accumulate(xs)

@@ -1,9 +1,13 @@
 """What may be assigned to the attributes of a layer: what the constructor takes, or an error that names them."""
 
+import pickle
+import re
+
 import numpy as np
 import pytest
 
 from fastbn import BatchNorm
+from tests.awkward import misaligned, swapped
 from tests.layers.trained import batches, trained
 
 V = np.ones(3, np.float32)
@@ -41,6 +45,8 @@ BAD_VECTORS = [
     (np.ones(3, int), TypeError, " has dtype int64; expected float32 or float64"),
     (np.ones(3, np.float16), TypeError, " has dtype float16; expected float32 or float64"),
     ("abc", ValueError, r" has shape \(\); expected \(3,\)"),
+    (swapped(V), ValueError, r" is byte-swapped; expected .* native byte order; use np.array\(.*, np.float32\)"),
+    (misaligned(np.ones(3)), ValueError, r" is misaligned; expected an aligned .*; use np.array\(.*, np.float64\)"),
     (np.ma.array(V), TypeError, " is a masked array"),
 ]
 CASES = [(name, *case) for name, cases in BAD.items() for case in cases]
@@ -73,7 +79,7 @@ def test_a_good_assignment_is_stored_in_its_type(name, value, stored):
 def test_arrays_are_kept_and_lists_become_arrays():
     bn = BatchNorm(3)
     for name in ("gamma", "beta", "running_mean", "running_var"):
-        for array in (V, np.ones(3), np.ones(6, np.float32)[::2], np.ones(3, ">f8")):
+        for array in (V, np.ones(3), np.ones(6, np.float32)[::2], np.ones(6)[::-2]):
             setattr(bn, name, array)
             assert getattr(bn, name) is array
         setattr(bn, name, [1, 2, 3])
@@ -129,3 +135,78 @@ def test_what_a_layer_keeps_follows_its_arrays():
     bn.running_mean = np.zeros(5)
     with pytest.raises(ValueError, match="running_var is None; expected both running averages, or neither"):
         bn.state_dict()
+
+
+@pytest.mark.parametrize(("name", "hint"), [
+    ("momentun", "; did you mean momentum?"), ("weight", "; it is called gamma"), ("bias", "; it is called beta"),
+    ("moving_mean", "; it is called running_mean"), ("epsilon", "; it is called eps"), ("xyz", ""),
+])
+def test_a_name_that_a_layer_does_not_have(name, hint):
+    bn = BatchNorm(3)
+    before = dict(vars(bn))
+    with pytest.raises(AttributeError, match=rf"^a BatchNorm has no attribute {name}{re.escape(hint)}$"):
+        setattr(bn, name, V)
+    assert vars(bn) == before
+    assert not hasattr(bn, name)
+
+
+@pytest.mark.parametrize(("name", "here"), [("weight", "gamma"), ("bias", "beta")])
+def test_a_name_of_pytorch_is_read_as_an_error_with_a_hint(name, here):
+    for owner in (BatchNorm(3), BatchNorm):
+        assert not hasattr(owner, name)
+        with pytest.raises(AttributeError, match=f"^a BatchNorm has no attribute {name}; it is called {here}$"):
+            getattr(owner, name)
+
+
+class Named(BatchNorm):
+    """As a user of the package may derive it."""
+
+    def __init__(self, channels, label):
+        super().__init__(channels)
+        self.label = label
+
+
+def test_a_derived_class_has_attributes_of_its_own():
+    bn = Named(3, "first")
+    bn.weight = 5
+    assert (bn.label, bn.weight) == ("first", 5)
+    other = pickle.loads(pickle.dumps(bn))
+    assert (other.label, other.weight) == ("first", 5)
+    with pytest.raises(ValueError, match="momentum must be between 0 and 1, got 2"):
+        bn.momentum = 2
+
+
+def test_attributes_without_a_check_can_be_assigned():
+    bn = BatchNorm(3)
+    bn.grad_gamma = bn.grad_beta = V
+    bn.backward = None
+    assert bn.grad_gamma is bn.grad_beta is V
+
+
+@pytest.mark.parametrize("stored", [{"running_var": 1e39}, {"running_mean": -1e39}, {"gamma": 1e39}, {"beta": 1e300}])
+def test_a_state_does_not_overflow(stored):
+    # An assigned array may be of float64 in a layer of float32.
+    bn = BatchNorm(3)
+    [(name, value)] = stored.items()
+    setattr(bn, name, np.array([1.0, value, 1.0]))
+    with pytest.raises(ValueError, match=f"{name} has values beyond the range of float32, in channel 1$"):
+        bn.state_dict()
+    setattr(bn, name, np.array([1.0, np.inf, np.nan]))      # as training leaves them
+    state = list(bn.state_dict().values())
+    assert sum(np.isinf(vector).any() for vector in state) == 1
+
+
+def test_a_batch_that_overflows_an_assigned_array_is_not_finite():
+    bn = BatchNorm(2, dtype=np.float64, nan_policy="raise")
+    x = np.array([[1e25, 1.0], [-1e25, 2.0]])
+    bn(x)
+    bn.running_var = np.ones(2, np.float32)
+    with pytest.raises(ValueError, match="x has a mean or variance that is not finite in float32 in channel 0"):
+        bn(x)
+    np.testing.assert_array_equal(bn.running_var, 1)
+
+
+@pytest.mark.parametrize("dtype", ["foo", [], 5])
+def test_a_dtype_that_is_none(dtype):
+    with pytest.raises(TypeError, match=f"^dtype must be float32 or float64, got {re.escape(repr(dtype))}$"):
+        BatchNorm(3, dtype=dtype)

@@ -238,7 +238,7 @@ def test_backward_after_in_place(training):
         bn = trained().train(training)
         x = batches()[2]
         bn(x, out=out_of(x))
-        with pytest.raises(RuntimeError, match="wrote its result over its input"):
+        with pytest.raises(RuntimeError, match="a result was written over the x or the residual"):
             bn.backward(x)
         assert bn.grad_gamma is None
         other = batches()[2]
@@ -265,6 +265,51 @@ def test_backward_in_place(layout):
     fresh = bn.backward(dy)
     assert bn.backward(dy, out=dy) is dy
     same_bits(dy, fresh)
+
+
+def test_an_interrupted_backward_over_x_forgets_it(monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    x, dy = batches()[1:3]
+    bn = trained()
+    bn(x)
+    expected = bn.backward(dy)
+    for out, error in ((None, None), (dy.copy(), None), (x, "backward needs a forward pass first")):
+        with monkeypatch.context() as patch:
+            patch.setattr("fastbn.functional.gradients", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                bn.backward(dy, out=out)
+        if error is None:
+            same_bits(bn.backward(dy), expected)
+            continue
+        with pytest.raises(RuntimeError, match=error):
+            bn.backward(dy)
+
+
+def test_a_list_takes_the_dtype_of_x():
+    x, dy = batches()[1:3]
+    bn = trained()
+    y = bn(x, x)
+    same_bits(trained()(x, x.tolist()), y)
+    expected = bn.backward(dy)
+    for got, want in zip(bn.backward(dy.tolist()), expected, strict=True):
+        same_bits(got, want)
+    with pytest.raises(TypeError, match="dy has dtype float64; expected that of x, float32"):
+        bn.backward(dy.astype(float))
+    with pytest.raises(TypeError, match="dy has dtype bool; expected float32"):
+        bn.backward((dy > 0).tolist())
+    with pytest.raises(TypeError, match=r"x has dtype int64; expected .*; see np.array\(x, np.float32\)"):
+        bn([[1, 2, 3, 4, 5]] * 2)
+
+
+def test_backward_after_a_backward_over_x():
+    x, dy = batches()[1:3]
+    bn = trained()
+    bn(x)
+    bn.backward(dy, out=x)
+    with pytest.raises(RuntimeError, match="a result was written over the x or the residual of the last forward pass"):
+        bn.backward(dy)
 
 
 def test_backward_without_forward():

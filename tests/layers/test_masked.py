@@ -261,7 +261,7 @@ BAD = {
     "mask jagged": ({"mask": [[True], [True, False]]}, ValueError, "mask cannot be converted to an array"),
     "nothing, activation": ({"lengths": [0] * 4, "activation": "nope"}, ValueError, "activation must be None or"),
     "nothing, residual": ({"lengths": [0] * 4, "residual": np.ones(3, np.float32)}, ValueError, "residual has shape"),
-    "one": ({"lengths": [1, 0, 0, 0]}, ValueError, "a single position of x counts"),
+    "one": ({"lengths": [1, 0, 0, 0]}, ValueError, "mask or lengths select a single position of x, one value per"),
     "residual": ({"mask": np.ones((4, 7), bool), "residual": np.ones(3)}, ValueError, "residual has shape"),
     "out": ({"mask": np.ones((4, 7), bool), "out": np.ones(3)}, ValueError, "out has shape"),
     "activation": ({"mask": np.ones((4, 7), bool), "activation": "silu"}, ValueError, "activation must be None or"),
@@ -313,7 +313,7 @@ def test_an_in_place_backward_leaves_nothing(layout):
     bn = layer(3, axis_of(layout))
     bn(x, mask=np.arange(7) < 3)
     bn.backward(dy, out=x)
-    with pytest.raises(RuntimeError, match="wrote its result over its input"):
+    with pytest.raises(RuntimeError, match="a result was written over the x or the residual"):
         bn.backward(dy)
 
 
@@ -338,5 +338,5 @@ def test_backward_in_evaluation_mode_keeps_no_reference():
     dy = np.ones_like(x)
     bn.backward(dy)
     del x
-    with pytest.raises(RuntimeError, match="the x of the last forward pass no longer exists"):
+    with pytest.raises(RuntimeError, match=r"^x of the last forward pass no longer exists"):
         bn.backward(dy)

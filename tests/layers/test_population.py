@@ -212,9 +212,21 @@ BAD = {
     "evaluated": (lambda bn: (bn, drifting(), lambda x: bn.eval()(x)), ValueError, r"bn_layers\[0\] saw no values"),
     "one value": (lambda bn: (bn, [x[:1] for x in drifting()], bn), ValueError, "one value per channel"),
     "NaN": (lambda bn: (bn, [with_nan(x) for x in drifting()], bn), ValueError,
-            r"bn_layers\[0\] has a mean or variance that is not finite in float32 in channel 2$"),
+            r"bn_layers\[0\] has a running_mean that is not finite in float32 in channel 2$"),
     "overflow": (lambda bn: (bn, drifting(std=1e25), bn), ValueError, "not finite in float32 in channels 0, 1, 2"),
 }
+
+
+@pytest.mark.parametrize("layer_dtype", [np.float32, np.float64])
+def test_averages_are_finite_in_the_dtype_of_their_arrays(layer_dtype):
+    bn = BatchNorm(3, dtype=layer_dtype)
+    bn.running_mean, bn.running_var = np.zeros(3), np.ones(3)
+    [stats] = population_statistics(bn, drifting(std=1e25), bn)
+    np.testing.assert_array_equal(bn.running_var, stats.var(ddof=1))
+    bn.running_var = np.ones(3, np.float32)
+    with pytest.raises(ValueError, match=r"bn_layers\[0\] has a running_var that is not finite in float32 in chan"):
+        population_statistics(bn, drifting(std=1e25), bn)
+    np.testing.assert_array_equal(bn.running_var, 1)
 
 
 @pytest.mark.parametrize("name", BAD)

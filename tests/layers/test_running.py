@@ -13,7 +13,7 @@ from fastbn.checkpoints import convert
 from fastbn.checkpoints.formats import files
 from tests.cases import axis_of
 from tests.compare import same_bits
-from tests.layers.trained import STATE, assert_same, snapshot
+from tests.layers.trained import STATE, assert_same, batches, snapshot
 from tests.statistics import rational as exact
 
 SIZES = (40, 2, 9, 25, 6, 3)
@@ -392,3 +392,16 @@ def test_a_variance_beyond_float64_raises_no_floating_point_error(options):
     assert y.ravel().tolist() == [-1, 1]
     assert bn.num_batches_tracked == (0 if skips else 1)
     assert bn.running_var[0] == (1 if skips else np.inf)
+
+
+@pytest.mark.parametrize("options", [{}, {"averaging": "exact"}, {"momentum": None}], ids=str)
+def test_a_full_counter_is_refused_before_the_averages_move(options):
+    bn = BatchNorm(5, **options)
+    bn.num_batches_tracked = 2**63 - 1
+    before, x = snapshot(bn), batches()[0]
+    for call in (lambda: bn(x), lambda: bn.accumulate([x]), lambda: bn(x, out=x)):
+        with pytest.raises(ValueError, match=f"num_batches_tracked is {2**63 - 1}, and training cannot count another"):
+            call()
+    assert_same(bn, before)
+    same_bits(x, batches()[0])
+    bn.eval()(x)

@@ -207,7 +207,7 @@ def test_a_load_that_cannot_be_finished_is_not_begun(spoil, error, message):
 
 def test_a_state_goes_into_arrays_of_any_layout():
     bn = BatchNorm(3).eval()
-    bn.gamma, bn.beta = np.zeros(6)[::2], np.zeros(3, ">f4")
+    bn.gamma, bn.beta = np.zeros(6)[::2], np.zeros(3, np.float32)[::-1]
     gamma, beta = bn.gamma, bn.beta
     bn.load_state_dict({"weight": [1.0, 2.0, 3.0], "bias": [4.0, 5.0, 6.0], "running_mean": np.zeros(3),
                         "running_var": np.ones(3)})

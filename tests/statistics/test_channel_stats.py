@@ -212,6 +212,8 @@ def test_bad_updates_change_nothing(name):
     (lambda s: ChannelStats(2.0), TypeError, "num_channels must be an integer"),
     (lambda s: ChannelStats(True), TypeError, "num_channels must be an integer"),
     (lambda s: s.save(None), TypeError, "path must be a string or a path-like object, got None"),
+    (lambda s: s.save("stats.txt"), ValueError, r"path must end in \.npz, got 'stats\.txt'"),
+    (lambda s: s.save("npz"), ValueError, r"path must end in \.npz, got 'npz'"),
     (lambda s: ChannelStats.load(7), TypeError, "path must be a string or a path-like object, got 7"),
     (lambda s: ChannelStats(3, axis=5).update(np.ones((2, 3))), ValueError, "axis 5 is out of range"),
 ], ids=lambda v: None if callable(v) or isinstance(v, type) else v[:30])

@@ -249,6 +249,7 @@ def test_arrays_and_files(tmp_path, layout):
     assert ChannelStats.load(path) == stats
     ChannelStats(2).save(path)
     assert ChannelStats.load(path) == ChannelStats(2)
+    assert ChannelStats.load(path.rename(tmp_path / "stats.txt")) == ChannelStats(2)      # any name can be read
 
 
 @pytest.mark.parametrize(("arrays", "error", "message"), [

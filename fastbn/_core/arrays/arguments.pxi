@@ -8,6 +8,13 @@ cdef extern from "numpy/arrayobject.h":
 cdef int bfloat16_number = -1       # NumPy's number of the bfloat16 dtype of ml_dtypes, once an array has it
 
 
+cdef inline int refuse_none(object a, str name) except -1:
+    # Of the typed arguments of a cpdef function, which Cython lets be None.
+    if a is None:
+        raise TypeError(f"{name} must not be None")
+    return 0
+
+
 cdef int type_of(cnp.ndarray a) except -2:
     # The element type of sizes.pxi; -1 for other dtypes.
     global bfloat16_number
@@ -43,8 +50,17 @@ cdef cnp.ndarray array_of(object x, str name, bint statistics=False):
     cdef cnp.ndarray a = as_plain(x, name)
     cdef int type = type_of(a)
     if type < 0 or (type == UINT8 and not statistics):
-        raise TypeError(f"{name} has dtype {a.dtype}; expected {SUPPORTED}; see astype")
+        hint = f"see np.array({name}, np.float32)" if isinstance(x, (list, tuple)) else "see astype"
+        raise TypeError(f"{name} has dtype {a.dtype}; expected {SUPPORTED}; {hint}")
     return a
+
+
+cdef cnp.ndarray array_like(View x, object a, str name):
+    # As array_of; numbers without a dtype of their own get that of x.
+    if isinstance(a, (list, tuple)):
+        given = as_plain(a, name)
+        return given.astype(x.array.dtype) if given.dtype.kind in "fiu" else array_of(given, name)
+    return array_of(a, name)
 
 
 cpdef cnp.ndarray as_target(object out):
@@ -73,6 +89,7 @@ cpdef int axis_of(object axis, int ndim, str name="axis") except -1:
 cpdef int channel_axis(cnp.ndarray a, object axis, object channels, str name) except -1:
     """Return the channel axis of an input, counted from 0. `channels` is the expected number, or None for any."""
     cdef int k
+    refuse_none(a, name)
     if cnp.PyArray_NDIM(a) < 2:
         raise ValueError(f"{name} has shape {(<object> a).shape}; expected two or more dimensions")
     k = axis_of(axis, cnp.PyArray_NDIM(a))

@@ -3,6 +3,7 @@
 
 cpdef int check_writable(cnp.ndarray a) except -1:
     """Raise an error if `out` is read-only or has elements that share memory."""
+    refuse_none(a, "out")
     if not cnp.PyArray_ISWRITEABLE(a):
         raise ValueError("out is read-only")
     if not cnp.PyArray_IS_C_CONTIGUOUS(a) and overlaps_itself(a):

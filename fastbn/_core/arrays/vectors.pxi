@@ -1,6 +1,7 @@
 # Channel vectors (parameters, running averages, statistics): checked, read and written without a copy.
 
 from cython cimport floating
+from libc.math cimport isfinite
 
 cdef enum:
     COMPARED = 8    # elements that same_values() compares per step; more or fewer are slower
@@ -15,15 +16,21 @@ cdef int load_vector(object a, double* out, Py_ssize_t c, double missing, str na
             out[i] = missing
         return 0
     v = vector_of(a, c, name)
-    if not (plain(v) and cnp.PyArray_IS_C_CONTIGUOUS(v)):
+    if not plain(v):
         v = np.array(v, np.float64)
-    if cnp.PyArray_TYPE(v) == cnp.NPY_DOUBLE:
-        for i in range(c):
-            out[i] = (<double*> cnp.PyArray_DATA(v))[i]
-    else:
+    if cnp.PyArray_IS_C_CONTIGUOUS(v) and cnp.PyArray_TYPE(v) == cnp.NPY_FLOAT:
         for i in range(c):
             out[i] = (<float*> cnp.PyArray_DATA(v))[i]
+    else:
+        for i in range(c):
+            out[i] = element(v, i)
     return 0
+
+
+cdef inline double element(cnp.ndarray v, Py_ssize_t i) noexcept:
+    # Of a plain vector of any stride.
+    cdef char* p = cnp.PyArray_BYTES(v) + i * cnp.PyArray_STRIDES(v)[0]
+    return (<double*> p)[0] if cnp.PyArray_TYPE(v) == cnp.NPY_DOUBLE else (<float*> p)[0]
 
 
 cdef cnp.ndarray vector_of(object a, Py_ssize_t c, str name):
@@ -96,7 +103,8 @@ def assign(targets, values):
     Raises
     ------
     TypeError, ValueError
-        If an array has another shape or dtype, or a target is read-only.
+        If an array has another shape or dtype, or a finite value that its target cannot represent, or a target is
+        read-only, misaligned or byte-swapped.
     """
     cdef cnp.ndarray a, b
     cdef list pairs = []
@@ -105,10 +113,16 @@ def assign(targets, values):
         if not isinstance(target, np.ndarray):
             raise TypeError(f"{name} must be a numpy.ndarray, got {type(target).__name__}")
         b = vector_of(value, len(value) if isinstance(value, np.ndarray) and value.ndim == 1 else 0, name)
-        vector_of(target, len(b), name)
+        a = vector_of(target, len(b), name)
+        check_plain(a, name)
         if not target.flags.writeable:
             raise ValueError(f"{name} is read-only")
-        pairs.append((target, b if plain(b) and cnp.PyArray_IS_C_CONTIGUOUS(b) else np.array(b, np.float64)))
+        if not plain(b):
+            b = np.array(b, np.float64)
+        if not all_fit(a, b):
+            lost = [i for i in range(len(b)) if not fits(a, element(b, i))]
+            raise ValueError(f"{name} has values beyond the range of {a.dtype}, in {channels_text(lost)}")
+        pairs.append((a, b))
     # This loop runs no Python code and does not release the GIL.
     for target, value in pairs:
         a = target
@@ -116,22 +130,35 @@ def assign(targets, values):
         copy_vector(a, b)
 
 
+cdef bint all_fit(cnp.ndarray a, cnp.ndarray b) noexcept:
+    cdef Py_ssize_t i
+    for i in range(cnp.PyArray_DIMS(b)[0]):
+        if not fits(a, element(b, i)):
+            return False
+    return True
+
+
+cdef inline bint fits(cnp.ndarray a, double value) noexcept:
+    # An infinity or a NaN has the same value in each type.
+    return cnp.PyArray_TYPE(a) == cnp.NPY_DOUBLE or not isfinite(value) or isfinite(<float> value)
+
+
 cdef void copy_vector(cnp.ndarray a, cnp.ndarray b) noexcept:
     cdef Py_ssize_t i, step = cnp.PyArray_STRIDES(a)[0]
     cdef char* p = cnp.PyArray_BYTES(a)
-    cdef double value
-    if not plain(a):
-        a[...] = b
-        return
     for i in range(cnp.PyArray_DIMS(a)[0]):
-        if cnp.PyArray_TYPE(b) == cnp.NPY_DOUBLE:
-            value = (<double*> cnp.PyArray_DATA(b))[i]
-        else:
-            value = (<float*> cnp.PyArray_DATA(b))[i]
         if cnp.PyArray_TYPE(a) == cnp.NPY_DOUBLE:
-            (<double*> (p + i * step))[0] = value
+            (<double*> (p + i * step))[0] = element(b, i)
         else:
-            (<float*> (p + i * step))[0] = <float> value
+            (<float*> (p + i * step))[0] = <float> element(b, i)
+
+
+def check_plain(cnp.ndarray a not None, str name):
+    """Raise an error if an array is misaligned or byte-swapped, so that `assign` would need NumPy to copy it."""
+    if not plain(a):
+        kind = a.dtype.newbyteorder("=")
+        raise ValueError(f"{name} is {'misaligned' if cnp.PyArray_ISNOTSWAPPED(a) else 'byte-swapped'}; expected an "
+                         f"aligned array in native byte order; use np.array({name}, np.{kind})")
 
 
 def check_vector(a, Py_ssize_t channels, str name):

@@ -68,14 +68,18 @@ cdef class Plan:
                 for k in range(self.dims):
                     fits = fits and cnp.PyArray_DIMS(b)[k] == self.lengths[k]
         if not fits:
-            have = f"{a.dtype}{a.shape}" if isinstance(a, np.ndarray) else type(a).__name__
+            have = type(a).__name__
+            if isinstance(a, np.ndarray):
+                have = f"{a.dtype}{a.shape}"
+                if a.shape == self.shape and a.dtype == self.dtype:
+                    have += f", which is not {'aligned' if a.flags.c_contiguous else 'C-contiguous'}"
             raise ValueError(f"{name} must be a C-contiguous, aligned numpy.ndarray of {self.dtype}{self.shape}, as "
                              f"bound; got {have}")
         if written and not cnp.PyArray_ISWRITEABLE(b):
             raise ValueError(f"{name} is read-only")
         return cnp.PyArray_BYTES(b)
 
-    def __call__(self, x, out, residual=None):
+    def __call__(self, x, out=None, residual=None):     # without out, the error names it
         """Write the transform of `x` into `out`, and return `out`.
 
         Parameters

@@ -2,6 +2,8 @@
 
 from cpython.pyport cimport PY_SSIZE_T_MAX
 
+from fastbn._core.checks import channels as channels_text
+
 cdef Py_ssize_t MOST_CHANNELS = PY_SSIZE_T_MAX // 64     # whose constants have an address
 
 
@@ -44,7 +46,8 @@ cdef class Constants:
         for c in range(channels):
             least_var = self.source[channels + c] if self.source[channels + c] < least_var else least_var
         if least_var < 0:
-            raise ValueError(f"var has negative values, down to {least_var}")
+            raise ValueError(f"var has negative values, down to {least_var}, in "
+                             f"{channels_text([c for c in range(channels) if self.source[channels + c] < 0])}")
         c = 0
         while c < channels:
             width = least(TILE, channels - c)
