@@ -281,7 +281,7 @@ class RunningStatistics(Checked):
         elif batch.size:
             self._move(batch, 1.0 / tracked if self.momentum is None else self.momentum, mean, var)
         if self.counts(batch):
-            self.num_batches_tracked = tracked
+            object.__setattr__(self, "num_batches_tracked", tracked)    # not checked again
         return True
 
     def counts(self, batch: Batch) -> bool:
@@ -290,10 +290,13 @@ class RunningStatistics(Checked):
 
     def _move(self, batch: Batch, factor: float, mean: NDArray[Any], var: NDArray[Any]) -> None:
         # running = (1 - factor) * running + factor * batch
-        with np.errstate(all="ignore"):     # Inf beyond the dtype, as documented
-            mean[...], var[...] = (
-                np.multiply(running, 1.0 - factor, dtype=np.float64) + factor * batch.over(running, new)
-                for running, new in ((mean, batch.mean), (var, batch.running_var(self.unbiased))))
+        if batch.counts is None:
+            ratio = batch.size / (batch.size - 1) if self.unbiased else 1.0
+            views.move(mean, var, batch.mean, batch.var, factor, ratio)
+        else:
+            with np.errstate(all="ignore"):     # Inf beyond the dtype, as documented
+                views.move(mean, var, batch.over(mean, batch.mean), batch.over(var, batch.running_var(self.unbiased)),
+                           factor, 1.0)
         self.weights.add(factor, batch)
 
     def _merge(self, batch: Batch, stats: ChannelStats, mean: NDArray[Any], var: NDArray[Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fastbn.layers.masked import Selection
 
 
-@dataclass(eq=False)
+@dataclass(slots=True, eq=False)
 class Tape:
     """One forward pass. A layer replaces it as a whole, so that threads never see a mixture of two.
 
@@ -42,10 +42,10 @@ class Tape:
     x: Any
     residual: Any
     activation: int
-    saved: Saved | None = field(default=None, init=False)
-    selection: Selection | None = field(default=None, init=False)
-    rows: NDArray[Any] | None = field(default=None, init=False)
-    counts: NDArray[np.float64] | None = field(default=None, init=False)
+    saved: Saved | None = None
+    selection: Selection | None = None
+    rows: NDArray[Any] | None = None
+    counts: NDArray[np.float64] | None = None
 
     @classmethod
     def of_batch(
@@ -53,9 +53,7 @@ class Tape:
         counts: NDArray[np.float64] | None = None,
     ) -> Tape:
         """Return the tape of a forward pass by statistics of a batch, without x."""
-        tape = cls(None, None, activation)
-        tape.saved, tape.selection, tape.rows, tape.counts = saved, selection, rows, counts
-        return tape
+        return cls(None, None, activation, saved, selection, rows, counts)
 
     def with_input(self, x: Any, residual: Any = None) -> Tape:
         """Return a copy with another x and residual."""

@@ -202,3 +202,26 @@ A = np.zeros((4, 3), np.float32)
 def test_none_is_refused(call, message):
     with pytest.raises(TypeError, match=message):
         call()
+
+
+@pytest.mark.parametrize("step", [1, 2, -1])
+def test_move(step, dtype):
+    mean, var = (np.arange(2.0, 14.0).astype(dtype)[::step][:6] for _ in range(2))
+    before = mean.astype(np.float64), var.astype(np.float64)
+    new = np.linspace(-3, 3, 6), np.linspace(1, 2, 6)
+    views.move(mean, var, *new, 0.3, 1.25)
+    np.testing.assert_array_equal(mean, (before[0] * (1 - 0.3) + 0.3 * new[0]).astype(dtype))
+    np.testing.assert_array_equal(var, (before[1] * (1 - 0.3) + 0.3 * (new[1] * 1.25)).astype(dtype))
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), [
+    ((np.zeros(3), np.zeros(2), np.zeros(3), np.zeros(3)), ValueError, r"var has shape \(2,\)"),
+    (([0.0] * 3, np.zeros(3), np.zeros(3), np.zeros(3)), TypeError, "mean must be a numpy.ndarray, got list"),
+    ((np.zeros(3, np.int64), np.zeros(3), np.zeros(3), np.zeros(3)), TypeError, "mean has dtype int64"),
+    ((np.zeros(3, ">f8"), np.zeros(3), np.zeros(3), np.zeros(3)), ValueError, "mean is byte-swapped"),
+    ((np.zeros(3), np.zeros(3), np.zeros(3), np.zeros(4)), ValueError, r"new_var has shape \(4,\)"),
+    ((np.zeros(3), np.broadcast_to(0.0, 3), np.zeros(3), np.zeros(3)), ValueError, "var is read-only")])
+def test_move_of_arrays_that_do_not_fit(arguments, error, message):
+    with pytest.raises(error, match=message):
+        views.move(*arguments, 0.5, 1.0)
+    assert not any(np.any(a) for a in arguments)

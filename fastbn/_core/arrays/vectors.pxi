@@ -110,13 +110,8 @@ def assign(targets, values):
     cdef list pairs = []
     for name, value in values.items():
         target = targets[name]
-        if not isinstance(target, np.ndarray):
-            raise TypeError(f"{name} must be a numpy.ndarray, got {type(target).__name__}")
         b = vector_of(value, len(value) if isinstance(value, np.ndarray) and value.ndim == 1 else 0, name)
-        a = vector_of(target, len(b), name)
-        check_plain(a, name)
-        if not target.flags.writeable:
-            raise ValueError(f"{name} is read-only")
+        a = target_of(target, len(b), name)
         if not plain(b):
             b = np.array(b, np.float64)
         if not all_fit(a, b):
@@ -143,14 +138,59 @@ cdef inline bint fits(cnp.ndarray a, double value) noexcept:
     return cnp.PyArray_TYPE(a) == cnp.NPY_DOUBLE or not isfinite(value) or isfinite(<float> value)
 
 
+cdef inline void set_element(cnp.ndarray v, Py_ssize_t i, double value) noexcept:
+    # Of a plain vector of any stride.
+    cdef char* p = cnp.PyArray_BYTES(v) + i * cnp.PyArray_STRIDES(v)[0]
+    if cnp.PyArray_TYPE(v) == cnp.NPY_DOUBLE:
+        (<double*> p)[0] = value
+    else:
+        (<float*> p)[0] = <float> value
+
+
 cdef void copy_vector(cnp.ndarray a, cnp.ndarray b) noexcept:
-    cdef Py_ssize_t i, step = cnp.PyArray_STRIDES(a)[0]
-    cdef char* p = cnp.PyArray_BYTES(a)
+    cdef Py_ssize_t i
     for i in range(cnp.PyArray_DIMS(a)[0]):
-        if cnp.PyArray_TYPE(a) == cnp.NPY_DOUBLE:
-            (<double*> (p + i * step))[0] = element(b, i)
-        else:
-            (<float*> (p + i * step))[0] = <float> element(b, i)
+        set_element(a, i, element(b, i))
+
+
+def move(mean, var, new_mean, new_var, double factor, double ratio):
+    """Move running averages: running = (1 - factor) * running + factor * new, in double and without Python code.
+
+    Parameters
+    ----------
+    mean, var : ndarray of float32 or float64, shape (C,)
+        Changed in place; a value beyond the range of the dtype becomes Inf.
+    new_mean, new_var : ndarray of float64, shape (C,)
+    factor : float
+    ratio : float
+        Factor of `new_var`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array has another shape or dtype, or a running average is read-only, misaligned or byte-swapped.
+    """
+    cdef cnp.ndarray m = target_of(mean, len(new_mean), "mean")
+    cdef cnp.ndarray v = target_of(var, len(new_mean), "var")
+    cdef cnp.ndarray a = vector_of(new_mean, len(new_mean), "new_mean")
+    cdef cnp.ndarray b = vector_of(new_var, len(new_mean), "new_var")
+    cdef Py_ssize_t i
+    check_plain(a, "new_mean")
+    check_plain(b, "new_var")
+    for i in range(cnp.PyArray_DIMS(m)[0]):
+        set_element(m, i, element(m, i) * (1.0 - factor) + factor * element(a, i))
+        set_element(v, i, element(v, i) * (1.0 - factor) + factor * (element(b, i) * ratio))
+
+
+cdef cnp.ndarray target_of(object a, Py_ssize_t c, str name):
+    # A channel vector to write to.
+    if not isinstance(a, np.ndarray):
+        raise TypeError(f"{name} must be a numpy.ndarray, got {type(a).__name__}")
+    cdef cnp.ndarray v = vector_of(a, c, name)
+    check_plain(v, name)
+    if not cnp.PyArray_ISWRITEABLE(v):
+        raise ValueError(f"{name} is read-only")
+    return v
 
 
 def check_plain(cnp.ndarray a not None, str name):
