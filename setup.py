@@ -344,7 +344,7 @@ setup(
     long_description_content_type="text/markdown",
     # The slowest modules come first, so that the fast ones run beside the last slow one.
     ext_modules=[extension(name) for name in (
-        *(f"kernels.{level}" for level in levels()), "views", "kernels.cpu", "kernels.fork", "kernels.runtime")],
+        *(f"kernels.{level}" for level in levels()), "views", "memory", "kernels.cpu", "kernels.fork", "kernels.runtime")],
     cmdclass={"build_ext": BuildKernels, "build_py": CopyPython},
     options=options(),
 )

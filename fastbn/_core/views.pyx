@@ -12,6 +12,8 @@ import numpy as np
 
 cimport numpy as cnp
 
+from fastbn._core.memory cimport empty as new_array
+
 from fastbn._core.checks import counted
 from fastbn._core.overlap import overlap
 from fastbn._core.tensors import SUPPORTED, as_array, as_constant, is_tensor, to_tensor
