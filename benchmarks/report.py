@@ -91,7 +91,7 @@ def missed(results: Results, suite: Suite) -> str:
 
 
 def _against(name: str) -> str:
-    return {"floor": "floor", "baseline": "float32"}.get(name) or TITLES[name]
+    return {"floor": "floor", "baseline": "baseline"}.get(name) or TITLES[name]
 
 
 def operations(results: Results, suite: Suite, threads: int) -> Iterator[str]:

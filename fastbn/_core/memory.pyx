@@ -7,8 +7,8 @@ pool when the array is deleted, and the next result of that size gets it.
 a) Arrays own their memory as always (NumPy's NEP 49): the pool is the allocator of the arrays that `empty` makes, and
    of no others. A program that sets an allocator of its own keeps it.
 b) Buffers in use and idle ones together take no more than those in use took at most during the last one or two periods
-   of PERIOD calls, and SPARE bytes. So a loop needs hardly more memory than without a pool, and memory that is no longer
-   used goes back to the system. At most MOST buffers and `limit` bytes are idle.
+   of PERIOD calls, and SPARE bytes. So a loop needs hardly more memory than without a pool, and without use all of it
+   goes back to the system. At most MOST buffers and `limit` bytes are idle.
 c) A buffer begins at a huge page, or at a page if it is smaller, and its Block lies in front of it.
 d) Arrays may be deleted in any thread, at any time. The lock is held for a few instructions, without a system call,
    a Python object or an error inside.
@@ -121,7 +121,7 @@ cdef Block* idle = NULL             # the buffers of the pool, the last one that
 cdef size_t idle_bytes = 0
 cdef int idle_count = 0
 cdef size_t used_bytes = 0          # of buffers in use
-cdef size_t peak = 0                # the maximum of used_bytes in this period, and in the one before
+cdef size_t peak = 0                # the maximum of used_bytes at the calls of this period, and of the one before
 cdef size_t last_peak = 0
 cdef int calls = 0                  # of this period
 cdef long forks = 0                 # generations between the process that loaded this module and this one
@@ -146,20 +146,22 @@ cdef void unmap(Block* block) noexcept nogil:
 
 
 cdef bint count_call() noexcept nogil:
-    # Whether a period ended, so that the bound may be lower.
+    # Whether a period ended, so that the bounds may be lower.
     global calls, peak, last_peak
     calls += 1
     if calls < PERIOD:
         return False
     calls = 0
     last_peak = peak
-    peak = used_bytes
+    peak = 0
     return True
 
 
 cdef size_t bound() noexcept nogil:
     # Bytes that may be idle.
-    cdef size_t most = max(peak, last_peak) + SPARE
+    cdef size_t most = max(peak, last_peak)
+    if most != 0:
+        most += SPARE
     return min(limit, most - used_bytes if most > used_bytes else 0)
 
 
@@ -306,14 +308,12 @@ handler.allocator = PyDataMemAllocator(NULL, numpy_malloc, numpy_calloc, numpy_r
 cdef object capsule = PyCapsule_New(&handler, "mem_handler", NULL)
 
 
-cpdef cnp.ndarray empty(tuple shape, kind):
+cpdef cnp.ndarray empty(tuple shape, cnp.dtype kind):
     """Return a new array; a large one gets its memory from the pool."""
     cdef Py_ssize_t bytes = kind.itemsize
     for length in shape:
         bytes *= <Py_ssize_t> length
-    if limit == 0:
-        return np.empty(shape, kind)
-    if bytes < LEAST:
+    if bytes < LEAST or <size_t> bytes > limit:
         if idle != NULL:
             pass_over()
         return np.empty(shape, kind)
@@ -332,10 +332,10 @@ def release():
     return empty_pool()
 
 
-def set_limit(size_t bytes):
+def set_limit(size_t most):
     """Set the bytes that may be idle; 0 turns the pool off."""
     global limit
-    limit = bytes
+    limit = most
     empty_pool()
 
 
@@ -350,7 +350,7 @@ cdef void begin_child() noexcept nogil:
     cdef Block* all
     forks += 1
     calls = 0
-    peak = last_peak = used_bytes
+    peak = last_peak = 0
     all = cut(0)
     fastbn_unlock()
     unmap(all)

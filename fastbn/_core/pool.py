@@ -38,6 +38,14 @@ def config() -> dict[str, int]:
     return {"limit_bytes": most, "idle_bytes": idle, "used_bytes": used}
 
 
+def describe(values: dict[str, int]) -> str:
+    """Return the text of `show_config` for `config`."""
+    if not values["limit_bytes"]:
+        return "off"
+    most, idle, used = (size >> 20 for size in values.values())
+    return f"{most} MiB at most ({idle} MiB idle, {used} MiB in use)"
+
+
 def release_memory() -> int:
     """Return the idle memory of the pool to the system.
 
