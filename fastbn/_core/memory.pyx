@@ -15,11 +15,9 @@ d) Arrays may be deleted in any thread, at any time. The lock is held for a few 
 e) A forked child begins with an empty pool, and never keeps a buffer of its parent: writing there copies every page.
 """
 
-import numpy as np
-
 cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_New
-from cpython.ref cimport PyObject
+from cpython.ref cimport Py_INCREF, PyObject
 from libc.string cimport memcpy, memset, strcpy
 
 cdef extern from *:
@@ -100,15 +98,17 @@ cdef extern from "numpy/arrayobject.h":
     object PyDataMem_SetHandler(object)
     object PyDataMem_GetHandler()
     PyObject* PyDataMem_DefaultHandler
+    cnp.ndarray PyArray_Empty(int, const cnp.npy_intp*, cnp.dtype, bint)
 
 cnp.import_array()
 
 cdef enum:
     HEADER = 64             # FASTBN_BLOCK
+    AXES = 64               # most of an array of NumPy
     MOST = 256              # idle buffers
     PERIOD = 1000           # calls
     CLOSE = 16              # a buffer fits a request if at most 1/CLOSE of the request is left over
-cdef Py_ssize_t LEAST = 1 << 20     # bytes of a large result
+cdef size_t LEAST = 1 << 20         # bytes of a large result
 cdef size_t SPARE = 32 << 20        # so that results of several sizes below it all find buffers
 
 cdef struct Block:
@@ -308,23 +308,36 @@ handler.allocator = PyDataMemAllocator(NULL, numpy_malloc, numpy_calloc, numpy_r
 cdef object capsule = PyCapsule_New(&handler, "mem_handler", NULL)
 
 
-cpdef cnp.ndarray empty(tuple shape, cnp.dtype kind):
-    """Return a new array; a large one gets its memory from the pool."""
-    cdef Py_ssize_t bytes = kind.itemsize
-    for length in shape:
-        bytes *= <Py_ssize_t> length
-    if bytes < LEAST or <size_t> bytes > limit:
+cdef cnp.ndarray new_array(int ndim, const cnp.npy_intp* shape, cnp.dtype kind):
+    """Return a new array, C-contiguous; a large one gets its memory from the pool."""
+    cdef size_t bytes = kind.itemsize
+    cdef int i
+    for i in range(ndim):
+        bytes *= <size_t> shape[i]
+    Py_INCREF(kind)     # PyArray_Empty takes it over
+    if bytes < LEAST or bytes > limit:
         if idle != NULL:
             pass_over()
-        return np.empty(shape, kind)
+        return PyArray_Empty(ndim, shape, kind, False)
     before = PyDataMem_GetHandler()
     if <PyObject*> before != PyDataMem_DefaultHandler:      # the program has an allocator of its own
-        return np.empty(shape, kind)
+        return PyArray_Empty(ndim, shape, kind, False)
     PyDataMem_SetHandler(capsule)       # of this thread and context only
     try:
-        return np.empty(shape, kind)
+        return PyArray_Empty(ndim, shape, kind, False)
     finally:
         PyDataMem_SetHandler(before)
+
+
+cpdef cnp.ndarray empty(tuple shape, cnp.dtype kind):
+    """Return a new array like `numpy.empty`; a large one gets its memory from the pool."""
+    cdef cnp.npy_intp[AXES] lengths
+    cdef int i
+    if len(shape) > AXES:
+        raise ValueError(f"shape is {shape}; expected {AXES} lengths at most")
+    for i in range(len(shape)):
+        lengths[i] = shape[i]
+    return new_array(len(shape), lengths, kind)
 
 
 def release():

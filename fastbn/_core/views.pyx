@@ -12,7 +12,7 @@ import numpy as np
 
 cimport numpy as cnp
 
-from fastbn._core.memory cimport empty as new_array
+from fastbn._core.memory cimport new_array
 
 from fastbn._core.checks import counted
 from fastbn._core.overlap import overlap
