@@ -1,5 +1,6 @@
 """The pool that large results get their memory from: reuse, bounds, forks, threads, and the same bits."""
 
+import ctypes
 import gc
 import os
 import threading
@@ -13,6 +14,13 @@ from fastbn._core import config, memory, pool
 from fastbn.functional import batch_norm_backward, batch_norm_inference, batch_norm_training
 from tests.compare import same_bits
 from tests.process import error, output
+
+try:
+    from numpy._core import _multiarray_umath as umath
+    from numpy._core import multiarray
+except ImportError:     # NumPy 1
+    from numpy.core import _multiarray_umath as umath
+    from numpy.core import multiarray
 
 FLOAT32 = np.dtype(np.float32)
 MB = 1 << 20
@@ -218,6 +226,28 @@ def test_threads():
         thread.join()
     assert not wrong
     assert in_use() == 0
+
+
+def test_an_allocator_of_the_program_is_kept():
+    # The allocator of NumPy in another capsule, set by functions of NumPy's C interface.
+    api = ctypes.pythonapi
+    api.PyCapsule_GetPointer.restype = ctypes.c_void_p
+    api.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+    api.PyCapsule_New.restype = ctypes.py_object
+    api.PyCapsule_New.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    table = ctypes.cast(api.PyCapsule_GetPointer(umath._ARRAY_API, None), ctypes.POINTER(ctypes.c_void_p))
+    set_handler = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object)(table[304])
+    name = b"mem_handler"
+    before = ctypes.PYFUNCTYPE(ctypes.py_object)(table[305])()
+    set_handler(api.PyCapsule_New(api.PyCapsule_GetPointer(before, name), name, None))
+    try:
+        y = batch_norm_training(x)[0]
+    finally:
+        set_handler(before)
+    assert in_use() == 0
+    assert multiarray.get_handler_name(y) == "default_allocator"
+    y = batch_norm_training(x)[0]
+    assert multiarray.get_handler_name(y) == "fastbn"
 
 
 def test_tracemalloc_counts_results_as_before():
