@@ -67,7 +67,7 @@ cdef extern from *:
         if (data - page > p) munmap(p, data - page - p);
         if (p + align > data) munmap(data + length, p + align - data);
     #ifdef MADV_HUGEPAGE
-        if (align == FASTBN_HUGE) madvise(data, length, MADV_HUGEPAGE);
+        if (align == FASTBN_HUGE) madvise(data - page, page + length, MADV_HUGEPAGE);
     #endif
         return data;
     }
@@ -78,6 +78,8 @@ cdef extern from *:
     }
     #endif
     """
+    enum:
+        FASTBN_BLOCK
     void fastbn_lock() noexcept nogil
     void fastbn_unlock() noexcept nogil
     int fastbn_at_fork(void (*child)() noexcept nogil) noexcept nogil
@@ -103,7 +105,6 @@ cdef extern from "numpy/arrayobject.h":
 cnp.import_array()
 
 cdef enum:
-    HEADER = 64             # FASTBN_BLOCK
     AXES = 64               # most of an array of NumPy
     MOST = 256              # idle buffers
     PERIOD = 1000           # calls
@@ -129,11 +130,11 @@ cdef size_t limit = 0
 
 
 cdef inline Block* block_of(void* data) noexcept nogil:
-    return <Block*> (<char*> data - HEADER)
+    return <Block*> (<char*> data - FASTBN_BLOCK)
 
 
 cdef inline char* data_of(Block* block) noexcept nogil:
-    return <char*> block + HEADER
+    return <char*> block + FASTBN_BLOCK
 
 
 cdef void unmap(Block* block) noexcept nogil:
