@@ -237,6 +237,9 @@ class BuildKernels(build_ext):
             if module in ("fork", "runtime"):
                 extension.extra_compile_args += openmp_compile
                 extension.extra_link_args = [*openmp_link, *(["-ldl"] if sys.platform == "linux" else [])]
+            if module == "memory" and compiler.gnu:
+                extension.extra_compile_args += ["-pthread"]
+                extension.extra_link_args = ["-pthread"]
             if module == "cpu":
                 flags = " ".join([*common, *openmp_compile])
                 extension.define_macros = [*extension.define_macros, ("FASTBN_FLAGS", f'"{flags}"')]
@@ -344,7 +347,8 @@ setup(
     long_description_content_type="text/markdown",
     # The slowest modules come first, so that the fast ones run beside the last slow one.
     ext_modules=[extension(name) for name in (
-        *(f"kernels.{level}" for level in levels()), "views", "kernels.cpu", "kernels.fork", "kernels.runtime")],
+        *(f"kernels.{level}" for level in levels()),
+        "views", "memory", "kernels.cpu", "kernels.fork", "kernels.runtime")],
     cmdclass={"build_ext": BuildKernels, "build_py": CopyPython},
     options=options(),
 )

@@ -142,11 +142,12 @@ SMALL_CALL = rows((1, 64))
 
 TRAINING = (
     Operation("training", "Training", "training"),
-    Operation("training_fresh", "Training, new array", "training", fresh=True),
+    Operation("training_fresh", "Training, new array", "training", fresh=True, baseline=("training", "preallocated")),
     Operation("inference", "Inference", "inference"),
-    Operation("inference_fresh", "Inference, new array", "inference", fresh=True),
+    Operation("inference_fresh", "Inference, new array", "inference", fresh=True,
+              baseline=("inference", "preallocated")),
     Operation("backward", "Backward", "backward"),
-    Operation("backward_fresh", "Backward, new array", "backward", fresh=True),
+    Operation("backward_fresh", "Backward, new array", "backward", fresh=True, baseline=("backward", "preallocated")),
 )
 CALL = Operation("call", "Small call: `bn(x, out=y)` in evaluation mode", "call")
 AFFINE = (

@@ -75,8 +75,9 @@ def summary(results: Results, suite: Suite) -> str:
     lines = [["target", "threads", "against", "bound", "worst", "cells", "missed"]]
     for target in targets.TARGETS[suite.name]:
         found = target.verdicts(results, suite)
-        lines.append([target.name, ", ".join(map(str, target.threads or results.threads())), _against(target.against),
-                      target.limit, f"{found[0].value:.2f}x" if found else "", str(len(found)),
+        lines.append([target.name, ", ".join(map(str, target.threads or results.threads())),
+                      _against(target, found[0].op if found else None), target.limit,
+                      f"{found[0].value:.2f}x" if found else "", str(len(found)),
                       str(sum(verdict.reached < 1 for verdict in found))])
     return table(lines)
 
@@ -85,13 +86,15 @@ def missed(results: Results, suite: Suite) -> str:
     """Return the table of the cells that miss a target."""
     lines = [["operation", "case", "threads", "target", "measured"]]
     lines += [[v.op.title, f"{v.case.layout} {v.case.name}", str(v.threads),
-               f"{_against(v.target.against)} {v.target.limit}", f"{v.value:.2f}x"]
+               f"{_against(v.target, v.op)} {v.target.limit}", f"{v.value:.2f}x"]
               for v in targets.missed(results, suite)]
     return table(lines)
 
 
-def _against(name: str) -> str:
-    return {"floor": "floor", "baseline": "float32"}.get(name) or TITLES[name]
+def _against(target: targets.Target, op: Operation | None) -> str:
+    if target.against == "baseline" and op is not None and op.baseline:
+        return op.baseline[1]
+    return TITLES.get(target.against, target.against)
 
 
 def operations(results: Results, suite: Suite, threads: int) -> Iterator[str]:

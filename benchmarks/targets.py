@@ -34,6 +34,10 @@ def large(case: Case) -> bool:
     return case.nbytes > 32 * MB
 
 
+def over_1mb(case: Case) -> bool:
+    return case.nbytes > MB
+
+
 def planes(case: Case) -> bool:
     return case.layout == "planes"
 
@@ -121,6 +125,8 @@ TARGETS = {
         Target("inference up to 4 MB", "torch", 1.2, ["inference"], small, [2]),
         Target("inference over 32 MB, new array", "torch", 1.9, ["inference_fresh"], large, [2]),
         Target("inference over 4 MB", "floor", 1.1, ["inference"], lambda c: not small(c), [2]),
+        Target("new array over 1 MB", "baseline", round(1 / 1.1, 2),
+               ["training_fresh", "inference_fresh", "backward_fresh"], over_1mb),
         Target("small call", "torch", 3.0, ["call"], threads=[2]),
         Target("small call", "numpy", 1.0, ["call"], threads=[2]),
         Target("every cell", "torch", NOISE, [op.name for op in (*TRAINING, CALL)]),

@@ -17,6 +17,7 @@ use_built(__path__)
 
 from fastbn import functional  # noqa: E402
 from fastbn._core.config import __version__, show_config  # noqa: E402
+from fastbn._core.pool import release_memory  # noqa: E402
 from fastbn._core.threads import get_num_threads, num_threads, set_num_threads  # noqa: E402
 from fastbn.affine import ChannelAffine, Plan  # noqa: E402
 from fastbn.folding import fold_before_conv, fold_before_linear, fold_conv, fold_linear  # noqa: E402
@@ -44,6 +45,7 @@ __all__ = [
     "get_num_threads",
     "num_threads",
     "population_statistics",
+    "release_memory",
     "set_num_threads",
     "show_config",
 ]

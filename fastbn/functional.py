@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fastbn._core import views
+from fastbn._core import memory, views
 from fastbn._core.checks import check_activation, check_eps
 from fastbn._core.dispatch import kernels
 from fastbn._core.saved import Saved, check_variance, normalizing
@@ -129,7 +129,7 @@ def train(
             zeros, zeros, zeros, 0, shape=view.array.shape, axis=view.axis, residual=other is not None)
     mask = None
     if relu and other is not None:
-        mask = np.empty(kernels.bits_words(view), np.uint16)
+        mask = memory.empty((kernels.bits_words(view),), np.dtype(np.uint16))
     mean, low, var, rstd = kernels.forward(
         view, y, other, gamma, beta, eps, relu=relu, bits=mask, fill=fill, num_threads=num_threads)
     scale = shift = None

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbn._core import dispatch
+from fastbn._core import dispatch, pool
 from fastbn._core import threads as _threads
 from fastbn._core.kernels import cpu, fork
 
@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 
 
 def config() -> dict[str, Any]:
-    """Return version, compiler, ISA levels, OpenMP runtime and threads as values for JSON."""
+    """Return version, compiler, ISA levels, OpenMP runtime, threads and memory as values for JSON."""
     threads = _threads.current()
     return {
         "fastbn": __version__,
@@ -36,6 +36,7 @@ def config() -> dict[str, Any]:
         },
         "threads": {"count": threads.count, "source": threads.source},
         "cache_bytes": cpu.cache_bytes(),
+        "pool": pool.config(),
     }
 
 
@@ -51,7 +52,7 @@ def openmp_runtime() -> str | None:
 
 
 def show_config() -> None:
-    """Print the version, compiler, flags, ISA levels, OpenMP runtime, and the thread count with its source.
+    """Print the version, compiler, flags, ISA levels, OpenMP runtime, thread count with its source, and memory pool.
 
     ``fastbn info`` on the command line prints the same, or JSON with ``--json``.
 
@@ -78,5 +79,6 @@ def describe(values: dict[str, Any]) -> str:
         "fork guard": openmp["fork_guard"],
         "threads": f"{threads['count']} (from {threads['source']})",
         "cache": f"{values['cache_bytes'] // 1024} KiB of L2 per core",
+        "pool": pool.describe(values["pool"]),
     }
     return "\n".join(f"{name:<12} {text}" for name, text in rows.items())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastbn._core.dispatch import kernels
+from fastbn._core.memory import empty
 from fastbn._core.overlap import overlap
 from fastbn._core.rounding import rounded
 from fastbn._core.tensors import FLOATS, SUPPORTED, as_array, is_tensor, to_dtype, to_float, to_tensor
@@ -129,7 +130,7 @@ def image(
         check_out(out, shape, dtype, x)
         dtype = out.dtype
     kind = to_float(np.float32 if dtype is None else dtype)
-    y = np.empty(shape, kind) if out is None else out
+    y = empty(shape, kind) if out is None else out
     compute = look_up if x.dtype == np.uint8 else compute_in_blocks
     compute(transform, x, y, activation, axes)
     return y
@@ -156,7 +157,7 @@ def look_up(
     threads = transform.num_threads
     if not (y.flags.aligned and y.dtype.isnative and kernels.lookup(x, axes.x, table, y, axes.y, threads)):
         # The kernel accepts any contiguous, aligned, native arrays.
-        packed = np.empty(y.shape, table.dtype)
+        packed = empty(y.shape, table.dtype)
         kernels.lookup(np.ascontiguousarray(x), axes.x, table, packed, axes.y, threads)
         np.copyto(y, packed)
 
@@ -185,7 +186,7 @@ def moved(
     """Return the transform of a floating-point array with its channel axis moved, in `out` if that is given."""
     shape = axes.move(x.shape)
     if out is None:
-        out = np.empty(shape, x.dtype)
+        out = empty(shape, x.dtype)
     elif out.shape != shape:
         raise ValueError(f"out has shape {out.shape}; expected {shape}")
     elif axes.x != axes.y and overlap(out, x):

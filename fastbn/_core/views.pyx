@@ -12,6 +12,8 @@ import numpy as np
 
 cimport numpy as cnp
 
+from fastbn._core.memory cimport new_array
+
 from fastbn._core.checks import channels as channels_text
 from fastbn._core.checks import counted
 from fastbn._core.overlap import overlap

@@ -14,6 +14,7 @@ import numpy as np
 
 from fastbn._core import views
 from fastbn._core.checks import check_choice, listed
+from fastbn._core.memory import empty
 from fastbn._core.tensors import to_tensor
 from fastbn.statistics.channel_stats import ChannelStats
 from fastbn.statistics.selection import selection
@@ -130,13 +131,16 @@ class Selection:
         """Return a new array with `values`, in the shape of `take`, and zeros elsewhere; a tensor if `like` is one."""
         array = values
         if not self.by_channel:
-            array = np.zeros(like.array.shape, like.array.dtype)
+            array = empty(like.array.shape, like.array.dtype)
+            array.fill(0)
             np.moveaxis(array, self.axis, -1)[self.chosen] = values
         return to_tensor(array) if like.tensor else array
 
-    def started(self, like: NDArray[Any]) -> NDArray[Any]:
-        """Return a new array for a result of which the kernels write the positions that count."""
-        return np.array(like, order="C") if self.padding == "keep" else np.zeros(like.shape, like.dtype)
+    def start(self, target: views.View, kept: NDArray[Any], out: NDArray[Any] | None) -> NDArray[Any]:
+        """Return the array of a result of which the kernels write the positions that count; arguments as for `put`."""
+        if self.padding == "keep" and out is None:
+            np.copyto(target.array, kept)
+        return target.array
 
 
 def select(

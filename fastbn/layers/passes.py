@@ -18,7 +18,6 @@ import numpy as np
 from fastbn import functional
 from fastbn._core import views
 from fastbn._core.checks import check_activation
-from fastbn._core.tensors import to_tensor
 from fastbn.layers.batch import Batch
 from fastbn.layers.masked import Selection, read
 from fastbn.layers.tape import Tape
@@ -156,13 +155,10 @@ def _fused(operands: Operands, selection: Selection, parameters: Parameters) -> 
         "eps": parameters.eps, "activation": operands.activation, "num_threads": parameters.num_threads}
     code = int(operands.activation is not None)
     if len(index) and (out is None or target.array is out) and views.choose(view, index):
-        y, saved = functional.train(
+        _, saved = functional.train(
             view, parameters.gamma, parameters.beta, residual=operands.added, index=index,
-            out=selection.started(view.array) if out is None else out,
-            fill=out is not None and selection.padding == "zero", **settings)
-        if out is None and view.tensor:
-            y = to_tensor(y)
-        return y, Batch.from_saved(saved), Tape.of_batch(code, saved, selection)
+            out=selection.start(target, view.array, out), fill=selection.padding == "zero", **settings)
+        return target.finish(), Batch.from_saved(saved), Tape.of_batch(code, saved, selection)
     rows = selection.take(view.array)
     added = None if operands.added is None else selection.take(operands.added)
     values, saved = functional.batch_norm_training(rows, parameters.gamma, parameters.beta, residual=added, **settings)
@@ -297,18 +293,16 @@ class Gradient:
         return (dx, dgamma, dbeta, *others)
 
     def _walked(self, selection: Selection) -> tuple[Any, ...]:
-        view, out = self._view, self._out
-        direct = out is not None and self._target.array is out
+        out = self._out
+        target = self._target
         dy, x = self._operands
         dx, dgamma, dbeta, *others = functional.gradients(
             dy, x, self._saved, self._parameters.gamma, axis=self._axis,
-            out=out if direct else selection.started(self._dy.array), num_threads=self._parameters.num_threads,
-            fill=direct and selection.padding == "zero")
-        if out is not None and not direct:
-            dx = selection.put(self._target, selection.take(dx), self._dy.array, out)
-        elif out is None and view.tensor:
-            dx = to_tensor(dx)
-        return (dx, dgamma, dbeta, *others)
+            out=selection.start(target, self._dy.array, out), num_threads=self._parameters.num_threads,
+            fill=selection.padding == "zero")
+        if out is None or target.array is out:
+            return (target.finish(), dgamma, dbeta, *others)
+        return (selection.put(target, selection.take(dx), self._dy.array, out), dgamma, dbeta, *others)
 
 
 def backward(gradient: Gradient, source: Source, frozen: bool) -> tuple[Any, ...]:

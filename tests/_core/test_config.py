@@ -12,7 +12,8 @@ from tests.process import run
 
 def test_config():
     values = config.config()
-    assert set(values) == {"fastbn", "python", "numpy", "compiler", "flags", "isa", "openmp", "threads", "cache_bytes"}
+    assert set(values) == {"fastbn", "python", "numpy", "compiler", "flags", "isa", "openmp", "threads", "cache_bytes",
+                           "pool"}
     assert values["fastbn"] == fastbn.__version__
     assert values["numpy"] == np.__version__
     assert values["isa"] == {"built": dispatch.built(), "supported": dispatch.supported(), "chosen": dispatch.isa}
@@ -47,7 +48,7 @@ def test_show_config(capsys):
     lines = capsys.readouterr().out.splitlines()
     rows = {line[:12].strip(): line[13:] for line in lines}
     assert list(rows) == ["fastbn", "python", "numpy", "compiler", "flags", "isa", "openmp", "fork guard",
-                          "threads", "cache"]
+                          "threads", "cache", "pool"]
     assert rows["fastbn"] == fastbn.__version__
     assert rows["isa"].startswith(f"{dispatch.isa} (built ")
     assert rows["threads"].startswith(f"{fastbn.get_num_threads()} (from ")

@@ -103,6 +103,21 @@ def test_no_copy(kind):
         bn.backward(x)
 
 
+def test_a_tensor_keeps_the_memory_of_a_large_result():
+    def call(value):
+        return batch_norm_inference(torch.full((2, 64, 64, 64), value), np.zeros(64), np.ones(64), eps=0)
+
+    fastbn.release_memory()
+    y = call(3.0)
+    place, part = y.data_ptr(), y[1]
+    del y
+    z = call(4.0)
+    assert z.data_ptr() != place
+    assert bool((part == 3).all())
+    del part
+    assert call(5.0).data_ptr() == place
+
+
 def test_an_array_out_of_a_tensor_and_the_other_way_round():
     x, a = pair("float32")
     affine = ChannelAffine([0.0] * 3, [2.0] * 3, [0.0] * 3)

@@ -84,9 +84,10 @@ cdef bint settle(View v, cnp.ndarray a, int axis):
 
 cdef cnp.ndarray arranged(View v, cnp.ndarray a, bint empty):
     # A contiguous array in v's order of axes: a copy of a, or an empty array of its shape and type.
-    dtype = a.dtype.newbyteorder("=")
-    if v.order is None:
-        return np.empty((<object> a).shape, dtype) if empty else np.array(a, dtype, order="C", subok=False)
-    moved = a.transpose(v.order)
-    out = np.empty(moved.shape, dtype) if empty else np.array(moved, dtype, order="C", subok=False)
-    return out.transpose(np.argsort(v.order))
+    cdef cnp.ndarray moved = a if v.order is None else a.transpose(v.order)
+    cdef cnp.ndarray out
+    dtype = a.dtype if cnp.PyArray_ISNOTSWAPPED(a) else a.dtype.newbyteorder("=")
+    out = new_array(cnp.PyArray_NDIM(moved), cnp.PyArray_DIMS(moved), dtype)
+    if not empty:
+        np.copyto(out, moved)
+    return out if v.order is None else out.transpose(np.argsort(v.order))
