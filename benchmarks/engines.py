@@ -81,12 +81,12 @@ class Torch(Peer):
 
     def activation(self, op: Operation) -> Callable[[Any], Any]:
         """Return the activation of an operation, in place."""
-        f, aten = self.torch.nn.functional, self.torch.ops.aten
+        aten = self.torch.ops.aten
         functions: dict[str | None, Callable[[Any], Any]] = {
             "relu": aten.relu_, "relu6": aten.relu6_, "leaky_relu": aten.leaky_relu_, "hardswish": aten.hardswish_,
             "hard_sigmoid": aten.hardsigmoid_, "sigmoid": aten.sigmoid_, "tanh": aten.tanh_, "silu": aten.silu_,
             "gelu": aten.gelu_, "gelu_tanh": lambda y: aten.gelu_(y, approximate="tanh"), "mish": aten.mish_,
-            "softplus": lambda y: f.softplus(y), "elu": aten.elu_,
+            "softplus": lambda y: aten.softplus.out(y, out=y), "elu": aten.elu_,
         }
         return functions[op.activation]
 
