@@ -157,7 +157,8 @@ AFFINE = (
 )
 ACTIVATIONS = tuple(
     Operation(f"bn_{name}", f"Batch norm + {name}", "affine", activation=name, baseline=("bn", "batch norm alone"))
-    for name in ("relu6", "leaky_relu", "hardswish", "sigmoid", "tanh", "silu"))
+    for name in ("relu6", "leaky_relu", "hardswish", "hard_sigmoid", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh",
+                 "mish", "softplus", "elu"))
 HALVES = (
     Operation("bn_float16", "float16: inference", "affine", "float16", baseline=("bn", "float32")),
     Operation("bn_bfloat16", "bfloat16: inference", "affine", "bfloat16", baseline=("bn", "float32")),

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from benchmarks.peers import EPS, MEAN, STD, Peer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from benchmarks.cases import Case, Operation
     from benchmarks.peers import Calls
 
@@ -34,7 +36,8 @@ class Torch(Peer):
     def supports(cls, op: Operation, case: Case) -> bool:
         # A new tensor is the only result of its backward pass: `native_batch_norm_backward.out` copies one; see
         # TorchKept.
-        return super().supports(op, case) and (op.kind != "backward" or op.fresh)
+        followed = op.kind == "affine" and op.activation is not None
+        return followed or (super().supports(op, case) and (op.kind != "backward" or op.fresh))
 
     def view(self, array: Any) -> Any:
         """Return an array as a tensor with the channels second."""
@@ -77,11 +80,22 @@ class Torch(Peer):
 
     plan = call
 
+    def activation(self, op: Operation) -> Callable[[Any], Any]:
+        """Return the activation of an operation, in place."""
+        aten = self.torch.ops.aten
+        functions: dict[str | None, Callable[[Any], Any]] = {
+            "relu": aten.relu_, "relu6": aten.relu6_, "leaky_relu": aten.leaky_relu_, "hardswish": aten.hardswish_,
+            "hard_sigmoid": aten.hardsigmoid_, "sigmoid": aten.sigmoid_, "tanh": aten.tanh_, "silu": aten.silu_,
+            "gelu": aten.gelu_, "gelu_tanh": lambda y: aten.gelu_(y, approximate="tanh"), "mish": aten.mish_,
+            "softplus": lambda y: aten.softplus.out(y, out=y), "elu": aten.elu_,
+        }
+        return functions[op.activation]
+
     def affine(self, op: Operation) -> Calls:
         ways = self.call(op)
         if op.activation is None:
             return ways
-        residual = self.view(self.dy)
+        residual, activate = self.view(self.dy), self.activation(op)
 
         def followed(way: Any) -> Any:
             def call() -> object:
@@ -89,7 +103,7 @@ class Torch(Peer):
                 y = y[0] if isinstance(y, tuple) else y
                 if op.residual:
                     y += residual
-                return y.relu_()
+                return activate(y)
 
             return call
 
@@ -121,15 +135,17 @@ class TorchCompiled(Torch):
 
     @classmethod
     def supports(cls, op: Operation, case: Case) -> bool:
-        return op.name in ("bn_relu", "bn_residual_relu") and case.channels in (8, 64) and len(case.shape) == 4
+        few = case.channels in (8, 64) and len(case.shape) == 4
+        return few and op.activation is not None and super().supports(op, case)
 
     def affine(self, op: Operation) -> Calls:
         torch = self.torch
         x, r = self.view(self.x), self.view(self.dy)
+        activate = self.activation(op)
 
         def forward(x: Any, r: Any) -> Any:
             y = torch.nn.functional.batch_norm(x, self.m, self.v, self.w, self.b, False, 0.1, EPS)
-            return torch.relu(y + r if op.residual else y)
+            return activate(y + r if op.residual else y)
 
         torch.compiler.reset()
         compiled = torch.compile(forward, dynamic=False)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmarks.cases import CALL, MB, TRAINING, Case, Operation, Suite
+from benchmarks.cases import ACTIVATIONS, CALL, MB, TRAINING, Case, Operation, Suite
 
 if TYPE_CHECKING:
     from benchmarks.results import Results
@@ -133,6 +133,7 @@ TARGETS = {
     ],
     "inference": [
         Target("batch norm + residual + ReLU", "torch", 2.0, ["bn_residual_relu"]),
+        Target("batch norm + activation", "torch", 1.0, [op.name for op in ACTIVATIONS]),
         Target("float32", "onnxruntime", 1.0, ["bn", "bn_relu", "bn_residual_relu"]),
         Target("half precision, over 32 MB in float32", "baseline", 1.6,
                ["bn_float16", "bn_bfloat16", "training_float16", "training_bfloat16"], large),

@@ -7,6 +7,7 @@ library, because a benchmark of the wrong function is worse than none.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,12 @@ ACTIVATIONS = {
     "sigmoid": lambda y: 1 / (1 + np.exp(-y)),
     "tanh": np.tanh,
     "silu": lambda y: y / (1 + np.exp(-y)),
+    "hard_sigmoid": lambda y: np.clip(y + 3, 0, 6) / 6,
+    "gelu": lambda y: y * (1 + np.vectorize(math.erf)(y / math.sqrt(2))) / 2,
+    "gelu_tanh": lambda y: y * (1 + np.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y**3))) / 2,
+    "mish": lambda y: y * np.tanh(np.log1p(np.exp(y))),
+    "softplus": lambda y: np.log1p(np.exp(y)),
+    "elu": lambda y: np.where(y > 0, y, np.expm1(y)),
 }
 TOLERANCES = {"float32": 2e-5, "float16": 4e-3, "bfloat16": 4e-2, "uint8": 2e-5}
 CELLS = [(op, case) for suite in TINY_SUITES.values() for op, cases in suite.plan.items() for case in cases]

@@ -264,8 +264,9 @@ class ChannelAffine:
             With C channels along the channel axis.
         residual : array_like, shape and dtype of x, optional
             Added before the activation. Not supported with uint8 and uint16.
-        activation : {None, "relu", "relu6", "leaky_relu", "hardswish", "sigmoid", "silu", "tanh"} or tuple
-            Applied last; NaN stays NaN. ``("leaky_relu", slope)`` sets another slope than 0.01.
+        activation : str, tuple or None
+            Applied last; NaN stays NaN. "relu", "relu6", "leaky_relu", "hardswish", "hard_sigmoid", "sigmoid", "silu",
+            "tanh", "gelu", "gelu_tanh", "mish", "softplus", "elu", ``("leaky_relu", slope)`` or ``("elu", alpha)``.
         out : ndarray, optional
             The array for y. `x` or `residual` itself is allowed.
         axis : int, optional

@@ -28,7 +28,8 @@ FIXED_LARGE = cases((1100, 65), (4000, 24), (4, 40, 28, 28), (2, 3, 130, 130), (
 
 THREADS = (1, 2, 3, 5, 8)
 ACTIVATIONS = {"linear": (None, False), "relu": ("relu", False), "relu+residual": ("relu", True)}
-FOR_INFERENCE = ("relu6", "leaky_relu", "hardswish", "sigmoid", "silu", "tanh")
+FOR_INFERENCE = ("relu6", "leaky_relu", "hardswish", "hard_sigmoid", "sigmoid", "silu", "tanh", "gelu",
+                 "gelu_tanh", "mish", "softplus", "elu")
 HALVES = (np.float16, ml_dtypes.bfloat16)
 
 # Values that the first reading of a reduction cannot sum, by what becomes of ordinary ones.

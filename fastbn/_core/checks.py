@@ -20,14 +20,19 @@ if TYPE_CHECKING:
 # The smallest normal float32.
 LEAST_EPS = float(np.finfo(np.float32).tiny)
 
-ActivationName: TypeAlias = Literal["relu", "relu6", "leaky_relu", "hardswish", "sigmoid", "silu", "tanh"]
-Activation: TypeAlias = ActivationName | tuple[Literal["leaky_relu"], float] | None
+ActivationName: TypeAlias = Literal[
+    "relu", "relu6", "leaky_relu", "hardswish", "hard_sigmoid", "sigmoid", "silu", "tanh", "gelu", "gelu_tanh", "mish",
+    "softplus", "elu",
+]
+Activation: TypeAlias = ActivationName | tuple[Literal["leaky_relu", "elu"], float] | None
 
 # The codes of the kernels (activations.pxi).
 ACTIVATIONS = {
-    "relu": 1, "relu6": 2, "leaky_relu": 3, "hardswish": 4, "sigmoid": 5, "silu": 6, "tanh": 7,
+    "relu": 1, "relu6": 2, "leaky_relu": 3, "hardswish": 4, "hard_sigmoid": 5, "sigmoid": 6, "silu": 7, "tanh": 8,
+    "gelu": 9, "gelu_tanh": 10, "mish": 11, "softplus": 12, "elu": 13,
 }
-LEAKY_SLOPE = 0.01      # the default of PyTorch
+# Those with a parameter: its name, and its default, which is PyTorch's.
+PARAMETERS = {"leaky_relu": ("slope", 0.01), "elu": ("alpha", 1.0)}
 
 
 def check_integer(value: object, name: str, least: int | None = None, most: int | None = None) -> int:
@@ -97,25 +102,27 @@ def check_momentum(momentum: object) -> float | None:
 
 
 def check_activation(activation: object, inference: bool = True) -> tuple[int, float]:
-    """Return the code of an activation in the kernels, and the slope of a leaky ReLU."""
+    """Return the code of an activation in the kernels, and the slope of a leaky ReLU or alpha of an ELU."""
     if activation is None:
         return 0, 0.0
-    slope = LEAKY_SLOPE
-    name = activation
+    name: object = activation
+    value: object = None
     if isinstance(activation, tuple) and len(activation) == 2 and (
-            isinstance(activation[0], str) and activation[0] == "leaky_relu"):
-        name = "leaky_relu"
-        slope = check_number(activation[1], "the slope of leaky_relu")
-        if not math.isfinite(slope):
-            raise ValueError(f"the slope of leaky_relu must be finite, got {slope}")
+            isinstance(activation[0], str) and activation[0] in PARAMETERS):
+        name, value = activation
     if not inference and not (isinstance(name, str) and name == "relu"):
         known = isinstance(name, str) and name in ACTIVATIONS
         raise ValueError(f"activation must be None or 'relu', got {activation!r}"
                          f"{'; training supports fewer activations than inference' if known else ''}")
     if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise ValueError(f"activation must be None, {', '.join(map(repr, ACTIVATIONS))} or ('leaky_relu', slope), "
-                         f"got {activation!r}")
-    return ACTIVATIONS[name], slope
+        pairs = " or ".join(f"({other!r}, {parameter})" for other, (parameter, _) in PARAMETERS.items())
+        raise ValueError(f"activation must be None, {', '.join(map(repr, ACTIVATIONS))}, {pairs}, got {activation!r}")
+    parameter, number = PARAMETERS.get(name, ("", 0.0))
+    if name is not activation:
+        number = check_number(value, f"the {parameter} of {name}")
+        if not math.isfinite(number):
+            raise ValueError(f"the {parameter} of {name} must be finite, got {number}")
+    return ACTIVATIONS[name], number
 
 
 def as_vector(values: ArrayLike, name: str) -> NDArray[np.float64]:

@@ -1,11 +1,11 @@
 # Activations of inference: elementwise and in place, on a piece in the first-level cache.
 #
 # a) ReLU is not among them: it is part of the pass itself (affine.pxi), which training shares.
-# b) exp is written out, because the last bit of the C library's depends on its version and on the CPU.
-#    exp(x) = 2^k (1 + p(r)) with x = k ln 2 + r and abs(r) <= ln(2) / 2. p is the Taylor series of exp(r) - 1; its
-#    first neglected term is below a rounding unit of the type. ln 2 has two words, and k times the first is exact (Cody
-#    and Waite, 1980).
-# c) NaN passes through. Every activation has its limit at -Inf: silu and hardswish are 0 there.
+# b) A step of ACTIVATION_STEP elements goes through three loops, which leave their results in local arrays: the exponent
+#    and its reduction, exp, and the activation. One loop would be a chain of 30 dependent operations, and a CPU holds too
+#    few of those at once.
+# c) e is the unit times exp (exponentials.pxi). Every activation divides once.
+# d) NaN passes through. Every activation has its limit at -Inf and at Inf.
 
 cdef enum:
     NO_ACTIVATION = 0
@@ -13,104 +13,135 @@ cdef enum:
     RELU6 = 2
     LEAKY_RELU = 3
     HARDSWISH = 4
-    SIGMOID = 5
-    SILU = 6
-    TANH = 7
+    HARD_SIGMOID = 5
+    SIGMOID = 6             # this and those that follow contain exp
+    SILU = 7
+    TANH = 8
+    GELU = 9
+    GELU_TANH = 10
+    MISH = 11
+    SOFTPLUS = 12
+    ELU = 13
+
+cdef enum:
+    ACTIVATION_STEP = 64
 
 
-cdef extern from *:
-    """
-    static inline uint64_t fastbn_bits_of_double(double f) { uint64_t u; memcpy(&u, &f, 8); return u; }
-    static inline double fastbn_double(uint64_t u) { double f; memcpy(&f, &u, 8); return f; }
-    """
-    uint64_t fastbn_bits_of_double(double f) noexcept nogil
-    double fastbn_double(uint64_t u) noexcept nogil
+cdef inline real least_input(int activation, const real* kind) noexcept nogil:
+    # From here on down the activation is 0, or its limit.
+    if activation == TANH:
+        return -most_exponent(kind)
+    if activation == GELU:
+        return <real> -14.6 if real is float else -39
+    return least_exponent(kind)
 
 
-cdef inline real expm1_of(real x, real* half1, real* half2) noexcept nogil:
-    # Returns p of exp(x) - 1 = 2^k p + (2^k - 1). 2^k comes in two factors, which are in range even if 2^k is not.
-    # abs(x) is at most 170 in float and 1400 in double.
-    cdef real k, r, p
-    cdef uint32_t u
-    cdef uint64_t v
-    if real is float:
-        # Adding 1.5 * 2^23 rounds to an integer, which then fills the low bits.
-        k = x * <real> 1.4426950408889634 + <real> 12582912.0
-        u = fastbn_bits(k) - 0x4b400000 + 512
-        half1[0] = fastbn_float(((u >> 1) - 256 + 127) << 23)
-        half2[0] = fastbn_float((u - (u >> 1) - 256 + 127) << 23)
-        k -= <real> 12582912.0
-        r = (x - k * <real> 0.693359375) - k * <real> -2.12194440e-4
-        p = <real> (1.0 / 5040)
-        p = p * r + <real> (1.0 / 720)
-    else:
-        k = x * 1.4426950408889634 + 6755399441055744.0
-        v = fastbn_bits_of_double(k) - (<uint64_t> 0x43380000 << 32) + 4096
-        half1[0] = fastbn_double(((v >> 1) - 2048 + 1023) << 52)
-        half2[0] = fastbn_double((v - (v >> 1) - 2048 + 1023) << 52)
-        k -= 6755399441055744.0
-        r = (x - k * 0.6931471803691238) - k * 1.9082149292705877e-10
-        p = 1.0 / 6227020800.0
-        p = p * r + 1.0 / 479001600.0
-        p = p * r + 1.0 / 39916800.0
-        p = p * r + 1.0 / 3628800.0
-        p = p * r + 1.0 / 362880.0
-        p = p * r + 1.0 / 40320.0
-        p = p * r + 1.0 / 5040.0
-        p = p * r + 1.0 / 720.0
-    p = p * r + <real> (1.0 / 120)
-    p = p * r + <real> (1.0 / 24)
-    p = p * r + <real> (1.0 / 6)
-    p = p * r + <real> 0.5
-    return r + (r * r) * p
+cdef inline real most_input(int activation, const real* kind) noexcept nogil:
+    # From here on up the activation is x, or its limit. The formulas of gelu and softplus compare x with 0 instead.
+    return 0 if activation == GELU or activation == SOFTPLUS else most_exponent(kind)
 
 
-cdef inline real clamped(real x, real least_x, real most_x) noexcept nogil:
-    # NaN passes through.
-    return least_x if x < least_x else (most_x if x > most_x else x)
+cdef inline real exp_argument(int activation, real least_x, real most_x, real x, real* low) noexcept nogil:
+    # In two words. It is bounded only where the value counts.
+    cdef real half
+    low[0] = 0
+    if activation == GELU:
+        # -x^2 / 2. An error of a rounding unit in the square would be many in exp.
+        x = at_least(least_x, negative(x))
+        half = leading_half(x)
+        low[0] = (x - half) * (x + half) * <real> -0.5
+        return half * half * <real> -0.5
+    if activation == GELU_TANH:
+        # 2 sqrt(2 / pi) (x + 0.044715 x^3)
+        x = x * (<real> 1.5957691216057308 + x * x * <real> 0.07135481627260025)
+    elif activation == SOFTPLUS:
+        x = negative(x)
+    elif activation == TANH:
+        x = x + x
+    x = at_least(least_x, x)
+    return at_most(most_x, x) if activation == SIGMOID or activation == TANH or activation == GELU_TANH else x
 
 
-cdef inline real times_sigmoid(real x, bint by_x) noexcept nogil:
-    # 1 / (1 + exp(-x)), or x times that. exp(-abs(x)) cannot overflow, and x is multiplied before the factors that make
-    # the result small. Beyond the bound the result is below the smallest subnormal.
-    cdef real half1, half2, p, e, small
-    cdef real bound = <real> 120.0 if real is float else <real> 800.0
-    cdef real low = -bound if x < -bound else x
-    p = 1 + expm1_of(clamped(-low if low > 0 else low, -bound, 0), &half1, &half2)
-    e = p * half1 * half2
-    small = (low * p * half1 * half2 if by_x else e)
-    return (small if low < 0 else (low if by_x else 1)) / (1 + e)
+cdef inline real activated(int activation, real alpha, real least_x, real most_x, real x, real e) noexcept nogil:
+    cdef real unit = exp_unit(&x), inverse = 1 / exp_unit(&x)
+    cdef real low = at_least(least_x, x), d = unit + e
+    if activation == SIGMOID:
+        return e / d
+    if activation == TANH:
+        return x if x == 0 else e / (unit + d)          # keeps the sign of zero
+    if activation == ELU:
+        return alpha * (e * inverse) if x < 0 else x
+    if activation == SOFTPLUS:
+        return at_least(most_x, x) + log1p_of((e + e) / (unit + d))
+    if activation == GELU:
+        # x times the lower tail of the normal distribution at x, or times 1 - that at -x
+        low = at_least(least_x, negative(x))
+        return at_least(most_x, x) + low * (e * tail_numerator(low)) / tail_denominator(low)
+    if activation == MISH:
+        # x n / (n + 2) with n = exp(x) (exp(x) + 2)
+        e = e * (e * inverse + <real> 2)
+        d = unit + (unit + e)
+    return x if x > most_x else low * e / d
 
 
-cdef inline real tanh_of(real x) noexcept nogil:
-    # (e - 1) / (e + 1) with e = exp(2 x), and e - 1 without cancellation. It is 1 long before the bound.
-    cdef real half1, half2, power, p, below
-    cdef real bound = <real> 40.0
-    p = expm1_of(clamped(2 * x, -bound, bound), &half1, &half2)
-    power = half1 * half2
-    below = power * p + (power - 1)
-    return x if x == 0 else below / (below + 2)         # keeps the sign of zero
+cdef inline void activate_with_exp(int activation, real alpha, real* t, Py_ssize_t n) noexcept nogil:
+    cdef real r[ACTIVATION_STEP]
+    cdef real scale[ACTIVATION_STEP]
+    cdef real rest[ACTIVATION_STEP]         # the last step, if it is partial
+    cdef real high, low
+    cdef real* p
+    cdef real least_x = opaque(least_input(activation, t)), most_x = opaque(most_input(activation, t))
+    cdef Py_ssize_t i = 0
+    cdef int j
+    while i < n:
+        p = t + i
+        if n - i < ACTIVATION_STEP:
+            p = rest
+            for j in range(ACTIVATION_STEP):
+                rest[j] = t[i + j] if i + j < n else 0
+        for j in range(ACTIVATION_STEP):
+            high = exp_argument(activation, least_x, most_x, p[j], &low)
+            r[j] = reduced(high, low, &scale[j])
+        for j in range(ACTIVATION_STEP):
+            r[j] = exp_of(activation == TANH or activation == ELU, r[j], scale[j])
+        for j in range(ACTIVATION_STEP):
+            p[j] = activated(activation, alpha, least_x, most_x, p[j], r[j])
+        if n - i < ACTIVATION_STEP:
+            for j in range(<int> (n - i)):
+                t[i + j] = rest[j]
+        i += ACTIVATION_STEP
 
 
-cdef void activate(int activation, real slope, real* t, Py_ssize_t n) noexcept nogil:
+cdef void activate(int activation, real alpha, real* t, Py_ssize_t n) noexcept nogil:
+    # alpha is the slope of a leaky ReLU, or the factor of an ELU.
     cdef Py_ssize_t j
-    cdef real g
+    cdef real zero = opaque(<real> 0), six = opaque(<real> 6), g
     if activation == RELU6:
         for j in range(n):
-            t[j] = clamped(t[j], 0, 6)
+            t[j] = at_most(six, at_least(zero, t[j]))
     elif activation == LEAKY_RELU:
         for j in range(n):
-            t[j] = t[j] * slope if t[j] < 0 else t[j]
+            t[j] = t[j] * alpha if t[j] < 0 else t[j]
     elif activation == HARDSWISH:
         for j in range(n):
-            g = clamped(t[j] + 3, 0, 6)
+            g = at_most(six, at_least(zero, t[j] + 3))
             t[j] = 0 if t[j] <= -3 else t[j] * (g * <real> (1.0 / 6))
+    elif activation == HARD_SIGMOID:
+        for j in range(n):
+            t[j] = at_most(six, at_least(zero, t[j] + 3)) * <real> (1.0 / 6)
     elif activation == SIGMOID:
-        for j in range(n):
-            t[j] = times_sigmoid(t[j], False)
+        activate_with_exp(SIGMOID, alpha, t, n)
     elif activation == SILU:
-        for j in range(n):
-            t[j] = times_sigmoid(t[j], True)
+        activate_with_exp(SILU, alpha, t, n)
     elif activation == TANH:
-        for j in range(n):
-            t[j] = tanh_of(t[j])
+        activate_with_exp(TANH, alpha, t, n)
+    elif activation == GELU:
+        activate_with_exp(GELU, alpha, t, n)
+    elif activation == GELU_TANH:
+        activate_with_exp(GELU_TANH, alpha, t, n)
+    elif activation == MISH:
+        activate_with_exp(MISH, alpha, t, n)
+    elif activation == SOFTPLUS:
+        activate_with_exp(SOFTPLUS, alpha, t, n)
+    elif activation == ELU:
+        activate_with_exp(ELU, alpha, t, n)

@@ -70,9 +70,8 @@ cdef inline void gradient_block(
     cdef const uint16_t* bits = arrays.bits.p
     cdef char* dx = arrays.dx.p
     cdef char* dresidual = arrays.dresidual.p
-    cdef unsigned int word
     cdef Py_ssize_t i = 0, step = coefs.step
-    cdef int lanes = block.lanes, spread = 1 if mode.spread else 0, j, k, q
+    cdef int lanes = block.lanes, spread = 1 if mode.spread else 0, j, k, q, word
     cdef bint there
     cdef bint loose = not mode.spread and mode.gate != BITS
     for j in range(lanes if mode.spread else 1):
@@ -89,19 +88,20 @@ cdef inline void gradient_block(
             u = w
             if mode.gate == REPLAY or not mode.frozen:
                 u = load_block(mode.type, loose, x + k * arrays.x.step, block.width, x_room, kind)
-            for j in range(lanes):
-                v[k * lanes + j] = w[j] if j < block.width else 0
+            if mode.gate == BITS:
+                for q in range(lanes // LANES):
+                    word = bits[k * arrays.bits.step + q] if q * LANES < block.width else 0
+                    for j in range(LANES):
+                        v[k * lanes + q * LANES + j] = opened_bit(
+                            w[q * LANES + j] if q * LANES + j < block.width else 0, word, j)
+            else:
+                for j in range(lanes):
+                    v[k * lanes + j] = w[j] if j < block.width else 0
             if mode.gate == REPLAY:
                 for j in range(lanes):
                     if j < block.width:
                         v[k * lanes + j] = opened(v[k * lanes + j], u[j] - m[j * spread],
                                                   scale[j * spread], shift[j * spread])
-            elif mode.gate == BITS:
-                for q in range(lanes // LANES):
-                    word = bits[k * arrays.bits.step + q] if q * LANES < block.width else 0
-                    for j in range(LANES):
-                        if not (word >> j) & 1:
-                            v[k * lanes + q * LANES + j] = 0
             for j in range(lanes):
                 if mode.frozen:
                     t[k * lanes + j] = a[j * spread] * v[k * lanes + j]

@@ -1,7 +1,7 @@
 # The elementwise passes as the schedule calls them.
 #
-# A forward goes straight from array to array. With an activation other than ReLU it goes in pieces through local arrays
-# that stay in the first-level cache.
+# A forward goes straight from array to array. With an activation other than ReLU it goes in pieces that stay in the
+# first-level cache: in y itself, or through a local array if y has halves, gaps, or is stored around the caches.
 
 
 cdef inline Py_ssize_t piece_of(Py_ssize_t length) noexcept nogil:
@@ -12,7 +12,8 @@ cdef inline Py_ssize_t piece_of(Py_ssize_t length) noexcept nogil:
 cdef void forward_runs(bint spread, const Job* job, ForwardRuns a, Coefs coefs, const real* kind) noexcept nogil:
     cdef float x_room[STAGE + PADDING]
     cdef float r_room[STAGE + PADDING]
-    cdef real t[STAGE + PADDING]
+    cdef real room[STAGE + PADDING]
+    cdef real* t
     cdef const real* loaded
     cdef ForwardRuns here, piece
     cdef Py_ssize_t step, i = 0, w, k, width
@@ -42,9 +43,13 @@ cdef void forward_runs(bint spread, const Job* job, ForwardRuns a, Coefs coefs, 
             if mode.residual:
                 loaded = load_runs(mode.type, here.residual, k, width, r_room, &step, kind)
                 piece.residual = Runs(<char*> loaded, step * <Py_ssize_t> sizeof(real))
+            t = room
+            if not is_half(mode.type) and not mode.stream and (k == 1 or a.y.step == width * size):
+                t = <real*> here.y.p
             piece.y = Runs(<char*> t, width * <Py_ssize_t> sizeof(real))
             affine(spread, stage, piece, coefs_from(coefs, w if spread else i, kind), kind)
             activate(job.activation, <real> job.slope, t, k * width)
-            store_runs(mode.type, mode.stream, <const real*> t, here.y, k, width)
+            if t == room:
+                store_runs(mode.type, mode.stream, <const real*> t, here.y, k, width)
             w += width
         i += k

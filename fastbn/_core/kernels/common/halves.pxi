@@ -9,7 +9,7 @@
 #    store_runs() convert pieces through a local array. For float and double the loads return the address itself.
 
 cdef enum:
-    STAGE = 256                 # elements of a piece: one is stored while the next is read
+    STAGE = 1024                # elements of a piece: one is stored while the next is read
 
 
 cdef extern from *:

@@ -111,7 +111,7 @@ cdef struct Job:
     bint exact                  # double lanes
     bint whole                  # all elements are integers: sums about an integer pivot are exact
     int activation
-    double slope                # of a leaky ReLU
+    double slope                # of a leaky ReLU, or alpha of an ELU
     int gate
     bint frozen
     double values               # per statistic, in the whole batch

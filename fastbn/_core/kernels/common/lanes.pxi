@@ -31,6 +31,15 @@ cdef enum:              # the source of the gradient of a fused ReLU
     MOMENTS = 3         # no gradient: reduce x - m instead of dy
 
 
+cdef extern from *:
+    """
+    /* A table, because SSE2 cannot shift each lane by another count. */
+    static const int fastbn_bit[16] = {
+        1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
+    """
+    const int* BIT "fastbn_bit"     # (LANES,)
+
+
 cdef inline Py_ssize_t least(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     return a if a < b else b
 
@@ -51,3 +60,8 @@ cdef inline real rectified_if(bint relu, real t) noexcept nogil:
 cdef inline real opened(real dy, real d, real scale, real shift) noexcept nogil:
     # The gradient behind a ReLU. The expression is that of affine.pxi, so both agree in every bit.
     return 0 if d * scale + shift <= 0 else dy
+
+
+cdef inline real opened_bit(real dy, int word, int j) noexcept nogil:
+    # The gradient of element j behind a ReLU that left bits.
+    return dy if word & BIT[j] else 0

@@ -110,7 +110,7 @@ cdef inline lane term(
     if mode.gate == REPLAY:
         v = opened(v, x - coef[SUBTRACT * step], coef[SCALE * step], coef[SHIFT * step])
     elif mode.gate == BITS:
-        v = v if (word >> j) & 1 else 0
+        v = opened_bit(v, word, j)
     return v
 
 

@@ -46,6 +46,7 @@ cdef struct Sums:           # (width,) each
 cdef struct FourRows:
     const char* x[4]
     const char* dy[4]
+    const uint16_t* bits[4]
 
 
 cdef inline bint columns_held(const Columns* u, double v, double vd) noexcept nogil:
@@ -92,6 +93,7 @@ cdef void sample_columns(
 
 cdef inline void add_columns(
     Mode mode, const real** dy, const real** x,                                 # IN  (width,) of four rows, or of one
+    const int* words,                                                           # IN  bits of each
     bint four, int width,
     const real* coef,                                                           # IN  (FORWARD_COEFS, width)
     lane* sums,                                                                 # OUT (2, width), added to
@@ -103,14 +105,14 @@ cdef inline void add_columns(
     cdef int w
     for w in range(width):
         d0 = <lane> x[0][w] - <lane> coef[w]
-        v0 = term(mode, dy[0] + w, x[0][w], 0, 0, coef + w, step, d0)
+        v0 = term(mode, dy[0], x[0][w], words[0], w, coef + w, step, d0)
         if four:
             d1 = <lane> x[1][w] - <lane> coef[w]
             d2 = <lane> x[2][w] - <lane> coef[w]
             d3 = <lane> x[3][w] - <lane> coef[w]
-            v1 = term(mode, dy[1] + w, x[1][w], 0, 0, coef + w, step, d1)
-            v2 = term(mode, dy[2] + w, x[2][w], 0, 0, coef + w, step, d2)
-            v3 = term(mode, dy[3] + w, x[3][w], 0, 0, coef + w, step, d3)
+            v1 = term(mode, dy[1], x[1][w], words[1], w, coef + w, step, d1)
+            v2 = term(mode, dy[2], x[2][w], words[2], w, coef + w, step, d2)
+            v3 = term(mode, dy[3], x[3][w], words[3], w, coef + w, step, d3)
             s1[w] += (v0 + v1) + (v2 + v3)
             s2[w] += (v0 * d0 + v1 * d1) + (v2 * d2 + v3 * d3)
         else:
@@ -137,6 +139,7 @@ cdef inline void add_step(
     cdef float dy_room[4 * LANES]
     cdef const real* x[4]
     cdef const real* dy[4]
+    cdef int words[4]
     cdef Py_ssize_t o = first * size_of(mode.type)
     cdef int k
     for k in range(4 if four else 1):
@@ -144,7 +147,8 @@ cdef inline void add_step(
         dy[k] = x[k]
         if mode.gate != MOMENTS:
             dy[k] = load_block(mode.type, False, rows.dy[k] + o, width, dy_room + k * LANES, coef)
-    add_columns(mode, dy, x, four, width, coef + first, sums + first)
+        words[k] = rows.bits[k][first // LANES] if mode.gate == BITS else 0
+    add_columns(mode, dy, x, words, four, width, coef + first, sums + first)
 
 
 cdef inline void add_rows(
@@ -168,34 +172,6 @@ cdef inline void add_rows(
         add_step(mode, rows, four, w, <int> (width - w), coef, sums)
 
 
-cdef inline void add_row_bits(
-    Mode mode, const FourRows* rows, const FourRows* ahead,                     # the first of each
-    const uint16_t* bits, Py_ssize_t width, const real* coef, lane* sums,
-) noexcept nogil:
-    # One row behind a ReLU that left bits.
-    cdef float x_room[LANES]
-    cdef float dy_room[LANES]
-    cdef const real* x
-    cdef const real* dy
-    cdef lane* s1 = sums
-    cdef lane* s2 = sums + sums_step_of(sums[0])
-    cdef lane d
-    cdef Py_ssize_t w = 0, size = size_of(mode.type)
-    cdef int j, step
-    while w < width:
-        step = <int> least(LANES, width - w)
-        prefetch(ahead.x[0] + w * size, LANES * size_of(mode.type))
-        prefetch(ahead.dy[0] + w * size, LANES * size_of(mode.type))
-        x = load_block(mode.type, False, rows.x[0] + w * size, step, x_room, coef)
-        dy = load_block(mode.type, False, rows.dy[0] + w * size, step, dy_room, coef)
-        for j in range(LANES):
-            if j < step and (bits[w // LANES] >> j) & 1:
-                d = <lane> x[j] - <lane> coef[w + j]
-                s1[w + j] += dy[j]
-                s2[w + j] += <lane> dy[j] * d
-        w += LANES
-
-
 cdef inline void add_block(
     Mode mode, Columns u, Py_ssize_t first, Py_ssize_t stop,                    # rows first .. stop
     const real* coef,
@@ -205,17 +181,16 @@ cdef inline void add_block(
     cdef Py_ssize_t i = first, row
     cdef int k, some
     while i < stop:
-        some = 4 if i + 4 <= stop and mode.gate != BITS else 1
+        some = 4 if i + 4 <= stop else 1
         for k in range(some):
             row = row_at(u.index, i + k)
             rows.x[k] = u.x.p + row * u.x.step
             rows.dy[k] = u.dy.p + row * u.dy.step
+            rows.bits[k] = u.bits.p + (i + k) * u.bits.step
             row = row_ahead(u.index, i + k, u.rows)
             ahead.x[k] = u.x.p + row * u.x.step
             ahead.dy[k] = u.dy.p + row * u.dy.step
-        if mode.gate == BITS:
-            add_row_bits(mode, &rows, &ahead, u.bits.p + i * u.bits.step, u.width, coef, sums)
-        elif some == 4:
+        if some == 4:
             add_rows(mode, &rows, &ahead, True, u.width, coef, sums)
         else:
             add_rows(mode, &rows, &ahead, False, u.width, coef, sums)
