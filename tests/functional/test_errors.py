@@ -50,7 +50,7 @@ BAD_OPTIONS = {
     "eps inf": ({"eps": float("inf")}, ValueError, "eps must be 0, or finite and at least .*, got inf"),
     "eps text": ({"eps": "small"}, TypeError, "eps must be a number, got 'small'"),
     "eps None": ({"eps": None}, TypeError, "eps must be a number, got None"),
-    "activation": ({"activation": "gelu"}, ValueError, "activation must be None.* 'relu'.*, got 'gelu'"),
+    "activation": ({"activation": "swish"}, ValueError, "activation must be None.* 'relu'.*, got 'swish'"),
     "activation True": ({"activation": True}, ValueError, "activation must be None.* 'relu'.*, got True"),
     "residual shape": ({"residual": X[:, :2]}, ValueError, r"residual has shape \(4, 2, 5\); expected the shape of x"),
     "residual broadcast": ({"residual": X[:1]}, ValueError, r"residual has shape \(1, 3, 5\); expected the shape of x"),

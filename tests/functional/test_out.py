@@ -133,7 +133,7 @@ BAD_BESIDE_A_GOOD_OUT = {
     "gamma": ({"gamma": np.ones(5)}, ValueError),
     "beta": ({"beta": np.ones(6, int)}, TypeError),
     "eps": ({"eps": -1.0}, ValueError),
-    "activation": ({"activation": "gelu"}, ValueError),
+    "activation": ({"activation": "swish"}, ValueError),
     "residual": ({"residual": np.ones((4, 6, 5, 6))}, ValueError),
     "num_threads": ({"num_threads": 0}, ValueError),
     "axis": ({"axis": 4}, ValueError),

@@ -365,7 +365,7 @@ BAD_CALLS = {
     "channels": (lambda bn: bn(np.zeros((4, 6), np.float32)), ValueError, "x has shape .*6 channels.*expected 5"),
     "integers": (lambda bn: bn(np.zeros((4, 5), int)), TypeError, "x has dtype int64"),
     "axis": (lambda bn: bn(np.zeros(5, np.float32)), ValueError, "x has shape .*two or more dimensions"),
-    "activation": (lambda bn: bn(np.ones((4, 5), np.float32), activation="gelu"), ValueError, "activation must be"),
+    "activation": (lambda bn: bn(np.ones((4, 5), np.float32), activation="swish"), ValueError, "activation must be"),
     "residual": (lambda bn: bn(np.ones((4, 5), np.float32), np.ones((4, 4), np.float32)), ValueError,
                  "residual has shape"),
     "out": (lambda bn: bn(np.ones((4, 5), np.float32), out=np.ones((4, 5))), TypeError, "out has dtype float64"),

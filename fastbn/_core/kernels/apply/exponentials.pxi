@@ -61,8 +61,8 @@ cdef inline real negative(real x) noexcept nogil:
 
 
 cdef inline real reduced(real x, real low, real* scale) noexcept nogil:
-    # Returns r of x + low, and the unit times 2^k. Adding 1.5 * 2^23 or 2^52 rounds k to an integer, which then fills the
-    # low bits; with the bias of an exponent on top of it, they are the exponent of 2^k.
+    # Returns r of x + low, and the unit times 2^k. Adding 1.5 * 2^23 or 2^52 rounds k to an integer, which then fills
+    # the low bits. With the bias of an exponent added too, they are the exponent of 2^k.
     cdef real k, magic
     if real is float:
         magic = <real> (12582912.0 + 127 + 48)

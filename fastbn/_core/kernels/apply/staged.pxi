@@ -16,10 +16,12 @@ cdef void forward_runs(bint spread, const Job* job, ForwardRuns a, Coefs coefs, 
     cdef real* t
     cdef const real* loaded
     cdef ForwardRuns here, piece
-    cdef Py_ssize_t step, i = 0, w, k, width
+    cdef Py_ssize_t step, i = 0, w, k, width, together
     cdef Py_ssize_t size = job.itemsize
     cdef Mode mode = mode_of(job)
     cdef Mode stage = mode
+    cdef bint direct = not is_half(mode.type) and not mode.stream
+    cdef bint packed = direct and a.length <= STAGE and a.y.step == a.length * size
     if job.activation <= RELU:
         affine(spread, mode, a, coefs, kind)
         return
@@ -28,9 +30,11 @@ cdef void forward_runs(bint spread, const Job* job, ForwardRuns a, Coefs coefs, 
     stage.four = False
     stage.relu = False
     stage.keep = False
+    # Many runs at once leave few partial steps of an activation.
+    together = (4 * STAGE if packed else STAGE) // piece_of(a.length)
     while i < a.runs:
         w = 0
-        k = least(a.runs - i, STAGE // piece_of(a.length))
+        k = least(a.runs - i, together)
         while w < a.length:
             width = least(piece_of(a.length), a.length - w)
             here = forward_at(forward_next(a, i), w * size, 0)
@@ -44,11 +48,11 @@ cdef void forward_runs(bint spread, const Job* job, ForwardRuns a, Coefs coefs, 
                 loaded = load_runs(mode.type, here.residual, k, width, r_room, &step, kind)
                 piece.residual = Runs(<char*> loaded, step * <Py_ssize_t> sizeof(real))
             t = room
-            if not is_half(mode.type) and not mode.stream and (k == 1 or a.y.step == width * size):
+            if direct and (k == 1 or packed):
                 t = <real*> here.y.p
             piece.y = Runs(<char*> t, width * <Py_ssize_t> sizeof(real))
             affine(spread, stage, piece, coefs_from(coefs, w if spread else i, kind), kind)
-            activate(job.activation, <real> job.slope, t, k * width)
+            activate(job.activation, <real> job.slope, t, k * width, <const real*> (here.x.p + k * width * size))
             if t == room:
                 store_runs(mode.type, mode.stream, <const real*> t, here.y, k, width)
             w += width
