@@ -7,8 +7,8 @@ pool when the array is deleted, and the next result of that size gets it.
 a) Arrays own their memory as always (NumPy's NEP 49): the pool is the allocator of the arrays that `empty` makes, and
    of no others. A program that sets an allocator of its own keeps it.
 b) Buffers in use and idle ones together take no more than those in use took at most during the last one or two periods
-   of PERIOD calls, and SPARE bytes. So a loop needs hardly more memory than without a pool, and without use all of it
-   goes back to the system. At most MOST buffers and `limit` bytes are idle.
+   of PERIOD calls, and SPARE bytes. So a loop needs hardly more memory than without a pool, and while calls need none
+   of it, all goes back to the system. At most MOST buffers and `limit` bytes are idle.
 c) A buffer begins at a huge page, or at a page if it is smaller, and its Block lies in front of it.
 d) Arrays may be deleted in any thread, at any time. The lock is held for a few instructions, without a system call,
    a Python object or an error inside.
@@ -89,7 +89,7 @@ cdef extern from *:
 cdef extern from *:
     """
     /* Until Python 3.11 any new object may start a garbage collection, and finalizers of the program. */
-    #if PY_VERSION_HEX < 0x030C0000
+    #if PY_VERSION_HEX < 0x030C0000 && !defined(PYPY_VERSION)
     static int fastbn_pause_collector(void) { return PyGC_Disable(); }
     static void fastbn_resume_collector(int enabled) { if (enabled) PyGC_Enable(); }
     #else
