@@ -7,8 +7,8 @@ pool when the array is deleted, and the next result of that size gets it.
 a) Arrays own their memory as always (NumPy's NEP 49): the pool is the allocator of the arrays that `empty` makes, and
    of no others. A program that sets an allocator of its own keeps it.
 b) Buffers in use and idle ones together take no more than those in use took at most during the last one or two periods
-   of PERIOD calls, and SPARE bytes. So a loop needs hardly more memory than without a pool, and without use all of it
-   goes back to the system. At most MOST buffers and `limit` bytes are idle.
+   of PERIOD calls, and SPARE bytes. So a loop needs hardly more memory than without a pool, and while calls need none
+   of it, all goes back to the system. At most MOST buffers and `limit` bytes are idle.
 c) A buffer begins at a huge page, or at a page if it is smaller, and its Block lies in front of it.
 d) Arrays may be deleted in any thread, at any time. The lock is held for a few instructions, without a system call,
    a Python object or an error inside.
@@ -86,6 +86,20 @@ cdef extern from *:
     char* fastbn_map(size_t bytes) noexcept nogil
     void fastbn_unmap(char* data, size_t bytes) noexcept nogil
 
+cdef extern from *:
+    """
+    /* Until Python 3.11 any new object may start a garbage collection, and finalizers of the program. */
+    #if PY_VERSION_HEX < 0x030C0000 && !defined(PYPY_VERSION)
+    static int fastbn_pause_collector(void) { return PyGC_Disable(); }
+    static void fastbn_resume_collector(int enabled) { if (enabled) PyGC_Enable(); }
+    #else
+    static int fastbn_pause_collector(void) { return 0; }
+    static void fastbn_resume_collector(int enabled) { (void) enabled; }
+    #endif
+    """
+    bint fastbn_pause_collector() noexcept
+    void fastbn_resume_collector(bint enabled) noexcept
+
 cdef extern from "numpy/arrayobject.h":
     ctypedef struct PyDataMemAllocator:
         void* ctx
@@ -158,9 +172,9 @@ cdef bint count_call() noexcept nogil:
     return True
 
 
-cdef size_t bound() noexcept nogil:
-    # Bytes that may be idle.
-    cdef size_t most = max(peak, last_peak)
+cdef size_t bound(size_t wanted=0) noexcept nogil:
+    # Bytes that may be idle; `wanted` are to be in use.
+    cdef size_t most = max(max(peak, last_peak), wanted)
     if most != 0:
         most += SPARE
     return min(limit, most - used_bytes if most > used_bytes else 0)
@@ -227,8 +241,9 @@ cdef void* take(size_t bytes) noexcept nogil:
     count_call()
     block = pick(bytes)
     used_bytes += bytes if block == NULL else block.bytes
-    peak = max(peak, used_bytes)
-    excess = cut(bound())
+    if block != NULL:
+        peak = max(peak, used_bytes)
+    excess = cut(bound(used_bytes))
     fastbn_unlock()
     unmap(excess)
     if block != NULL:
@@ -236,10 +251,13 @@ cdef void* take(size_t bytes) noexcept nogil:
     data = fastbn_map(bytes)
     if data == NULL and empty_pool():
         data = fastbn_map(bytes)
+    fastbn_lock()
     if data == NULL:
-        fastbn_lock()
         used_bytes -= bytes
-        fastbn_unlock()
+    else:
+        peak = max(peak, used_bytes)
+    fastbn_unlock()
+    if data == NULL:
         return NULL
     block = block_of(data)
     block.bytes = bytes
@@ -312,6 +330,7 @@ cdef object capsule = PyCapsule_New(&handler, "mem_handler", NULL)
 cdef cnp.ndarray new_array(int ndim, const cnp.npy_intp* shape, cnp.dtype kind):
     """Return a new array, C-contiguous; a large one gets its memory from the pool."""
     cdef size_t bytes = kind.itemsize
+    cdef bint collects
     cdef int i
     for i in range(ndim):
         bytes *= <size_t> shape[i]
@@ -327,7 +346,11 @@ cdef cnp.ndarray new_array(int ndim, const cnp.npy_intp* shape, cnp.dtype kind):
     try:
         return PyArray_Empty(ndim, shape, kind, False)
     finally:
-        PyDataMem_SetHandler(before)
+        collects = fastbn_pause_collector()
+        try:
+            PyDataMem_SetHandler(before)
+        finally:
+            fastbn_resume_collector(collects)
 
 
 cpdef cnp.ndarray empty(tuple shape, cnp.dtype kind):

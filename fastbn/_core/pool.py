@@ -50,7 +50,8 @@ def release_memory() -> int:
     """Return the idle memory of the pool to the system.
 
     The memory of a large result, of 1 MiB or more, goes to a pool when the array is deleted, and later results use it
-    again. The pool returns memory to the system by itself: when calls need less than before, and in a forked child.
+    again. The pool returns memory to the system by itself when later calls need less than before, and in a forked
+    child. Without calls it keeps what is idle, up to ``FASTBN_POOL``.
 
     Returns
     -------

@@ -1,8 +1,10 @@
 """The pool that large results get their memory from: reuse, bounds, forks, threads, and the same bits."""
 
+import contextvars
 import ctypes
 import gc
 import os
+import sys
 import threading
 import tracemalloc
 
@@ -156,6 +158,17 @@ def test_idle_memory_is_bounded_by_what_was_in_use():
     del used
 
 
+def test_a_request_that_fails_does_not_raise_the_bound():
+    y = new(2)
+    with pytest.raises(MemoryError):
+        y.resize((sys.maxsize // 2,), refcheck=False)
+    assert (y.size, in_use()) == (2 * MB, 2 * MB)
+    del y
+    for size in range(20, 60, 4):
+        use(size, 2)
+    assert idle() <= 2 * 56 * MB + SPARE
+
+
 def test_idle_memory_is_bounded_by_size_and_number():
     memory.set_limit(100 * MB)
     use(30, 5)
@@ -248,6 +261,36 @@ def test_an_allocator_of_the_program_is_kept():
     assert multiarray.get_handler_name(y) == "default_allocator"
     y = batch_norm_training(x)[0]
     assert multiarray.get_handler_name(y) == "fastbn"
+
+
+def test_finalizers_get_the_allocator_of_the_program():
+    # The garbage collector runs at every possible place of a call in a new context.
+    names = []
+
+    class Garbage:
+        def __init__(self):
+            self.cycle = self
+
+        def __del__(self):
+            names.append(multiarray.get_handler_name(np.empty(1)))
+
+    before = gc.get_threshold()
+    gc.disable()
+    try:
+        for count in range(1, 40):
+            context = contextvars.Context()
+            gc.collect()
+            Garbage()
+            gc.set_threshold(gc.get_count()[0] + count, *before[1:])
+            gc.enable()
+            y = context.run(memory.empty, (MB,), FLOAT32)
+            gc.disable()
+            assert multiarray.get_handler_name(y) == "fastbn"
+        gc.collect()
+    finally:
+        gc.set_threshold(*before)
+        gc.enable()
+    assert names == ["default_allocator"] * 39
 
 
 def test_tracemalloc_counts_results_as_before():

@@ -31,8 +31,14 @@ FORMULAS = {
 }
 # The error bounds of docs/guides/inference.md, in units in the last place, for float32 and float64.
 ULPS = {
-    "relu": (0, 0), "relu6": (0, 0), "leaky_relu": (1, 1), "hard_sigmoid": (1.5, 1.5), "sigmoid": (2, 2),
-    "silu": (3, 3), "tanh": (2.5, 2.5), "gelu": (5.5, 7.5), "mish": (4, 4), "softplus": (3, 3), "elu": (1.5, 1.5),
+    "relu": (0, 0), "relu6": (0, 0), "leaky_relu": (1, 1), "hard_sigmoid": (1.5, 1.5), "sigmoid": (2.5, 3),
+    "silu": (3.5, 4), "tanh": (3, 3.5), "gelu": (7.5, 12), "mish": (5.5, 6), "softplus": (3.5, 4), "elu": (1.5, 1.5),
+}
+# Where the largest errors are: among all float32 from 1/16 on, and among many float64.
+WORST = {
+    "sigmoid": (-4.157294, -4.849093821319844), "silu": (-3.2112513, -3.2196860962432936),
+    "tanh": (0.030863265, 0.03096973119471534), "gelu": (-9.171381, -16.089597535582307),
+    "mish": (-6.763011, -5.090212485247587), "softplus": (-3.4613564, -4.151430850304505),
 }
 IDENTITY = ChannelAffine([0.0], [1.0], [0.0])
 DTYPES = (np.float32, np.float64)
@@ -67,7 +73,7 @@ def ulp(value, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
 @pytest.mark.parametrize("name", ULPS)
 def test_errors(name, dtype):
-    t = samples(dtype)
+    t = np.append(samples(dtype), np.array(WORST.get(name, ()), dtype))
     y = IDENTITY(t[:, None], activation=name)[:, 0]
     assert y.dtype == dtype
     errors = [abs(got - exact) / ulp(exact, dtype) for got, exact in zip(y.tolist(), exactly(name, t), strict=True)]
