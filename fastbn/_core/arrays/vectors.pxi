@@ -21,6 +21,9 @@ cdef int load_vector(object a, double* out, Py_ssize_t c, double missing, str na
     if cnp.PyArray_IS_C_CONTIGUOUS(v) and cnp.PyArray_TYPE(v) == cnp.NPY_FLOAT:
         for i in range(c):
             out[i] = (<float*> cnp.PyArray_DATA(v))[i]
+    elif cnp.PyArray_IS_C_CONTIGUOUS(v):
+        for i in range(c):
+            out[i] = (<double*> cnp.PyArray_DATA(v))[i]
     else:
         for i in range(c):
             out[i] = element(v, i)
