@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 # Takes the object, the value and the name of the attribute; returns what is stored, or raises an error.
 Check: TypeAlias = Callable[[Any, Any, str], Any]
-
+# Assigns an attribute past its check.
+set_unchecked: Callable[[object, str, Any], None] = object.__setattr__
 
 # Names of other libraries.
 RENAMED = {"weight": "gamma", "bias": "beta", "moving_mean": "running_mean", "moving_variance": "running_var",
@@ -53,7 +54,7 @@ class Checked:
         elif not (name in self._names or name.startswith("_") or hasattr(type(self), name)) and (
                 type(self).__module__.partition(".")[0] == "fastbn"):
             raise AttributeError(unknown(type(self), name))
-        object.__setattr__(self, name, value)
+        set_unchecked(self, name, value)
 
 
 def unknown(cls: type[Checked], name: str) -> str:

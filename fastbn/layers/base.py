@@ -19,7 +19,7 @@ from fastbn._core.saved import check_variance
 from fastbn._core.views import same_memory
 from fastbn.checkpoints.state import check_state
 from fastbn.layers import passes
-from fastbn.layers.attributes import CHECKS, Check, Checked, Renamed, check_dtype
+from fastbn.layers.attributes import CHECKS, Check, Checked, Renamed, check_dtype, set_unchecked
 from fastbn.layers.source import BACKWARD, Local, Source
 from fastbn.layers.tape import Tape, alive
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 STATE_NAMES = {"gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_var": "running_var"}
 
 RELU: int = ACTIVATIONS["relu"]
-set_unchecked: Callable[[object, str, Any], None] = object.__setattr__
 
 
 def warn(message: str, category: type[Warning]) -> None:

@@ -16,7 +16,7 @@ from fastbn._core import views
 from fastbn._core.checks import channels, check_choice, check_flag, check_momentum
 from fastbn.checkpoints.settings import AVERAGINGS, UPDATE_POLICIES
 from fastbn.checkpoints.state import MOST_BATCHES, check_exact, check_initial_weight, check_tracked
-from fastbn.layers.attributes import Check, Checked, check_vector
+from fastbn.layers.attributes import Check, Checked, check_vector, set_unchecked
 from fastbn.layers.batch import Batch, values_per_channel
 from fastbn.statistics.channel_stats import ChannelStats
 
@@ -179,7 +179,7 @@ class RunningStatistics(Checked):
             raise ValueError("track_running_stats must be True with averaging='exact', got False")
         self.num_features, self.dtype = num_features, dtype
         self.stats = ChannelStats(num_features) if averaging == "exact" else None
-        object.__setattr__(self, "debias", False)       # until the settings it depends on are there
+        set_unchecked(self, "debias", False)       # until the settings it depends on are there
         self.momentum = momentum
         self.running_mean = np.zeros(num_features, dtype) if tracked else None
         self.running_var = np.ones(num_features, dtype) if tracked else None
@@ -281,7 +281,7 @@ class RunningStatistics(Checked):
         elif batch.size:
             self._move(batch, 1.0 / tracked if self.momentum is None else self.momentum, mean, var)
         if self.counts(batch):
-            object.__setattr__(self, "num_batches_tracked", tracked)    # not checked again
+            set_unchecked(self, "num_batches_tracked", tracked)
         return True
 
     def counts(self, batch: Batch) -> bool:

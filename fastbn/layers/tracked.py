@@ -10,8 +10,8 @@ from fastbn import checkpoints, functional
 from fastbn._core.checks import as_vector, check_finite
 from fastbn._core.saved import Saved
 from fastbn.affine import ChannelAffine
-from fastbn.layers.attributes import Check, forwarded, refusal
-from fastbn.layers.base import Norm, set_tape, set_unchecked, warn
+from fastbn.layers.attributes import Check, forwarded, refusal, set_unchecked
+from fastbn.layers.base import Norm, set_tape, warn
 
 if TYPE_CHECKING:
     import os

@@ -86,7 +86,7 @@ def apply_bits(View x not None, residual, Constants constants not None, *, num_t
     cdef View y = output(x)
     if x.c != constants.channels:
         raise ValueError(f"x has {x.c} channels; expected {constants.channels}")
-    bits = new_array((words_of(x),), np.dtype(np.uint16))
+    bits = empty((words_of(x),), np.dtype(np.uint16))
     if x.size:
         begin_inference(&job, x, r, y, (RELU, 0.0))
         set_bits(&job, x, bits, True)

@@ -9,7 +9,7 @@ import numpy as np
 
 cimport numpy as cnp
 
-from fastbn._core.memory cimport empty as new_array
+from fastbn._core.memory cimport empty
 from fastbn._core.views cimport View, like, load_vector, output, same_vector, view
 
 from fastbn._core.kernels.cpu import cache_bytes, last_cache_bytes

@@ -3,8 +3,8 @@
 #
 # a) exp(x) = 2^k (1 + q) with x = k ln 2 + r, abs(r) <= ln(2) / 2 and q = exp(r) - 1, a polynomial. ln 2 has two words,
 #    and k times the first is exact (Cody and Waite, 1980).
-# b) 2^k is multiplied by the unit, 2^48 or 2^80, so that it is a normal number for every k. A caller divides by the
-#    unit last, so a subnormal result is rounded once.
+# b) 2^k is multiplied by the unit, 2^48 or 2^80, so that no product is subnormal. A caller divides by the unit last, so
+#    a subnormal result is rounded once.
 # c) Coefficients are those of least relative error (Remez, 1934), below 2^-27 in float and 2^-57 in double.
 
 
