@@ -4,6 +4,7 @@
 # b) Axes other than the channel's are collapsed to lines of pixels if both arrays allow it; the remaining axes are
 #    counted through. A unit is some pixels of a line.
 # c) The entries of a table are copied as bits: one body serves both halves.
+# d) Neighbouring results are gathered and stored together: a store takes as long as a load.
 
 ctypedef fused entry:
     uint16_t
@@ -13,6 +14,7 @@ ctypedef fused entry:
 cdef enum:
     LOOKUP_PIXELS = 8192    # of a unit
     LOOKUP_AXES = 3         # the line, and two axes that are counted through
+    STORE = 16              # bytes of several results that are stored at once
 
 cdef struct Lookup:
     const uint8_t* x
@@ -39,40 +41,73 @@ cdef struct Line:           # some pixels
     Py_ssize_t channels
 
 
-cdef inline void look_up_pixels(Line a, const entry* table) noexcept nogil:
+cdef inline void look_up_pixels(Line a, Py_ssize_t first, const entry* table) noexcept nogil:
+    # The pixels from `first` on, one result at a time.
     cdef entry* y = <entry*> a.y
     cdef Py_ssize_t p, c
-    for p in range(a.pixels):
+    for p in range(first, a.pixels):
         for c in range(a.channels):
             y[p * a.y_pixel + c * a.y_channel] = table[256 * c + a.x[p * a.x_pixel + c * a.x_channel]]
 
 
+cdef inline void look_up_stores(Line a, bint interleaved, const entry* table) noexcept nogil:
+    # Stores of several results: of one channel, or `interleaved`, of neighbouring pixels as they lie in y. The literals
+    # of `a` and `interleaved` make every offset within a block of pixels a constant.
+    cdef entry* y = <entry*> a.y
+    cdef entry[STORE] store        # the first `width` of it
+    cdef Py_ssize_t width = STORE // sizeof(entry)
+    cdef Py_ssize_t blocks = a.pixels // width
+    cdef Py_ssize_t block, j, k, c, p
+    for block in range(blocks):
+        for j in range(a.channels):
+            for k in range(width):
+                c = (j * width + k) % a.channels if interleaved else j
+                p = (j * width + k) // a.channels if interleaved else k
+                store[k] = table[256 * c + a.x[(block * width + p) * a.x_pixel + c * a.x_channel]]
+            memcpy(y + (block * a.channels + j) * width if interleaved else y + j * a.y_channel + block * width,
+                   store, STORE)
+    look_up_pixels(a, blocks * width, table)
+
+
+cdef inline void look_up_colours(Line a, Py_ssize_t channels, const entry* table) noexcept nogil:
+    # Interleaved RGB and RGBA, as cameras and decoders produce them; `channels` is a literal.
+    a.channels = channels
+    a.x_pixel = channels
+    a.x_channel = 1
+    if a.y_pixel == 1:
+        a.y_pixel = 1
+        look_up_stores(a, False, table)
+    else:
+        a.y_pixel = channels
+        a.y_channel = 1
+        look_up_stores(a, True, table)
+
+
+cdef inline void look_up_channel(Line a, const entry* table) noexcept nogil:
+    if a.y_pixel != 1:
+        look_up_pixels(a, 0, table)
+        return
+    a.y_pixel = 1
+    if a.x_pixel == 1:
+        a.x_pixel = 1
+        look_up_stores(a, False, table)
+    else:
+        look_up_stores(a, False, table)
+
+
 cdef void look_up_line(Line a, const entry* table) noexcept nogil:
-    # Interleaved RGB and RGBA, as cameras and decoders produce them, have loops with literal steps.
+    cdef bint pixels = a.x_channel == 1 and a.x_pixel == a.channels and (
+        a.y_pixel == 1 or (a.y_channel == 1 and a.y_pixel == a.channels))
     cdef Line one = a
     cdef Py_ssize_t c
-    if a.x_channel == 1 and (a.channels == 3 or a.channels == 4) and a.x_pixel == a.channels and a.y_pixel == 1:
-        one.x_channel = 1
-        one.y_pixel = 1
-        if a.channels == 3:
-            one.channels = 3
-            one.x_pixel = 3
-            look_up_pixels(one, table)
-        else:
-            one.channels = 4
-            one.x_pixel = 4
-            look_up_pixels(one, table)
-    elif a.channels == 3 and a.x_channel == 1 and a.x_pixel == 3 and a.y_channel == 1 and a.y_pixel == 3:
-        one.channels = 3
-        one.x_channel = 1
-        one.x_pixel = 3
-        one.y_channel = 1
-        one.y_pixel = 3
-        look_up_pixels(one, table)
+    if pixels and a.channels == 3:
+        look_up_colours(a, 3, table)
+    elif pixels and a.channels == 4:
+        look_up_colours(a, 4, table)
     elif a.x_channel == 1 and a.y_channel == 1:
         one.x_channel = 1
         one.y_channel = 1
-        look_up_pixels(one, table)
+        look_up_pixels(one, 0, table)
     else:
         one.channels = 1
         one.x_channel = 0
@@ -80,7 +115,7 @@ cdef void look_up_line(Line a, const entry* table) noexcept nogil:
         for c in range(a.channels):
             one.x = a.x + c * a.x_channel
             one.y = <char*> (<entry*> a.y + c * a.y_channel)
-            look_up_pixels(one, table + 256 * c)
+            look_up_channel(one, table + 256 * c)
 
 
 cdef void lookup_lines(Job* job, Py_ssize_t unit) noexcept nogil:

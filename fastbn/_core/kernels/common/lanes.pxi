@@ -6,7 +6,7 @@
 
 from libc.math cimport NAN, rint, sqrt
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 ctypedef fused real:
     float
