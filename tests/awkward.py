@@ -37,6 +37,14 @@ def misaligned(a):
     return view
 
 
+def place(shape, dtype, offset):
+    """Zeros whose memory begins `offset` bytes after a multiple of 64."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.zeros(size + 256, np.uint8)
+    first = -memory.ctypes.data % 64 + offset
+    return memory[first:first + size].view(dtype).reshape(shape)
+
+
 def swapped(a):
     return a.astype(a.dtype.newbyteorder())
 

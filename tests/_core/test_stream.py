@@ -7,6 +7,7 @@ import pytest
 from fastbn import ChannelAffine
 from fastbn._core.dispatch import kernels
 from fastbn.functional import batch_norm_training
+from tests.awkward import place
 from tests.cases import axis_of
 from tests.compare import same_bits
 
@@ -19,14 +20,6 @@ def streaming():
     before = kernels.assume_last_cache(0)
     yield
     kernels.assume_last_cache(before)
-
-
-def place(shape, dtype, offset):
-    """An array whose memory begins `offset` bytes after a multiple of 64."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    memory = np.zeros(size + 256, np.uint8)
-    first = -memory.ctypes.data % 64 + offset
-    return memory[first:first + size].view(dtype).reshape(shape)
 
 
 SMALL = [(3, 5, 16, 16), (2, 64, 7, 7), (2, 3, 40, 41), (2, 2048, 2, 2)]
