@@ -58,6 +58,16 @@ class Fastbn(Peer):
                  else self.f.batch_norm_training(x, self.gamma, self.beta, **self.options)[1])
         return [lambda: self.f.batch_norm_backward(self.dy, x, saved, self.gamma, out=y, **self.options)]
 
+    def step(self, op: Operation) -> Calls:
+        x, y, dx = self.x, self.y, np.zeros_like(self.x)
+
+        def step() -> object:
+            saved = self.f.batch_norm_training(
+                x, self.gamma, self.beta, activation=op.activation, out=y, **self.options)[1]
+            return y, *self.f.batch_norm_backward(self.dy, x, saved, self.gamma, out=dx, **self.options)
+
+        return [step]
+
     def affine(self, op: Operation) -> Calls:
         x, y = self._arrays(op)
         residual, activation = self.dy if op.residual else None, op.activation

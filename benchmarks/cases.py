@@ -98,6 +98,8 @@ class Operation:
     @property
     def arrays(self) -> int:
         """Arrays that are read or written at least once."""
+        if self.kind == "step":
+            return 5
         return 1 if self.kind == "moments" else 3 if self.residual or self.kind == "backward" else 2
 
     def nbytes(self, case: Case) -> int:
@@ -107,7 +109,7 @@ class Operation:
     def applies(self, case: Case) -> bool:
         """Return whether the operation is defined on a case."""
         has_variance = case.size > case.channels
-        return has_variance or self.frozen or self.kind not in ("training", "backward")
+        return has_variance or self.frozen or self.kind not in ("training", "backward", "step")
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,9 @@ CASES = both((32, 64, 112, 112), (32, 256, 56, 56), (32, 512, 28, 28), (32, 1024
              (32, 128, 1000), (8, 3, 224, 224), (16, 40, 28, 28), (1, 64))
 TINY_CASES = both((2, 8, 7, 7), (4, 3, 16, 16), (8, 24), (1, 64))
 SMALL_CALL = rows((1, 64))
+# Few, because compilers take seconds for each.
+STEP_CASES = both((32, 64, 112, 112), (32, 256, 56, 56), (32, 512, 28, 28), (32, 2048, 7, 7), (8, 64, 28, 28),
+                  (64, 512), (4096, 256))
 
 TRAINING = (
     Operation("training", "Training", "training"),
@@ -149,6 +154,8 @@ TRAINING = (
     Operation("backward", "Backward", "backward"),
     Operation("backward_fresh", "Backward, new array", "backward", fresh=True, baseline=("backward", "preallocated")),
 )
+STEP = Operation("training_step", "Training step: forward and backward of batch norm + ReLU", "step",
+                 activation="relu")
 CALL = Operation("call", "Small call: `bn(x, out=y)` in evaluation mode", "call")
 AFFINE = (
     Operation("bn", "Batch norm", "affine"),
@@ -186,7 +193,7 @@ KERNELS = (
 )
 
 SUITES = {suite.name: suite for suite in (
-    Suite("training", "benchmarks", plan((TRAINING, CASES), ((CALL,), SMALL_CALL))),
+    Suite("training", "benchmarks", plan((TRAINING, CASES), ((STEP,), STEP_CASES), ((CALL,), SMALL_CALL))),
     Suite("inference", "inference", plan(
         (AFFINE, both((1, 64, 56, 56), (1, 256, 14, 14), (1, 2048, 7, 7), (8, 64, 28, 28), (8, 256, 28, 28),
                       (32, 64, 112, 112), (32, 256, 56, 56), (64, 512), (4096, 256))),
@@ -200,7 +207,8 @@ SUITES = {suite.name: suite for suite in (
         (SEQUENCES, rows((64, 256, 512), (64, 64, 512))))),
 )}
 TINY_SUITES = {suite.name: suite for suite in (
-    Suite("training", "benchmarks", plan((TRAINING, TINY_CASES), ((CALL,), SMALL_CALL))),
+    Suite("training", "benchmarks", plan(
+        (TRAINING, TINY_CASES), ((STEP,), both((2, 8, 7, 7), (8, 24))), ((CALL,), SMALL_CALL))),
     Suite("inference", "inference", plan(
         (AFFINE, both((2, 8, 7, 7), (8, 24))), (HALVES, both((2, 8, 7, 7))), ((IMAGES,), rows((2, 3, 16, 16))),
         ((PLAN,), SMALL_CALL), (ACTIVATIONS, both((2, 8, 7, 7))))),

@@ -33,6 +33,13 @@ class Torch(Peer):
         self.w, self.b, self.m, self.v = map(torch.from_numpy, (self.gamma, self.beta, self.mean, self.var))
 
     @classmethod
+    def leave_inference_mode(cls) -> None:
+        """End inference mode, for peers that need autograd."""
+        if Torch.mode is not None:
+            Torch.mode.close()
+            Torch.mode = None
+
+    @classmethod
     def supports(cls, op: Operation, case: Case) -> bool:
         # A new tensor is the only result of its backward pass: `native_batch_norm_backward.out` copies one; see
         # TorchKept.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,8 @@ def passes(op: Operation, case: Case, l3: int) -> list[str]:
         return ["read"]
     if op.fresh or op.dtype != "float32":
         return []
+    if op.kind == "step":
+        return [name for kind in ("training", "backward") for name in passes(replace(op, kind=kind), case, l3)]
     if op.kind == "backward":
         twice = not op.frozen and case.layout == "rows" and 2 * case.nbytes > l3
         return ["read2", "add2"] if twice else ["add2"]

@@ -18,7 +18,7 @@ from benchmarks.cases import LAYOUTS, OPERATIONS, Case, Operation
 from benchmarks.peers import UNTHREADED
 from fastbn._core.config import config
 
-PACKAGES = ("numpy", "torch", "onnxruntime", "openvino", "opencv-python-headless", "scikit-learn")
+PACKAGES = ("numpy", "torch", "onnxruntime", "openvino", "opencv-python-headless", "scikit-learn", "jax")
 ROOT = Path(__file__).resolve().parent.parent
 BUSY_PERCENT = 5.0  # of the machine's CPU time
 SOURCES = {".py", ".pyx", ".pxd", ".pxi"}

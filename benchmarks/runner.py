@@ -60,12 +60,20 @@ def cells(plan: Mapping[Operation, Sequence[Case]], threads: Sequence[int], l3: 
                         yield cell
 
 
+def left_out(plan: Mapping[Operation, Sequence[Case]]) -> dict[str, str]:
+    """Return the libraries that could take part but are not installed, with the names of their modules."""
+    return {library.title: library.module for library in LIBRARIES if not library.installed()
+            and any(library.peer.supports(op, case) for op, selected in plan.items() for case in selected)}
+
+
 def measure(results: Results, plan: Mapping[Operation, Sequence[Case]], *, threads: Sequence[int], rounds: int,
             budget: float, resume: bool) -> None:
     """Measure every cell in every round, and save the figures as they come.
 
     `budget` is the time for one cell in one round, in seconds. `resume` skips the rounds that were measured before.
     """
+    for title, module in left_out(plan).items():
+        print(f"{title} is left out: the module {module} is not installed", file=sys.stderr)
     chosen = list(cells(plan, threads, results.configuration["l3"]))
     before = {cell.key: results.rounds(cell.key) if resume else 0 for cell in chosen}
     with ExitStack() as stack:

@@ -66,6 +66,9 @@ def expected(peer: Peer, op: Operation) -> np.ndarray:
     values = peer.pixels if op.dtype == "uint8" else peer.x
     x, dy = (np.moveaxis(a.astype(np.float64), axis, -1) for a in (values, peer.dy))
     axes = tuple(range(x.ndim - 1))
+    if op.kind == "step":
+        y, dx, dgamma, dbeta = step(x, dy, peer.gamma.ravel(), peer.beta.ravel())
+        return np.concatenate([y.ravel(), dx.ravel(), dgamma, dbeta])
     if op.kind == "images":
         return (x / 255 - MEAN) / STD
     if op.kind == "moments":
@@ -87,6 +90,18 @@ def expected(peer: Peer, op: Operation) -> np.ndarray:
     return np.where(valid[..., None], y, 0)
 
 
+def step(x: np.ndarray, dy: np.ndarray, gamma: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return y, dx, dgamma and dbeta of batch norm + ReLU, with the channels last."""
+    axes = tuple(range(x.ndim - 1))
+    rstd = 1 / np.sqrt(x.var(axes) + EPS)
+    x_hat = (x - x.mean(axes)) * rstd
+    y = np.maximum(x_hat * gamma + beta, 0)
+    dy = np.where(y > 0, dy, 0)
+    dgamma, dbeta = (dy * x_hat).sum(axes), dy.sum(axes)
+    count = x[..., 0].size
+    return y, gamma * rstd * (dy - dbeta / count - x_hat * dgamma / count), dgamma, dbeta
+
+
 def result_of(peer: Peer, op: Operation, call: Any) -> np.ndarray:
     """Return the result of a call with the channels last, from its return value or from the buffer."""
     peer.y.fill(np.nan)
@@ -94,6 +109,10 @@ def result_of(peer: Peer, op: Operation, call: Any) -> np.ndarray:
     if op.kind == "moments":
         mean, var = (result.mean, result.var()) if hasattr(result, "mean") else result
         return np.stack([np.asarray(mean).ravel(), np.asarray(var).ravel()])
+    if op.kind == "step":   # PyTorch has the channels second in either layout
+        axis = 1 if hasattr(result[0], "movedim") else peer.case.axis
+        y, dx, dgamma, dbeta = map(np.asarray, result)
+        return np.concatenate([*(np.moveaxis(a, axis, -1).ravel() for a in (y, dx)), dgamma, dbeta])
     y = peer.y if np.isfinite(peer.y).all() else result[0] if isinstance(result, (tuple, list)) else result
     if op.kind == "images":
         return np.moveaxis(np.asarray(y), 1, -1)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from benchmarks.cases import Case, Operation
     from benchmarks.peers import Library
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "FASTBN_NUM_THREADS")
+# NPROC is the number of CPUs in which XLA believes.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "FASTBN_NUM_THREADS", "NPROC")
 LEAST_SAMPLES = 3
 SAMPLE_SECONDS = 50e-6  # short calls are repeated until the cost of the clock vanishes
 
