@@ -7,6 +7,7 @@
     python -m benchmarks targets                    what is missed
     python -m benchmarks accuracy                   errors of y and of variances
     python -m benchmarks neighbour                  latency while another process keeps a core busy
+    python -m benchmarks placement                  the cost of where arrays begin in a page and in a cache line
     mpiexec -n 2 python -m benchmarks collective    the cost of SyncBatchNorm
 
 Every command takes --tiny for a smoke test. Figures are saved as they come. Further runs of the same build on the same
@@ -20,7 +21,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import accuracy, charts, neighbour, report
+from benchmarks import accuracy, charts, neighbour, placement, report
 from benchmarks.cases import LAYOUTS, OPERATIONS, SUITES, TINY_SUITES, Suite
 from benchmarks.results import ROOT, Results, configuration
 from benchmarks.runner import measure
@@ -69,6 +70,8 @@ def parser() -> argparse.ArgumentParser:
         "print the errors of y and of variances, beside other libraries")
     add("neighbour", lambda options: neighbour.main(options.tiny),
         "print latencies while another process keeps a core busy")
+    add("placement", lambda options: placement.main(options.tiny),
+        "print the cost of where arrays begin in a page and in a cache line")
     sub = add("collective", collective, "print the cost of SyncBatchNorm; start it with mpiexec")
     sub.add_argument("--batch", type=int, default=8, metavar="N", help="samples a rank; default 8")
     return top

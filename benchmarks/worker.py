@@ -72,17 +72,22 @@ def answer(library: Library, threads: int, questions: Connection) -> None:
 
 
 def best_time(calls: Sequence[Callable[[], Any]], budget: float) -> float:
-    """Return the seconds of one call: the best of all samples of all `calls`, which do the same in several ways.
+    """Return the seconds of one call: the best of all samples of all `calls`, which do the same in several ways."""
+    return min(best_times(calls, budget))
+
+
+def best_times(calls: Sequence[Callable[[], Any]], budget: float) -> list[float]:
+    """Return the seconds of each call: the best of all its samples.
 
     The calls alternate, so that a busy moment slows all of them. `budget` is the time to spend after the warm-up, in
     seconds; at least three samples of each call are taken.
     """
     repeats = [_repeats(call) for call in calls]
-    best = float("inf")
+    best = [float("inf")] * len(calls)
     samples, end = 0, perf_counter() + budget
     while samples < LEAST_SAMPLES or perf_counter() < end:
-        for call, repeat in zip(calls, repeats, strict=True):
-            best = min(best, _sample(call, repeat))
+        for k, (call, repeat) in enumerate(zip(calls, repeats, strict=True)):
+            best[k] = min(best[k], _sample(call, repeat))
         samples += 1
     return best
 
