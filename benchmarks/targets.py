@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmarks.cases import ACTIVATIONS, CALL, MB, TRAINING, Case, Operation, Suite
+from benchmarks.cases import ACTIVATIONS, CALL, MB, STEP, TRAINING, Case, Operation, Suite
 
 if TYPE_CHECKING:
     from benchmarks.results import Results
@@ -127,9 +127,12 @@ TARGETS = {
         Target("inference over 4 MB", "floor", 1.1, ["inference"], lambda c: not small(c), [2]),
         Target("new array over 1 MB", "baseline", round(1 / 1.1, 2),
                ["training_fresh", "inference_fresh", "backward_fresh"], over_1mb),
+        Target("training step", "torch", 1.5, [STEP.name]),
+        Target("training step", "torch.compile", 1.0, [STEP.name]),
+        Target("training step", "jax", 1.0, [STEP.name]),
         Target("small call", "torch", 3.0, ["call"], threads=[2]),
         Target("small call", "numpy", 1.0, ["call"], threads=[2]),
-        Target("every cell", "torch", NOISE, [op.name for op in (*TRAINING, CALL)]),
+        Target("every cell", "torch", NOISE, [op.name for op in (*TRAINING, STEP, CALL)]),
     ],
     "inference": [
         Target("batch norm + residual + ReLU", "torch", 2.0, ["bn_residual_relu"]),

@@ -16,9 +16,10 @@ import pytest
 import fastbn
 from benchmarks import report
 from benchmarks.arrays import Fastbn
-from benchmarks.cases import KERNELS, SUITES, TINY_SUITES, Case, Operation, Suite
+from benchmarks.cases import CALL, KERNELS, STEP, SUITES, TINY_SUITES, Case, Operation, Suite
 from benchmarks.peers import EPS, LIBRARIES, MEAN, STD, Library, Peer
 from benchmarks.results import ROOT, Results
+from benchmarks.runner import left_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,6 +137,13 @@ def test_peer(library: Library) -> None:
                 atol=TOLERANCES[op.dtype], rtol=TOLERANCES[op.dtype], err_msg=f"{case} {op.name}, way {way}")
             compared += 1
     assert compared
+
+
+def test_libraries_that_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Library, "installed", lambda library: library.module in ("fastbn", "torch"))
+    case = Case((8, 24), "rows")
+    assert left_out({STEP: [case]}) == {"JAX": "jax"}
+    assert left_out({CALL: [case]}) == {"NumPy": "numpy"}
 
 
 @pytest.mark.parametrize("suite", SUITES.values(), ids=SUITES)
