@@ -50,9 +50,9 @@ cdef inline void look_up_pixels(Line a, Py_ssize_t first, const entry* table) no
             y[p * a.y_pixel + c * a.y_channel] = table[256 * c + a.x[p * a.x_pixel + c * a.x_channel]]
 
 
-cdef inline void look_up_stores(Line a, bint interleaved, const entry* table) noexcept nogil:
-    # Blocks of `width` pixels, `width` results at a time: those of one channel, or, if `interleaved`, those that are
-    # neighbours in y, with y_channel 1 and y_pixel `channels`. Literals make every offset within a block a constant.
+cdef inline void look_up_stores(Line a, bint by_pixel, const entry* table) noexcept nogil:
+    # Blocks of `width` pixels, `width` results at a time: those of one channel, which are neighbours in y, or, if
+    # `by_pixel`, those of all channels, pixel by pixel. Literals make every offset within a block a constant.
     cdef entry* y = <entry*> a.y
     cdef entry[MOST_STORED] store
     cdef Py_ssize_t width = MOST_STORED if sizeof(entry) < 8 else 2     # up to 16 bytes
@@ -61,36 +61,41 @@ cdef inline void look_up_stores(Line a, bint interleaved, const entry* table) no
     for block in range(blocks):
         for j in range(a.channels):
             for k in range(width):
-                c = (j * width + k) % a.channels if interleaved else j
-                p = (j * width + k) // a.channels if interleaved else k
+                c = (j * width + k) % a.channels if by_pixel else j
+                p = (j * width + k) // a.channels if by_pixel else k
                 store[k] = table[256 * c + a.x[(block * width + p) * a.x_pixel + c * a.x_channel]]
-            memcpy(y + (block * a.channels + j) * width if interleaved else y + j * a.y_channel + block * width,
+            memcpy(y + (block * a.channels + j) * width if by_pixel else y + j * a.y_channel + block * width,
                    store, width * sizeof(entry))
     look_up_pixels(a, blocks * width, table)
 
 
+cdef inline bint interleaved(Py_ssize_t pixel, Py_ssize_t channel, Py_ssize_t channels) noexcept nogil:
+    return channel == 1 and pixel == channels
+
+
 cdef inline void look_up_colours(Line a, Py_ssize_t channels, const entry* table) noexcept nogil:
-    # Interleaved RGB and RGBA, as cameras and decoders produce them; `channels` is a literal.
+    # RGB and RGBA, interleaved as cameras and decoders produce them, in x or y or both; `channels` is a literal.
+    cdef Line literal = a
     a.channels = channels
-    a.x_pixel = channels
-    a.x_channel = 1
-    if a.y_pixel == 1:
-        a.y_pixel = 1
-        look_up_stores(a, False, table)
-    else:
-        a.y_pixel = channels
-        a.y_channel = 1
+    literal.channels = channels
+    literal.x_pixel = channels
+    literal.x_channel = 1
+    if not interleaved(a.x_pixel, a.x_channel, channels):
         look_up_stores(a, True, table)
+    elif a.y_pixel == 1:
+        look_up_stores(literal, False, table)
+    else:
+        look_up_stores(literal, True, table)
 
 
 cdef void look_up_line(Line a, const entry* table) noexcept nogil:
-    cdef bint pixels = a.x_channel == 1 and a.x_pixel == a.channels and (
-        a.y_pixel == 1 or (a.y_channel == 1 and a.y_pixel == a.channels))
+    cdef bint x_interleaved = interleaved(a.x_pixel, a.x_channel, a.channels)
+    cdef bint colours = interleaved(a.y_pixel, a.y_channel, a.channels) or (x_interleaved and a.y_pixel == 1)
     cdef Line one = a
     cdef Py_ssize_t c
-    if pixels and a.channels == 3:
+    if colours and a.channels == 3:
         look_up_colours(a, 3, table)
-    elif pixels and a.channels == 4:
+    elif colours and a.channels == 4:
         look_up_colours(a, 4, table)
     elif a.x_channel == 1 and a.y_channel == 1:
         one.x_channel = 1
@@ -104,7 +109,6 @@ cdef void look_up_line(Line a, const entry* table) noexcept nogil:
             one.x = a.x + c * a.x_channel
             one.y = <char*> (<entry*> a.y + c * a.y_channel)
             if a.y_pixel == 1:
-                one.y_pixel = 1
                 look_up_stores(one, False, table + 256 * c)
             else:
                 look_up_pixels(one, 0, table + 256 * c)
