@@ -30,7 +30,7 @@ def draw(path: Path, results: Results, suite: Suite) -> bool:
     """Write the chart of a suite, and return whether it has one."""
     threads = max(results.threads(), default=1)
     panels = {"training": by_layout, "inference": by_operation}.get(suite.name, lambda *_: {})(results, suite, threads)
-    if not any(panels.values()):
+    if not any(series for rows in panels.values() for series in rows.values()):
         return False
     import matplotlib
 
