@@ -96,15 +96,21 @@ cdef bint is_large(Job* job) noexcept:
     return bytes >= (SERIAL_BYTES // 4 if job.activation >= SIGMOID else SERIAL_BYTES)
 
 
+cdef bint streamable(const Job* job, const Array* a, Py_ssize_t run) noexcept:
+    # Whether an output consists of runs of whole 16 bytes and is not also an input, whose lines the cache has already.
+    cdef Py_ssize_t steps = a.step_n * job.itemsize | (0 if job.s == 1 else a.step_c * job.itemsize)
+    return (a.p == NULL or a.p != job.x.p and a.p != job.residual.p and a.p != job.dy.p
+            and ((<Py_ssize_t> a.p) | run | steps) % 16 == 0)
+
+
 cdef void choose_stores(Job* job, Py_ssize_t last_cache) noexcept:
-    # Streams runs of whole 16 bytes into an output that is not also an input, whose lines the cache has already. The
-    # limit is twice the last cache, because the host of a virtual machine may have more than it reports.
-    cdef Py_ssize_t size = job.itemsize
-    cdef Py_ssize_t run = (job.c if job.s == 1 else job.s) * size
-    cdef Py_ssize_t steps = job.y.step_n * size | (0 if job.s == 1 else job.y.step_c * size)
-    job.cut.stream = (FASTBN_STREAMS and job.y.p != NULL and job.y.p != job.x.p and job.y.p != job.residual.p
-                      and job.n * job.c * job.s * size > 2 * last_cache
-                      and ((<Py_ssize_t> job.y.p) | run | steps) % 16 == 0)
+    # Streams outputs of a call whose arrays exceed twice the last cache, because the host of a virtual machine may have
+    # more than it reports.
+    cdef Py_ssize_t run = (job.c if job.s == 1 else job.s) * job.itemsize
+    cdef Py_ssize_t arrays = 3 if job.gradient else 1
+    job.cut.stream = (FASTBN_STREAMS and job.applies and job.n * job.c * job.s * job.itemsize * arrays > 2 * last_cache
+                      and streamable(job, &job.y, run) and streamable(job, &job.dx, run)
+                      and streamable(job, &job.dresidual, run))
 
 
 cdef inline void add_phase(Job* job, What what, Py_ssize_t count) noexcept:

@@ -17,7 +17,7 @@ def sizes():
         "flush_exact": FLUSH_EXACT,         # and columns of double to two words
         "pivot": PIVOT_PIECES * PIVOT_SHARE,   # elements of a span from which its pivot takes all samples
         "pivot_rows": PIVOT_ROWS,           # most rows that a pivot is the mean of
-        "abreast": ABREAST,                 # channels of planes that are reduced side by side
+        "abreast": ABREAST,                 # channels of planes that are read image by image
         "span": SPAN,                       # elements of a unit of planes
         "unit_elements": UNIT_ELEMENTS,     # of a unit of rows:
         "least_rows": LEAST_ROWS,           # at least so many rows,

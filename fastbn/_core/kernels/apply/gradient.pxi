@@ -110,9 +110,9 @@ cdef inline void gradient_block(
                         (v[k * lanes + j] + b[j * spread] * (u[j] - m[j * spread])) + c[j * spread]
                     ) if j < block.width else 0
         for k in range(block.group):
-            store_block(mode.type, loose, False, t + k * lanes, block.width, lanes, dx + k * arrays.dx.step)
+            store_block(mode.type, loose, mode.stream, t + k * lanes, block.width, lanes, dx + k * arrays.dx.step)
             if mode.residual:
-                store_block(mode.type, loose, False, v + k * lanes, block.width, lanes,
+                store_block(mode.type, loose, mode.stream, v + k * lanes, block.width, lanes,
                             dresidual + k * arrays.dresidual.step)
         dy += block.group * arrays.dy.step
         x += block.group * arrays.x.step

@@ -185,13 +185,13 @@ cdef inline void store_block(
     cdef int j
     if real is float:
         if is_half(type):
-            if stream and width == lanes and lanes >= STEP:
+            if stream and width == lanes and lanes >= LANES // 2:
                 pack(type, loose, t, width, room)
                 fastbn_stream(p, room, 2 * lanes)
             else:
                 pack(type, loose, t, width, <uint16_t*> p)
             return
-    if stream and width == lanes and lanes >= STEP:
+    if stream and width == lanes and lanes * sizeof(real) >= 16:
         fastbn_stream(p, t, lanes * <int> sizeof(real))
         return
     for j in range(lanes):

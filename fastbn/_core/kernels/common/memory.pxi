@@ -45,7 +45,7 @@ cdef extern from *:
 cdef enum:
     LINE = 64           # bytes of a cache line
     AHEAD = 2048        # distance of a prefetch in a run, in bytes
-    AHEAD_ROWS = 8      # and in rows, in rows
+    AHEAD_ROWS = 8      # and in rows, in rows of all arrays together
 
 
 cdef inline void prefetch(const void* p, int bytes) noexcept nogil:

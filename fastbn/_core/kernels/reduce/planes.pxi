@@ -4,7 +4,9 @@
 # b) Every running sum has LANES lanes. Four pieces of LANES elements, one behind the other, are added to each other
 #    before they are added to the lanes. After FLUSH_PLANES additions the lanes go to double: no float sum is long.
 # c) The rest of a run goes through the same lanes under a condition, which becomes a vector mask.
-# d) A run is prefetched AHEAD of the sums, which otherwise wait for memory.
+# d) The runs of some channels are read image by image, in the order in which they lie in memory: that is faster by up to
+#    1.9 times than channel by channel. The lanes of a channel wait in memory between its runs. A run is prefetched AHEAD
+#    of the sums.
 # e) Moments are taken about a pivot, the mean of a sample that is spread over the span. If squares_held() finds that
 #    the pivot costs more than one bit, or that float lanes overflowed or underflowed, the span is summed again in
 #    double, and at last about the mean found so far.
@@ -15,7 +17,7 @@ cdef enum:
     FLUSH_PLANES = 6    # additions to a lane
     PIVOT_PIECES = 16   # most pieces of LANES elements in the sample of a pivot; more if they are shorter
     PIVOT_SHARE = 64    # elements per piece of the sample
-    ABREAST = 16        # channels that take each step side by side, so that none waits for its own last result
+    ABREAST = 64        # channels that are read image by image
 
 
 cdef extern from *:
@@ -180,78 +182,6 @@ cdef inline void add_pieces(
     add_lanes(mode, dy, x, words, pieces, last, coef, sums)
 
 
-cdef inline const char* ahead_of(const char* run, Py_ssize_t i, Py_ssize_t bytes, Py_ssize_t step) noexcept nogil:
-    # AHEAD of byte i of a run; past its end the next run follows, `step` further.
-    i += AHEAD
-    return run + (i if i < bytes else i - bytes + step)
-
-
-cdef inline void add_span(
-    Mode mode, Span s,                                  # of one channel
-    const real* given,                                  # IN  (FORWARD_COEFS,)
-    double* out,                                        # OUT (2,)
-    lane of,
-) noexcept nogil:
-    cdef real coef[FORWARD_COEFS]
-    cdef lane sums[2 * LANES]
-    cdef double t1 = 0
-    cdef double t2 = 0
-    cdef double rest1 = 0
-    cdef double rest2 = 0
-    cdef Py_ssize_t size = size_of(mode.type), bytes = s.length * size, i, x_step, dy_step
-    cdef const char* x_first = s.x.p
-    cdef const char* dy_first = s.dy.p
-    cdef int j, rest, held = 0
-    coef[SUBTRACT] = given[SUBTRACT]
-    coef[SCALE] = given[SCALE] if mode.gate == REPLAY else 0
-    coef[SHIFT] = given[SHIFT] if mode.gate == REPLAY else 0
-    for j in range(2 * LANES):
-        sums[j] = 0
-    while s.runs:
-        s.runs -= 1
-        # After the last run comes the next channel.
-        x_step = s.x.step_n * size if s.runs else x_first - s.x.p + s.x.step_c * size
-        dy_step = s.dy.step_n * size if s.runs else dy_first - s.dy.p + s.dy.step_c * size
-        i = 0
-        while i + 4 * LANES <= s.length:
-            prefetch(ahead_of(s.x.p, i * size, bytes, x_step), 4 * LANES * size_of(mode.type))
-            if mode.gate != MOMENTS:
-                prefetch(ahead_of(s.dy.p, i * size, bytes, dy_step), 4 * LANES * size_of(mode.type))
-            add_pieces(mode, &s, i, 4, LANES, coef, sums)
-            i += 4 * LANES
-            held += 1
-            if held >= FLUSH_PLANES:
-                flush(sums, &t1, &rest1)
-                flush(sums + LANES, &t2, &rest2)
-                held = 0
-        rest = <int> (s.length - i)
-        if rest > 3 * LANES:
-            add_pieces(mode, &s, i, 4, rest - 3 * LANES, coef, sums)
-        elif rest > 2 * LANES:
-            add_pieces(mode, &s, i, 3, rest - 2 * LANES, coef, sums)
-        elif rest > LANES:
-            add_pieces(mode, &s, i, 2, rest - LANES, coef, sums)
-        elif rest:
-            add_pieces(mode, &s, i, 1, rest, coef, sums)
-        held += 1
-        if held >= FLUSH_PLANES:
-            flush(sums, &t1, &rest1)
-            flush(sums + LANES, &t2, &rest2)
-            held = 0
-        s.x.p += s.x.step_n * size
-        s.dy.p += s.dy.step_n * size
-        s.bits += s.bits_step_n
-    flush(sums, &t1, &rest1)
-    flush(sums + LANES, &t2, &rest2)
-    out[0] = whole_sum(t1, rest1)
-    out[1] = whole_sum(t2, rest2)
-
-
-cdef inline Py_ssize_t sample_at(Py_ssize_t k, Py_ssize_t n) noexcept nogil:
-    # The k-th sample of n elements. The golden ratio spreads them, so that no period of the data misleads them.
-    return (k * 40503 % 65536) * n // 65536
-
-
 cdef inline Span channel_of(Span s, int c) noexcept nogil:
     # One channel of it.
     s.x.p += c * s.x.step_c * s.itemsize
@@ -259,6 +189,139 @@ cdef inline Span channel_of(Span s, int c) noexcept nogil:
     s.bits += c * s.bits_step_c
     s.channels = 1
     return s
+
+
+cdef inline const char* ahead_of(const char* run, Py_ssize_t i, Py_ssize_t bytes, Py_ssize_t step) noexcept nogil:
+    # AHEAD of byte i of a run; past its end the next run follows, `step` further.
+    i += AHEAD
+    return run + (i if i < bytes else i - bytes + step)
+
+
+cdef struct Totals:         # of a channel: the sums that its lanes are flushed to
+    double v
+    double v_rest
+    double vd
+    double vd_rest
+
+
+cdef inline void flush_both(lane* sums, Totals* t) noexcept nogil:
+    flush(sums, &t.v, &t.v_rest)
+    flush(sums + LANES, &t.vd, &t.vd_rest)
+
+
+cdef inline int add_run(
+    Mode mode, const Span* s,                           # of one channel: its first run
+    Py_ssize_t x_step, Py_ssize_t dy_step,              # to what is read next, in bytes
+    const real* coef,                                   # IN  (FORWARD_COEFS,)
+    int held,                                           # additions that the lanes hold
+    lane* lanes,                                        # OUT (2, LANES), added to
+    Totals* t,                                          # OUT added to
+) noexcept nogil:
+    # Returns `held` of the next run.
+    cdef lane sums[2 * LANES]
+    cdef Py_ssize_t size = size_of(mode.type), bytes = s.length * size, i = 0
+    cdef int j, rest
+    for j in range(2 * LANES):
+        sums[j] = lanes[j]
+    while i + 4 * LANES <= s.length:
+        prefetch(ahead_of(s.x.p, i * size, bytes, x_step), 4 * LANES * size_of(mode.type))
+        if mode.gate != MOMENTS:
+            prefetch(ahead_of(s.dy.p, i * size, bytes, dy_step), 4 * LANES * size_of(mode.type))
+        add_pieces(mode, s, i, 4, LANES, coef, sums)
+        i += 4 * LANES
+        held += 1
+        if held >= FLUSH_PLANES:
+            flush_both(sums, t)
+            held = 0
+    rest = <int> (s.length - i)
+    if rest > 3 * LANES:
+        add_pieces(mode, s, i, 4, rest - 3 * LANES, coef, sums)
+    elif rest > 2 * LANES:
+        add_pieces(mode, s, i, 3, rest - 2 * LANES, coef, sums)
+    elif rest > LANES:
+        add_pieces(mode, s, i, 2, rest - LANES, coef, sums)
+    elif rest:
+        add_pieces(mode, s, i, 1, rest, coef, sums)
+    held += 1
+    if held >= FLUSH_PLANES:
+        flush_both(sums, t)
+        held = 0
+    for j in range(2 * LANES):
+        lanes[j] = sums[j]
+    return held
+
+
+cdef inline void add_span(
+    Mode mode, Span s, Coefs coefs,
+    double* out,                                        # OUT (channels, 2)
+    const real* kind, lane of,
+) noexcept nogil:
+    cdef float float_lanes[2 * LANES * ABREAST]
+    cdef double double_lanes[2 * LANES * ABREAST]
+    cdef Totals totals[ABREAST]
+    cdef real coef[FORWARD_COEFS]
+    cdef const real* row = coef_row(coefs, 0, kind)
+    cdef lane* lanes
+    cdef Span run
+    cdef Py_ssize_t x_step = s.x.step_c * s.itemsize, x_next = s.x.step_n * s.itemsize - (s.channels - 1) * x_step
+    cdef Py_ssize_t dy_step = s.dy.step_c * s.itemsize, dy_next = s.dy.step_n * s.itemsize - (s.channels - 1) * dy_step
+    cdef int c, held = 0, after = 0
+    cdef bint last
+    if lane is float:
+        lanes = float_lanes
+    else:
+        lanes = double_lanes
+    memset(lanes, 0, 2 * LANES * s.channels * sizeof(lane))
+    memset(totals, 0, s.channels * sizeof(Totals))
+    while s.runs:
+        s.runs -= 1
+        run = s
+        for c in range(s.channels):
+            last = c + 1 == s.channels
+            coef[SUBTRACT] = row[c]
+            coef[SCALE] = row[SCALE * coefs.step + c] if mode.gate == REPLAY else 0
+            coef[SHIFT] = row[SHIFT * coefs.step + c] if mode.gate == REPLAY else 0
+            after = add_run(mode, &run, x_next if last else x_step, dy_next if last else dy_step, <const real*> coef,
+                            held, lanes + 2 * LANES * c, totals + c)
+            run.x.p += x_step
+            run.dy.p += dy_step
+            run.bits += s.bits_step_c
+        held = after
+        s.x.p += s.x.step_n * s.itemsize
+        s.dy.p += s.dy.step_n * s.itemsize
+        s.bits += s.bits_step_n
+    for c in range(s.channels):
+        flush_both(lanes + 2 * LANES * c, totals + c)
+        out[2 * c] = whole_sum(totals[c].v, totals[c].v_rest)
+        out[2 * c + 1] = whole_sum(totals[c].vd, totals[c].vd_rest)
+
+
+cdef inline Py_ssize_t sample_at(Py_ssize_t k, Py_ssize_t n) noexcept nogil:
+    # The k-th sample of n elements. The golden ratio spreads them, so that no period of the data misleads them.
+    return (k * 40503 % 65536) * n // 65536
+
+
+cdef inline real center_of(bint whole, double mean, const real* kind) noexcept nogil:
+    # The pivot of a second reading: the mean found by the first.
+    return <real> (rint(mean) if whole else mean)
+
+
+cdef inline real pivot_of(bint whole, double mean, const real* kind) noexcept nogil:
+    # The pivot of the first reading: the mean of a sample. Of a double it keeps 30 bits: x - pivot is then exact unless
+    # x is much closer to zero, and the square of an outlier has one rounding, not three.
+    cdef double high = 8388609.0 * mean
+    high = high - (high - mean)
+    return center_of(whole, high if real is double and finite(high) else mean, kind)
+
+
+cdef inline void fetch_samples(const Span* s, Py_ssize_t samples, int width) noexcept nogil:
+    # In the order in which they lie in memory. All channels have the same samples.
+    cdef Py_ssize_t k, at
+    cdef int c
+    for k in range(1, samples):
+        at = sample_at(k, s.runs) * s.x.step_n + sample_at(k, s.length - width + 1)
+        for c in range(s.channels):
+            FASTBN_PREFETCH(s.x.p + (at + c * s.x.step_c) * s.itemsize)
 
 
 cdef inline double sample_mean(
@@ -284,33 +347,20 @@ cdef inline double sample_mean(
     return sum_lanes(sums) * weight
 
 
-cdef inline void add_channel(
-    int gate, Span s, const real* coef,
-    double* out,                                        # OUT (2,)
-    lane of,
+cdef inline void add_channels(
+    int gate, Span s, Coefs coefs,
+    double* out,                                        # OUT (channels, 2)
+    const real* kind, lane of,
 ) noexcept nogil:
     # add_span() with the type as a literal.
     if real is double:
-        add_span(reduction(FLOAT64, gate), s, coef, out, of)
+        add_span(reduction(FLOAT64, gate), s, coefs, out, kind, of)
     elif s.type == FLOAT32:
-        add_span(reduction(FLOAT32, gate), s, coef, out, of)
+        add_span(reduction(FLOAT32, gate), s, coefs, out, kind, of)
     elif s.type == FLOAT16:
-        add_span(reduction(FLOAT16, gate), s, coef, out, of)
+        add_span(reduction(FLOAT16, gate), s, coefs, out, kind, of)
     else:
-        add_span(reduction(BFLOAT16, gate), s, coef, out, of)
-
-
-cdef inline real center_of(bint whole, double mean, const real* kind) noexcept nogil:
-    # The pivot of a second reading: the mean found by the first.
-    return <real> (rint(mean) if whole else mean)
-
-
-cdef inline real pivot_of(bint whole, double mean, const real* kind) noexcept nogil:
-    # The pivot of the first reading: the mean of a sample. Of a double it keeps 30 bits: x - pivot is then exact unless
-    # x is much closer to zero, and the square of an outlier has one rounding, not three.
-    cdef double high = 8388609.0 * mean
-    high = high - (high - mean)
-    return center_of(whole, high if real is double and finite(high) else mean, kind)
+        add_span(reduction(BFLOAT16, gate), s, coefs, out, kind, of)
 
 
 cdef void span_moments(
@@ -324,12 +374,13 @@ cdef void span_moments(
     cdef int width = <int> least(LANES, s.length)
     cdef Py_ssize_t samples = least(PIVOT_PIECES * LANES // width, parts(s.runs * s.length, PIVOT_SHARE))
     cdef double weight = 1.0 / (<double> samples * <double> width)
+    cdef Coefs coefs = Coefs(<char*> pivot, 0, 0, 1)    # as the row SUBTRACT, the only one that moments need
     cdef double e, q
     cdef int c
+    fetch_samples(&s, samples, width)
     for c in range(s.channels):
         pivot[c] = pivot_of(s.whole, sample_mean(channel_of(s, c), samples, width, weight, kind, of), kind)
-    for c in range(s.channels):
-        add_channel(MOMENTS, channel_of(s, c), <const real*> pivot + c, sums + 2 * c, of)
+    add_channels(MOMENTS, s, coefs, sums, kind, of)
     for c in range(s.channels):
         e = sums[2 * c]
         q = sums[2 * c + 1]
@@ -339,21 +390,8 @@ cdef void span_moments(
                 span_moments(channel_of(s, c), out + c, kind, <double> 0)
             elif finite(out[c].mean):
                 pivot[c] = center_of(s.whole, out[c].mean, kind)
-                add_channel(MOMENTS, channel_of(s, c), <const real*> pivot + c, sums + 2 * c, of)
+                add_channels(MOMENTS, channel_of(s, c), coefs_from(coefs, c, kind), sums + 2 * c, kind, of)
                 out[c] = moments_about(<double> pivot[c], n, sums[2 * c], sums[2 * c + 1])
-
-
-cdef inline void add_channels(
-    int gate, Span s, Coefs coefs, double* out, const real* kind, lane of,
-) noexcept nogil:
-    cdef real coef[FORWARD_COEFS]
-    cdef const real* row = coef_row(coefs, 0, kind)
-    cdef int c
-    for c in range(s.channels):
-        coef[SUBTRACT] = row[SUBTRACT * coefs.step + c]
-        coef[SCALE] = row[SCALE * coefs.step + c] if gate == REPLAY else 0
-        coef[SHIFT] = row[SHIFT * coefs.step + c] if gate == REPLAY else 0
-        add_channel(gate, channel_of(s, c), <const real*> coef, out + 2 * c, of)
 
 
 cdef void span_gradients(

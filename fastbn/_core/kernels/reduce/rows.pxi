@@ -8,11 +8,13 @@
 #    about the mean found so far. Other columns are not: the bits of a column do not depend on its neighbours.
 # d) Sums and constants are local arrays, so that the compiler sees that x is none of them. A thread uses less than
 #    48 KiB of stack, because some have only 64; the rest is in its Scratch.
-# e) Rows are prefetched AHEAD_ROWS early. Running sums are read and written between the loads, so later loads do not
-#    start early enough on their own. Four rows are prefetched in the order in which they lie, one after the other,
-#    while four are reduced side by side.
+# e) Rows are prefetched early, in the order in which they lie, one after the other, while four are reduced side by side.
+#    In a backward, where these are eight streams, that pays for rows of FETCH_FROM to FETCH_TO bytes: the CPU's own
+#    prefetcher follows longer rows, and shorter ones share cache lines.
 
 cdef enum:
+    FETCH_FROM = 512
+    FETCH_TO = 2048
     FLUSH_ROWS = 24
     FLUSH_EXACT = 8
     ROOM = SLAB + PADDING
@@ -38,6 +40,7 @@ cdef struct Columns:        # some columns of a unit
     Words bits
     Coefs coefs
     Py_ssize_t flush        # rows after which sums go to double, or to two words
+    bint fetch              # prefetch rows of a backward
 
 cdef struct Sums:           # (width,) each
     double* v
@@ -62,6 +65,7 @@ cdef inline Columns columns_from(Columns u, Py_ssize_t first, Py_ssize_t width) 
     u.bits.p += first // LANES
     u.coefs.p += first * (8 if u.type == FLOAT64 else 4)
     u.width = width
+    u.fetch = FETCH_FROM <= width * size_of(u.type) <= FETCH_TO
     return u
 
 
@@ -69,8 +73,9 @@ cdef inline Py_ssize_t row_at(const Py_ssize_t* index, Py_ssize_t i) noexcept no
     return i if index == NULL else index[i]
 
 
-cdef inline Py_ssize_t row_ahead(const Py_ssize_t* index, Py_ssize_t i, Py_ssize_t rows) noexcept nogil:
-    return i + AHEAD_ROWS if index == NULL else index[least(i + AHEAD_ROWS, rows - 1)]
+cdef inline Py_ssize_t row_ahead(const Columns* u, Py_ssize_t i) noexcept nogil:
+    i += AHEAD_ROWS if u.gate == MOMENTS else AHEAD_ROWS // 2
+    return i if u.index == NULL else u.index[least(i, u.rows - 1)]
 
 
 cdef void sample_columns(
@@ -153,13 +158,13 @@ cdef inline void add_step(
 
 cdef inline void add_rows(
     Mode mode, const FourRows* rows, const FourRows* ahead,                     # `ahead`: to prefetch meanwhile
-    bint four, Py_ssize_t width, const real* coef, lane* sums,
+    bint four, bint fetch, Py_ssize_t width, const real* coef, lane* sums,
 ) noexcept nogil:
     cdef Py_ssize_t w = 0, begun = 0, size = size_of(mode.type)
     cdef Py_ssize_t quarter = parts(width, 4 * LANES) * LANES       # columns after which the next row is prefetched
     cdef int k = 0
     while w + LANES <= width:
-        if four:
+        if four and (fetch or mode.gate == MOMENTS):
             if w == begun + quarter:
                 begun = w
                 k += 1
@@ -187,13 +192,13 @@ cdef inline void add_block(
             rows.x[k] = u.x.p + row * u.x.step
             rows.dy[k] = u.dy.p + row * u.dy.step
             rows.bits[k] = u.bits.p + (i + k) * u.bits.step
-            row = row_ahead(u.index, i + k, u.rows)
+            row = row_ahead(&u, i + k)
             ahead.x[k] = u.x.p + row * u.x.step
             ahead.dy[k] = u.dy.p + row * u.dy.step
         if some == 4:
-            add_rows(mode, &rows, &ahead, True, u.width, coef, sums)
+            add_rows(mode, &rows, &ahead, True, u.fetch, u.width, coef, sums)
         else:
-            add_rows(mode, &rows, &ahead, False, u.width, coef, sums)
+            add_rows(mode, &rows, &ahead, False, False, u.width, coef, sums)
         i += some
 
 

@@ -10,24 +10,26 @@
 
 cdef enum:
     SPAN = 32768        # elements of a span
-    SMALL = 1024        # planes of fewer elements are touched before they are reduced; in a backward, half as many
+    PIECE = 98304       # bytes of the planes of a group in an image, of all arrays that are reduced
+    SMALL = 128         # planes of fewer elements are touched before a forward takes samples of them
 
 
 cdef void plan_planes(Job* job, Py_ssize_t cache, Py_ssize_t last_cache, int threads) noexcept nogil:
     cdef Py_ssize_t samples = job.geometry.samples
     cdef Py_ssize_t channel_bytes = job.n * job.s * job.itemsize * (2 if job.gradient else 1)
+    cdef Py_ssize_t share
     cdef Cut* cut = &job.cut
-    cut.fetch = (job.s < (SMALL // 2 if job.gradient else SMALL) and job.n > 1
-                 and job.c * channel_bytes > 4 * cache)
+    cut.fetch = job.s < SMALL and job.n > 1 and not job.gradient and job.c * channel_bytes > 4 * cache
     cut.pieces = parts(job.s, SPAN)
     cut.span_images = 1 if cut.pieces > 1 else least(samples, SPAN // job.s)
     cut.spans = parts(samples, cut.span_images) * cut.pieces
     if job.c < 2 * threads and cut.spans > 1:
         cut.group = 0
     else:
-        # A thread's share of the last cache, with room for others: planes of more channels lie side by side.
-        if last_cache // (4 * threads) > cache:
-            cache = last_cache // (4 * threads)
+        # What fits the second level, or a thread's share of the last cache: planes of more channels lie side by side.
+        share = last_cache // (4 * threads)
+        if share > cache:
+            cache = share
         cut.group = cache // channel_bytes if cache > channel_bytes else 1
         # The same number of groups for every thread.
         cut.group = parts(job.c, parts(parts(job.c, cut.group), threads) * threads)
@@ -167,8 +169,6 @@ cdef void planes_group(Job* job, Py_ssize_t unit, const real* kind) noexcept nog
     cdef Py_ssize_t c = c0, n
     if job.cut.fetch and c1 > c0 + 1:
         fetch_group(job, &job.x, c0, c1)
-        if job.gradient:
-            fetch_group(job, &job.dy, c0, c1)
     while c < c1:
         reduce_channels(job, c, <int> least(ABREAST, c1 - c), kind)
         c += ABREAST
