@@ -6,7 +6,7 @@ import pytest
 
 from fastbn import ChannelAffine
 from fastbn._core.dispatch import kernels
-from fastbn.functional import batch_norm_training
+from fastbn.functional import batch_norm_backward, batch_norm_training
 from tests.awkward import place
 from tests.cases import axis_of
 from tests.compare import same_bits
@@ -49,3 +49,24 @@ def test_bits(streaming, shape, dtype, offset, activation, layout):
             before = kernels.assume_last_cache(1 << 40)
             same_bits(streamed, call(np.empty_like(x)))
             kernels.assume_last_cache(before)
+
+
+@pytest.mark.parametrize("fused", ["nothing", "relu", "residual", "residual and relu"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
+@pytest.mark.parametrize(("shape", "offset"), PLACES, ids=str)
+def test_bits_of_gradients(streaming, shape, dtype, offset, fused, layout):
+    rng = np.random.default_rng(0)
+    x, dy, residual = (rng.normal(0, 2, shape).astype(dtype) for _ in range(3))
+    channels, axis = shape[1], axis_of(layout)
+    if layout == "rows":
+        x, dy, residual = (np.ascontiguousarray(np.moveaxis(a, 1, -1)) for a in (x, dy, residual))
+    gamma = rng.normal(0, 1, channels).astype(np.float32)
+    _, saved = batch_norm_training(
+        x, gamma, axis=axis, residual=residual if "residual" in fused else None,
+        activation="relu" if "relu" in fused else None)
+    streamed = batch_norm_backward(dy, x, saved, gamma, axis=axis, out=place(x.shape, dtype, offset))
+    before = kernels.assume_last_cache(1 << 40)
+    expected = batch_norm_backward(dy, x, saved, gamma, axis=axis)
+    kernels.assume_last_cache(before)
+    for a, b in zip(streamed, expected, strict=True):
+        same_bits(a, b)

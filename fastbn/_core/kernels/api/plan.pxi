@@ -96,21 +96,23 @@ cdef bint is_large(Job* job) noexcept:
     return bytes >= (SERIAL_BYTES // 4 if job.activation >= SIGMOID else SERIAL_BYTES)
 
 
-cdef bint streamable(const Job* job, const Array* a, Py_ssize_t run) noexcept:
+cdef bint streamable(const Job* job, const Array* a) noexcept:
     # Whether an output consists of runs of whole 16 bytes and is not also an input, whose lines the cache has already.
+    # A line that is stored around the caches in part only is slow, so halves have runs of whole steps of LANES.
+    cdef Py_ssize_t run = (job.c if job.s == 1 else job.s) * job.itemsize
     cdef Py_ssize_t steps = a.step_n * job.itemsize | (0 if job.s == 1 else a.step_c * job.itemsize)
-    return (a.p == NULL or a.p != job.x.p and a.p != job.residual.p and a.p != job.dy.p
-            and ((<Py_ssize_t> a.p) | run | steps) % 16 == 0)
+    return a.p == NULL or (a.p != job.x.p and a.p != job.residual.p and a.p != job.dy.p
+                           and run % (2 * LANES if is_half(job.type) else 16) == 0
+                           and ((<Py_ssize_t> a.p) | steps) % 16 == 0)
 
 
 cdef void choose_stores(Job* job, Py_ssize_t last_cache) noexcept:
-    # Streams outputs of a call whose arrays exceed twice the last cache, because the host of a virtual machine may have
-    # more than it reports.
-    cdef Py_ssize_t run = (job.c if job.s == 1 else job.s) * job.itemsize
+    # Streams the outputs of a call whose arrays exceed twice the last cache, because the host of a virtual machine may
+    # have more than it reports.
     cdef Py_ssize_t arrays = 3 if job.gradient else 1
-    job.cut.stream = (FASTBN_STREAMS and job.applies and job.n * job.c * job.s * job.itemsize * arrays > 2 * last_cache
-                      and streamable(job, &job.y, run) and streamable(job, &job.dx, run)
-                      and streamable(job, &job.dresidual, run))
+    job.cut.stream = (FASTBN_STREAMS and job.applies
+                      and job.n * job.c * job.s * job.itemsize * arrays > 2 * last_cache
+                      and streamable(job, &job.y) and streamable(job, &job.dx) and streamable(job, &job.dresidual))
 
 
 cdef inline void add_phase(Job* job, What what, Py_ssize_t count) noexcept:

@@ -180,19 +180,20 @@ cdef inline const real* load_block(
 cdef inline void store_block(
     int type, bint loose, bint stream, const real* t, int width, int lanes, char* p,
 ) noexcept nogil:
-    # Stores the first `width` of `lanes` elements, which are literals too.
+    # Stores the first `width` of `lanes` elements, which are literals too, except in the last block of a run.
     cdef uint16_t room[TILE]
+    cdef bint streams = stream and width * size_of(type) % 16 == 0
     cdef int j
     if real is float:
         if is_half(type):
-            if stream and width == lanes and lanes >= LANES // 2:
+            if streams:
                 pack(type, loose, t, width, room)
-                fastbn_stream(p, room, 2 * lanes)
+                fastbn_stream(p, room, 2 * width)
             else:
                 pack(type, loose, t, width, <uint16_t*> p)
             return
-    if stream and width == lanes and lanes * sizeof(real) >= 16:
-        fastbn_stream(p, t, lanes * <int> sizeof(real))
+    if streams:
+        fastbn_stream(p, t, width * <int> sizeof(real))
         return
     for j in range(lanes):
         if j < width:
