@@ -37,7 +37,8 @@ def test_what_a_forward_leaves(kept, residual):
 def test_the_kernel_reads_the_fields_in_their_order(relu, frozen):
     mean, low, rstd = np.array([1.0, 2.0, 3.0]), np.array([0.5, -0.25, 0.125]), np.array([1.0, 2.0, 0.5])
     scale, shift = (rstd * 3, np.array([0.5, -0.5, 1.0])) if relu else (None, None)
-    kept = Kept(mean=mean, low=low, rstd=rstd, scale=scale, shift=shift, bits=None, frozen=frozen)
+    kept = Kept(mean=mean, low=low, rstd=rstd, scale=scale, shift=shift, bits=None, frozen=frozen,
+                activation=(int(relu), 0.0))
     dy, dx = X[::-1].astype(np.float64), np.empty(X.shape)
     view = views.view(X.astype(np.float64), 1)
     products, dbeta = kernels.backward(
@@ -58,7 +59,8 @@ def test_saved_fills_the_fields_in_their_order(arguments):
     saved = batch_norm_training(X, **arguments)[1]
     assert saved._kept._asdict() == {
         "mean": saved._mean, "low": saved._mean_low, "rstd": saved._rstd, "scale": saved._scale,
-        "shift": saved._shift, "bits": saved._mask, "frozen": saved._frozen}
+        "shift": saved._shift, "bits": saved._mask, "frozen": saved._frozen,
+        "activation": saved._activation}
 
 
 @pytest.mark.parametrize(("kept", "residual", "error", "message"), [

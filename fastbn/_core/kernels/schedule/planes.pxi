@@ -15,7 +15,7 @@ cdef enum:
 
 cdef void plan_planes(Job* job, Py_ssize_t cache, Py_ssize_t last_cache, int threads) noexcept nogil:
     cdef Py_ssize_t samples = job.geometry.samples
-    cdef Py_ssize_t channel_bytes = job.n * job.s * job.itemsize * (2 if job.gradient else 1)
+    cdef Py_ssize_t channel_bytes = job.n * job.s * job.itemsize * arrays_of(job)
     cdef Cut* cut = &job.cut
     cut.fetch = (job.s < (SMALL // 2 if job.gradient else SMALL) and job.n > 1
                  and job.c * channel_bytes > 4 * cache)
@@ -74,6 +74,8 @@ cdef inline void reduce_span(
 ) noexcept nogil:
     cdef Span span = span_of(job, c, channels, u)
     cdef bint exact = job.exact or job.n * job.s <= FEW
+    if job.upstream.p != NULL:
+        derive_span(job, c, channels, u, kind)
     if not job.gradient:
         if real is float and not exact:
             span_moments(span, moments, kind, <float> 0)
@@ -105,6 +107,8 @@ cdef void apply_to_planes(const Job* job, Planes p, const real* kind) noexcept n
     cdef Words bits = Words(<uint16_t*> x.p, parts(job.s, LANES))
     if job.bits != NULL:
         bits.p = job.bits + plane_words(job, p.n, p.c) + p.i // LANES
+    if job.upstream.p != NULL and not job.reduces:
+        derive_planes(job, p, kind)
     if job.gradient:
         gradient_arrays.runs = p.planes
         gradient_arrays.length = p.length
@@ -168,7 +172,7 @@ cdef void planes_group(Job* job, Py_ssize_t unit, const real* kind) noexcept nog
     if job.cut.fetch and c1 > c0 + 1:
         fetch_group(job, &job.x, c0, c1)
         if job.gradient:
-            fetch_group(job, &job.dy, c0, c1)
+            fetch_group(job, present(&job.upstream, &job.dy), c0, c1)
     while c < c1:
         reduce_channels(job, c, <int> least(ABREAST, c1 - c), kind)
         c += ABREAST
