@@ -1,4 +1,4 @@
-# Derivatives of activations for the backward pass: elementwise and in place, on a piece in the first-level cache.
+# Backward passes of activations: dy times the derivative, elementwise, on a piece in the first-level cache.
 #
 # a) Loops and arithmetic are those of activations.pxi. That of ReLU is part of the reduction and of the gradient pass.
 # b) q = exp(-abs(x)), or of another argument that is not positive, so nothing overflows. e is the unit times q.
@@ -62,64 +62,71 @@ cdef inline real mish_derived(real x, real a, real q, real e) noexcept nogil:
 
 
 cdef inline void derive_with_exp(
-    int activation, real alpha, real* t, Py_ssize_t n, const real* ahead,
+    int activation, real alpha, const real* dy, real* t, Py_ssize_t n, const real* ahead,
 ) noexcept nogil:
     cdef real r[ACTIVATION_STEP]
     cdef real scale[ACTIVATION_STEP]
     cdef real rest[ACTIVATION_STEP]         # the last step, if it is partial
+    cdef real rest_dy[ACTIVATION_STEP]
     cdef real high, low
     cdef real* p
+    cdef const real* v
     cdef real least_x = opaque(least_argument(activation, t))
     cdef Py_ssize_t i = 0
     cdef int j, step = ACTIVATION_STEP if real is float else ACTIVATION_STEP // 2
     while i < n:
         p = t + i
+        v = dy + i
         prefetch(ahead + i, <int> (step * sizeof(real)))
         if n - i < step:
             p = rest
+            v = rest_dy
             for j in range(step):
                 rest[j] = t[i + j] if i + j < n else 0
+                rest_dy[j] = dy[i + j] if i + j < n else 0
         for j in range(step):
             high = decay_argument(activation, least_x, p[j], &low)
             r[j] = reduced(high, low, &scale[j])
         for j in range(step):
             r[j] = exp_of(False, r[j], scale[j])
         for j in range(step):
-            p[j] = derived(activation, alpha, least_x, p[j], r[j])
+            p[j] = v[j] * derived(activation, alpha, least_x, p[j], r[j])
         if n - i < step:
             for j in range(<int> (n - i)):
                 t[i + j] = rest[j]
         i += step
 
 
-cdef void derive(int activation, real alpha, real* t, Py_ssize_t n, const real* ahead) noexcept nogil:
-    # The arguments are those of activate().
+cdef void derive(
+    int activation, real alpha, const real* dy, real* t, Py_ssize_t n, const real* ahead,
+) noexcept nogil:
+    # t becomes dy times the derivative there. The other arguments are those of activate().
     cdef Py_ssize_t j
     if activation == RELU6:
         for j in range(n):
-            t[j] = 0 if t[j] <= 0 or t[j] >= 6 else (1 if t[j] < 6 else t[j])
+            t[j] = dy[j] * (0 if t[j] <= 0 or t[j] >= 6 else (1 if t[j] < 6 else t[j]))
     elif activation == LEAKY_RELU:
         for j in range(n):
-            t[j] = alpha if t[j] <= 0 else (1 if t[j] > 0 else t[j])
+            t[j] = dy[j] * (alpha if t[j] <= 0 else (1 if t[j] > 0 else t[j]))
     elif activation == HARDSWISH:
         for j in range(n):
-            t[j] = 0 if t[j] <= -3 else (1 if t[j] >= 3 else (t[j] + <real> 1.5) * <real> (1.0 / 3))
+            t[j] = dy[j] * (0 if t[j] <= -3 else (1 if t[j] >= 3 else (t[j] + <real> 1.5) * <real> (1.0 / 3)))
     elif activation == HARD_SIGMOID:
         for j in range(n):
-            t[j] = 0 if t[j] <= -3 or t[j] >= 3 else (<real> (1.0 / 6) if t[j] < 3 else t[j])
+            t[j] = dy[j] * (0 if t[j] <= -3 or t[j] >= 3 else (<real> (1.0 / 6) if t[j] < 3 else t[j]))
     elif activation == SIGMOID:
-        derive_with_exp(SIGMOID, alpha, t, n, ahead)
+        derive_with_exp(SIGMOID, alpha, dy, t, n, ahead)
     elif activation == SILU:
-        derive_with_exp(SILU, alpha, t, n, ahead)
+        derive_with_exp(SILU, alpha, dy, t, n, ahead)
     elif activation == TANH:
-        derive_with_exp(TANH, alpha, t, n, ahead)
+        derive_with_exp(TANH, alpha, dy, t, n, ahead)
     elif activation == GELU:
-        derive_with_exp(GELU, alpha, t, n, ahead)
+        derive_with_exp(GELU, alpha, dy, t, n, ahead)
     elif activation == GELU_TANH:
-        derive_with_exp(GELU_TANH, alpha, t, n, ahead)
+        derive_with_exp(GELU_TANH, alpha, dy, t, n, ahead)
     elif activation == MISH:
-        derive_with_exp(MISH, alpha, t, n, ahead)
+        derive_with_exp(MISH, alpha, dy, t, n, ahead)
     elif activation == SOFTPLUS:
-        derive_with_exp(SOFTPLUS, alpha, t, n, ahead)
+        derive_with_exp(SOFTPLUS, alpha, dy, t, n, ahead)
     elif activation == ELU:
-        derive_with_exp(ELU, alpha, t, n, ahead)
+        derive_with_exp(ELU, alpha, dy, t, n, ahead)

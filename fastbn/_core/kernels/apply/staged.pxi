@@ -64,6 +64,7 @@ cdef void derive_runs(bint spread, const Job* job, GradientRuns a, Coefs coefs, 
     # dx = dy times the derivative of the activation at the transform of x. dx may be dy.
     cdef float x_room[STAGE + PADDING]
     cdef float dy_room[STAGE + PADDING]
+    cdef real packed[STAGE + PADDING]
     cdef real room[STAGE + PADDING]
     cdef const real* loaded
     cdef GradientRuns here
@@ -87,11 +88,14 @@ cdef void derive_runs(bint spread, const Job* job, GradientRuns a, Coefs coefs, 
             piece.y = Runs(<char*> &room[0], width * <Py_ssize_t> sizeof(real))
             piece.bits = here.bits
             affine(spread, stage, piece, coefs_from(coefs, w if spread else i, kind), kind)
-            derive(job.activation, <real> job.slope, room, k * width, <const real*> (here.x.p + k * width * size))
             loaded = load_runs(job.type, here.dy, k, width, dy_room, &step, kind)
-            for r in range(k):
-                for j in range(width):
-                    room[r * width + j] *= loaded[r * step + j]
+            if k > 1 and step != width:
+                for r in range(k):
+                    for j in range(width):
+                        packed[r * width + j] = loaded[r * step + j]
+                loaded = packed
+            derive(job.activation, <real> job.slope, loaded, room, k * width,
+                   <const real*> (here.x.p + k * width * size))
             store_runs(job.type, False, <const real*> room, here.dx, k, width)
             w += width
         i += k
