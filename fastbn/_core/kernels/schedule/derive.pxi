@@ -1,7 +1,8 @@
 # The pass before a backward with an activation other than ReLU: dy = upstream times the derivative of the activation.
 #
-# A unit goes through it right before it is reduced, so that the reduction finds dy in the cache. Without a reduction it
-# does so before the gradient pass.
+# a) It goes over what is reduced next, so that the reduction finds dy in the cache: a group, a span or a strip. Without a
+#    reduction it goes over what the gradient pass reads next.
+# b) A group is read in the order of memory, image by image. Channel by channel took up to 1.6 times as long.
 
 
 cdef void derive_planes(const Job* job, Planes p, const real* kind) noexcept nogil:
@@ -16,12 +17,12 @@ cdef void derive_planes(const Job* job, Planes p, const real* kind) noexcept nog
     derive_runs(False, job, a, coefs_from(job.coefs, p.c, kind), kind)
 
 
-cdef void derive_span(const Job* job, Py_ssize_t c, int channels, Py_ssize_t u, const real* kind) noexcept nogil:
-    # Span u of some channels.
+cdef void derive_span(const Job* job, Py_ssize_t c, Py_ssize_t u, const real* kind) noexcept nogil:
+    # Span u of a channel.
     cdef Py_ssize_t image = u // job.cut.pieces * job.cut.span_images
     cdef Py_ssize_t i = u % job.cut.pieces * SPAN, n
     for n in range(image, least(image + job.cut.span_images, job.n)):
-        derive_planes(job, Planes(n, c, channels, i, least(SPAN, job.s - i)), kind)
+        derive_planes(job, Planes(n, c, 1, i, least(SPAN, job.s - i)), kind)
 
 
 cdef void derive_rows(

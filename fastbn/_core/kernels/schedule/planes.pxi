@@ -74,8 +74,6 @@ cdef inline void reduce_span(
 ) noexcept nogil:
     cdef Span span = span_of(job, c, channels, u)
     cdef bint exact = job.exact or job.n * job.s <= FEW
-    if job.upstream.p != NULL:
-        derive_span(job, c, channels, u, kind)
     if not job.gradient:
         if real is float and not exact:
             span_moments(span, moments, kind, <float> 0)
@@ -169,10 +167,15 @@ cdef void planes_group(Job* job, Py_ssize_t unit, const real* kind) noexcept nog
     cdef Py_ssize_t c0 = unit * job.cut.group
     cdef Py_ssize_t c1 = least(c0 + job.cut.group, job.c)
     cdef Py_ssize_t c = c0, n
-    if job.cut.fetch and c1 > c0 + 1:
+    if job.upstream.p != NULL:
+        for n in range(job.n):
+            if stopped(job):
+                return
+            derive_planes(job, Planes(n, c0, c1 - c0, 0, job.s), kind)
+    elif job.cut.fetch and c1 > c0 + 1:
         fetch_group(job, &job.x, c0, c1)
         if job.gradient:
-            fetch_group(job, present(&job.upstream, &job.dy), c0, c1)
+            fetch_group(job, &job.dy, c0, c1)
     while c < c1:
         reduce_channels(job, c, <int> least(ABREAST, c1 - c), kind)
         c += ABREAST
@@ -189,6 +192,8 @@ cdef void planes_span(Job* job, Py_ssize_t unit, const real* kind) noexcept nogi
     cdef Py_ssize_t statistic = unit // job.cut.spans
     cdef Moments moments
     cdef double[2] sums
+    if job.upstream.p != NULL:
+        derive_span(job, parameter_of(&job.geometry, statistic, 0), unit % job.cut.spans, kind)
     reduce_span(job, parameter_of(&job.geometry, statistic, 0), 1, unit % job.cut.spans, &moments, sums, kind)
     if job.gradient:
         job.partials.sum_dy[unit] = sums[0]
