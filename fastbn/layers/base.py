@@ -209,7 +209,8 @@ class Norm(Checked):
         x must be unchanged; after a forward pass in evaluation mode also the residual, the parameters and the running
         averages.
 
-        After a forward pass in evaluation mode the running averages are constants, and dx = gamma * rstd * dy.
+        After a forward pass in evaluation mode the running averages are constants, and dx = gamma * rstd * dy. With an
+        activation, dy is first multiplied by its derivative.
         Evaluation mode does not keep its inputs alive, but backward needs x and, with a ReLU, the residual: keep
         references to the arrays themselves. A temporary array, as in ``bn(x[:4])`` or ``bn(conv(x))``, no longer exists
         then.

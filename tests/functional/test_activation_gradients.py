@@ -9,8 +9,18 @@ import pytest
 from fastbn import ChannelAffine
 from fastbn._core.dispatch import kernels
 from fastbn.functional import Saved, batch_norm_backward, batch_norm_training
-from tests.cases import LARGE_CASES, LARGE_PLANES, LARGE_ROWS, MANY_ROWS, SAMPLE_CASES, SMALL_PLANES, arranged, axis_of
-from tests.cases import case, inputs
+from tests.cases import (
+    LARGE_CASES,
+    LARGE_PLANES,
+    LARGE_ROWS,
+    MANY_ROWS,
+    SAMPLE_CASES,
+    SMALL_PLANES,
+    arranged,
+    axis_of,
+    case,
+    inputs,
+)
 from tests.compare import same_bits
 from tests.functional.test_derivatives import NAMES
 from tests.grid import over

@@ -207,6 +207,6 @@ def test_refused_in_training():
     x = np.random.default_rng(0).standard_normal((8, 3))
     bn = BatchNorm(3)
     for call in (batch_norm_training, bn):
-        with pytest.raises(ValueError, match="activation must be None, 'relu', 'relu6'.*got 'rellu'"):
+        with pytest.raises(ValueError, match=r"activation must be None, 'relu', 'relu6'.*got 'rellu'"):
             call(x, activation="rellu")
     assert bn.num_batches_tracked == 0

@@ -136,5 +136,5 @@ def test_a_residual_is_refused_before_anything_changes(activation):
         same_bits(value, before[name])
     for options in ({}, {"mask": np.arange(8) > 3}):
         bn.eval()(x, x, activation, **options)
-        with pytest.raises(RuntimeError, match="was .*, after a residual, where backward supports only relu"):
+        with pytest.raises(RuntimeError, match=r"was .*, after a residual, where backward supports only relu"):
             bn.backward(dy)

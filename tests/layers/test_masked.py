@@ -14,6 +14,7 @@ DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 # (N, T, C); with 64 channels or more, last, the kernels walk the rows themselves.
 SHAPES = [(4, 7, 3), (5, 9, 64), (3, 8, 70), (6, 50, 128), (3, 40, 2048)]
 FUSED = [(False, None), (True, None), (False, "relu"), (True, "relu"), (False, "silu")]
+FUSED_NAMES = ["bn", "residual", "relu", "residual+relu", "silu"]
 
 
 def arrays(shape, layout, dtype):
@@ -43,7 +44,7 @@ def compare(got, want, layout, chosen):
     np.testing.assert_array_equal(last[~chosen].astype(float), 0)
 
 
-@pytest.mark.parametrize(("with_residual", "activation"), FUSED, ids=["bn", "residual", "relu", "residual+relu", "silu"])
+@pytest.mark.parametrize(("with_residual", "activation"), FUSED, ids=FUSED_NAMES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
 def test_training_and_backward(shape, dtype, with_residual, activation, layout):
