@@ -13,6 +13,7 @@ VIEW = views.view(X, 1)
 WORDS = kernels.bits_words(VIEW)
 PLAIN = batch_norm_training(X)[1]._kept
 RELU = batch_norm_training(X, activation="relu")[1]._kept
+SILU = batch_norm_training(X, activation="silu")[1]._kept
 BITS = batch_norm_training(X, residual=X, activation="relu")[1]._kept
 
 
@@ -26,7 +27,8 @@ def backward(kept, residual):
     return written
 
 
-@pytest.mark.parametrize(("kept", "residual"), [(PLAIN, False), (PLAIN, True), (RELU, False), (BITS, True)])
+@pytest.mark.parametrize(("kept", "residual"), [
+    (PLAIN, False), (PLAIN, True), (RELU, False), (SILU, False), (BITS, True)])
 def test_what_a_forward_leaves(kept, residual):
     assert isinstance(kept, Kept)
     assert backward(kept, residual)
@@ -67,6 +69,14 @@ def test_saved_fills_the_fields_in_their_order(arguments):
     (list(PLAIN), False, TypeError, "kept must be a Kept, got list"),
     (BITS, False, ValueError, "kept has bits without a residual"),
     (RELU, True, ValueError, "or scale and shift with one"),
+    (SILU, True, ValueError, "or scale and shift with one"),
+    (SILU._replace(activation=7), False, TypeError, "the activation of kept must be a tuple, got int"),
+    (SILU._replace(activation=(14, 0.0)), False, ValueError, "activation has the code 14; expected 0 to 13"),
+    (SILU._replace(scale=None), False, ValueError, "kept must have scale and shift if, and only if, it has an"),
+    (SILU._replace(activation=(0, 0.0)), False, ValueError, "kept must have scale and shift if, and only if"),
+    (SILU._replace(scale=np.ones(2)), False, ValueError, r"scale has shape \(2,\); expected \(3,\)"),
+    (BITS._replace(activation=(7, 0.0)), True, ValueError, "kept must have bits of a ReLU only"),
+    (BITS._replace(scale=RELU.scale), True, ValueError, "neither scale nor shift with them"),
     (BITS._replace(bits=BITS.bits.tolist()), True, TypeError, "bits must be a numpy.ndarray, got list"),
     (BITS._replace(bits=BITS.bits[:-1]), True, ValueError, rf"bits must be uint16\[{WORDS}\], C-contiguous; got"),
     (BITS._replace(bits=BITS.bits.view(np.int16)), True, ValueError, "got int16"),
@@ -79,7 +89,7 @@ def test_what_no_forward_leaves(kept, residual, error, message):
         backward(kept, residual)
 
 
-@pytest.mark.parametrize("kept", [PLAIN, RELU], ids=["linear", "relu"])
+@pytest.mark.parametrize("kept", [PLAIN, RELU, SILU], ids=["linear", "relu", "silu"])
 def test_halves_of_a_backward_give_its_bits(kept):
     dy = X[::-1].copy()
     whole, halves = np.empty_like(X), np.empty_like(X)

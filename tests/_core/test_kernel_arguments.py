@@ -138,9 +138,10 @@ def test_a_lookup_of_arrays_that_do_not_fit(wrong):
 def test_bits_that_forward_cannot_write():
     read_only_bits = np.zeros(kernels.bits_words(VIEW), np.uint16)
     read_only_bits.flags.writeable = False
-    for residual, message in ((VIEW, "^bits is read-only"), (None, "^bits requires a residual")):
+    for residual, code, message in (
+            (VIEW, 1, "^bits is read-only"), (None, 1, "^bits requires a residual"), (VIEW, 7, "^bits .* and a ReLU")):
         with pytest.raises(ValueError, match=message):
-            kernels.forward(VIEW, views.output(VIEW), residual, None, None, 1e-5, activation=(1, 0.0),
+            kernels.forward(VIEW, views.output(VIEW), residual, None, None, 1e-5, activation=(code, 0.0),
                             bits=read_only_bits, fill=False, num_threads=1)
 
 
