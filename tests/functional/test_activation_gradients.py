@@ -90,10 +90,8 @@ def test_backward_is_that_of_the_gradient_before_the_activation(case, layout, ki
         same_bits(a, b)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
-@over((SMALL_PLANES, MANY_ROWS, LARGE_PLANES))
-def test_the_gradient_before_the_activation(case, layout, dtype, activation):
-    # dy times the derivative, which is that of a layer without a transform.
+def check_gradient_before_the_activation(case, layout, activation):
+    """It is dy times the derivative, which is that of a layer without a transform."""
     i = inputs(case, layout, np.float64)
     linear, _ = train(i, None)
     _, saved = train(i, activation)
@@ -104,6 +102,18 @@ def test_the_gradient_before_the_activation(case, layout, dtype, activation):
     kinks = np.isclose(np.abs(linear), 3, atol=1e-9) | np.isclose(linear, 6, atol=1e-9) | (np.abs(linear) < 1e-9)
     difference = np.abs(inner.ravel() - right.ravel())[~kinks.ravel()]
     assert difference.max() <= 1e-14 * np.abs(i.dy).max()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@over((SMALL_PLANES, MANY_ROWS, LARGE_PLANES))
+def test_the_gradient_before_the_activation(case, layout, activation):
+    check_gradient_before_the_activation(case, layout, activation)
+
+
+@pytest.mark.parametrize("activation", SOME)
+@over(PHASES)
+def test_the_gradient_before_the_activation_in_phases(case, layout, activation):
+    check_gradient_before_the_activation(case, layout, activation)
 
 
 @pytest.mark.parametrize("activation", SOME)
