@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
+LAST_ACTIVATION = max(ACTIVATIONS.values())
+
+
 class Saved:
     """What a backward pass needs from its forward pass; opaque except for the statistics.
 
@@ -163,8 +166,7 @@ class Saved:
             refuse("mask", self._mask)
         if self._scale is not None and self._residual:
             refuse("scale", self._scale)
-        if not is_activation(self._activation) or (
-                view.size and (self._activation[0] > 0) != (self._mask is not None or self._scale is not None)):
+        if not is_activation(self._activation):
             refuse("activation", self._activation)
         return view
 
@@ -224,8 +226,8 @@ def is_vector(value: object, dtype: type[np.generic]) -> bool:
 
 def is_activation(activation: Any) -> bool:
     """Return whether this is a code of the kernels and a parameter."""
-    return type(activation) is tuple and [type(value) for value in activation] == [int, float] and (
-        activation[0] in (0, *ACTIVATIONS.values()))
+    return (type(activation) is tuple and len(activation) == 2 and type(activation[0]) is int
+            and type(activation[1]) is float and 0 <= activation[0] <= LAST_ACTIVATION)
 
 
 def is_index(index: Any, rows: int) -> bool:
