@@ -14,7 +14,7 @@ from fastbn._core.saved import Saved
 from fastbn._core.tensors import to_float
 from fastbn._core.threads import check as check_threads
 from fastbn._core.views import is_image
-from fastbn.functional import relu_coefficients
+from fastbn.functional import forward_coefficients
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -147,7 +147,7 @@ class ChannelAffine:
             if name in vectors and vectors[name].shape != saved.mean.shape:
                 raise ValueError(f"{name} has shape {vectors[name].shape}; expected that of mean, {saved.mean.shape}")
         with np.errstate(over="ignore"):    # checked below
-            scale, shift = relu_coefficients(saved.rstd, vectors.get("gamma"), vectors.get("beta"))
+            scale, shift = forward_coefficients(saved.rstd, vectors.get("gamma"), vectors.get("beta"))
         check_finite({"gamma / sqrt(var + eps)": scale})
         return cls(saved.mean, scale, shift, axis=axis, num_threads=num_threads)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastbn._core import memory, views
-from fastbn._core.checks import check_activation, check_eps
+from fastbn._core.checks import check_activation, check_eps, check_trainable
 from fastbn._core.dispatch import kernels
 from fastbn._core.saved import Saved, check_variance, normalizing
 from fastbn._core.tensors import as_constant
@@ -35,13 +35,13 @@ def batch_norm_training(
     axis: int = 1,
     eps: float = 1e-5,
     residual: ArrayLike | None = None,
-    activation: Literal["relu"] | None = None,
+    activation: Activation = None,
     out: NDArray[Any] | None = None,
     num_threads: int | None = None,
 ) -> tuple[NDArray[Any], Saved]:
     """Normalize each channel of `x` by its mean and biased variance.
 
-    y = (x - mean) / sqrt(var + eps) * gamma + beta [+ residual] [then ReLU], after Ioffe and Szegedy (2015),
+    y = (x - mean) / sqrt(var + eps) * gamma + beta [+ residual] [then an activation], after Ioffe and Szegedy (2015),
     "Batch Normalization", https://arxiv.org/abs/1502.03167.
 
     Parameters
@@ -56,8 +56,8 @@ def batch_norm_training(
         Added to the variance. With 0, y is NaN in a channel of zero variance.
     residual : array_like, shape and dtype of x, optional
         Added before the activation.
-    activation : {None, "relu"}
-        Applied last; NaN passes through.
+    activation : str, tuple or None
+        Applied last; NaN passes through. As in `fastbn.ChannelAffine`; with a residual only "relu".
     out : ndarray, shape and dtype of x, optional
         Buffer for y; `x` or `residual` itself to work in place.
     num_threads : int, optional
@@ -112,7 +112,7 @@ def train(
     `index` lists the positions that the view chose; with `fill` the other positions of the result become zero.
     """
     eps = check_eps(eps)
-    relu = activation is not None and check_activation(activation, inference=False)[0] > 0
+    coded = (0, 0.0) if activation is None else check_trainable(activation, residual is not None)
     if num_threads is not None:
         check_threads(num_threads)
     n, channels, s = view.shape
@@ -127,20 +127,20 @@ def train(
         zeros = np.zeros(channels)
         return y.finish(), Saved(
             zeros, zeros, zeros, 0, shape=view.array.shape, axis=view.axis, residual=other is not None)
-    mask = None
-    if relu and other is not None:
-        mask = memory.empty((kernels.bits_words(view),), np.dtype(np.uint16))
+    bits = coded[0] and other is not None
+    mask = memory.empty((kernels.bits_words(view),), np.dtype(np.uint16)) if bits else None
     mean, low, var, rstd = kernels.forward(
-        view, y, other, gamma, beta, eps, relu=relu, bits=mask, fill=fill, num_threads=num_threads)
+        view, y, other, gamma, beta, eps, activation=coded, bits=mask, fill=fill, num_threads=num_threads)
     scale = shift = None
-    if relu and mask is None:
-        scale, shift = relu_coefficients(rstd, gamma, beta)
+    if coded[0] and mask is None:
+        scale, shift = forward_coefficients(rstd, gamma, beta)
     return y.finish(), Saved(
         mean, var, rstd, n * s, mean_low=low, shape=view.array.shape, axis=view.axis, residual=other is not None,
-        scale=scale, shift=shift, mask=mask, arrangement=None if mask is None else view.arrangement, index=index)
+        activation=coded, scale=scale, shift=shift, mask=mask,
+        arrangement=None if mask is None else view.arrangement, index=index)
 
 
-def relu_coefficients(
+def forward_coefficients(
     rstd: NDArray[np.float64], gamma: ArrayLike | None, beta: ArrayLike | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return gamma * rstd and beta as a forward pass uses them."""
@@ -215,7 +215,7 @@ def normalize(
     *,
     axis: int,
     eps: float,
-    relu: bool,
+    activation: tuple[int, float],
     residual: ArrayLike | None,
     num_threads: int | None,
     mean_low: NDArray[np.float64] | None,
@@ -228,10 +228,10 @@ def normalize(
     """
     eps = check_eps(eps)
     saved = inference_saved(        # before y may be written over x
-        x, mean, var, gamma, beta, axis=axis, eps=eps, relu=relu, residual=residual, num_threads=num_threads,
-        mean_low=mean_low, count=count)
+        x, mean, var, gamma, beta, axis=axis, eps=eps, activation=activation, residual=residual,
+        num_threads=num_threads, mean_low=mean_low, count=count)
     constants = kernels.Constants(len(mean), mean, var, gamma, beta, eps, low=mean_low)
-    return kernels.apply(x, axis, constants, residual, out, (int(relu), 0.0), num_threads), saved
+    return kernels.apply(x, axis, constants, residual, out, activation, num_threads), saved
 
 
 def inference_saved(
@@ -243,7 +243,7 @@ def inference_saved(
     *,
     axis: int,
     eps: float,
-    relu: bool,
+    activation: tuple[int, float],
     residual: ArrayLike | None,
     num_threads: int | None,
     mean_low: NDArray[np.float64] | None = None,
@@ -251,8 +251,8 @@ def inference_saved(
 ) -> Saved:
     """Return what `batch_norm_backward` needs of a `batch_norm_inference`.
 
-    Without a ReLU the values of a residual are not used, and True can stand for it. `count` is that of the training
-    batch of which x is a part; None if the statistics are constants.
+    `activation` is what `check_trainable` returns. Without one the values of a residual are not used, and True can
+    stand for it. `count` is that of the training batch of which x is a part; None if the statistics are constants.
     """
     if count is None:
         check_variance(var, eps)
@@ -261,15 +261,16 @@ def inference_saved(
         rstd[...] = 0       # as in an empty training batch
     view = views.view(x, axis)
     scale = shift = mask = arrangement = None
-    if relu and residual is None:
-        scale, shift = relu_coefficients(rstd, gamma, beta)
-    elif relu and residual is not None:
+    if activation[0] and residual is None:
+        scale, shift = forward_coefficients(rstd, gamma, beta)
+    elif activation[0] and residual is not None:
         arrangement = view.arrangement
         constants = kernels.Constants(view.shape[1], mean, var, gamma, beta, eps, low=mean_low)
         mask = kernels.apply_bits(view, residual, constants, num_threads=num_threads)
     return Saved(
         mean64, var64, rstd, count or 0, mean_low=mean_low, frozen=count is None, shape=view.array.shape,
-        axis=view.axis, residual=residual is not None, scale=scale, shift=shift, mask=mask, arrangement=arrangement)
+        axis=view.axis, residual=residual is not None, activation=activation, scale=scale, shift=shift, mask=mask,
+        arrangement=arrangement)
 
 
 def batch_norm_backward(
@@ -286,7 +287,7 @@ def batch_norm_backward(
 
     With n values per channel and x_hat = (x - mean) * rstd, dbeta = sum dy, dgamma = sum dy x_hat and
     dx = gamma rstd (dy - dbeta / n - x_hat dgamma / n); with given statistics dx = gamma rstd dy. With a fused ReLU, dy
-    counts as zero at outputs that the ReLU set to zero.
+    counts as zero at outputs that the ReLU set to zero; with another activation, it is multiplied by the derivative.
 
     Parameters
     ----------
@@ -363,14 +364,13 @@ def gradients(
             kernels.apply_gradient(
                 gradient, view, dx, dresidual, saved._kept, gamma, sums=(products, dbeta), count=saved._count,
                 fill=fill, num_threads=num_threads)
-    result = (dx.finish(), dgamma, dbeta)
-    return result if dresidual is None else (*result, dresidual.finish())
+    return dx.finish(), dgamma, dbeta, *(() if dresidual is None else (dresidual.finish(),))
 
 
 def gradient_sums(
     dy: ArrayLike, x: ArrayLike, saved: Saved, *, axis: int, num_threads: int | None
 ) -> NDArray[np.float64]:
-    """Return sum dy and sum dy * (x - mean), (2, C), without outputs that a ReLU set to zero; see `gradients`."""
+    """Return sum dy and sum dy * (x - mean), (2, C), with dy before the activation; see `gradients`."""
     view, gradient = backward_views(dy, x, saved, axis, num_threads)
     out = np.zeros((2, view.shape[1]))
     if view.size:

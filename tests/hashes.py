@@ -15,7 +15,20 @@ import numpy as np
 from fastbn import ChannelAffine, ChannelStats
 from fastbn._core.dispatch import isa
 from fastbn.functional import batch_norm_backward, batch_norm_inference, batch_norm_training
-from tests.cases import CASES, DTYPES, LARGE_CASES, LAYOUTS, SLAB, SMALL_PLANES, SPAN, case, cases, inputs
+from tests.cases import (
+    CASES,
+    DTYPES,
+    LARGE_CASES,
+    LARGE_PLANES,
+    LARGE_ROWS,
+    LAYOUTS,
+    SLAB,
+    SMALL_PLANES,
+    SPAN,
+    case,
+    cases,
+    inputs,
+)
 
 # The last of these shapes are large enough for several threads.
 FIXED = cases(
@@ -30,6 +43,8 @@ THREADS = (1, 2, 3, 5, 8)
 ACTIVATIONS = {"linear": (None, False), "relu": ("relu", False), "relu+residual": ("relu", True)}
 FOR_INFERENCE = ("relu6", "leaky_relu", "hardswish", "hard_sigmoid", "sigmoid", "silu", "tanh", "gelu",
                  "gelu_tanh", "mish", "softplus", "elu")
+# Shapes whose backward passes go through every activation: it is elementwise, so the levels differ on all or none.
+TRAINED_CASES = (SMALL_PLANES, LARGE_PLANES, LARGE_ROWS)
 HALVES = (np.float16, ml_dtypes.bfloat16)
 
 # Values that the first reading of a reduction cannot sum, by what becomes of ordinary ones.
@@ -52,10 +67,15 @@ def digest(*arrays):
     return h.hexdigest()[:16]
 
 
+def single(i):
+    """The same inputs with parameters in a dtype that they may have."""
+    return i._replace(**{name: getattr(i, name).astype(np.promote_types(np.float32, i.gamma.dtype))
+                         for name in ("gamma", "beta", "mean", "var")})
+
+
 def results(i, activation, with_residual, threads):
     """The name and the hash of each result."""
-    i = i._replace(**{name: getattr(i, name).astype(np.promote_types(np.float32, i.gamma.dtype))
-                      for name in ("gamma", "beta", "mean", "var")})
+    i = single(i)
     common = {"axis": i.axis, "residual": i.residual if with_residual else None, "activation": activation,
               "num_threads": threads}
     y, saved = batch_norm_training(i.x, i.gamma, i.beta, **common)
@@ -88,6 +108,22 @@ def case_hashes(c, layouts, dtypes=(*DTYPES, *HALVES), threads=(1,), change=None
     return out
 
 
+def trained_hashes(c):
+    """The hashes of forward and backward passes of one case with the activations of inference."""
+    out = {}
+    for layout in c.layouts:
+        for dtype in (*DTYPES, *HALVES):
+            i = single(inputs(c, layout, dtype))
+            for name in FOR_INFERENCE:
+                hashes = out[f"{c.name} {layout} {np.dtype(dtype).name} {name} trained"] = {}
+                for count in THREADS if c in LARGE_CASES else (1,):
+                    y, saved = batch_norm_training(
+                        i.x, i.gamma, i.beta, axis=i.axis, activation=name, num_threads=count)
+                    gradients = batch_norm_backward(i.dy, i.x, saved, i.gamma, axis=i.axis, num_threads=count)
+                    hashes[str(count)] = digest(y, *gradients)
+    return out
+
+
 def fixed_hashes():
     """The hashes of the fixed list."""
     out = {}
@@ -101,6 +137,8 @@ def all_hashes():
     out = {}
     for c in CASES + LARGE_CASES:
         out |= case_hashes(c, c.layouts, threads=THREADS if c in LARGE_CASES else (1,))
+    for c in TRAINED_CASES:
+        out |= trained_hashes(c)
     for kind, change in AWKWARD.items():
         for c in AWKWARD_CASES:
             with np.errstate(all="ignore"):

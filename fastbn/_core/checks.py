@@ -101,7 +101,7 @@ def check_momentum(momentum: object) -> float | None:
     return value
 
 
-def check_activation(activation: object, inference: bool = True) -> tuple[int, float]:
+def check_activation(activation: object) -> tuple[int, float]:
     """Return the code of an activation in the kernels, and the slope of a leaky ReLU or alpha of an ELU."""
     if activation is None:
         return 0, 0.0
@@ -110,10 +110,6 @@ def check_activation(activation: object, inference: bool = True) -> tuple[int, f
     if isinstance(activation, tuple) and len(activation) == 2 and (
             isinstance(activation[0], str) and activation[0] in PARAMETERS):
         name, value = activation
-    if not inference and not (isinstance(name, str) and name == "relu"):
-        known = isinstance(name, str) and name in ACTIVATIONS
-        raise ValueError(f"activation must be None or 'relu', got {activation!r}"
-                         f"{'; training supports fewer activations than inference' if known else ''}")
     if not isinstance(name, str) or name not in ACTIVATIONS:
         pairs = " or ".join(f"({other!r}, {parameter})" for other, (parameter, _) in PARAMETERS.items())
         raise ValueError(f"activation must be None, {', '.join(map(repr, ACTIVATIONS))}, {pairs}, got {activation!r}")
@@ -123,6 +119,20 @@ def check_activation(activation: object, inference: bool = True) -> tuple[int, f
         if not math.isfinite(number):
             raise ValueError(f"the {parameter} of {name} must be finite, got {number}")
     return ACTIVATIONS[name], number
+
+
+def check_trainable(activation: object, residual: bool) -> tuple[int, float]:
+    """Return as `check_activation`, if there is a backward pass; `residual` tells whether it follows one."""
+    coded = check_activation(activation)
+    if residual and coded[0] > ACTIVATIONS["relu"]:
+        raise ValueError(f"activation must be None or 'relu' after a residual in training, got {activation!r}; leave "
+                         "it out and apply it to the result")
+    return coded
+
+
+def name_of(code: int) -> str:
+    """Return the name of an activation."""
+    return next(name for name, other in ACTIVATIONS.items() if other == code)
 
 
 def as_vector(values: ArrayLike, name: str) -> NDArray[np.float64]:

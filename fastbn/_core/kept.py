@@ -20,11 +20,13 @@ class Kept(NamedTuple):
         The mean in two words; without a second word `low` is None.
     rstd : ndarray of float64, shape (C,)
     scale, shift : ndarray of float64, shape (C,), or None
-        gamma * rstd and beta, if there was a ReLU and no residual.
+        gamma * rstd and beta, if there was an activation and no residual.
     bits : ndarray of uint16, or None
         Where the ReLU was open, if there was a residual too.
     frozen : bool
         Whether the statistics are constants.
+    activation : tuple of int and float
+        What `check_activation` returned.
     """
 
     mean: NDArray[np.float64]
@@ -34,3 +36,4 @@ class Kept(NamedTuple):
     shift: NDArray[np.float64] | None
     bits: NDArray[np.uint16] | None
     frozen: bool
+    activation: tuple[int, float]

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from fastbn._core import views
-from fastbn._core.checks import channels, check_eps
+from fastbn._core.checks import ACTIVATIONS, channels, check_eps
 from fastbn._core.dispatch import kernels
 from fastbn._core.kept import Kept
 from fastbn._core.tensors import as_constant
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+
+LAST_ACTIVATION = max(ACTIVATIONS.values())
 
 
 class Saved:
@@ -31,8 +34,8 @@ class Saved:
     """
 
     __slots__ = (
-        "_arrangement", "_axis", "_count", "_frozen", "_index", "_mask", "_mean", "_mean_low", "_residual", "_rstd",
-        "_scale", "_shape", "_shift", "_var",
+        "_activation", "_arrangement", "_axis", "_count", "_frozen", "_index", "_mask", "_mean", "_mean_low",
+        "_residual", "_rstd", "_scale", "_shape", "_shift", "_var",
     )
 
     def __init__(
@@ -47,6 +50,7 @@ class Saved:
         shape: tuple[int, ...] | None = None,
         axis: int | None = None,
         residual: bool = False,
+        activation: tuple[int, float] = (0, 0.0),
         scale: NDArray[np.float64] | None = None,
         shift: NDArray[np.float64] | None = None,
         mask: NDArray[np.uint16] | None = None,
@@ -58,8 +62,9 @@ class Saved:
         self._frozen = frozen           # the statistics are constants in the backward pass
         self._shape, self._axis = shape, axis       # of x, if there was a forward pass
         self._residual = residual       # whether the forward pass had one
-        # With a ReLU but no residual: gamma * rstd and beta, from which and x the backward pass computes the ReLU's
-        # input.
+        self._activation = activation   # what check_activation() returned
+        # With an activation but no residual: gamma * rstd and beta, from which and x the backward pass computes the
+        # activation's input.
         self._scale, self._shift = scale, shift
         # With a ReLU and a residual: one bit per element, set where y > 0, and the order of the elements in memory.
         self._mask, self._arrangement = mask, arrangement
@@ -89,7 +94,8 @@ class Saved:
     def _kept(self) -> Kept:
         # Calling Kept takes four times as long.
         return tuple.__new__(Kept, (
-            self._mean, self._mean_low, self._rstd, self._scale, self._shift, self._mask, self._frozen))
+            self._mean, self._mean_low, self._rstd, self._scale, self._shift, self._mask, self._frozen,
+            self._activation))
 
     def __repr__(self) -> str:
         return f"Saved({len(self._mean)}, count={self._count})"
@@ -160,6 +166,8 @@ class Saved:
             refuse("mask", self._mask)
         if self._scale is not None and self._residual:
             refuse("scale", self._scale)
+        if not is_activation(self._activation):
+            refuse("activation", self._activation)
         return view
 
 
@@ -214,6 +222,12 @@ def is_vector(value: object, dtype: type[np.generic]) -> bool:
     """Return whether this is a contiguous, aligned vector of that dtype."""
     return type(value) is np.ndarray and value.ndim == 1 and value.dtype == dtype and (
         value.flags.c_contiguous and value.flags.aligned)
+
+
+def is_activation(activation: Any) -> bool:
+    """Return whether this is a code of the kernels and a parameter."""
+    return (type(activation) is tuple and len(activation) == 2 and type(activation[0]) is int
+            and type(activation[1]) is float and 0 <= activation[0] <= LAST_ACTIVATION)
 
 
 def is_index(index: Any, rows: int) -> bool:

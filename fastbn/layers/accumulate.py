@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import repeat, zip_longest
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from fastbn._core.checks import Activation
     from fastbn.layers.masked import Padding
     from fastbn.layers.tape import Tape
     from fastbn.layers.tracked import TrackedNorm
@@ -131,7 +132,7 @@ class WholeBatch:
         self,
         x: Any,
         residual: ArrayLike | None = None,
-        activation: Literal["relu"] | None = None,
+        activation: Activation = None,
         out: NDArray[Any] | None = None,
         *,
         mask: ArrayLike | None = None,

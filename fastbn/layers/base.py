@@ -14,7 +14,7 @@ import numpy as np
 
 from fastbn import functional
 from fastbn._core import views
-from fastbn._core.checks import ACTIVATIONS, check_flag, check_integer
+from fastbn._core.checks import ACTIVATIONS, check_flag, check_integer, name_of
 from fastbn._core.saved import check_variance
 from fastbn._core.views import same_memory
 from fastbn.checkpoints.state import check_state
@@ -83,7 +83,7 @@ class Norm(Checked):
     _running: RunningStatistics
     _source: Source     # of batch sums
     # The last forward pass. Evaluation leaves the arguments of a Tape: to make one would slow a small call by a tenth.
-    _tape: Tape | tuple[Any, Any, int] | None
+    _tape: Tape | tuple[Any, Any, tuple[int, float]] | None
     _constants: Any
 
     def __init__(
@@ -209,7 +209,8 @@ class Norm(Checked):
         x must be unchanged; after a forward pass in evaluation mode also the residual, the parameters and the running
         averages.
 
-        After a forward pass in evaluation mode the running averages are constants, and dx = gamma * rstd * dy.
+        After a forward pass in evaluation mode the running averages are constants, and dx = gamma * rstd * dy. With an
+        activation, dy is first multiplied by its derivative.
         Evaluation mode does not keep its inputs alive, but backward needs x and, with a ReLU, the residual: keep
         references to the arrays themselves. A temporary array, as in ``bn(x[:4])`` or ``bn(conv(x))``, no longer exists
         then.
@@ -228,8 +229,8 @@ class Norm(Checked):
         Raises
         ------
         RuntimeError
-            If there was no forward pass, its input was overwritten, its activation has no backward pass, or it was in
-            evaluation mode and its input no longer exists.
+            If there was no forward pass, its input was overwritten, it was in evaluation mode and its input no longer
+            exists, or it had a residual and an activation other than ReLU.
         TypeError, ValueError
             If `dy` or `out` does not fit.
         """
@@ -247,9 +248,9 @@ class Norm(Checked):
         if tape.x is None:
             raise RuntimeError("a result was written over the x or the residual of the last forward pass, which "
                                "backward needs; pass another out")
-        if tape.activation > RELU:
-            name = next(name for name, code in ACTIVATIONS.items() if code == tape.activation)
-            raise RuntimeError(f"the activation of the last forward pass was {name}; backward supports only relu")
+        if tape.activation[0] > RELU and tape.residual is not None:
+            raise RuntimeError(f"the activation of the last forward pass was {name_of(tape.activation[0])}, after a "
+                               "residual, where backward supports only relu")
         x = tape.x
         if type(x) is ref:
             x = alive(x, "x")
@@ -350,4 +351,4 @@ class Norm(Checked):
 
 
 # Replaces the last forward pass; reading `_tape` is plain.
-set_tape: Callable[[Norm, Tape | tuple[Any, Any, int] | None], None] = Norm.__dict__["_tape"].__set__
+set_tape: Callable[[Norm, Tape | tuple[Any, Any, tuple[int, float]] | None], None] = Norm.__dict__["_tape"].__set__

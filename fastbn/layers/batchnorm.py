@@ -194,8 +194,8 @@ class BatchNorm(TrackedNorm):
         residual : array_like, shape and dtype of x, optional
             Added before the activation.
         activation : str, tuple or None
-            Applied last; NaN passes through. "relu" or, in evaluation mode without a backward pass, any activation of
-            `fastbn.ChannelAffine`.
+            Applied last; NaN passes through. As in `fastbn.ChannelAffine`; with a residual only "relu", in training
+            mode and for a backward pass.
         out : ndarray, shape and dtype of x, optional
             Buffer for y. With ``out=x`` (in place) no backward pass is possible.
         mask : array_like of bool, optional
@@ -268,7 +268,7 @@ class BatchNorm(TrackedNorm):
             kept: Any = ref(x)
         except TypeError:
             kept = x
-        set_tape(self, (None if lost else kept, residual, code))
+        set_tape(self, (None if lost else kept, residual, coded))
         return y
 
     def _by_batch(
@@ -286,7 +286,7 @@ class BatchNorm(TrackedNorm):
                 y, saved = functional.train(
                     view, self.gamma, self.beta, eps=self.eps, residual=residual, activation=activation, out=out,
                     num_threads=self.num_threads)
-                batch, tape = Batch.from_saved(saved), Tape.of_batch(int(activation is not None), saved)
+                batch, tape = Batch.from_saved(saved), Tape.of_batch(saved)
             else:
                 operands = passes.Operands.of(view, residual, activation, out)
                 y, batch, tape = passes.forward(
@@ -335,12 +335,12 @@ class BatchNorm(TrackedNorm):
         except BaseException as error:
             self._forget_unless_refused(error)
             raise
-        code, _ = check_activation(activation)
+        coded = check_activation(activation)
         lost = out is not None and (
-            same_memory(out, x) or (code > 0 and residual is not None and same_memory(out, residual)))
+            same_memory(out, x) or (coded[0] > 0 and residual is not None and same_memory(out, residual)))
         if residual is not None:
-            residual = weakly(residual) if code else True
-        tape = Tape(None if lost else weakly(x), residual, code)
+            residual = weakly(residual) if coded[0] else True
+        tape = Tape(None if lost else weakly(x), residual, coded)
         tape.selection = selection
         set_tape(self, tape)
         return y

@@ -17,7 +17,7 @@ import numpy as np
 
 from fastbn import functional
 from fastbn._core import views
-from fastbn._core.checks import check_activation
+from fastbn._core.checks import check_trainable
 from fastbn.layers.batch import Batch
 from fastbn.layers.masked import Selection, read
 from fastbn.layers.tape import Tape
@@ -55,8 +55,7 @@ class Operands:
     target : View
         Of `out`, or of a new array.
     out : ndarray or None
-    activation : {None, "relu"}
-        Or another one in evaluation mode.
+    activation : str, tuple or None
     """
 
     view: views.View
@@ -109,7 +108,7 @@ def forward(
     TypeError, ValueError
         As `fastbn.functional.batch_norm_training`; also if a single value counts in a channel.
     """
-    code, _ = check_activation(operands.activation, inference=False)
+    coded = check_trainable(operands.activation, operands.residual is not None)
     if source.whole and selection is not None and not selection.by_channel:
         return _fused(operands, selection, parameters)
     view, added = operands.view, operands.added
@@ -128,11 +127,11 @@ def forward(
     place = operands.target.array if selection is None else selection.place(operands.target, operands.out)
     values, saved = functional.normalize(
         x, batch.mean, batch.divisor(), parameters.gamma, parameters.beta, axis=view.axis if rows is None else 1,
-        eps=parameters.eps, relu=code > 0, residual=added, num_threads=parameters.num_threads,
+        eps=parameters.eps, activation=coded, residual=added, num_threads=parameters.num_threads,
         mean_low=batch.mean_low, count=size, out=place)
     y = operands.target.finish() if selection is None else selection.put(
         operands.target, values, view.array, operands.out)
-    return y, batch, Tape.of_batch(code, saved, selection, rows, counts)
+    return y, batch, Tape.of_batch(saved, selection, rows, counts)
 
 
 def _read(
@@ -153,17 +152,16 @@ def _fused(operands: Operands, selection: Selection, parameters: Parameters) -> 
                          "training needs two or more")
     settings: dict[str, Any] = {
         "eps": parameters.eps, "activation": operands.activation, "num_threads": parameters.num_threads}
-    code = int(operands.activation is not None)
     if len(index) and (out is None or target.array is out) and views.choose(view, index):
         _, saved = functional.train(
             view, parameters.gamma, parameters.beta, residual=operands.added, index=index,
             out=selection.start(target, view.array, out), fill=selection.padding == "zero", **settings)
-        return target.finish(), Batch.from_saved(saved), Tape.of_batch(code, saved, selection)
+        return target.finish(), Batch.from_saved(saved), Tape.of_batch(saved, selection)
     rows = selection.take(view.array)
     added = None if operands.added is None else selection.take(operands.added)
     values, saved = functional.batch_norm_training(rows, parameters.gamma, parameters.beta, residual=added, **settings)
     y = selection.put(target, values, view.array, out)
-    return y, Batch.from_saved(saved), Tape.of_batch(code, saved, selection, rows)
+    return y, Batch.from_saved(saved), Tape.of_batch(saved, selection, rows)
 
 
 def evaluate(
@@ -199,8 +197,8 @@ def complete(tape: Tape, axis: int, parameters: Parameters, mean: ArrayLike, var
         if residual is not None and residual is not True:
             residual = selection.take(views.as_plain(residual, "residual"))
     tape.saved = functional.inference_saved(
-        x, mean, var, parameters.gamma, parameters.beta, axis=axis, eps=parameters.eps, relu=tape.activation > 0,
-        residual=residual, num_threads=parameters.num_threads)
+        x, mean, var, parameters.gamma, parameters.beta, axis=axis, eps=parameters.eps,
+        activation=tape.activation, residual=residual, num_threads=parameters.num_threads)
     return tape.saved
 
 

@@ -27,8 +27,8 @@ class Tape:
     residual : array_like, weakref, True or None
         The residual of a forward pass in evaluation mode; True if there was one whose values the backward pass does not
         read.
-    activation : int
-        Its code in the kernels.
+    activation : tuple of int and float
+        Its code in the kernels, and its parameter.
     saved : Saved or None
         None after a forward pass by running averages, whose backward pass makes it.
     selection : Selection or None
@@ -41,7 +41,7 @@ class Tape:
 
     x: Any
     residual: Any
-    activation: int
+    activation: tuple[int, float]
     saved: Saved | None = None
     selection: Selection | None = None
     rows: NDArray[Any] | None = None
@@ -49,11 +49,11 @@ class Tape:
 
     @classmethod
     def of_batch(
-        cls, activation: int, saved: Saved, selection: Selection | None = None, rows: NDArray[Any] | None = None,
+        cls, saved: Saved, selection: Selection | None = None, rows: NDArray[Any] | None = None,
         counts: NDArray[np.float64] | None = None,
     ) -> Tape:
         """Return the tape of a forward pass by statistics of a batch, without x."""
-        return cls(None, None, activation, saved, selection, rows, counts)
+        return cls(None, None, saved._activation, saved, selection, rows, counts)
 
     def with_input(self, x: Any, residual: Any = None) -> Tape:
         """Return a copy with another x and residual."""

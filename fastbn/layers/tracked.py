@@ -132,7 +132,7 @@ class TrackedNorm(Norm):
         functional.check_vectors(self.num_features, **given)
         check_finite({name: as_vector(values, name) for name, values in given.items() if values is not None})
         saved = Saved.from_statistics(*self._constant_statistics(), eps=self.eps)
-        scale, shift = functional.relu_coefficients(saved.rstd, self.gamma, self.beta)
+        scale, shift = functional.forward_coefficients(saved.rstd, self.gamma, self.beta)
         return ChannelAffine(saved.mean, scale, shift, axis=self.axis, num_threads=self.num_threads)
 
     def report(self, x: ArrayLike | None = None) -> Report:

@@ -13,6 +13,7 @@ VIEW = views.view(X, 1)
 WORDS = kernels.bits_words(VIEW)
 PLAIN = batch_norm_training(X)[1]._kept
 RELU = batch_norm_training(X, activation="relu")[1]._kept
+SILU = batch_norm_training(X, activation="silu")[1]._kept
 BITS = batch_norm_training(X, residual=X, activation="relu")[1]._kept
 
 
@@ -26,7 +27,8 @@ def backward(kept, residual):
     return written
 
 
-@pytest.mark.parametrize(("kept", "residual"), [(PLAIN, False), (PLAIN, True), (RELU, False), (BITS, True)])
+@pytest.mark.parametrize(("kept", "residual"), [
+    (PLAIN, False), (PLAIN, True), (RELU, False), (SILU, False), (BITS, True)])
 def test_what_a_forward_leaves(kept, residual):
     assert isinstance(kept, Kept)
     assert backward(kept, residual)
@@ -37,7 +39,8 @@ def test_what_a_forward_leaves(kept, residual):
 def test_the_kernel_reads_the_fields_in_their_order(relu, frozen):
     mean, low, rstd = np.array([1.0, 2.0, 3.0]), np.array([0.5, -0.25, 0.125]), np.array([1.0, 2.0, 0.5])
     scale, shift = (rstd * 3, np.array([0.5, -0.5, 1.0])) if relu else (None, None)
-    kept = Kept(mean=mean, low=low, rstd=rstd, scale=scale, shift=shift, bits=None, frozen=frozen)
+    kept = Kept(mean=mean, low=low, rstd=rstd, scale=scale, shift=shift, bits=None, frozen=frozen,
+                activation=(int(relu), 0.0))
     dy, dx = X[::-1].astype(np.float64), np.empty(X.shape)
     view = views.view(X.astype(np.float64), 1)
     products, dbeta = kernels.backward(
@@ -58,13 +61,22 @@ def test_saved_fills_the_fields_in_their_order(arguments):
     saved = batch_norm_training(X, **arguments)[1]
     assert saved._kept._asdict() == {
         "mean": saved._mean, "low": saved._mean_low, "rstd": saved._rstd, "scale": saved._scale,
-        "shift": saved._shift, "bits": saved._mask, "frozen": saved._frozen}
+        "shift": saved._shift, "bits": saved._mask, "frozen": saved._frozen,
+        "activation": saved._activation}
 
 
 @pytest.mark.parametrize(("kept", "residual", "error", "message"), [
     (list(PLAIN), False, TypeError, "kept must be a Kept, got list"),
     (BITS, False, ValueError, "kept has bits without a residual"),
     (RELU, True, ValueError, "or scale and shift with one"),
+    (SILU, True, ValueError, "or scale and shift with one"),
+    (SILU._replace(activation=7), False, TypeError, "the activation of kept must be a tuple, got int"),
+    (SILU._replace(activation=(14, 0.0)), False, ValueError, "activation has the code 14; expected 0 to 13"),
+    (SILU._replace(scale=None), False, ValueError, "kept must have scale and shift if, and only if, it has an"),
+    (SILU._replace(activation=(0, 0.0)), False, ValueError, "kept must have scale and shift if, and only if"),
+    (SILU._replace(scale=np.ones(2)), False, ValueError, r"scale has shape \(2,\); expected \(3,\)"),
+    (BITS._replace(activation=(7, 0.0)), True, ValueError, "kept must have bits of a ReLU only"),
+    (BITS._replace(scale=RELU.scale), True, ValueError, "neither scale nor shift with them"),
     (BITS._replace(bits=BITS.bits.tolist()), True, TypeError, "bits must be a numpy.ndarray, got list"),
     (BITS._replace(bits=BITS.bits[:-1]), True, ValueError, rf"bits must be uint16\[{WORDS}\], C-contiguous; got"),
     (BITS._replace(bits=BITS.bits.view(np.int16)), True, ValueError, "got int16"),
@@ -77,7 +89,7 @@ def test_what_no_forward_leaves(kept, residual, error, message):
         backward(kept, residual)
 
 
-@pytest.mark.parametrize("kept", [PLAIN, RELU], ids=["linear", "relu"])
+@pytest.mark.parametrize("kept", [PLAIN, RELU, SILU], ids=["linear", "relu", "silu"])
 def test_halves_of_a_backward_give_its_bits(kept):
     dy = X[::-1].copy()
     whole, halves = np.empty_like(X), np.empty_like(X)

@@ -11,7 +11,7 @@ from fastbn.functional import batch_norm_backward, batch_norm_inference, batch_n
 from tests.cases import CASES, LARGE_CASES, SAMPLE_CASES, inputs
 from tests.compare import same_bits
 from tests.grid import over
-from tests.hashes import ACTIVATIONS, AWKWARD, AWKWARD_CASES, FOR_INFERENCE, THREADS
+from tests.hashes import ACTIVATIONS, AWKWARD, AWKWARD_CASES, FOR_INFERENCE, THREADS, TRAINED_CASES
 from tests.process import run
 
 
@@ -34,8 +34,12 @@ def test_every_case_is_there(table):
     # Four dtypes of each case, two of awkward values.
     arrays, large = (4 * sum(len(c.layouts) for c in cases) for cases in (CASES + LARGE_CASES, LARGE_CASES))
     arrays += 2 * sum(len(c.layouts) for c in AWKWARD_CASES) * len(AWKWARD)
-    assert len(table[isa]) == results * arrays
-    assert sum(map(len, table[isa].values())) == results * (arrays + large * (len(THREADS) - 1))
+    # And training with the activations of inference.
+    trained = [4 * len(c.layouts) * len(FOR_INFERENCE) for c in TRAINED_CASES]
+    runs = [len(THREADS) if c in LARGE_CASES else 1 for c in TRAINED_CASES]
+    assert len(table[isa]) == results * arrays + sum(trained)
+    assert sum(map(len, table[isa].values())) == (
+        results * (arrays + large * (len(THREADS) - 1)) + sum(a * b for a, b in zip(trained, runs, strict=True)))
 
 
 def test_threads(table):

@@ -25,7 +25,7 @@ def read_only():
 
 
 def forward(x, y, residual=None):
-    return kernels.forward(x, y, residual, None, None, 1e-5, relu=False, bits=None, fill=False, num_threads=1)
+    return kernels.forward(x, y, residual, None, None, 1e-5, activation=(0, 0.0), bits=None, fill=False, num_threads=1)
 
 
 def backward(dy, x, dx, dresidual=None):
@@ -138,10 +138,11 @@ def test_a_lookup_of_arrays_that_do_not_fit(wrong):
 def test_bits_that_forward_cannot_write():
     read_only_bits = np.zeros(kernels.bits_words(VIEW), np.uint16)
     read_only_bits.flags.writeable = False
-    for residual, message in ((VIEW, "^bits is read-only"), (None, "^bits requires a residual")):
+    for residual, code, message in (
+            (VIEW, 1, "^bits is read-only"), (None, 1, "^bits requires a residual"), (VIEW, 7, "^bits .* and a ReLU")):
         with pytest.raises(ValueError, match=message):
-            kernels.forward(VIEW, views.output(VIEW), residual, None, None, 1e-5, relu=True, bits=read_only_bits,
-                            fill=False, num_threads=1)
+            kernels.forward(VIEW, views.output(VIEW), residual, None, None, 1e-5, activation=(code, 0.0),
+                            bits=read_only_bits, fill=False, num_threads=1)
 
 
 @pytest.mark.parametrize("code", [-1, 14, 99])

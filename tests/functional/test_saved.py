@@ -36,7 +36,12 @@ def of_relu():
     return PLANES, 1, batch_norm_training(PLANES, activation="relu")[1]
 
 
-MAKE = {"residual": of_residual, "mask": of_mask, "relu": of_relu}
+def of_leaky_relu():
+    """The same of an activation with a parameter."""
+    return PLANES, 1, batch_norm_training(PLANES, activation=("leaky_relu", 0.2))[1]
+
+
+MAKE = {"residual": of_residual, "mask": of_mask, "relu": of_relu, "leaky_relu": of_leaky_relu}
 BITS = of_residual()[2]._mask
 INDEX = of_mask()[2]._index
 WHERE = np.arange(len(INDEX))
@@ -66,6 +71,11 @@ BAD = [
     ("residual", "_residual", False), ("mask", "_residual", 0), ("residual", "_scale", np.ones(3)),
     ("relu", "_residual", True), ("relu", "_mask", BITS), ("relu", "_scale", 7), ("relu", "_scale", np.ones(2)),
     ("relu", "_shift", np.ones(4)), ("relu", "_shift", "abc"),
+] + [
+    (kind, "_activation", value) for kind in MAKE for value in (
+        7, None, (), (0, 0.0), (3,), (3, 1), (14, 0.0), (-1, 0.0), (True, 0.0), ("relu", 0.0), [1, 0.0], (1, 0.0, 0.0))
+] + [
+    ("residual", "_activation", (7, 0.0)), ("leaky_relu", "_scale", None),
 ]
 
 
@@ -99,6 +109,7 @@ def test_a_spoiled_one_is_refused_before_anything_is_written(kind, name, value, 
     ("residual", "_arrangement", (1, (9,)), r"its order of memory is not; got \(1, \(9,\)\)"),
     ("mask", "_index", INDEX - 48, r"its index is not; got int64\("),
     ("residual", "_mean", None, "its mean is not; got None"),
+    ("relu", "_activation", (99, 0.0), r"its activation is not; got \(99, 0.0\)"),
 ])
 def test_messages(kind, name, value, message):
     x, axis, saved = MAKE[kind]()

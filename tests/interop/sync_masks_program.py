@@ -17,7 +17,7 @@ from tests.compare import same_bits
 from tests.interop.sync_program import COMM, RANK, RANKS, WAIT, bounds, expect, flat, of_all
 
 TOLERANCE = {"float32": 2e-6, "float64": 1e-13}
-FUSED = [(None, False), ("relu", False), (None, True), ("relu", True)]
+FUSED = [(None, False), ("relu", False), (None, True), ("relu", True), ("silu", False)]
 
 
 def batch(channels, layout, dtype):

@@ -309,7 +309,7 @@ def errors():
             ({"x": x[:, :2]}, ValueError, "x has shape (4, 2, 5)"),
             ({"x": x.astype(int)}, TypeError, "x has dtype int64"),
             ({"x": x, "residual": x[:2]}, ValueError, "residual has shape (2, 3, 5)"),
-            ({"x": x, "activation": "tanh"}, ValueError, "activation must be None or 'relu'"),
+            ({"x": x, "residual": x, "activation": "tanh"}, ValueError, "activation must be None or 'relu' after"),
             ({"x": x, "out": x[:, ::-1]}, ValueError, "out overlaps x"),
             ({"x": "x" * 10_000}, TypeError, "x has dtype"),
             ({"x": x, "padding": "wrong"}, ValueError, "padding must be one of 'zero', 'keep', got 'wrong'"),

@@ -116,6 +116,36 @@ def test_gradients_through_relu_and_residual(kind, training, dtype, activation, 
         np.testing.assert_allclose(ours.grad_beta, theirs.bias.grad.numpy(), rtol=1e-4, atol=1e-3)
 
 
+F = torch.nn.functional
+ACTIVATIONS = {
+    "relu6": F.relu6, "leaky_relu": F.leaky_relu, "hardswish": F.hardswish, "hard_sigmoid": F.hardsigmoid,
+    "sigmoid": torch.sigmoid, "silu": F.silu, "tanh": torch.tanh, "gelu": F.gelu, "mish": F.mish, "elu": F.elu,
+    "softplus": F.softplus, "gelu_tanh": lambda z: F.gelu(z, approximate="tanh"),
+    ("leaky_relu", 0.2): lambda z: F.leaky_relu(z, 0.2), ("elu", 0.5): lambda z: F.elu(z, 0.5),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("kind", SHAPES)
+def test_gradients_through_activations(kind, training, dtype, name):
+    # PyTorch's hardsigmoid has the derivative of float32 in float64 too.
+    limits = tolerance("float32" if name == "hard_sigmoid" else dtype)
+    for memory_format in formats(kind):
+        ours, theirs = pair(kind, dtype)
+        ours.train(training)
+        theirs.train(training)
+        x, dy = (torch.from_numpy(batch(kind, dtype, s)).contiguous(memory_format=memory_format) for s in (1, 4))
+        x.requires_grad_()
+        y = ACTIVATIONS[name](theirs(x))
+        y.backward(dy)
+        a = x.detach().numpy()      # evaluation keeps no array alive
+        same(ours(a, activation=name), y, dtype)
+        np.testing.assert_allclose(ours.backward(dy.numpy()), x.grad.numpy(), **limits)
+        np.testing.assert_allclose(ours.grad_gamma, theirs.weight.grad.numpy(), rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(ours.grad_beta, theirs.bias.grad.numpy(), rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("axis", [1, -1])
 def test_functions(axis, dtype):
     x, dy = (torch.from_numpy(batch("2d", dtype, s)).requires_grad_(s == 1) for s in (1, 2))

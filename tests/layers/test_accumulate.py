@@ -305,10 +305,10 @@ def test_gradients_may_not_overlap(out, message):
         same_bits(x, was)
 
 
-def test_only_relu_has_a_backward():
+def test_after_a_residual_only_relu_has_a_backward():
     whole = layer().accumulate(parts(0))
-    with pytest.raises(ValueError, match="activation must be None or 'relu', got 'silu'"):
-        whole(parts(0)[0], activation="silu")
+    with pytest.raises(ValueError, match="activation must be None or 'relu' after a residual in training, got 'silu'"):
+        whole(parts(0)[0], parts(1)[0], "silu")
 
 
 def test_the_layer_forgets_its_last_forward():

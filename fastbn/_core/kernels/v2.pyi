@@ -26,7 +26,7 @@ def forward(
     beta: ArrayLike | None,
     eps: float,
     *,
-    relu: bool,
+    activation: tuple[int, float],
     bits: _Bits | None,
     fill: bool,
     num_threads: int | None,

@@ -2,15 +2,12 @@
 
 
 cdef int begin_inference(Job* job, View x, View residual, View y, tuple activation) except -1:
-    # `activation` is what check_activation() returns: a code and its parameter.
     begin(job, x)
     job.applies = True
     job.y = array_of(y)
     if residual is not None:
         job.residual = array_of(residual)
-    job.activation, job.slope = activation
-    if not NO_ACTIVATION <= job.activation <= ELU:
-        raise ValueError(f"activation has the code {job.activation}; expected {NO_ACTIVATION} to {ELU}")
+    set_activation(job, activation)
     return 0
 
 

@@ -72,7 +72,7 @@ cdef void begin(Job* job, View x) noexcept:
     job.geometry = batch_norm_geometry(x.n, x.c, x.s)
     job.values = job.geometry.values
     job.x = array_of(x)
-    job.residual = job.y = job.dy = job.dx = job.dresidual = Array(NULL, x.step_n, x.step_c)
+    job.residual = job.y = job.dy = job.upstream = job.dx = job.dresidual = Array(NULL, x.step_n, x.step_c)
     if x.chosen is not None:
         job.index = <const Py_ssize_t*> cnp.PyArray_DATA(x.chosen)
         job.rows = x.rows
@@ -146,6 +146,14 @@ cdef void plan(Job* job, int threads) noexcept:
         add_phase(job, ROWS_APPLY, cut.units * cut.slabs)
     elif job.applies:
         add_phase(job, PLANES_APPLY, parts(job.n * job.c, cut.unit_planes) * cut.pieces)
+
+
+cdef int set_activation(Job* job, tuple activation) except -1:
+    # `activation` is what check_activation() returns: a code and its parameter.
+    job.activation, job.slope = activation
+    if not NO_ACTIVATION <= job.activation <= ELU:
+        raise ValueError(f"activation has the code {job.activation}; expected {NO_ACTIVATION} to {ELU}")
+    return 0
 
 
 cdef void set_partials(Job* job, double* work, Py_ssize_t count) noexcept:

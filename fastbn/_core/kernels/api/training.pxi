@@ -2,7 +2,7 @@
 
 
 def forward(
-    View x not None, View y not None, View residual, gamma, beta, double eps, *, bint relu, bits, bint fill,
+    View x not None, View y not None, View residual, gamma, beta, double eps, *, tuple activation, bits, bint fill,
     num_threads,
 ):
     """Normalize `x` with its own statistics into `y`.
@@ -14,7 +14,8 @@ def forward(
     residual : View or None     IN
     gamma, beta : array_like of float32 or float64, shape (C,), or None
     eps : float
-    relu : bool
+    activation : tuple of int and float
+        What `check_activation` returns. After a residual, only a ReLU has a backward.
     bits : ndarray of uint16, shape (bits_words(x),), or None   OUT
         Where the ReLU is open; used with a residual only.
     fill : bool
@@ -45,10 +46,10 @@ def forward(
     job.y = array_of(y)
     if residual is not None:
         job.residual = array_of(residual)
-    if bits is not None and residual is None:
-        raise ValueError("bits requires a residual")
+    set_activation(&job, activation)
+    if bits is not None and (residual is None or job.activation != RELU):
+        raise ValueError("bits requires a residual and a ReLU")
     set_bits(&job, x, bits, True)
-    job.activation = RELU if relu else NO_ACTIVATION
     job.fill = fill
     job.eps = eps
     job.mean = vector(mean)
@@ -80,12 +81,12 @@ cdef int begin_backward(Job* job, View dy, View x, kept, gamma, double* vectors)
     if not isinstance(kept, tuple):
         raise TypeError(f"kept must be a Kept, got {type(kept).__name__}")
     check_beside(x, dy, "dy")
-    mean, low, rstd, kept_scale, kept_shift, bits, frozen = <tuple> kept
+    mean, low, rstd, kept_scale, kept_shift, bits, frozen, activation = <tuple> kept
     job.gradient = True
     job.dy = array_of(dy)
     job.frozen = frozen
     set_bits(job, x, bits)
-    job.gate = BITS if bits is not None else (REPLAY if kept_scale is not None else OPEN)
+    set_gate(job, activation, kept_scale is not None)
     job.mean = vectors
     job.low = job.mean + statistics
     job.rstd = job.low + statistics
@@ -106,9 +107,35 @@ cdef int begin_backward(Job* job, View dy, View x, kept, gamma, double* vectors)
     return 0
 
 
+cdef int set_gate(Job* job, activation, bint replayed) except -1:
+    # How the gradient passes the activation. The kernels have no other combinations.
+    if not isinstance(activation, tuple):
+        raise TypeError(f"the activation of kept must be a tuple, got {type(activation).__name__}")
+    set_activation(job, activation)
+    if job.bits == NULL and replayed != (job.activation != NO_ACTIVATION):
+        raise ValueError("kept must have scale and shift if, and only if, it has an activation without bits")
+    if job.bits != NULL and (replayed or job.activation != RELU):
+        raise ValueError("kept must have bits of a ReLU only, and neither scale nor shift with them")
+    job.gate = BITS if job.bits != NULL else (REPLAY if job.activation == RELU else OPEN)
+    if job.activation > RELU:
+        job.upstream = job.dy
+    return 0
+
+
+cdef View before_activation(Job* job, View x, View dx):
+    # The array of the gradient before an activation other than ReLU, to be kept alive: dx, unless x is still read there.
+    cdef View dy = dx
+    if job.upstream.p == NULL:
+        return None
+    if dx is None or dx.p == x.p:
+        dy = output(x)
+    job.dy = array_of(dy)
+    return dy
+
+
 cdef int set_gradients(Job* job, View x, View dx, View dresidual, bint fill) except -1:
     # Where the gradients go. The kernels have no other combinations: bits belong to a residual, replay to none.
-    if (job.gate == BITS and dresidual is None) or (job.gate == REPLAY and dresidual is not None):
+    if (job.gate == BITS) != (dresidual is not None and job.activation != NO_ACTIVATION):
         raise ValueError("kept has bits without a residual, or scale and shift with one")
     check_beside(x, dx, "dx", True)
     job.applies = True
@@ -146,12 +173,14 @@ def backward(
     cdef cnp.ndarray dgamma = np.empty(x.c)
     cdef cnp.ndarray dbeta = np.empty(x.c)
     cdef double* vectors
+    cdef View before
     check_input(x)
     begin(&job, x)
     vectors = vectors_of_backward(&job)
     try:
         begin_backward(&job, dy, x, kept, gamma, vectors)
         set_gradients(&job, x, dx, dresidual, fill)
+        before = before_activation(&job, x, dx)
         job.reduces = True
         job.dgamma = vector(dgamma)
         job.sum_dy = vector(dbeta)      # with one channel per statistic these are the same
@@ -178,6 +207,7 @@ def reduce_gradient(View dy not None, View x not None, kept, *, num_threads):
     cdef Job job
     cdef cnp.ndarray products, sum_dy
     cdef double* vectors
+    cdef View before
     check_input(x)
     begin(&job, x)
     products = np.empty(job.geometry.statistics)
@@ -185,6 +215,7 @@ def reduce_gradient(View dy not None, View x not None, kept, *, num_threads):
     vectors = vectors_of_backward(&job)
     try:
         begin_backward(&job, dy, x, kept, None, vectors)
+        before = before_activation(&job, x, None)
         job.reduces = True
         job.products = vector(products)
         job.sum_dy = vector(sum_dy)
@@ -211,6 +242,7 @@ def apply_gradient(
     """
     cdef Job job
     cdef double* vectors
+    cdef View before
     products, sum_dy = sums
     check_input(x)
     begin(&job, x)
@@ -218,6 +250,7 @@ def apply_gradient(
     try:
         begin_backward(&job, dy, x, kept, gamma, vectors)
         set_gradients(&job, x, dx, dresidual, fill)
+        before = before_activation(&job, x, dx)
         job.values = count
         load_vector(products, job.products, job.geometry.statistics, 0.0, "sums")
         load_vector(sum_dy, job.sum_dy, job.geometry.statistics, 0.0, "sums")

@@ -1,6 +1,6 @@
-# Activations of inference: elementwise and in place, on a piece in the first-level cache.
+# Activations: elementwise and in place, on a piece in the first-level cache.
 #
-# a) ReLU is not among them: it is part of the pass itself (affine.pxi), which training shares.
+# a) ReLU is not among them: it is part of the pass itself (affine.pxi).
 # b) A step goes through three loops, which leave their results in local arrays: the argument of exp and its reduction,
 #    exp, and the activation. One loop would be a chain of 30 dependent operations, and a CPU holds too few at once.
 # c) e is the unit times exp (exponentials.pxi). Every activation divides once.

@@ -136,12 +136,12 @@ cdef void gradient_coefs(Job* job, Py_ssize_t c, int width, const real* kind) no
 
 
 cdef void prepare_gradient(Job* job, Py_ssize_t c, int width, const real* kind) noexcept nogil:
-    # What a backward needs before it reduces: m, and with REPLAY the constants of y. Without a reduction, also those of
-    # dx.
+    # What a backward needs before it reduces: m, and with an activation the constants of y. Without a reduction, also
+    # those of dx.
     cdef Py_ssize_t k = statistic_of(&job.geometry, 0, c)
     cdef double m[TILE]
     cdef int j
-    if job.gate == REPLAY:
+    if job.gate == REPLAY or job.upstream.p != NULL:
         affine_coefs(job.coefs, c, width, Affine(job.mean + k, job.low + k, job.scale + c, job.shift + c), kind)
     else:
         for j in range(width):

@@ -95,7 +95,8 @@ cdef struct Job:
     Array x
     Array residual              # IN
     Array y                     # OUT
-    Array dy                    # IN
+    Array dy                    # IN; with `upstream` OUT of schedule/derive.pxi, and then IN
+    Array upstream              # IN: the gradient behind an activation other than ReLU
     Array dx                    # OUT
     Array dresidual             # OUT
     uint16_t* bits              # OUT of a forward, IN of a backward
@@ -127,7 +128,7 @@ cdef struct Job:
     double* sum_dy              # OUT of reduce_gradient, IN of apply_gradient, scratch of a backward
     double* products            # sum of dy * (x - m), likewise
     double* dgamma              # OUT of a backward
-    const double* scale         # IN of a backward with REPLAY: scale and shift of the forward
+    const double* scale         # IN of a backward that computes y again: scale and shift of the forward
     const double* shift
     # workspace
     Coefs coefs
@@ -149,6 +150,11 @@ cdef inline char* at(const Job* job, const Array* a, Py_ssize_t n, Py_ssize_t c,
 cdef inline const Array* present(const Array* a, const Array* other) noexcept nogil:
     # The passes move the pointers of absent arrays too, so those of another array stand in.
     return a if a.p != NULL else other
+
+
+cdef inline int arrays_of(const Job* job) noexcept nogil:
+    # What a reduction leaves in the cache for the elementwise pass.
+    return (3 if job.upstream.p != NULL else 2) if job.gradient else 1
 
 
 cdef inline Py_ssize_t size_of(int type) noexcept nogil:

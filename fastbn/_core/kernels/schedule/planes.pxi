@@ -16,7 +16,7 @@ cdef enum:
 
 cdef void plan_planes(Job* job, Py_ssize_t cache, Py_ssize_t last_cache, int threads) noexcept nogil:
     cdef Py_ssize_t samples = job.geometry.samples
-    cdef Py_ssize_t channel_bytes = job.n * job.s * job.itemsize * (2 if job.gradient else 1)
+    cdef Py_ssize_t channel_bytes = job.n * job.s * job.itemsize * arrays_of(job)
     cdef Py_ssize_t share
     cdef Cut* cut = &job.cut
     cut.fetch = job.s < SMALL and job.n > 1 and not job.gradient and job.c * channel_bytes > 4 * cache
@@ -107,6 +107,8 @@ cdef void apply_to_planes(const Job* job, Planes p, const real* kind) noexcept n
     cdef Words bits = Words(<uint16_t*> x.p, parts(job.s, LANES))
     if job.bits != NULL:
         bits.p = job.bits + plane_words(job, p.n, p.c) + p.i // LANES
+    if job.upstream.p != NULL and not job.reduces:
+        derive_planes(job, p, kind)
     if job.gradient:
         gradient_arrays.runs = p.planes
         gradient_arrays.length = p.length
@@ -167,7 +169,12 @@ cdef void planes_group(Job* job, Py_ssize_t unit, const real* kind) noexcept nog
     cdef Py_ssize_t c0 = unit * job.cut.group
     cdef Py_ssize_t c1 = least(c0 + job.cut.group, job.c)
     cdef Py_ssize_t c = c0, n
-    if job.cut.fetch and c1 > c0 + 1:
+    if job.upstream.p != NULL:
+        for n in range(job.n):
+            if stopped(job):
+                return
+            derive_planes(job, Planes(n, c0, c1 - c0, 0, job.s), kind)
+    elif job.cut.fetch and c1 > c0 + 1:
         fetch_group(job, &job.x, c0, c1)
     while c < c1:
         reduce_channels(job, c, <int> least(ABREAST, c1 - c), kind)
@@ -185,6 +192,8 @@ cdef void planes_span(Job* job, Py_ssize_t unit, const real* kind) noexcept nogi
     cdef Py_ssize_t statistic = unit // job.cut.spans
     cdef Moments moments
     cdef double[2] sums
+    if job.upstream.p != NULL:
+        derive_span(job, parameter_of(&job.geometry, statistic, 0), unit % job.cut.spans, kind)
     reduce_span(job, parameter_of(&job.geometry, statistic, 0), 1, unit % job.cut.spans, &moments, sums, kind)
     if job.gradient:
         job.partials.sum_dy[unit] = sums[0]

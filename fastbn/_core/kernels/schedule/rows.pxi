@@ -51,7 +51,7 @@ cdef void cut_rows(Job* job) noexcept nogil:
 
 cdef void plan_rows(Job* job, Py_ssize_t cache, int threads) noexcept nogil:
     cdef Py_ssize_t width, fit, even, itemsize = job.itemsize
-    cdef Py_ssize_t arrays = 2 if job.gradient else 1
+    cdef Py_ssize_t arrays = arrays_of(job)
     cdef Py_ssize_t bytes = job.n * job.c * itemsize
     cdef Cut* cut = &job.cut
     cut_rows(job)
@@ -266,6 +266,8 @@ cdef void apply_to_rows(
     cdef Py_ssize_t k = strip.repeats
     cdef Runs x = rows_at(job, &job.x, at_row, panel.first, k)
     cdef Words bits = Words(<uint16_t*> x.p, strip.bits_step)
+    if job.upstream.p != NULL and not job.reduces:
+        derive_rows(job, strip, panel, at_row, kind)
     if job.bits != NULL:
         bits.p = job.bits + strip.bits + panel.row * strip.bits_step + panel.first // LANES
     if job.gradient:
@@ -307,6 +309,15 @@ cdef void clear_others(const Job* job, Panel panel) noexcept nogil:
     clear_rows(job, &job.dresidual, panel)
 
 
+cdef inline Py_ssize_t adjacent_rows(const Job* job, const Strip* strip, Py_ssize_t row) noexcept nogil:
+    # With an index: how many rows of a strip, from `row` on, follow each other in the arrays.
+    cdef const Py_ssize_t* index = job.index + strip.row
+    cdef Py_ssize_t rows = 1
+    while row + rows < strip.rows and index[row + rows] == index[row] + rows:
+        rows += 1
+    return rows
+
+
 cdef void apply_strip(Job* job, Py_ssize_t u, Py_ssize_t first, Py_ssize_t stop, const real* kind) noexcept nogil:
     # The elementwise pass over the columns first..stop of a unit. With an index it goes over every run of consecutive
     # rows, after it has cleared the rows before it.
@@ -319,9 +330,7 @@ cdef void apply_strip(Job* job, Py_ssize_t u, Py_ssize_t first, Py_ssize_t stop,
         index = job.index + strip.row
         done = job.index[strip.row - 1] + 1 if strip.row else 0
         while row < strip.rows:
-            rows = 1
-            while row + rows < strip.rows and index[row + rows] == index[row] + rows:
-                rows += 1
+            rows = adjacent_rows(job, &strip, row)
             clear_others(job, Panel(done, index[row] - done, first, width))
             apply_to_rows(job, &strip, Panel(row, rows, first, width), index[row], kind)
             done = index[row] + rows
@@ -341,6 +350,8 @@ cdef void rows_reduce(Job* job, Py_ssize_t unit, int thread, const real* kind) n
     cdef Strip strip = strip_of(job, u)
     cdef Columns columns = slab_of(job, &strip, first, kind)
     cdef Scratch* scratch = <Scratch*> job.scratch + thread
+    if job.upstream.p != NULL:
+        derive_strip(job, &strip, first, kind)
     if job.gradient:
         reduce_products(job, columns, &strip, at_result, scratch, kind)
     else:
