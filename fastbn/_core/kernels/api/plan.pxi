@@ -234,14 +234,6 @@ cdef double* scratch_of(Py_ssize_t count) except NULL:
     return out
 
 
-cdef Py_ssize_t words_of_bits(Py_ssize_t n, Py_ssize_t c, Py_ssize_t s) noexcept nogil:
-    cdef Py_ssize_t k
-    if s > 1:
-        return n * c * parts(s, LANES)
-    k = repeats_of(n, c)
-    return n // k * parts(k * c, LANES) + parts(n % k * c, LANES)
-
-
 cdef inline Py_ssize_t words_of(View x, const Geometry* g) noexcept:
     # The rows of every sample group have words of their own.
     cdef Py_ssize_t before = x.n // g.samples

@@ -160,9 +160,9 @@ cdef void prepare_gradient(Job* job, Py_ssize_t c, int width, const real* kind) 
     # dx.
     cdef double mean[TILE]
     cdef double low[TILE]
-    spread_statistics(job, c, width, job.mean, mean)
+    spread(job.geometry.channels, c, width, job.mean, mean)
     if job.gate == REPLAY:
-        spread_statistics(job, c, width, job.low, low)
+        spread(job.geometry.channels, c, width, job.low, low)
         affine_coefs(job.coefs, c, width, Affine(&mean[0], &low[0], job.scale + c, job.shift + c), kind)
     else:
         set_coefs(job.coefs, c, width, SUBTRACT, mean, kind)

@@ -1,4 +1,14 @@
-# The memory of a job: partial results and scratch of `rows` in double, then the constants in the type of the elements.
+# The memory of a job: the ReLU bits, and a workspace of partial results and scratch in double, then of constants in the
+# type of the elements.
+
+
+cdef Py_ssize_t words_of_bits(Py_ssize_t n, Py_ssize_t c, Py_ssize_t s) noexcept nogil:
+    # ReLU bits of arrays: planes, or rows, which are read as wide rows where they are narrow.
+    cdef Py_ssize_t k
+    if s > 1:
+        return n * c * parts(s, LANES)
+    k = repeats_of(n, c)
+    return n // k * parts(k * c, LANES) + parts(n % k * c, LANES)
 
 
 cdef inline Py_ssize_t results_of(const Job* job) noexcept nogil:
