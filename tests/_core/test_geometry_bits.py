@@ -1,11 +1,11 @@
-"""Samples and channels per statistic: the same bits for any number of threads and any ISA level."""
+"""Samples and channels per statistic: the same bits for any number of threads, any ISA level and any cache."""
 
 import json
 
 import numpy as np
 import pytest
 
-from fastbn._core.dispatch import isa, supported
+from fastbn._core.dispatch import isa, kernels, supported
 from tests._core.geometry import hashes, inputs, run
 from tests.compare import same_bits
 from tests.process import run as run_process
@@ -24,6 +24,19 @@ def test_threads(shape, samples, channels, layout, dtype):
         got = run(i, samples, channels, relu=True, residual=True, num_threads=num_threads)
         for a, b in zip(got, want, strict=True):
             same_bits(a, b)
+
+
+@pytest.mark.parametrize("layout", ["planes", "rows"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=lambda d: np.dtype(d).name)
+@pytest.mark.parametrize(("samples", "channels"), [(1, 1), (2, 4), (5, 8)])
+def test_outputs_that_are_stored_around_the_caches(samples, channels, layout, dtype):
+    i = inputs((5, 8, 64), layout, dtype)
+    want = run(i, samples, channels)
+    before = kernels.assume_last_cache(0)
+    try:
+        same_bits(run(i, samples, channels).y, want.y)
+    finally:
+        kernels.assume_last_cache(before)
 
 
 @pytest.mark.parametrize("level", supported())
