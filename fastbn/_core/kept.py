@@ -12,15 +12,17 @@ if TYPE_CHECKING:
 class Kept(NamedTuple):
     """What a forward pass leaves for the kernels of its backward pass.
 
-    The kernels unpack it by position.
+    The kernels unpack it by position. A batch norm has one statistic per channel, and one group of samples.
 
     Attributes
     ----------
-    mean, low : ndarray of float64, shape (C,)
+    mean, low : ndarray of float64, shape (statistics,)
         The mean in two words; without a second word `low` is None.
-    rstd : ndarray of float64, shape (C,)
-    scale, shift : ndarray of float64, shape (C,), or None
-        gamma * rstd and beta, if there was an activation and no residual.
+    rstd : ndarray of float64, shape (statistics,)
+    scale : ndarray of float64, shape (groups * C,), or None
+        gamma * rstd, if there was an activation and no residual.
+    shift : ndarray of float64, shape (C,), or None
+        beta, likewise.
     bits : ndarray of uint16, or None
         Where the ReLU was open, if there was a residual too.
     frozen : bool

@@ -12,7 +12,8 @@ cdef int begin_inference(Job* job, View x, View residual, View y, tuple activati
 
 
 cdef void plan_inference(Job* job, Constants constants, int threads) noexcept:
-    plan(job, threads)
+    plan(job, threads, LAST_CACHE)
+    choose_stores(job, LAST_CACHE)
     job.coefs = constants.wide if job.type == FLOAT64 else constants.single
 
 
@@ -83,7 +84,7 @@ def apply_bits(View x not None, residual, Constants constants not None, *, num_t
     cdef View y = output(x)
     if x.c != constants.channels:
         raise ValueError(f"x has {x.c} channels; expected {constants.channels}")
-    bits = empty((words_of(x),), np.dtype(np.uint16))
+    bits = empty((bits_words(x),), np.dtype(np.uint16))
     if x.size:
         begin_inference(&job, x, r, y, (RELU, 0.0))
         set_bits(&job, x, bits, True)

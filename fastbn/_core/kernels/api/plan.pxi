@@ -24,6 +24,9 @@ cdef Py_ssize_t SERIAL_BYTES = 1024 * 1024
 cdef Py_ssize_t SERIAL_BYTES_ROWS = 512 * 1024
 cdef Py_ssize_t SERIAL_BYTES_PLANES = 256 * 1024
 
+cdef enum:
+    GROUPS_PER_THREAD = 8       # fewer large groups are not balanced
+
 
 def assume_last_cache(Py_ssize_t nbytes):
     """Set the size of the last cache that later calls plan for, in tests; return the previous size."""
@@ -69,13 +72,36 @@ cdef void begin(Job* job, View x) noexcept:
     job.n = x.n
     job.c = x.c
     job.s = x.s
-    job.geometry = batch_norm_geometry(x.n, x.c, x.s)
-    job.values = job.geometry.values
+    job.geometry = Geometry(samples=x.n, channels=1, groups=1)
+    job.values = <double> x.n * <double> x.s
     job.x = array_of(x)
     job.residual = job.y = job.dy = job.upstream = job.dx = job.dresidual = Array(NULL, x.step_n, x.step_c)
     if x.chosen is not None:
         job.index = <const Py_ssize_t*> cnp.PyArray_DATA(x.chosen)
         job.rows = x.rows
+
+
+cdef Geometry geometry_of(View x, object samples, Py_ssize_t channels) except *:
+    # samples=None: all of them.
+    cdef Py_ssize_t each = x.n if samples is None else samples
+    if each < 1 and x.n:
+        raise ValueError(f"samples must be None or at least 1, got {samples}")
+    if channels < 1 or x.c % channels:
+        raise ValueError(f"channels must divide the {x.c} channels of x, got {channels}")
+    each = least(each, x.n) if x.n else 1
+    return Geometry(samples=each, channels=channels, groups=parts(x.n, each))
+
+
+cdef inline Py_ssize_t statistics_of(const Job* job) noexcept:
+    return job.geometry.groups * (job.c // job.geometry.channels)
+
+
+cdef int set_geometry(Job* job, View x, object samples, Py_ssize_t channels) except -1:
+    job.geometry = geometry_of(x, samples, channels)
+    job.values = <double> job.geometry.samples * <double> channels * <double> x.s
+    if x.chosen is not None and not is_batch_norm(&job.geometry):
+        raise ValueError("samples and channels cannot be combined with an index")
+    return 0
 
 
 cdef inline double* vector(cnp.ndarray a) noexcept:
@@ -120,7 +146,7 @@ cdef inline void add_phase(Job* job, What what, Py_ssize_t count) noexcept:
     job.cut.count += 1
 
 
-cdef void plan(Job* job, int threads) noexcept:
+cdef void plan(Job* job, int threads, Py_ssize_t last_cache) noexcept:
     # Cuts the work into units and orders them.
     cdef Py_ssize_t tiles = parts(job.c, TILE)
     cdef bint rows = job.s == 1
@@ -128,8 +154,7 @@ cdef void plan(Job* job, int threads) noexcept:
     if rows:
         plan_rows(job, CACHE, threads)
     else:
-        plan_planes(job, CACHE, LAST_CACHE, threads)
-    choose_stores(job, LAST_CACHE)
+        plan_planes(job, CACHE, last_cache, threads)
     cut.count = 0
     if job.gradient:
         add_phase(job, COEFS, tiles)
@@ -138,10 +163,10 @@ cdef void plan(Job* job, int threads) noexcept:
         return
     if job.reduces and rows:
         add_phase(job, ROWS_REDUCE, cut.units * cut.slabs)
-        add_phase(job, ROWS_MERGE, tiles)
+        add_phase(job, ROWS_MERGE, parts(job.c, cut.merged))
     elif job.reduces:
-        add_phase(job, PLANES_SPAN, cut.spans * job.geometry.statistics)
-        add_phase(job, PLANES_MERGE, job.geometry.statistics)
+        add_phase(job, PLANES_SPAN, cut.spans * job.c)
+        add_phase(job, PLANES_MERGE, job.c // job.geometry.channels)
     if job.applies and rows:
         add_phase(job, ROWS_APPLY, cut.units * cut.slabs)
     elif job.applies:
@@ -156,34 +181,47 @@ cdef int set_activation(Job* job, tuple activation) except -1:
     return 0
 
 
-cdef void set_partials(Job* job, double* work, Py_ssize_t count) noexcept:
-    # Three results per unit and statistic of a forward, two of a backward.
-    cdef Partials* out = &job.partials
-    out.mean = out.sum_dy = work
-    out.low = out.products = work + count
-    out.m2 = work + 2 * count
+cdef void plan_groups(Job* job, Groups* out, int threads) noexcept:
+    # A group per thread, or all threads for each group if these are few and large.
+    cdef Geometry* g = &job.geometry
+    job.groups = out
+    out.full = group_like(job, g.samples)
+    out.team = threads if is_large(&out.full) and g.groups < GROUPS_PER_THREAD * threads else 1
+    out.last = group_like(&out.full, job.n - (g.groups - 1) * g.samples)
+    plan(&out.full, out.team, LAST_CACHE * out.team // threads)
+    plan(&out.last, out.team, LAST_CACHE * out.team // threads)
+    out.bytes = workspace_of(&out.full, out.team)
+    if out.bytes < workspace_of(&out.last, out.team):
+        out.bytes = workspace_of(&out.last, out.team)
+    job.cut.count = 0
+    add_phase(job, SAMPLE_GROUP, g.groups)
+    if job.gradient and g.groups > 1:
+        add_phase(job, GROUP_SUMS, parts(job.c, TILE))
 
 
 cdef int execute(Job* job, object num_threads) except -1:
     # All calls but inference.
-    cdef bint large = is_large(job)
+    cdef bint large = is_large(job), whole = is_batch_norm(&job.geometry)
     cdef int threads = enter_team(num_threads) if large else 1
-    cdef Py_ssize_t partials = 0, count, coefs, scratch = 0
+    cdef Py_ssize_t bytes
+    cdef Groups groups
     cdef char* work = NULL
     try:
-        plan(job, threads)
-        # Double for the partial results and the scratch, then the type of the constants.
-        count = (job.cut.units if job.s == 1 else job.cut.spans) * job.geometry.statistics
-        if job.reduces:
-            partials = (2 if job.gradient else 3) * count * <Py_ssize_t> sizeof(double)
-            scratch = threads * <Py_ssize_t> sizeof(Scratch) if job.s == 1 else 0
-        coefs = (BACKWARD_COEFS if job.gradient else FORWARD_COEFS) * job.coefs.step
-        work = <char*> malloc(partials + scratch + coefs * (8 if job.type == FLOAT64 else 4))
+        choose_stores(job, LAST_CACHE)
+        if whole:
+            plan(job, threads, LAST_CACHE)
+            bytes = workspace_of(job, threads)
+        else:
+            plan_groups(job, &groups, threads)
+            threads = threads // groups.team
+            bytes = threads * groups.bytes
+        work = <char*> malloc(bytes)
         if work == NULL:
             raise MemoryError("no memory for the workspace of a batch normalization")
-        set_partials(job, <double*> work, count)
-        job.scratch = work + partials
-        job.coefs.p = work + partials + scratch
+        if whole:
+            set_workspace(job, work, threads)
+        else:
+            groups.work = work
         if large:
             run_team(job, threads)
         else:
@@ -212,30 +250,34 @@ cdef double* scratch_of(Py_ssize_t count) except NULL:
     return out
 
 
-cdef Py_ssize_t words_of(View x) noexcept:
-    cdef Py_ssize_t k
-    if x.s > 1:
-        return x.n * x.c * parts(x.s, LANES)
-    k = repeats_of(x.n, x.c)
-    return x.n // k * parts(k * x.c, LANES) + parts(x.n % k * x.c, LANES)
+cdef inline Py_ssize_t words_of(View x, const Geometry* g) noexcept:
+    # The rows of every sample group have words of their own.
+    cdef Py_ssize_t before = x.n // g.samples
+    return before * words_of_bits(g.samples, x.c, x.s) + words_of_bits(x.n - before * g.samples, x.c, x.s)
 
 
-def bits_words(View x not None):
-    """Return the number of words that the ReLU bits of arrays like `x` take."""
-    return words_of(x)
+def bits_words(View x not None, samples=None):
+    """Return the number of words that the ReLU bits of arrays like `x` take.
+
+    `samples` is that of `forward`.
+    """
+    cdef Geometry g = geometry_of(x, samples, 1)
+    return words_of(x, &g)
 
 
 cdef int set_bits(Job* job, View x, object bits, bint written=False) except -1:
     # None, or the bits of a ReLU over arrays like x.
     cdef cnp.ndarray a
+    cdef Py_ssize_t words
     if bits is None:
         return 0
+    words = words_of(x, &job.geometry)
     if not cnp.PyArray_CheckExact(bits):
         raise TypeError(f"bits must be a numpy.ndarray, got {type(bits).__name__}")
     a = <cnp.ndarray> bits
     if (cnp.PyArray_TYPE(a) != cnp.NPY_USHORT or not cnp.PyArray_ISCARRAY_RO(a)
-            or cnp.PyArray_SIZE(a) != words_of(x)):
-        raise ValueError(f"bits must be uint16[{words_of(x)}], C-contiguous; got {bits.dtype}{bits.shape}")
+            or cnp.PyArray_SIZE(a) != words):
+        raise ValueError(f"bits must be uint16[{words}], C-contiguous; got {bits.dtype}{bits.shape}")
     if written and not cnp.PyArray_ISWRITEABLE(a):
         raise ValueError("bits is read-only")
     job.bits = <uint16_t*> cnp.PyArray_DATA(a)

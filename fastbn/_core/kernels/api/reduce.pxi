@@ -9,28 +9,28 @@ cdef void plan_bytes(Job* job) noexcept:
         add_phase(job, BYTES_OF_ROWS, cut.units)
     else:
         cut.span_images = parts(BYTES_UNIT, job.s)
-        cut.spans = parts(job.geometry.samples, cut.span_images)
-        add_phase(job, BYTES_OF_PLANES, cut.spans * job.geometry.statistics)
+        cut.spans = parts(job.n, cut.span_images)
+        add_phase(job, BYTES_OF_PLANES, cut.spans * job.c)
 
 
 cdef void add_units(Job* job) noexcept:
     # From the sums of the units of uint8 to moments.
-    cdef Py_ssize_t statistics = job.geometry.statistics, k, u, i
+    cdef Py_ssize_t c, u, i
     cdef Py_ssize_t units = job.cut.units if job.s == 1 else job.cut.spans
     cdef double n = job.values, sum_x, sum_xx, pivot, e
     cdef Moments moments
-    for k in range(statistics):
+    for c in range(job.c):
         sum_x = 0
         sum_xx = 0
         for u in range(units):
-            i = u * statistics + k if job.s == 1 else k * units + u
+            i = u * job.c + c if job.s == 1 else c * units + u
             sum_x += job.partials.sum_x[i]
             sum_xx += job.partials.sum_xx[i]
         # About an integer near the mean, so that only the result is rounded.
         pivot = rint(sum_x / n)
         e = sum_x - n * pivot
         moments = moments_about(pivot, n, e, sum_xx - pivot * (sum_x + e))
-        store_moments(job, k, &moments)
+        store_moments(job, c, &moments)
 
 
 cdef int reduce_bytes(Job* job, Py_ssize_t size, object num_threads) except -1:
@@ -38,7 +38,7 @@ cdef int reduce_bytes(Job* job, Py_ssize_t size, object num_threads) except -1:
     cdef Py_ssize_t count
     job.watch = size >= WATCH_BYTES
     plan_bytes(job)
-    count = (job.cut.units if job.s == 1 else job.cut.spans) * job.geometry.statistics
+    count = results_of(job)
     job.partials.sum_x = scratch_of(2 * count)
     job.partials.sum_xx = job.partials.sum_x + count
     try:
@@ -73,14 +73,14 @@ def reduce(View x not None, *, bint whole, num_threads):
     if x.size == 0:
         raise ValueError("x is empty; expected one value or more")
     begin(&job, x)
-    mean = np.empty(job.geometry.statistics)
-    low = np.empty(job.geometry.statistics)
-    m2 = np.empty(job.geometry.statistics)
+    mean = np.empty(x.c)
+    low = np.empty(x.c)
+    m2 = np.empty(x.c)
     job.reduces = True
     job.exact = True
     job.whole = whole
-    job.mean = vector(mean)
-    job.low = vector(low)
+    job.mean = job.channel_mean = vector(mean)
+    job.low = job.channel_low = vector(low)
     job.m2 = vector(m2)
     if job.type == UINT8:
         reduce_bytes(&job, x.size, num_threads)

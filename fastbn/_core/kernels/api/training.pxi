@@ -1,9 +1,12 @@
 # Training: forward, backward, and the halves of a backward whose sums come from several parts of a batch.
+#
+# Forward and backward take a geometry; (statistics,) is ceil(N / samples) * (C / channels) values, sample group by
+# sample group. Everything else is batch norm, whose statistics are those of the channels.
 
 
 def forward(
     View x not None, View y not None, View residual, gamma, beta, double eps, *, tuple activation, bits, bint fill,
-    num_threads,
+    num_threads, samples=None, Py_ssize_t channels=1,
 ):
     """Normalize `x` with its own statistics into `y`.
 
@@ -16,15 +19,19 @@ def forward(
     eps : float
     activation : tuple of int and float
         What `check_activation` returns. After a residual, only a ReLU has a backward.
-    bits : ndarray of uint16, shape (bits_words(x),), or None   OUT
+    bits : ndarray of uint16, shape (bits_words(x, samples),), or None  OUT
         Where the ReLU is open; used with a residual only.
     fill : bool
         Zero the rows of `y` that do not count.
     num_threads : int or None
+    samples : int or None
+        Consecutive samples of a statistic: N of planes, rows of rows. All by default; the last ones may be fewer.
+    channels : int
+        Consecutive channels of a statistic.
 
     Returns
     -------
-    mean, low, var, rstd : ndarray of float64, shape (C,)
+    mean, low, var, rstd : ndarray of float64, shape (statistics,)
         The mean has two words, `mean` and `low`. The variance is biased.
     """
     cdef Job job
@@ -36,7 +43,8 @@ def forward(
     if residual is not None:
         check_beside(x, residual, "residual")
     begin(&job, x)
-    statistics = job.geometry.statistics
+    set_geometry(&job, x, samples, channels)
+    statistics = statistics_of(&job)
     mean = np.empty(statistics)
     low = np.empty(statistics)
     var = np.empty(statistics)
@@ -52,11 +60,11 @@ def forward(
     set_bits(&job, x, bits, True)
     job.fill = fill
     job.eps = eps
-    job.mean = vector(mean)
-    job.low = vector(low)
+    job.mean = job.channel_mean = vector(mean)
+    job.low = job.channel_low = vector(low)
     job.var = vector(var)
     job.rstd = vector(rstd)
-    parameters = scratch_of(2 * x.c + statistics)
+    parameters = scratch_of(3 * x.c)
     job.gamma = parameters
     job.beta = parameters + x.c
     job.m2 = parameters + 2 * x.c
@@ -70,12 +78,12 @@ def forward(
 
 
 cdef double* vectors_of_backward(const Job* job) except NULL:
-    return scratch_of(5 * job.geometry.statistics + 4 * job.c)
+    return scratch_of(3 * statistics_of(job) + (5 + job.geometry.groups) * job.c)
 
 
 cdef int begin_backward(Job* job, View dy, View x, kept, gamma, double* vectors) except -1:
     # What all backward calls share; `vectors` is that of vectors_of_backward().
-    cdef Py_ssize_t c = job.c, statistics = job.geometry.statistics
+    cdef Py_ssize_t c = job.c, statistics = statistics_of(job)
     cdef double* scale
     cdef double* shift
     if not isinstance(kept, tuple):
@@ -91,18 +99,18 @@ cdef int begin_backward(Job* job, View dy, View x, kept, gamma, double* vectors)
     job.low = job.mean + statistics
     job.rstd = job.low + statistics
     job.products = job.rstd + statistics
-    job.sum_dy = job.products + statistics
-    job.gamma = job.sum_dy + statistics
+    job.sum_dy = job.products + c
+    job.gamma = job.sum_dy + c
     job.dgamma = job.gamma + c
-    scale = job.dgamma + c
-    shift = scale + c
+    shift = job.dgamma + c
+    scale = shift + c
     job.scale = scale
     job.shift = shift
     load_vector(mean, job.mean, statistics, 0.0, "mean")
     load_vector(low, job.low, statistics, 0.0, "mean_low")
     load_vector(rstd, job.rstd, statistics, 1.0, "rstd")
     load_vector(gamma, job.gamma, c, 1.0, "gamma")
-    load_vector(kept_scale, scale, c, 1.0, "scale")
+    load_vector(kept_scale, scale, job.geometry.groups * c, 1.0, "scale")
     load_vector(kept_shift, shift, c, 0.0, "shift")
     return 0
 
@@ -149,6 +157,7 @@ cdef int set_gradients(Job* job, View x, View dx, View dresidual, bint fill) exc
 
 def backward(
     View dy not None, View x not None, View dx not None, View dresidual, kept, gamma, *, bint fill, num_threads,
+    samples=None, Py_ssize_t channels=1,
 ):
     """Compute the gradients of `forward`, or with frozen statistics of `apply`.
 
@@ -164,30 +173,38 @@ def backward(
     fill : bool
         Zero the rows of `dx` that do not count; those of `dresidual` always become zero.
     num_threads : int or None
+    samples, channels
+        As in `forward`.
 
     Returns
     -------
     dgamma, dbeta : ndarray of float64, shape (C,)
     """
     cdef Job job
-    cdef cnp.ndarray dgamma = np.empty(x.c)
-    cdef cnp.ndarray dbeta = np.empty(x.c)
+    cdef cnp.ndarray dgamma, dbeta
     cdef double* vectors
     cdef View before
     check_input(x)
     begin(&job, x)
+    set_geometry(&job, x, samples, channels)
+    dgamma = np.empty(job.geometry.groups * x.c)
+    dbeta = np.empty(job.geometry.groups * x.c)
     vectors = vectors_of_backward(&job)
     try:
         begin_backward(&job, dy, x, kept, gamma, vectors)
         set_gradients(&job, x, dx, dresidual, fill)
         before = before_activation(&job, x, dx)
         job.reduces = True
+        if job.frozen and not is_batch_norm(&job.geometry):
+            raise ValueError("kept has frozen statistics, which cannot be combined with samples and channels")
         job.dgamma = vector(dgamma)
-        job.sum_dy = vector(dbeta)      # with one channel per statistic these are the same
+        job.sum_dy = vector(dbeta)      # of a channel these are the same
         execute(&job, num_threads)
     finally:
         free(vectors)
-    return dgamma, dbeta
+    if job.geometry.groups == 1:
+        return dgamma, dbeta
+    return dgamma[:x.c].copy(), dbeta[:x.c].copy()     # without the memory of the other groups
 
 
 def reduce_gradient(View dy not None, View x not None, kept, *, num_threads):
@@ -210,8 +227,8 @@ def reduce_gradient(View dy not None, View x not None, kept, *, num_threads):
     cdef View before
     check_input(x)
     begin(&job, x)
-    products = np.empty(job.geometry.statistics)
-    sum_dy = np.empty(job.geometry.statistics)
+    products = np.empty(x.c)
+    sum_dy = np.empty(x.c)
     vectors = vectors_of_backward(&job)
     try:
         begin_backward(&job, dy, x, kept, None, vectors)
@@ -252,8 +269,8 @@ def apply_gradient(
         set_gradients(&job, x, dx, dresidual, fill)
         before = before_activation(&job, x, dx)
         job.values = count
-        load_vector(products, job.products, job.geometry.statistics, 0.0, "sums")
-        load_vector(sum_dy, job.sum_dy, job.geometry.statistics, 0.0, "sums")
+        load_vector(products, job.products, x.c, 0.0, "sums")
+        load_vector(sum_dy, job.sum_dy, x.c, 0.0, "sums")
         execute(&job, num_threads)
     finally:
         free(vectors)

@@ -1,4 +1,5 @@
-# The elementwise pass of a backward: dx = a * ((dy + b * (x - m)) + c), or a * dy with frozen statistics.
+# The elementwise pass of a backward: dx = a * ((dy + b * (x - m)) + c), or a * dy with frozen statistics. With several
+# channels per statistic it is dx = a * ((g * dy + b * (x - m)) + c), where g is gamma.
 #
 # a) Blocks, runs and modes are those of affine.pxi.
 # b) With a gate, dy is first set to zero where the ReLU was closed. That is also the gradient of a residual.
@@ -58,6 +59,7 @@ cdef inline void gradient_block(
     cdef real a[TILE]
     cdef real b[TILE]
     cdef real c[TILE]
+    cdef real g[TILE]
     cdef real t[4 * STEP]
     cdef real v[4 * STEP]
     cdef float dy_room[TILE]
@@ -82,6 +84,7 @@ cdef inline void gradient_block(
         a[j] = row[DX_SCALE * step + j] if there else 0
         b[j] = row[DX_X * step + j] if there else 0
         c[j] = row[DX_1 * step + j] if there else 0
+        g[j] = row[DX_WEIGHT * step + j] if there and mode.weighted else 0
     while i < block.rows:
         for k in range(block.group):
             w = load_block(mode.type, loose, dy + k * arrays.dy.step, block.width, dy_room, kind)
@@ -107,7 +110,8 @@ cdef inline void gradient_block(
                     t[k * lanes + j] = a[j * spread] * v[k * lanes + j]
                 else:
                     t[k * lanes + j] = a[j * spread] * (
-                        (v[k * lanes + j] + b[j * spread] * (u[j] - m[j * spread])) + c[j * spread]
+                        ((g[j * spread] * v[k * lanes + j] if mode.weighted else v[k * lanes + j])
+                         + b[j * spread] * (u[j] - m[j * spread])) + c[j * spread]
                     ) if j < block.width else 0
         for k in range(block.group):
             store_block(mode.type, loose, mode.stream, t + k * lanes, block.width, lanes, dx + k * arrays.dx.step)
@@ -203,13 +207,19 @@ cdef inline void gradient_gates(Mode mode, GradientRuns a, Coefs coefs, const re
 
 
 cdef inline void gradient_of(Mode mode, GradientRuns a, Coefs coefs, const real* kind) noexcept nogil:
-    # The type is a literal already; every branch sets three more.
+    # The type is a literal already; every branch sets four more.
     cdef Mode m = mode
     if mode.frozen:
         m.frozen = True
+        m.weighted = False
+        gradient_gates(m, a, coefs, kind)
+    elif mode.weighted:
+        m.frozen = False
+        m.weighted = True
         gradient_gates(m, a, coefs, kind)
     else:
         m.frozen = False
+        m.weighted = False
         gradient_gates(m, a, coefs, kind)
 
 

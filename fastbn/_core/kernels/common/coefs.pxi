@@ -3,9 +3,8 @@
 # a) y = (x - m) * scale + shift, with m the mean rounded to `real`, scale = gamma * rstd, and shift = beta minus what
 #    the rounding of m left over. All of it is computed in double and rounded once.
 # b) dx = DX_SCALE * ((dy + DX_X * (x - m)) + DX_1). DX_X is of the order of dy / x, so it is in range whenever dx is,
-#    for a gamma of ordinary size.
-# c) Channels are computed in tiles. The statistics of a tile of channels lie side by side, because every one belongs to
-#    a single channel.
+#    for a gamma of ordinary size. With several channels per statistic dy is DX_WEIGHT * dy, and the weight is gamma.
+# c) Channels are computed in tiles. Those that share a statistic are pooled first (pool.pxi).
 
 cdef enum:              # rows of Coefs
     SUBTRACT = 0        # m
@@ -15,7 +14,8 @@ cdef enum:              # rows of Coefs
     DX_X = 3
     DX_1 = 4
     DX_SCALE = 5
-    BACKWARD_COEFS = 6
+    DX_WEIGHT = 6
+    BACKWARD_COEFS = 7
 
 
 cdef inline const real* coef_row(Coefs coefs, int row, const real* kind) noexcept nogil:
@@ -88,34 +88,54 @@ cdef inline double scaled_by(double gamma, double rstd, double left) noexcept no
     return product + rest if finite(rest) else product
 
 
-cdef void forward_coefs(Job* job, Py_ssize_t c, int width, const real* kind) noexcept nogil:
-    # From mean and M2 to variance, rstd and the constants of y.
-    cdef Py_ssize_t k = statistic_of(&job.geometry, 0, c)
+cdef inline void set_rstd(
+    Job* job, Py_ssize_t k, int width,                  # statistics k .. k + width
+    const double* m2,                                   # IN  (width,)
+    double* rstd, double* left,                         # OUT (width,): two words
+    const real* kind,
+) noexcept nogil:
+    # From M2 to variance and rstd.
     cdef double var[TILE]
-    cdef double scale[TILE]
-    cdef double left[TILE]
     cdef double n = job.values, eps = job.eps, bad = 0
     cdef int j
     for j in range(width):
-        var[j] = job.m2[k + j] / n
-        scale[j] = 1.0 / sqrt(var[j] + eps)
-        left[j] = left_of_rstd(job.m2[k + j], n, var[j], eps, scale[j]) if real is double else 0.0
+        var[j] = m2[j] / n
+        rstd[j] = 1.0 / sqrt(var[j] + eps)
+        left[j] = left_of_rstd(m2[j], n, var[j], eps, rstd[j]) if real is double else 0.0
     for j in range(width):
         job.var[k + j] = var[j]
         bad += var[j] - var[j]      # NaN if one is not finite
     for j in range(width):
         if bad != 0 and not finite(var[j]):
-            rescue_variance(job, c + j, k + j, &scale[j])
+            rescue_variance(job, k + j, &rstd[j])
             left[j] = 0
     for j in range(width):
-        job.rstd[k + j] = scale[j] + left[j]
-        scale[j] = scaled_by(job.gamma[c + j], scale[j], left[j]) if real is double else scale[j] * job.gamma[c + j]
-    affine_coefs(job.coefs, c, width, Affine(job.mean + k, job.low + k, &scale[0], job.beta + c), kind)
+        job.rstd[k + j] = rstd[j] + left[j]
+
+
+cdef inline double scale_of(double gamma, double rstd, double left, const real* kind) noexcept nogil:
+    return scaled_by(gamma, rstd, left) if real is double else rstd * gamma
+
+
+cdef void forward_coefs(Job* job, Py_ssize_t c, int width, const real* kind) noexcept nogil:
+    # From mean and M2 to variance, rstd and the constants of y.
+    cdef double rstd[TILE]
+    cdef double left[TILE]
+    cdef double scale[TILE]
+    cdef int j
+    set_rstd(job, c, width, job.m2 + c, rstd, left, kind)
+    for j in range(width):
+        scale[j] = scale_of(job.gamma[c + j], rstd[j], left[j], kind)
+    affine_coefs(job.coefs, c, width, Affine(job.mean + c, job.low + c, &scale[0], job.beta + c), kind)
+
+
+cdef inline double left_of_mean(const Job* job, Py_ssize_t k, const real* kind) noexcept nogil:
+    # The mean less m.
+    return (job.mean[k] - <double> (<real> job.mean[k])) + job.low[k]
 
 
 cdef void gradient_coefs(Job* job, Py_ssize_t c, int width, const real* kind) noexcept nogil:
     # From the sums to dgamma and the constants of dx. The mean of (x - mean) is zero, that of (x - m) is `left`.
-    cdef Py_ssize_t k = statistic_of(&job.geometry, 0, c)
     cdef double a[TILE]
     cdef double b[TILE]
     cdef double d[TILE]
@@ -123,13 +143,13 @@ cdef void gradient_coefs(Job* job, Py_ssize_t c, int width, const real* kind) no
     cdef double rstd, left, dgamma
     cdef int j
     for j in range(width):
-        rstd = job.rstd[k + j]
-        left = (job.mean[k + j] - <double> (<real> job.mean[k + j])) + job.low[k + j]
-        dgamma = (job.products[k + j] - left * job.sum_dy[k + j]) * rstd
+        rstd = job.rstd[c + j]
+        left = left_of_mean(job, c + j, kind)
+        dgamma = (job.products[c + j] - left * job.sum_dy[c + j]) * rstd
         job.dgamma[c + j] = dgamma
         a[j] = job.gamma[c + j] * rstd
         b[j] = -(dgamma / n) * rstd
-        d[j] = -(job.sum_dy[k + j] / n) - b[j] * left
+        d[j] = -(job.sum_dy[c + j] / n) - b[j] * left
     set_coefs(job.coefs, c, width, DX_X, b, kind)
     set_coefs(job.coefs, c, width, DX_1, d, kind)
     set_coefs(job.coefs, c, width, DX_SCALE, a, kind)
@@ -138,15 +158,14 @@ cdef void gradient_coefs(Job* job, Py_ssize_t c, int width, const real* kind) no
 cdef void prepare_gradient(Job* job, Py_ssize_t c, int width, const real* kind) noexcept nogil:
     # What a backward needs before it reduces: m, and with an activation the constants of y. Without a reduction, also
     # those of dx.
-    cdef Py_ssize_t k = statistic_of(&job.geometry, 0, c)
-    cdef double m[TILE]
-    cdef int j
+    cdef double mean[TILE]
+    cdef double low[TILE]
+    spread(job.geometry.channels, c, width, job.mean, mean)
     if job.gate == REPLAY or job.upstream.p != NULL:
-        affine_coefs(job.coefs, c, width, Affine(job.mean + k, job.low + k, job.scale + c, job.shift + c), kind)
+        spread(job.geometry.channels, c, width, job.low, low)
+        affine_coefs(job.coefs, c, width, Affine(&mean[0], &low[0], job.scale + c, job.shift + c), kind)
     else:
-        for j in range(width):
-            m[j] = job.mean[k + j]
-        set_coefs(job.coefs, c, width, SUBTRACT, m, kind)
+        set_coefs(job.coefs, c, width, SUBTRACT, mean, kind)
     if not job.reduces:
         gradient_coefs(job, c, width, kind)
 
@@ -154,6 +173,9 @@ cdef void prepare_gradient(Job* job, Py_ssize_t c, int width, const real* kind) 
 cdef void finish_channels(Job* job, Py_ssize_t c0, Py_ssize_t c1, const real* kind) noexcept nogil:
     # From the results of the reduction to the constants of the elementwise pass.
     cdef Py_ssize_t c = c0
+    if job.geometry.channels > 1:
+        finish_pools(job, c0 // job.geometry.channels, c1 // job.geometry.channels, kind)
+        return
     while c < c1:
         if job.gradient:
             gradient_coefs(job, c, <int> least(TILE, c1 - c), kind)
@@ -162,16 +184,16 @@ cdef void finish_channels(Job* job, Py_ssize_t c0, Py_ssize_t c1, const real* ki
         c += TILE
 
 
-cdef inline void store_moments(Job* job, Py_ssize_t statistic, const Moments* moments) noexcept nogil:
+cdef inline void store_moments(Job* job, Py_ssize_t c, const Moments* moments) noexcept nogil:
     # The result of a forward's reduction.
-    job.mean[statistic] = moments.mean
-    job.low[statistic] = moments.low
-    job.m2[statistic] = whole_sum(moments.m2, moments.rest)
-    if not job.applies and not finite(job.m2[statistic]):
-        rescue_m2(job, parameter_of(&job.geometry, statistic, 0), statistic)
+    job.channel_mean[c] = moments.mean
+    job.channel_low[c] = moments.low
+    job.m2[c] = whole_sum(moments.m2, moments.rest)
+    if not job.applies and not finite(job.m2[c]):
+        rescue_m2(job, c)
 
 
-cdef inline void store_sums(Job* job, Py_ssize_t statistic, double sum_dy, double products) noexcept nogil:
+cdef inline void store_sums(Job* job, Py_ssize_t c, double sum_dy, double products) noexcept nogil:
     # The result of a backward's reduction.
-    job.sum_dy[statistic] = sum_dy
-    job.products[statistic] = products
+    job.sum_dy[c] = sum_dy
+    job.products[c] = products

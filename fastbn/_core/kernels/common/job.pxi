@@ -29,6 +29,7 @@ cdef struct Mode:           # what a pass does: literals when a body sees them, 
     bint frozen             # the statistics are constants
     bint stream             # store around the caches
     bint four               # four long rows at once
+    bint weighted           # several channels per statistic: gamma weights dy
 
 cdef struct Coefs:          # constants of the elementwise passes: rows of the type that elements are computed in
     char* p
@@ -36,7 +37,7 @@ cdef struct Coefs:          # constants of the elementwise passes: rows of the t
     Py_ssize_t channels     # a row repeats its channels, once per row of C in a wide row (schedule/rows.pxi)
     Py_ssize_t repeats
 
-cdef struct Partials:       # (units, statistics): results of the units
+cdef struct Partials:       # (units, c): results of the units
     double* mean            # of a forward
     double* low
     double* m2
@@ -55,6 +56,8 @@ cdef enum What:             # what a unit does
     ROWS_REDUCE
     ROWS_MERGE
     ROWS_APPLY
+    SAMPLE_GROUP
+    GROUP_SUMS
     LOOKUP_LINES
     BYTES_OF_PLANES
     BYTES_OF_ROWS
@@ -65,7 +68,7 @@ cdef struct Phase:
 
 cdef struct Cut:            # how the work is cut into units
     # schedule/planes.pxi
-    Py_ssize_t spans        # of a statistic
+    Py_ssize_t spans        # of a channel
     Py_ssize_t span_images
     Py_ssize_t pieces       # of a plane
     Py_ssize_t unit_planes  # that a unit applies
@@ -77,6 +80,7 @@ cdef struct Cut:            # how the work is cut into units
     Py_ssize_t units
     Py_ssize_t slab
     Py_ssize_t slabs
+    Py_ssize_t merged       # columns that a unit merges
     # both
     Py_ssize_t group        # channels that are reduced and applied at once; 0: one phase for each step
     bint four
@@ -84,6 +88,7 @@ cdef struct Cut:            # how the work is cut into units
     Phase[4] phases
     int count               # of phases
 
+cdef struct Groups          # schedule/groups.pxi
 cdef struct Lookup          # apply/lookup.pxi
 
 cdef struct Job:
@@ -117,16 +122,19 @@ cdef struct Job:
     bint frozen
     double values               # per statistic, in the whole batch
     double eps
-    # vectors of double: (c,) parameters, (statistics,) all others
-    double* gamma               # IN
-    double* beta                # IN
+    # vectors of double, (statistics,)
     double* mean                # OUT of reduce and forward, IN otherwise; as the next two
     double* low                 # second word of the mean
     double* rstd
-    double* m2                  # OUT of reduce, scratch of a forward
     double* var                 # OUT of a forward
-    double* sum_dy              # OUT of reduce_gradient, IN of apply_gradient, scratch of a backward
-    double* products            # sum of dy * (x - m), likewise
+    # (c,); of all groups (groups, c), except for gamma, beta and shift
+    double* gamma               # IN
+    double* beta                # IN
+    double* channel_mean        # of single channels: mean and low, or scratch
+    double* channel_low
+    double* m2                  # OUT of reduce, scratch of a forward
+    double* sum_dy              # OUT of reduce_gradient and backward, IN of apply_gradient
+    double* products            # sum of dy * (x - m): OUT of reduce_gradient, IN of apply_gradient
     double* dgamma              # OUT of a backward
     const double* scale         # IN of a backward that computes y again: scale and shift of the forward
     const double* shift
@@ -135,6 +143,7 @@ cdef struct Job:
     Partials partials
     char* scratch               # of `rows`: a Scratch per thread (reduce/rows.pxi)
     Cut cut
+    Groups* groups              # of SAMPLE_GROUP
     Lookup* lookup              # of LOOKUP_LINES
     # early end (signals.pxi)
     bint watch
@@ -173,4 +182,5 @@ cdef inline Mode mode_of(const Job* job) noexcept nogil:
     out.frozen = job.frozen
     out.stream = job.cut.stream
     out.four = job.cut.four
+    out.weighted = job.geometry.channels > 1
     return out

@@ -96,7 +96,7 @@ cdef struct Span:           # (channels, runs, length): one span of some channel
 cdef inline Mode reduction(int type, int gate) noexcept nogil:
     # The mode of a reduction.
     return Mode(type=type, spread=False, residual=False, relu=False, keep=False, gate=gate, frozen=False, stream=False,
-                four=False)
+                four=False, weighted=False)
 
 
 cdef inline lane term(

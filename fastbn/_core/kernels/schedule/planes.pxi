@@ -15,15 +15,15 @@ cdef enum:
 
 
 cdef void plan_planes(Job* job, Py_ssize_t cache, Py_ssize_t last_cache, int threads) noexcept nogil:
-    cdef Py_ssize_t samples = job.geometry.samples
+    cdef Py_ssize_t channels = job.geometry.channels
     cdef Py_ssize_t channel_bytes = job.n * job.s * job.itemsize * arrays_of(job)
     cdef Py_ssize_t share
     cdef Cut* cut = &job.cut
     cut.fetch = job.s < SMALL and job.n > 1 and not job.gradient and job.c * channel_bytes > 4 * cache
     cut.pieces = parts(job.s, SPAN)
-    cut.span_images = 1 if cut.pieces > 1 else least(samples, SPAN // job.s)
-    cut.spans = parts(samples, cut.span_images) * cut.pieces
-    if job.c < 2 * threads and cut.spans > 1:
+    cut.span_images = 1 if cut.pieces > 1 else least(job.n, SPAN // job.s)
+    cut.spans = parts(job.n, cut.span_images) * cut.pieces
+    if job.c // channels < 2 * threads and (cut.spans > 1 or (channels > 1 and threads > 1)):
         cut.group = 0
     else:
         # What fits the second level, or a thread's share of the last cache: planes of more channels lie side by side.
@@ -33,6 +33,7 @@ cdef void plan_planes(Job* job, Py_ssize_t cache, Py_ssize_t last_cache, int thr
         cut.group = cache // channel_bytes if cache > channel_bytes else 1
         # The same number of groups for every thread.
         cut.group = parts(job.c, parts(parts(job.c, cut.group), threads) * threads)
+        cut.group = parts(cut.group, channels) * channels
     cut.unit_planes = 1 if cut.pieces > 1 else SPAN // job.s
     job.coefs = Coefs(NULL, job.c, job.c, 1)
 
@@ -75,7 +76,7 @@ cdef inline void reduce_span(
     const real* kind,
 ) noexcept nogil:
     cdef Span span = span_of(job, c, channels, u)
-    cdef bint exact = job.exact or job.n * job.s <= FEW
+    cdef bint exact = job.exact or job.values <= FEW
     if not job.gradient:
         if real is float and not exact:
             span_moments(span, moments, kind, <float> 0)
@@ -145,7 +146,7 @@ cdef void reduce_channels(Job* job, Py_ssize_t c, int channels, const real* kind
     cdef Moments[ABREAST] part
     cdef double[2 * ABREAST] sums           # in a backward
     cdef double[2 * ABREAST] sums_part
-    cdef Py_ssize_t u, statistic = statistic_of(&job.geometry, 0, c)
+    cdef Py_ssize_t u
     cdef int k
     reduce_span(job, c, channels, 0, moments, sums, kind)
     for u in range(1, job.cut.spans):
@@ -160,9 +161,9 @@ cdef void reduce_channels(Job* job, Py_ssize_t c, int channels, const real* kind
                 merge(&moments[k], part[k])
     for k in range(channels):
         if job.gradient:
-            store_sums(job, statistic + k, sums[2 * k], sums[2 * k + 1])
+            store_sums(job, c + k, sums[2 * k], sums[2 * k + 1])
         else:
-            store_moments(job, statistic + k, &moments[k])
+            store_moments(job, c + k, &moments[k])
 
 
 cdef void planes_group(Job* job, Py_ssize_t unit, const real* kind) noexcept nogil:
@@ -189,12 +190,12 @@ cdef void planes_group(Job* job, Py_ssize_t unit, const real* kind) noexcept nog
 
 
 cdef void planes_span(Job* job, Py_ssize_t unit, const real* kind) noexcept nogil:
-    cdef Py_ssize_t statistic = unit // job.cut.spans
     cdef Moments moments
     cdef double[2] sums
+    cdef Py_ssize_t c = unit // job.cut.spans, u = unit % job.cut.spans
     if job.upstream.p != NULL:
-        derive_span(job, parameter_of(&job.geometry, statistic, 0), unit % job.cut.spans, kind)
-    reduce_span(job, parameter_of(&job.geometry, statistic, 0), 1, unit % job.cut.spans, &moments, sums, kind)
+        derive_span(job, c, u, kind)
+    reduce_span(job, c, 1, u, &moments, sums, kind)
     if job.gradient:
         job.partials.sum_dy[unit] = sums[0]
         job.partials.products[unit] = sums[1]
@@ -211,10 +212,10 @@ cdef inline double span_values(const Job* job, Py_ssize_t u) noexcept nogil:
             * <double> least(SPAN, job.s - (u % job.cut.pieces) * SPAN))
 
 
-cdef void planes_merge(Job* job, Py_ssize_t statistic, const real* kind) noexcept nogil:
+cdef void merge_spans(Job* job, Py_ssize_t c) noexcept nogil:
     cdef Moments moments, part
     cdef double sum_dy = 0, products = 0
-    cdef Py_ssize_t u, k = statistic * job.cut.spans
+    cdef Py_ssize_t u, k = c * job.cut.spans
     moments = Moments(0, 0, 0, 0, 0)
     for u in range(job.cut.spans):
         if job.gradient:
@@ -225,12 +226,17 @@ cdef void planes_merge(Job* job, Py_ssize_t statistic, const real* kind) noexcep
                            job.partials.m2[k + u], 0)
             merge(&moments, part)
     if job.gradient:
-        store_sums(job, statistic, sum_dy, products)
+        store_sums(job, c, sum_dy, products)
     else:
-        store_moments(job, statistic, &moments)
+        store_moments(job, c, &moments)
+
+
+cdef void planes_merge(Job* job, Py_ssize_t statistic, const real* kind) noexcept nogil:
+    cdef Py_ssize_t c0 = statistic * job.geometry.channels, c1 = c0 + job.geometry.channels, c
+    for c in range(c0, c1):
+        merge_spans(job, c)
     if job.applies:
-        finish_channels(job, parameter_of(&job.geometry, statistic, 0),
-                        parameter_of(&job.geometry, statistic, job.geometry.channels), kind)
+        finish_channels(job, c0, c1, kind)
 
 
 cdef void planes_apply(Job* job, Py_ssize_t unit, const real* kind) noexcept nogil:

@@ -69,7 +69,10 @@ cdef void plan_rows(Job* job, Py_ssize_t cache, int threads) noexcept nogil:
     elif fit >= 4 * TILE or (fit >= TILE and fit >= even):
         cut.group = 1
         cut.slab = least(least(fit, even), SLAB)
+    if job.geometry.channels > 1 and cut.slab < width:      # a slab may have parts of statistics
+        cut.group = 0
     cut.slabs = parts(width, cut.slab)
+    cut.merged = parts(TILE, job.geometry.channels) * job.geometry.channels
     # With a residual, four long rows exceed the associativity of the first-level cache.
     cut.four = width * itemsize > LONG_ROW and job.residual.p == NULL and job.dresidual.p == NULL
 
@@ -129,7 +132,7 @@ cdef inline Columns slab_of(const Job* job, const Strip* strip, Py_ssize_t first
 
 cdef inline void reduce_slab(const Job* job, Columns u, Scratch* scratch, const real* kind) noexcept nogil:
     # Both sums of all columns, into the scratch.
-    if real is float and not (job.exact or job.n <= FEW):
+    if real is float and not (job.exact or job.values <= FEW):
         reduce_columns(u, Sums(&scratch.e[0], &scratch.q[0]), kind, <float> 0)
     else:
         reduce_columns(u, Sums(&scratch.e[0], &scratch.q[0]), kind, <double> 0)
@@ -190,7 +193,7 @@ cdef inline void fold(double* sums, Py_ssize_t width, Py_ssize_t c, Py_ssize_t r
 
 
 cdef void merge_moments(Job* job, Py_ssize_t k, int width) noexcept nogil:
-    # merge() of moments.pxi over all units, for a tile of statistics from k on. They have equal counts, so the loops
+    # merge() of moments.pxi over all units, for a tile of channels from k on. They have equal counts, so the loops
     # vectorize.
     cdef double[TILE] mean
     cdef double[TILE] low
@@ -219,7 +222,7 @@ cdef void merge_moments(Job* job, Py_ssize_t k, int width) noexcept nogil:
                 add_to_sum(&m2[j], &rest[j], job.partials.m2[i + j])
                 add_between(&m2[j], &rest[j], delta, delta_rest, pair)
         before += n
-        i += job.geometry.statistics
+        i += job.c
     for j in range(width):
         moments = Moments(before, mean[j], low[j], m2[j], rest[j])
         store_moments(job, k + j, &moments)
@@ -235,7 +238,7 @@ cdef void merge_products(Job* job, Py_ssize_t k, int width) noexcept nogil:
         sum_dy[j] = job.partials.sum_dy[i + j]
         products[j] = job.partials.products[i + j]
     for u in range(1, job.cut.units):
-        i += job.geometry.statistics
+        i += job.c
         for j in range(width):
             sum_dy[j] += job.partials.sum_dy[i + j]
             products[j] += job.partials.products[i + j]
@@ -247,9 +250,9 @@ cdef void merge_channels(Job* job, Py_ssize_t c0, Py_ssize_t stop, const real* k
     cdef Py_ssize_t c = c0
     while c < stop:
         if job.gradient:
-            merge_products(job, statistic_of(&job.geometry, 0, c), <int> least(TILE, stop - c))
+            merge_products(job, c, <int> least(TILE, stop - c))
         else:
-            merge_moments(job, statistic_of(&job.geometry, 0, c), <int> least(TILE, stop - c))
+            merge_moments(job, c, <int> least(TILE, stop - c))
         c += TILE
     if job.applies:
         finish_channels(job, c0, stop, kind)
@@ -346,7 +349,7 @@ cdef void apply_strip(Job* job, Py_ssize_t u, Py_ssize_t first, Py_ssize_t stop,
 cdef void rows_reduce(Job* job, Py_ssize_t unit, int thread, const real* kind) noexcept nogil:
     cdef Py_ssize_t u = unit // job.cut.slabs
     cdef Py_ssize_t first = unit % job.cut.slabs * job.cut.slab
-    cdef Py_ssize_t at_result = u * job.geometry.statistics + statistic_of(&job.geometry, 0, first)
+    cdef Py_ssize_t at_result = u * job.c + first
     cdef Strip strip = strip_of(job, u)
     cdef Columns columns = slab_of(job, &strip, first, kind)
     cdef Scratch* scratch = <Scratch*> job.scratch + thread
@@ -359,7 +362,7 @@ cdef void rows_reduce(Job* job, Py_ssize_t unit, int thread, const real* kind) n
 
 
 cdef void rows_merge(Job* job, Py_ssize_t unit, const real* kind) noexcept nogil:
-    merge_channels(job, unit * TILE, least(unit * TILE + TILE, job.c), kind)
+    merge_channels(job, unit * job.cut.merged, least((unit + 1) * job.cut.merged, job.c), kind)
 
 
 cdef void rows_apply(Job* job, Py_ssize_t unit, const real* kind) noexcept nogil:

@@ -68,7 +68,11 @@ cdef void perform(Job* job, What what, Py_ssize_t unit, int thread, const real* 
 cdef inline void perform_unit(Job* job, What what, Py_ssize_t unit, int thread) noexcept nogil:
     if stopped(job):
         return
-    if what == LOOKUP_LINES:
+    if what == SAMPLE_GROUP:
+        run_group(job, unit, thread)
+    elif what == GROUP_SUMS:
+        add_group_sums(job, unit)
+    elif what == LOOKUP_LINES:
         lookup_lines(job, unit)
     elif what == BYTES_OF_PLANES:
         bytes_planes(job, unit)
