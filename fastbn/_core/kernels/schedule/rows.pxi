@@ -126,6 +126,7 @@ cdef inline Columns slab_of(const Job* job, const Strip* strip, Py_ssize_t first
     out.bits = Words(<uint16_t*> out.x.p, strip.bits_step)      # if absent, not used
     if job.bits != NULL:
         out.bits.p = job.bits + strip.bits + first // LANES
+    out.fetch = False           # set for the columns that are summed at once
     out.flush = FLUSH_EXACT if job.type == FLOAT64 and not job.gradient and not job.exact else FLUSH_ROWS
     return out
 
