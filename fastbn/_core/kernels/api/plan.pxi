@@ -96,15 +96,18 @@ cdef bint is_large(Job* job) noexcept:
     return bytes >= (SERIAL_BYTES // 4 if job.activation >= SIGMOID else SERIAL_BYTES)
 
 
-cdef void choose_stores(Job* job, Py_ssize_t last_cache) noexcept:
+cdef bint streams(const Job* job, const Array* out, const Array* other, Py_ssize_t last_cache) noexcept:
     # Streams runs of whole 16 bytes into an output that is not also an input, whose lines the cache has already. The
     # limit is twice the last cache, because the host of a virtual machine may have more than it reports.
     cdef Py_ssize_t size = job.itemsize
     cdef Py_ssize_t run = (job.c if job.s == 1 else job.s) * size
-    cdef Py_ssize_t steps = job.y.step_n * size | (0 if job.s == 1 else job.y.step_c * size)
-    job.cut.stream = (FASTBN_STREAMS and job.y.p != NULL and job.y.p != job.x.p and job.y.p != job.residual.p
-                      and job.n * job.c * job.s * size > 2 * last_cache
-                      and ((<Py_ssize_t> job.y.p) | run | steps) % 16 == 0)
+    cdef Py_ssize_t steps = out.step_n * size | (0 if job.s == 1 else out.step_c * size)
+    return (FASTBN_STREAMS and out.p != NULL and out.p != job.x.p and out.p != other.p
+            and job.n * job.c * job.s * size > 2 * last_cache and ((<Py_ssize_t> out.p) | run | steps) % 16 == 0)
+
+
+cdef void choose_stores(Job* job, Py_ssize_t last_cache) noexcept:
+    job.cut.stream = streams(job, &job.y, &job.residual, last_cache)
 
 
 cdef inline void add_phase(Job* job, What what, Py_ssize_t count) noexcept:

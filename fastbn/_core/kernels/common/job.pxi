@@ -55,6 +55,9 @@ cdef enum What:             # what a unit does
     ROWS_REDUCE
     ROWS_MERGE
     ROWS_APPLY
+    LAYER_FORWARD
+    LAYER_BACKWARD
+    LAYER_MERGE
     LOOKUP_LINES
     BYTES_OF_PLANES
     BYTES_OF_ROWS
@@ -114,6 +117,7 @@ cdef struct Job:
     double slope                # of a leaky ReLU, or alpha of an ELU
     int gate
     bint frozen
+    bint from_zero              # RMS norm: statistics about zero
     double values               # per statistic, in the whole batch
     double eps
     # vectors of double: (c,) parameters, (statistics,) all others

@@ -1,0 +1,101 @@
+# The elementwise pass of layer norm and RMS norm: y = ((x - m) * r + s) * gamma + beta, or y = (x * r) * gamma + beta.
+#
+# a) m, r and s belong to a row, gamma and beta to a column (common/row_coefs.pxi).
+# b) A block is `lanes` columns of one row. It is computed into a local array and then stored, because x and y may be
+#    the same memory.
+# c) A LayerMode holds literals, as a Mode does in affine.pxi.
+
+cdef struct LayerMode:      # literals when a body sees them, except for the last
+    int type
+    bint from_zero          # RMS norm
+    bint gain               # multiply by gamma
+    bint shift              # add beta
+    bint stream
+
+
+cdef inline void layer_block(
+    LayerMode mode, const char* x, char* y,
+    const real* parameters, Py_ssize_t step,            # IN  (PARAMETERS, width)
+    const real* row,                                    # IN  (ROW_COEFS, ABREAST), from the row on
+    int width, int lanes,
+) noexcept nogil:
+    cdef real t[TILE]
+    cdef float room[TILE]
+    cdef const real* u = load_block(mode.type, False, x, width, room, row)
+    cdef real m = row[ROW_M * ABREAST], r = row[ROW_R * ABREAST], s = row[ROW_S * ABREAST], v
+    cdef int j
+    for j in range(lanes):
+        if j < width:
+            v = u[j] * r if mode.from_zero else (u[j] - m) * r + s
+            if mode.gain:
+                v = v * parameters[GAMMA * step + j]
+            if mode.shift:
+                v = v + parameters[BETA * step + j]
+            t[j] = v
+    store_block(mode.type, False, mode.stream, t, width, lanes, y)
+
+
+cdef inline void layer_row(
+    LayerMode mode, const char* x, char* y, Py_ssize_t length, Coefs coefs, const real* row,
+) noexcept nogil:
+    cdef const real* parameters = coef_row(coefs, 0, row)
+    cdef Py_ssize_t w = 0, step = coefs.step, size = size_of(mode.type)
+    while w + TILE <= length:
+        layer_block(mode, x + w * size, y + w * size, parameters + w, step, row, TILE, TILE)
+        w += TILE
+    while w + LANES <= length:
+        layer_block(mode, x + w * size, y + w * size, parameters + w, step, row, LANES, LANES)
+        w += LANES
+    if w < length:
+        layer_block(mode, x + w * size, y + w * size, parameters + w, step, row, <int> (length - w), LANES)
+
+
+cdef inline void layer_rows(LayerMode mode, ForwardRuns a, Coefs coefs, const real* rows) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(a.runs):
+        layer_row(mode, a.x.p + i * a.x.step, a.y.p + i * a.y.step, a.length, coefs, rows + i)
+
+
+cdef inline void layer_of(LayerMode mode, ForwardRuns a, Coefs coefs, const real* rows) noexcept nogil:
+    # The type is a literal already; every branch sets three more.
+    cdef LayerMode m = mode
+    m.gain = True
+    if mode.from_zero:
+        m.from_zero = True
+        if mode.shift:
+            m.shift = True
+            layer_rows(m, a, coefs, rows)
+            return
+        m.shift = False
+        if not mode.gain:
+            m.gain = False
+            layer_rows(m, a, coefs, rows)
+            return
+        layer_rows(m, a, coefs, rows)
+        return
+    m.from_zero = False
+    if mode.gain or mode.shift:
+        m.shift = True
+        layer_rows(m, a, coefs, rows)
+    else:
+        m.gain = False
+        m.shift = False
+        layer_rows(m, a, coefs, rows)
+
+
+cdef void layer(
+    LayerMode mode, ForwardRuns a, Coefs coefs,
+    const real* rows,                                   # IN  (ROW_COEFS, ABREAST)
+) noexcept nogil:
+    if real is double:
+        mode.type = FLOAT64
+        layer_of(mode, a, coefs, rows)
+    elif mode.type == FLOAT16:
+        mode.type = FLOAT16
+        layer_of(mode, a, coefs, rows)
+    elif mode.type == BFLOAT16:
+        mode.type = BFLOAT16
+        layer_of(mode, a, coefs, rows)
+    else:
+        mode.type = FLOAT32
+        layer_of(mode, a, coefs, rows)
