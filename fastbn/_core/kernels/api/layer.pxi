@@ -53,14 +53,13 @@ cdef int execute_layer(Job* job, object num_threads) except -1:
     plan_layer(job)
     job.cut.stream = streams(job, &job.dx if job.gradient else &job.y, &job.dy, LAST_CACHE)
     add_phase(job, LAYER_BACKWARD if job.gradient else LAYER_FORWARD, job.cut.units)
-    sums = job.cut.units * job.c if job.gradient and job.gamma != NULL else 0
+    sums = job.cut.units * UNIT_SUMS * job.coefs.step if job.gradient and job.gamma != NULL else 0
     if sums:
         add_phase(job, LAYER_MERGE, parts(job.c, TILE))
-    work = <char*> malloc(2 * (sums + job.c) * sizeof(double))
+    work = <char*> malloc((sums + PARAMETERS * job.coefs.step) * sizeof(double))
     if work == NULL:
         raise MemoryError("no memory for the workspace of a layer normalization")
-    job.partials.products = <double*> work
-    job.partials.sum_dy = job.partials.products + sums
+    job.partials.sum_dy = <double*> work
     job.coefs.p = <char*> (job.partials.sum_dy + sums)
     try:
         if job.gamma != NULL and job.type == FLOAT64:

@@ -3,7 +3,9 @@
 # a) m, r and s belong to a row, gamma and beta to a column (common/row_coefs.pxi).
 # b) A block is `lanes` columns of one row. It is computed into a local array and then stored, because x and y may be
 #    the same memory.
-# c) A LayerMode holds literals, as a Mode does in affine.pxi.
+# c) It prefetches the same columns of the next group of rows, which is reduced next: a reduction alone does not keep the
+#    memory busy.
+# d) A LayerMode holds literals, as a Mode does in affine.pxi.
 
 cdef struct LayerMode:      # literals when a body sees them, except for the last
     int type
@@ -17,13 +19,14 @@ cdef inline void layer_block(
     LayerMode mode, const char* x, char* y,
     const real* parameters, Py_ssize_t step,            # IN  (PARAMETERS, width)
     const real* row,                                    # IN  (ROW_COEFS, ABREAST), from the row on
-    int width, int lanes,
+    Py_ssize_t ahead, int width, int lanes,
 ) noexcept nogil:
     cdef real t[TILE]
     cdef float room[TILE]
     cdef const real* u = load_block(mode.type, False, x, width, room, row)
     cdef real m = row[ROW_M * ABREAST], r = row[ROW_R * ABREAST], s = row[ROW_S * ABREAST], v
     cdef int j
+    prefetch(x + ahead, lanes * size_of(mode.type))
     for j in range(lanes):
         if j < width:
             v = u[j] * r if mode.from_zero else (u[j] - m) * r + s
@@ -36,24 +39,24 @@ cdef inline void layer_block(
 
 
 cdef inline void layer_row(
-    LayerMode mode, const char* x, char* y, Py_ssize_t length, Coefs coefs, const real* row,
+    LayerMode mode, const char* x, char* y, Py_ssize_t length, Coefs coefs, const real* row, Py_ssize_t ahead,
 ) noexcept nogil:
     cdef const real* parameters = coef_row(coefs, 0, row)
     cdef Py_ssize_t w = 0, step = coefs.step, size = size_of(mode.type)
     while w + TILE <= length:
-        layer_block(mode, x + w * size, y + w * size, parameters + w, step, row, TILE, TILE)
+        layer_block(mode, x + w * size, y + w * size, parameters + w, step, row, ahead, TILE, TILE)
         w += TILE
     while w + LANES <= length:
-        layer_block(mode, x + w * size, y + w * size, parameters + w, step, row, LANES, LANES)
+        layer_block(mode, x + w * size, y + w * size, parameters + w, step, row, ahead, LANES, LANES)
         w += LANES
     if w < length:
-        layer_block(mode, x + w * size, y + w * size, parameters + w, step, row, <int> (length - w), LANES)
+        layer_block(mode, x + w * size, y + w * size, parameters + w, step, row, ahead, <int> (length - w), LANES)
 
 
 cdef inline void layer_rows(LayerMode mode, ForwardRuns a, Coefs coefs, const real* rows) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(a.runs):
-        layer_row(mode, a.x.p + i * a.x.step, a.y.p + i * a.y.step, a.length, coefs, rows + i)
+        layer_row(mode, a.x.p + i * a.x.step, a.y.p + i * a.y.step, a.length, coefs, rows + i, a.runs * a.x.step)
 
 
 cdef inline void layer_of(LayerMode mode, ForwardRuns a, Coefs coefs, const real* rows) noexcept nogil:

@@ -1,37 +1,37 @@
 # The elementwise pass of the backward of layer norm and RMS norm, with the sums of the parameters' gradients.
 #
 # a) dx = r * ((gamma * dy + b * (x - m)) + c), with the constants of row_coefs.pxi.
-# b) dgamma and dbeta are sums of dy * xhat and of dy over columns. A block goes down `rows` rows of some columns, adds
-#    them in `real`, and then adds the sums of the block to those of the unit, in double.
+# b) dgamma and dbeta are sums of dy * xhat and of dy over columns, in `real` and in the order of the rows. The schedule
+#    adds them to sums in double after every SUM_ROWS rows.
+# c) Only two rows at once: more, of a power of two of bytes, exceed the associativity of the first-level cache.
 
-cdef struct ColumnSums:     # (columns,) of a unit
-    double* dgamma
-    double* dbeta
+cdef enum:
+    PAIR = 2            # rows that share the loads of the parameters and of their sums
 
 
 cdef inline void layer_gradient_block(
-    LayerMode mode, GradientRuns a,                     # (runs, width); without bits and dresidual
+    LayerMode mode, GradientRuns a,                     # (rows, width); without bits and dresidual
     const real* gamma,                                  # IN  (width,)
     const real* row,                                    # IN  (ROW_COEFS, ABREAST)
-    ColumnSums sums,                                    # OUT (width,), added to
-    int width, int lanes,
+    real* sums, Py_ssize_t step,                        # OUT (2, width): those of dgamma and dbeta, added to
+    Py_ssize_t ahead, int rows, int width, int lanes,
 ) noexcept nogil:
-    cdef real g[STEP]
     cdef real dgamma[STEP]
     cdef real dbeta[STEP]
-    cdef real t[STEP]
+    cdef real t[PAIR * STEP]
     cdef float dy_room[STEP]
     cdef float x_room[STEP]
     cdef const real* w
     cdef const real* u
     cdef real m, r, s, b, c, d, v
-    cdef Py_ssize_t i
-    cdef int j
-    for j in range(lanes):
-        g[j] = gamma[j] if mode.gain and j < width else 0
-        dgamma[j] = 0
-        dbeta[j] = 0
-    for i in range(a.runs):
+    cdef int i, j
+    if mode.gain:
+        for j in range(lanes):
+            dgamma[j] = sums[j] if j < width else 0
+            dbeta[j] = sums[step + j] if j < width else 0
+    for i in range(rows):
+        prefetch(a.dy.p + i * a.dy.step + ahead * a.dy.step, lanes * size_of(mode.type))
+        prefetch(a.x.p + i * a.x.step + ahead * a.x.step, lanes * size_of(mode.type))
         w = load_block(mode.type, False, a.dy.p + i * a.dy.step, width, dy_room, row)
         u = load_block(mode.type, False, a.x.p + i * a.x.step, width, x_room, row)
         m = row[ROW_M * ABREAST + i]
@@ -45,40 +45,46 @@ cdef inline void layer_gradient_block(
                 if mode.gain:
                     dgamma[j] += w[j] * (d * r if mode.from_zero else d * r + s)
                     dbeta[j] += w[j]
-                v = (w[j] * g[j] if mode.gain else w[j]) + b * d
-                t[j] = r * (v if mode.from_zero else v + c)
-        store_block(mode.type, False, mode.stream, t, width, lanes, a.dx.p + i * a.dx.step)
+                v = (w[j] * gamma[j] if mode.gain else w[j]) + b * d
+                t[i * lanes + j] = r * (v if mode.from_zero else v + c)
+    for i in range(rows):
+        store_block(mode.type, False, mode.stream, t + i * lanes, width, lanes, a.dx.p + i * a.dx.step)
     if mode.gain:
         for j in range(lanes):
             if j < width:
-                sums.dgamma[j] += dgamma[j]
-                sums.dbeta[j] += dbeta[j]
+                sums[j] = dgamma[j]
+                sums[step + j] = dbeta[j]
 
 
-cdef inline void layer_gradient_piece(
-    LayerMode mode, GradientRuns a, Py_ssize_t w, Coefs coefs, const real* rows, ColumnSums sums, int width, int lanes,
+cdef inline void layer_gradient_some(
+    LayerMode mode, GradientRuns a, Coefs coefs, const real* rows, real* sums, Py_ssize_t ahead, int count,
 ) noexcept nogil:
-    # From column w on.
-    layer_gradient_block(mode, gradient_at(a, w * size_of(mode.type), 0), coef_row(coefs, GAMMA, rows) + w, rows,
-                         ColumnSums(sums.dgamma + w, sums.dbeta + w), width, lanes)
+    cdef const real* gamma = coef_row(coefs, GAMMA, rows)
+    cdef Py_ssize_t w = 0, step = coefs.step, size = size_of(mode.type)
+    while w + STEP <= a.length:
+        layer_gradient_block(mode, gradient_at(a, w * size, 0), gamma + w, rows, sums + w, step, ahead, count, STEP, STEP)
+        w += STEP
+    if w + LANES <= a.length:
+        layer_gradient_block(mode, gradient_at(a, w * size, 0), gamma + w, rows, sums + w, step, ahead, count, LANES, LANES)
+        w += LANES
+    if w < a.length:
+        layer_gradient_block(mode, gradient_at(a, w * size, 0), gamma + w, rows, sums + w, step, ahead, count,
+                             <int> (a.length - w), LANES)
 
 
 cdef inline void layer_gradient_rows(
-    LayerMode mode, GradientRuns a, Coefs coefs, const real* rows, ColumnSums sums,
+    LayerMode mode, GradientRuns a, Coefs coefs, const real* rows, real* sums,
 ) noexcept nogil:
-    cdef Py_ssize_t w = 0
-    while w + STEP <= a.length:
-        layer_gradient_piece(mode, a, w, coefs, rows, sums, STEP, STEP)
-        w += STEP
-    if w + LANES <= a.length:
-        layer_gradient_piece(mode, a, w, coefs, rows, sums, LANES, LANES)
-        w += LANES
-    if w < a.length:
-        layer_gradient_piece(mode, a, w, coefs, rows, sums, <int> (a.length - w), LANES)
+    cdef Py_ssize_t i = 0
+    while i + PAIR <= a.runs:
+        layer_gradient_some(mode, gradient_next(a, i), coefs, rows + i, sums, a.runs, PAIR)
+        i += PAIR
+    if i < a.runs:
+        layer_gradient_some(mode, gradient_next(a, i), coefs, rows + i, sums, a.runs, 1)
 
 
 cdef inline void layer_gradient_of(
-    LayerMode mode, GradientRuns a, Coefs coefs, const real* rows, ColumnSums sums,
+    LayerMode mode, GradientRuns a, Coefs coefs, const real* rows, real* sums,
 ) noexcept nogil:
     # The type is a literal already; every branch sets two more.
     cdef LayerMode m = mode
@@ -103,7 +109,7 @@ cdef inline void layer_gradient_of(
 cdef void layer_gradient(
     LayerMode mode, GradientRuns a, Coefs coefs,
     const real* rows,                                   # IN  (ROW_COEFS, ABREAST)
-    ColumnSums sums,
+    real* sums,                                         # OUT (2, step): of dgamma and dbeta, added to
 ) noexcept nogil:
     if real is double:
         mode.type = FLOAT64

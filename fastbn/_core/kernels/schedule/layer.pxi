@@ -1,31 +1,29 @@
 # Layer norm and RMS norm over rows of (R, C): the statistics of a row, and its elementwise pass.
 #
-# a) A group of rows is reduced and then applied while it is in the cache. Rows do not depend on each other, so the size
-#    of a group and of a unit of a forward decide when a row is processed, not how.
-# b) A backward adds dgamma and dbeta by columns: GROUP_ROWS rows at a time in `real`, then in double for each unit; the
-#    units are merged in order. The rows of a unit depend only on the shape.
+# a) A group of rows is reduced and then applied while it is in the first-level cache. Rows do not depend on each other,
+#    so the size of a group, and of a unit of a forward, decide when a row is processed, not how.
+# b) A backward also adds dgamma and dbeta by columns: in `real` over SUM_ROWS rows, then in double over the rows of a
+#    unit, which depend only on the shape; the units are merged in order.
 
 cdef enum:
-    GROUP_ROWS = 8              # rows whose gradients of parameters are added in `real`
-    GROUP_BYTES = 16384         # of a group in a forward
-    ROW_ELEMENTS = 32768        # least of a unit in a forward
-    ROW_ELEMENTS_BACKWARD = 131072
-    MOST_UNITS = 64             # of a backward: each has two sums in double for every column
+    SUM_ROWS = 16               # rows whose terms of dgamma and dbeta are added in `real`
+    GROUP_BYTES = 16384         # of a group
+    UNIT_FORWARD = 32768        # least elements of a unit
+    UNIT_BACKWARD = 131072
+    MOST_UNITS = 64             # of a backward
+    UNIT_SUMS = 4               # vectors of a unit of a backward: dgamma and dbeta in double, and in `real`
 
 
 cdef void plan_layer(Job* job) noexcept nogil:
     cdef Cut* cut = &job.cut
-    if job.gradient:
-        cut.group = GROUP_ROWS
-        cut.unit_rows = ROW_ELEMENTS_BACKWARD // job.c
-        if cut.unit_rows < parts(job.n, MOST_UNITS):
-            cut.unit_rows = parts(job.n, MOST_UNITS)
-    else:
-        cut.group = least(ABREAST, parts(GROUP_BYTES, job.c * job.itemsize))
-        cut.unit_rows = parts(ROW_ELEMENTS, job.c)
-    cut.unit_rows = (parts(cut.unit_rows, cut.group) if cut.unit_rows else 1) * cut.group
+    cdef Py_ssize_t row = job.c * job.itemsize * (2 if job.gradient else 1)
+    cut.group = least(ABREAST, parts(GROUP_BYTES, row))
+    cut.unit_rows = parts(UNIT_BACKWARD if job.gradient else UNIT_FORWARD, job.c)
+    if job.gradient and cut.unit_rows < parts(job.n, MOST_UNITS):
+        cut.unit_rows = parts(job.n, MOST_UNITS)
+    cut.unit_rows = parts(cut.unit_rows, SUM_ROWS) * SUM_ROWS
     cut.units = parts(job.n, cut.unit_rows)
-    job.coefs = Coefs(NULL, job.c, job.c, 1)
+    job.coefs = Coefs(NULL, job.c + PADDING, job.c, 1)
 
 
 cdef inline LayerMode layer_mode(const Job* job) noexcept nogil:
@@ -47,7 +45,7 @@ cdef void layer_forward_group(Job* job, RowGroup rows, const real* kind) noexcep
     layer(layer_mode(job), a, job.coefs, <const real*> coefs)
 
 
-cdef void layer_backward_group(Job* job, RowGroup rows, ColumnSums sums, const real* kind) noexcept nogil:
+cdef void layer_backward_group(Job* job, RowGroup rows, real* sums, const real* kind) noexcept nogil:
     cdef double products[2 * ABREAST]
     cdef real coefs[ROW_COEFS * ABREAST]
     cdef RowStatistics statistics
@@ -84,17 +82,29 @@ cdef void layer_forward_unit(Job* job, Py_ssize_t unit, const real* kind) noexce
         fastbn_fence()
 
 
+cdef inline void add_row_sums(
+    Py_ssize_t columns,
+    real* sums,                                         # IN  (columns,), OUT zero
+    double* total,                                      # OUT (columns,), added to
+) noexcept nogil:
+    cdef Py_ssize_t c
+    for c in range(columns):
+        total[c] += sums[c]
+        sums[c] = 0
+
+
 cdef void layer_backward_unit(Job* job, Py_ssize_t unit, const real* kind) noexcept nogil:
-    cdef Py_ssize_t row = unit * job.cut.unit_rows, stop = end_of_unit(job, unit)
-    cdef double none = 0
-    cdef ColumnSums sums = ColumnSums(&none, &none)     # not used
-    if job.gamma != NULL:
-        sums = ColumnSums(job.partials.products + unit * job.c, job.partials.sum_dy + unit * job.c)
-        memset(sums.dgamma, 0, job.c * sizeof(double))
-        memset(sums.dbeta, 0, job.c * sizeof(double))
+    cdef Py_ssize_t row = unit * job.cut.unit_rows, stop = end_of_unit(job, unit), part, columns
+    cdef double* total = job.partials.sum_dy + unit * UNIT_SUMS * job.coefs.step
+    cdef real* sums = <real*> (total + 2 * job.coefs.step)
+    columns = 2 * job.coefs.step if job.gamma != NULL else 0
+    memset(total, 0, columns * (sizeof(double) + sizeof(real)))
     while row < stop:
-        layer_backward_group(job, RowGroup(row, <int> least(job.cut.group, stop - row)), sums, kind)
-        row += job.cut.group
+        part = least(stop, row + SUM_ROWS)
+        while row < part:
+            layer_backward_group(job, RowGroup(row, <int> least(job.cut.group, part - row)), sums, kind)
+            row = least(part, row + job.cut.group)
+        add_row_sums(columns, sums, total)
     if job.cut.stream:
         fastbn_fence()
 
@@ -107,5 +117,5 @@ cdef void layer_merge(Job* job, Py_ssize_t tile) noexcept nogil:
         job.sum_dy[i] = 0
     for u in range(job.cut.units):
         for i in range(c, stop):
-            job.dgamma[i] += job.partials.products[u * job.c + i]
-            job.sum_dy[i] += job.partials.sum_dy[u * job.c + i]
+            job.dgamma[i] += job.partials.sum_dy[UNIT_SUMS * u * job.coefs.step + i]
+            job.sum_dy[i] += job.partials.sum_dy[(UNIT_SUMS * u + 1) * job.coefs.step + i]
