@@ -3,8 +3,7 @@
 # a) m, r and s belong to a row, gamma and beta to a column (common/row_coefs.pxi).
 # b) A block is `lanes` columns of one row. It is computed into a local array and then stored, because x and y may be
 #    the same memory.
-# c) It prefetches the same columns of the next group of rows, which is reduced next: a reduction alone does not keep the
-#    memory busy.
+# c) It prefetches the same columns of the next group of rows, so that their reduction does not wait for memory.
 # d) A LayerMode holds literals, as a Mode does in affine.pxi.
 
 cdef struct LayerMode:      # literals when a body sees them, except for the last
@@ -18,18 +17,19 @@ cdef struct LayerMode:      # literals when a body sees them, except for the las
 cdef inline void layer_block(
     LayerMode mode, const char* x, char* y,
     const real* parameters, Py_ssize_t step,            # IN  (PARAMETERS, width)
-    const real* row,                                    # IN  (ROW_COEFS, ABREAST), from the row on
-    Py_ssize_t ahead, int width, int lanes,
+    const real* row,                                    # IN  (ROW_COEFS,)
+    Py_ssize_t ahead,                                   # bytes to what is prefetched
+    int width, int lanes,
 ) noexcept nogil:
     cdef real t[TILE]
     cdef float room[TILE]
     cdef const real* u = load_block(mode.type, False, x, width, room, row)
-    cdef real m = row[ROW_M * ABREAST], r = row[ROW_R * ABREAST], s = row[ROW_S * ABREAST], v
+    cdef real v
     cdef int j
     prefetch(x + ahead, lanes * size_of(mode.type))
     for j in range(lanes):
         if j < width:
-            v = u[j] * r if mode.from_zero else (u[j] - m) * r + s
+            v = u[j] * row[ROW_R] if mode.from_zero else (u[j] - row[ROW_M]) * row[ROW_R] + row[ROW_S]
             if mode.gain:
                 v = v * parameters[GAMMA * step + j]
             if mode.shift:
@@ -39,18 +39,25 @@ cdef inline void layer_block(
 
 
 cdef inline void layer_row(
-    LayerMode mode, const char* x, char* y, Py_ssize_t length, Coefs coefs, const real* row, Py_ssize_t ahead,
+    LayerMode mode, const char* x, char* y, Py_ssize_t length, Coefs coefs,
+    const real* rows,                                   # IN  (ROW_COEFS, ABREAST), from the row on
+    Py_ssize_t ahead,
 ) noexcept nogil:
-    cdef const real* parameters = coef_row(coefs, 0, row)
+    cdef real row[ROW_COEFS]        # local, so that they stay in registers although y is written
+    cdef const real* parameters = coef_row(coefs, 0, rows)
     cdef Py_ssize_t w = 0, step = coefs.step, size = size_of(mode.type)
+    cdef int k
+    for k in range(ROW_COEFS):
+        row[k] = rows[k * ABREAST]
     while w + TILE <= length:
-        layer_block(mode, x + w * size, y + w * size, parameters + w, step, row, ahead, TILE, TILE)
+        layer_block(mode, x + w * size, y + w * size, parameters + w, step, <const real*> row, ahead, TILE, TILE)
         w += TILE
     while w + LANES <= length:
-        layer_block(mode, x + w * size, y + w * size, parameters + w, step, row, ahead, LANES, LANES)
+        layer_block(mode, x + w * size, y + w * size, parameters + w, step, <const real*> row, ahead, LANES, LANES)
         w += LANES
     if w < length:
-        layer_block(mode, x + w * size, y + w * size, parameters + w, step, row, ahead, <int> (length - w), LANES)
+        layer_block(mode, x + w * size, y + w * size, parameters + w, step, <const real*> row, ahead,
+                    <int> (length - w), LANES)
 
 
 cdef inline void layer_rows(LayerMode mode, ForwardRuns a, Coefs coefs, const real* rows) noexcept nogil:

@@ -12,9 +12,10 @@ cdef enum:
 cdef inline void layer_gradient_block(
     LayerMode mode, GradientRuns a,                     # (rows, width); without bits and dresidual
     const real* gamma,                                  # IN  (width,)
-    const real* row,                                    # IN  (ROW_COEFS, ABREAST)
+    const real* row,                                    # IN  (rows, ROW_COEFS)
     real* sums, Py_ssize_t step,                        # OUT (2, width): those of dgamma and dbeta, added to
-    Py_ssize_t ahead, int rows, int width, int lanes,
+    Py_ssize_t ahead,                                   # rows to what is prefetched
+    int rows, int width, int lanes,
 ) noexcept nogil:
     cdef real dgamma[STEP]
     cdef real dbeta[STEP]
@@ -23,30 +24,27 @@ cdef inline void layer_gradient_block(
     cdef float x_room[STEP]
     cdef const real* w
     cdef const real* u
-    cdef real m, r, s, b, c, d, v
+    cdef real d, v
+    cdef const real* k
     cdef int i, j
     if mode.gain:
         for j in range(lanes):
             dgamma[j] = sums[j] if j < width else 0
             dbeta[j] = sums[step + j] if j < width else 0
     for i in range(rows):
-        prefetch(a.dy.p + i * a.dy.step + ahead * a.dy.step, lanes * size_of(mode.type))
-        prefetch(a.x.p + i * a.x.step + ahead * a.x.step, lanes * size_of(mode.type))
+        prefetch(a.dy.p + (i + ahead) * a.dy.step, lanes * size_of(mode.type))
+        prefetch(a.x.p + (i + ahead) * a.x.step, lanes * size_of(mode.type))
         w = load_block(mode.type, False, a.dy.p + i * a.dy.step, width, dy_room, row)
         u = load_block(mode.type, False, a.x.p + i * a.x.step, width, x_room, row)
-        m = row[ROW_M * ABREAST + i]
-        r = row[ROW_R * ABREAST + i]
-        s = row[ROW_S * ABREAST + i]
-        b = row[ROW_B * ABREAST + i]
-        c = row[ROW_C * ABREAST + i]
+        k = row + i * ROW_COEFS
         for j in range(lanes):
             if j < width:
-                d = u[j] if mode.from_zero else u[j] - m
+                d = u[j] if mode.from_zero else u[j] - k[ROW_M]
                 if mode.gain:
-                    dgamma[j] += w[j] * (d * r if mode.from_zero else d * r + s)
+                    dgamma[j] += w[j] * (d * k[ROW_R] if mode.from_zero else d * k[ROW_R] + k[ROW_S])
                     dbeta[j] += w[j]
-                v = (w[j] * gamma[j] if mode.gain else w[j]) + b * d
-                t[i * lanes + j] = r * (v if mode.from_zero else v + c)
+                v = (w[j] * gamma[j] if mode.gain else w[j]) + k[ROW_B] * d
+                t[i * lanes + j] = k[ROW_R] * (v if mode.from_zero else v + k[ROW_C])
     for i in range(rows):
         store_block(mode.type, False, mode.stream, t + i * lanes, width, lanes, a.dx.p + i * a.dx.step)
     if mode.gain:
@@ -59,17 +57,24 @@ cdef inline void layer_gradient_block(
 cdef inline void layer_gradient_some(
     LayerMode mode, GradientRuns a, Coefs coefs, const real* rows, real* sums, Py_ssize_t ahead, int count,
 ) noexcept nogil:
+    cdef real row[PAIR * ROW_COEFS]     # local, so that they stay in registers although dx is written
     cdef const real* gamma = coef_row(coefs, GAMMA, rows)
     cdef Py_ssize_t w = 0, step = coefs.step, size = size_of(mode.type)
+    cdef int i, k
+    for i in range(count):
+        for k in range(ROW_COEFS):
+            row[i * ROW_COEFS + k] = rows[k * ABREAST + i]
     while w + STEP <= a.length:
-        layer_gradient_block(mode, gradient_at(a, w * size, 0), gamma + w, rows, sums + w, step, ahead, count, STEP, STEP)
+        layer_gradient_block(mode, gradient_at(a, w * size, 0), gamma + w, <const real*> row, sums + w, step, ahead,
+                             count, STEP, STEP)
         w += STEP
     if w + LANES <= a.length:
-        layer_gradient_block(mode, gradient_at(a, w * size, 0), gamma + w, rows, sums + w, step, ahead, count, LANES, LANES)
+        layer_gradient_block(mode, gradient_at(a, w * size, 0), gamma + w, <const real*> row, sums + w, step, ahead,
+                             count, LANES, LANES)
         w += LANES
     if w < a.length:
-        layer_gradient_block(mode, gradient_at(a, w * size, 0), gamma + w, rows, sums + w, step, ahead, count,
-                             <int> (a.length - w), LANES)
+        layer_gradient_block(mode, gradient_at(a, w * size, 0), gamma + w, <const real*> row, sums + w, step, ahead,
+                             count, <int> (a.length - w), LANES)
 
 
 cdef inline void layer_gradient_rows(
