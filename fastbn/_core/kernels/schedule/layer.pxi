@@ -7,7 +7,7 @@
 
 cdef enum:
     SUM_ROWS = 16               # rows whose terms of dgamma and dbeta are added in `real`
-    GROUP_BYTES = 8192         # of a group
+    GROUP_BYTES = 4096          # of a group
     UNIT_FORWARD = 32768        # least elements of a unit
     UNIT_BACKWARD = 131072
     MOST_UNITS = 64             # of a backward
