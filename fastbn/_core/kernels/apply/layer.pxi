@@ -66,31 +66,32 @@ cdef inline void layer_rows(LayerMode mode, ForwardRuns a, Coefs coefs, const re
         layer_row(mode, a.x.p + i * a.x.step, a.y.p + i * a.y.step, a.length, coefs, rows + i, a.runs * a.x.step)
 
 
-cdef inline void layer_of(LayerMode mode, ForwardRuns a, Coefs coefs, const real* rows) noexcept nogil:
-    # The type is a literal already; every branch sets three more.
+cdef inline void layer_with(LayerMode mode, ForwardRuns a, Coefs coefs, const real* rows) noexcept nogil:
+    # Layer norm with gamma alone adds a beta of zeros, RMS norm does not.
     cdef LayerMode m = mode
-    m.gain = True
-    if mode.from_zero:
-        m.from_zero = True
-        if mode.shift:
-            m.shift = True
-            layer_rows(m, a, coefs, rows)
-            return
-        m.shift = False
-        if not mode.gain:
-            m.gain = False
-            layer_rows(m, a, coefs, rows)
-            return
-        layer_rows(m, a, coefs, rows)
-        return
-    m.from_zero = False
-    if mode.gain or mode.shift:
+    if mode.shift or (mode.gain and not mode.from_zero):
+        m.gain = True
         m.shift = True
+        layer_rows(m, a, coefs, rows)
+    elif mode.gain:
+        m.gain = True
+        m.shift = False
         layer_rows(m, a, coefs, rows)
     else:
         m.gain = False
         m.shift = False
         layer_rows(m, a, coefs, rows)
+
+
+cdef inline void layer_of(LayerMode mode, ForwardRuns a, Coefs coefs, const real* rows) noexcept nogil:
+    # The type is a literal already; every branch sets three more.
+    cdef LayerMode m = mode
+    if mode.from_zero:
+        m.from_zero = True
+        layer_with(m, a, coefs, rows)
+    else:
+        m.from_zero = False
+        layer_with(m, a, coefs, rows)
 
 
 cdef void layer(

@@ -88,6 +88,18 @@ cdef inline void layer_gradient_rows(
         layer_gradient_some(mode, gradient_next(a, i), coefs, rows + i, sums, a.runs, 1)
 
 
+cdef inline void layer_gradient_with(
+    LayerMode mode, GradientRuns a, Coefs coefs, const real* rows, real* sums,
+) noexcept nogil:
+    cdef LayerMode m = mode
+    if mode.gain:
+        m.gain = True
+        layer_gradient_rows(m, a, coefs, rows, sums)
+    else:
+        m.gain = False
+        layer_gradient_rows(m, a, coefs, rows, sums)
+
+
 cdef inline void layer_gradient_of(
     LayerMode mode, GradientRuns a, Coefs coefs, const real* rows, real* sums,
 ) noexcept nogil:
@@ -95,20 +107,10 @@ cdef inline void layer_gradient_of(
     cdef LayerMode m = mode
     if mode.from_zero:
         m.from_zero = True
-        if mode.gain:
-            m.gain = True
-            layer_gradient_rows(m, a, coefs, rows, sums)
-        else:
-            m.gain = False
-            layer_gradient_rows(m, a, coefs, rows, sums)
+        layer_gradient_with(m, a, coefs, rows, sums)
     else:
         m.from_zero = False
-        if mode.gain:
-            m.gain = True
-            layer_gradient_rows(m, a, coefs, rows, sums)
-        else:
-            m.gain = False
-            layer_gradient_rows(m, a, coefs, rows, sums)
+        layer_gradient_with(m, a, coefs, rows, sums)
 
 
 cdef void layer_gradient(
