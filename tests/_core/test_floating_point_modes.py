@@ -12,6 +12,7 @@ import pytest
 from fastbn import ChannelAffine, ChannelStats
 from fastbn._core import dispatch
 from fastbn.functional import batch_norm_backward, batch_norm_training
+from tests import row_norms
 from tests.cases import array, axis_of, case
 
 pytestmark = [
@@ -45,7 +46,12 @@ def bits_of(x, dy, axis, threads):
     stats = ChannelStats(x.shape[axis], axis=axis).update(x, num_threads=threads)
     c = np.linspace(0.5, 2, x.shape[axis])
     z = ChannelAffine(c * 0, c, c * 0, axis=axis, num_threads=threads)(x)
-    return [a.tobytes() for a in (y, saved.mean, saved.var, *gradients, stats.mean, stats.m2, z)]
+    found = [y, saved.mean, saved.var, *gradients, stats.mean, stats.m2, z]
+    if axis == x.ndim - 1:
+        rows = [a.reshape(-1, x.shape[axis]) for a in (x, dy)]
+        for about_zero in (False, True):
+            found += row_norms.results(*rows, c, c, about_zero=about_zero, threads=threads)
+    return [a.tobytes() for a in found]
 
 
 @pytest.mark.parametrize("shape", [case(64, 32, 20, 20), case(9000, 64)], ids=lambda c: c.name)

@@ -14,6 +14,8 @@ LONG_CALLS = DEFAULT_SIGNALS + """
 import json, os, threading, time
 import numpy as np
 import fastbn
+from fastbn._core import views
+from fastbn._core.dispatch import kernels
 from fastbn.functional import Saved, batch_norm_backward, batch_norm_inference, batch_norm_training
 
 axis = {axis}
@@ -24,6 +26,9 @@ saved = Saved.from_statistics(np.zeros(64), np.ones(64))
 bytes_to_floats = fastbn.ChannelAffine(np.zeros(64), np.ones(64), np.ones(64), axis=axis)
 bn = fastbn.BatchNorm(64, axis=axis)
 bn(x[:2])
+rows = views.view(x, -1)
+out = views.output(rows)
+statistics = kernels.layer_forward(rows, out, None, None, 1e-5, about_zero=False, num_threads=1)
 
 calls = {{
     "training": lambda: bn(x),
@@ -32,6 +37,9 @@ calls = {{
     "backward": lambda: batch_norm_backward(x, x, saved, axis=axis),
     "statistics": lambda: fastbn.ChannelStats(64, axis=axis).update(x),
     "images": lambda: bytes_to_floats(image),
+    "layer norm": lambda: kernels.layer_inference(rows, out, None, None, 1e-5, about_zero=False, num_threads=None),
+    "layer norm backward": lambda: kernels.layer_backward(
+        rows, rows, out, statistics, np.ones(rows.shape[1]), num_threads=None),
 }}
 
 def interrupt(begun):
@@ -64,7 +72,7 @@ print(json.dumps([interrupted, moved, same]))
 @pytest.mark.parametrize("axis", [1, -1])
 def test_ctrl_c(axis):
     interrupted, moved, same = json.loads(output(LONG_CALLS.format(axis=axis)))
-    assert len(interrupted) == 12
+    assert len(interrupted) == 16
     # The interrupted training call changed nothing; complete ones before it may have.
     assert (moved == 0) == same
 

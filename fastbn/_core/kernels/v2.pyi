@@ -46,6 +46,35 @@ def backward(
     samples: int | None = None,
     channels: int = 1,
 ) -> tuple[_Vector, _Vector]: ...
+def layer_forward(
+    x: View,
+    y: View,
+    gamma: ArrayLike | None,
+    beta: ArrayLike | None,
+    eps: float,
+    *,
+    about_zero: bool,
+    num_threads: int | None,
+) -> tuple[_Vector | None, _Vector | None, _Vector]: ...
+def layer_inference(
+    x: View,
+    y: View,
+    gamma: ArrayLike | None,
+    beta: ArrayLike | None,
+    eps: float,
+    *,
+    about_zero: bool,
+    num_threads: int | None,
+) -> None: ...
+def layer_backward(
+    dy: View,
+    x: View,
+    dx: View,
+    statistics: tuple[_Vector | None, _Vector | None, _Vector],
+    gamma: ArrayLike | None,
+    *,
+    num_threads: int | None,
+) -> tuple[_Vector | None, _Vector | None]: ...
 def reduce(x: View, *, whole: bool, num_threads: int | None) -> tuple[_Vector, _Vector, _Vector]: ...
 def reduce_gradient(dy: View, x: View, kept: Kept, *, num_threads: int | None) -> tuple[_Vector, _Vector]: ...
 def apply_gradient(

@@ -58,6 +58,9 @@ cdef enum What:             # what a unit does
     ROWS_APPLY
     SAMPLE_GROUP
     GROUP_SUMS
+    LAYER_FORWARD
+    LAYER_BACKWARD
+    LAYER_MERGE
     LOOKUP_LINES
     BYTES_OF_PLANES
     BYTES_OF_ROWS
@@ -120,6 +123,7 @@ cdef struct Job:
     double slope                # of a leaky ReLU, or alpha of an ELU
     int gate
     bint frozen
+    bint from_zero              # RMS norm: statistics about zero
     double values               # per statistic, in the whole batch
     double eps
     # vectors of double, (statistics,)

@@ -335,13 +335,16 @@ cdef inline double sample_mean(
     cdef int j
     for j in range(LANES):
         sums[j] = p[j] if j < width else 0
-    for k in range(1, samples):
-        piece.p = s.x.p + (sample_at(k, s.runs) * s.x.step_n + sample_at(k, s.length - width + 1)) * s.itemsize
-        p = load_runs(s.type, piece, 1, width, room, &step, kind)
-        if width == LANES:
+    if width == LANES:      # a loop of its own, whose sums stay in registers
+        for k in range(1, samples):
+            piece.p = s.x.p + (sample_at(k, s.runs) * s.x.step_n + sample_at(k, s.length - LANES + 1)) * s.itemsize
+            p = load_runs(s.type, piece, 1, LANES, room, &step, kind)
             for j in range(LANES):
                 sums[j] += p[j]
-        else:
+    else:
+        for k in range(1, samples):
+            piece.p = s.x.p + (sample_at(k, s.runs) * s.x.step_n + sample_at(k, s.length - width + 1)) * s.itemsize
+            p = load_runs(s.type, piece, 1, width, room, &step, kind)
             for j in range(LANES):
                 sums[j] += p[j] if j < width else 0
     return sum_lanes(sums) * weight

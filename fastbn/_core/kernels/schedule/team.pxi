@@ -61,6 +61,12 @@ cdef void perform(Job* job, What what, Py_ssize_t unit, int thread, const real* 
         rows_merge(job, unit, kind)
     elif what == ROWS_APPLY:
         rows_apply(job, unit, kind)
+    elif what == LAYER_FORWARD:
+        layer_forward_unit(job, unit, kind)
+    elif what == LAYER_BACKWARD:
+        layer_backward_unit(job, unit, kind)
+    elif what == LAYER_MERGE:
+        layer_merge(job, unit)
     else:
         prepare_gradient(job, unit * TILE, <int> least(TILE, job.c - unit * TILE), kind)
 

@@ -1,0 +1,183 @@
+# Layer norm and RMS norm over the last axis of rows.
+
+
+cdef int check_rows(View x) except -1:
+    check_input(x)
+    if x.s != 1 or x.chosen is not None:
+        raise ValueError("x must be rows without a choice: the normalized axis last in memory")
+    return 0
+
+
+cdef void begin_layer(Job* job, View x, bint about_zero) noexcept:
+    begin(job, x)
+    job.geometry = Geometry(samples=1, channels=x.c, groups=x.n)
+    job.values = x.c
+    job.reduces = True
+    job.applies = True
+    job.from_zero = about_zero
+
+
+cdef double* load_parameters(Job* job, gamma, beta) except? NULL:
+    # Sets gamma and beta of a job, if there are any; the memory belongs to the caller.
+    cdef double* out
+    if gamma is None and beta is None:
+        return NULL
+    out = scratch_of(2 * job.c)
+    try:
+        load_vector(gamma, out, job.c, 1.0, "gamma")
+        load_vector(beta, out + job.c, job.c, 0.0, "beta")
+    except BaseException:
+        free(out)
+        raise
+    job.gamma = out
+    if beta is not None:
+        job.beta = out + job.c
+    return out
+
+
+cdef double* row_vector(object a, Py_ssize_t rows, str name) except NULL:
+    # A statistic of every row, as a forward returns it.
+    if not cnp.PyArray_CheckExact(a):
+        raise TypeError(f"{name} must be a numpy.ndarray, got {type(a).__name__}")
+    if cnp.PyArray_TYPE(<cnp.ndarray> a) != cnp.NPY_DOUBLE:
+        raise TypeError(f"{name} has dtype {a.dtype}; expected float64")
+    if a.shape != (rows,) or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> a):
+        raise ValueError(f"{name} must be contiguous, aligned and of shape ({rows},), one value per row; got {a.shape}")
+    return vector(<cnp.ndarray> a)
+
+
+cdef int execute_layer(Job* job, object num_threads) except -1:
+    cdef bint large = is_large(job)
+    cdef Py_ssize_t sums
+    cdef char* work = NULL
+    plan_layer(job)
+    choose_stores(job, LAST_CACHE)
+    add_phase(job, LAYER_BACKWARD if job.gradient else LAYER_FORWARD, job.cut.units)
+    sums = job.cut.units * UNIT_SUMS * job.coefs.step if job.gradient and job.gamma != NULL else 0
+    if sums:
+        add_phase(job, LAYER_MERGE, parts(job.c, TILE))
+    work = <char*> malloc((sums + PARAMETERS * job.coefs.step) * sizeof(double))
+    if work == NULL:
+        raise MemoryError("no memory for the workspace of a layer normalization")
+    job.partials.sum_dy = <double*> work
+    job.coefs.p = <char*> (job.partials.sum_dy + sums)
+    try:
+        if job.gamma != NULL and job.type == FLOAT64:
+            parameter_coefs(job, <const double*> NULL)
+        elif job.gamma != NULL:
+            parameter_coefs(job, <const float*> NULL)
+        if large:
+            run_job(job, num_threads)
+        else:
+            run(job, 1)
+    finally:
+        free(work)
+    return 0
+
+
+cdef int forward_layer(Job* job, View y, gamma, beta, double eps, num_threads) except -1:
+    cdef double* parameters
+    job.y = array_of(y)
+    job.eps = eps
+    parameters = load_parameters(job, gamma, beta)
+    try:
+        execute_layer(job, num_threads)
+    finally:
+        free(parameters)
+    return 0
+
+
+def layer_forward(View x not None, View y not None, gamma, beta, double eps, *, bint about_zero, num_threads):
+    """Normalize every row of `x` with its own statistics into `y`.
+
+    Parameters
+    ----------
+    x : View                    IN
+        Rows (R, C), one statistic per row.
+    y : View                    OUT
+        May be `x`.
+    gamma, beta : array_like of float32 or float64, shape (C,), or None
+    eps : float
+    about_zero : bool
+        RMS norm: ``x / sqrt(mean(x**2) + eps)`` instead of ``(x - mean) / sqrt(var + eps)``.
+    num_threads : int or None
+
+    Returns
+    -------
+    mean, low, rstd : ndarray of float64, shape (R,)
+        The mean has two words, `mean` and `low`; both are None for RMS norm.
+    """
+    cdef Job job
+    cdef cnp.ndarray mean = None, low = None, rstd
+    check_rows(x)
+    check_beside(x, y, "y", True)
+    begin_layer(&job, x, about_zero)
+    rstd = np.empty(x.n)
+    job.rstd = vector(rstd)
+    if not about_zero:
+        mean = np.empty(x.n)
+        low = np.empty(x.n)
+        job.mean = vector(mean)
+        job.low = vector(low)
+    forward_layer(&job, y, gamma, beta, eps, num_threads)
+    return mean, low, rstd
+
+
+def layer_inference(View x not None, View y not None, gamma, beta, double eps, *, bint about_zero, num_threads):
+    """Normalize as `layer_forward` does, with the same bits, without keeping statistics."""
+    cdef Job job
+    check_rows(x)
+    check_beside(x, y, "y", True)
+    begin_layer(&job, x, about_zero)
+    forward_layer(&job, y, gamma, beta, eps, num_threads)
+
+
+def layer_backward(
+    View dy not None, View x not None, View dx not None, tuple statistics not None, gamma, *, num_threads,
+):
+    """Compute the gradients of `layer_forward`.
+
+    Parameters
+    ----------
+    dy, x : View                IN
+    dx : View                   OUT
+        May be `dy`, or `x`.
+    statistics : tuple
+        What `layer_forward` returned.
+    gamma : array_like of float32 or float64, shape (C,), or None
+        None without parameters; ones for beta alone.
+    num_threads : int or None
+
+    Returns
+    -------
+    dgamma, dbeta : ndarray of float64, shape (C,)
+        None without gamma.
+    """
+    cdef Job job
+    cdef cnp.ndarray dgamma = None, dbeta = None
+    cdef double* vectors
+    check_rows(x)
+    check_beside(x, dy, "dy")
+    check_beside(x, dx, "dx", True)
+    if len(statistics) != 3:
+        raise ValueError(f"statistics must be (mean, low, rstd), got {len(statistics)} values")
+    mean, low, rstd = statistics
+    begin_layer(&job, x, mean is None)
+    job.gradient = True
+    job.rstd = row_vector(rstd, x.n, "rstd")
+    if mean is not None:
+        job.mean = row_vector(mean, x.n, "mean")
+        job.low = row_vector(low, x.n, "mean_low")
+    job.dy = array_of(dy)
+    job.dx = array_of(dx)
+    if gamma is not None:
+        dgamma = np.empty(x.c)
+        dbeta = np.empty(x.c)
+        job.dgamma = vector(dgamma)
+        job.sum_dy = vector(dbeta)
+    vectors = load_parameters(&job, gamma, None)
+    try:
+        execute_layer(&job, num_threads)
+    finally:
+        free(vectors)
+    return dgamma, dbeta
