@@ -40,7 +40,7 @@ cdef inline void layer_block(
 
 cdef inline void layer_row(
     LayerMode mode, const char* x, char* y, Py_ssize_t length, Coefs coefs,
-    const real* rows,                                   # IN  (ROW_COEFS, ABREAST), from the row on
+    const real* rows,                                   # IN  (ROW_COEFS, ROWS_ABREAST), from the row on
     Py_ssize_t ahead,
 ) noexcept nogil:
     cdef real row[ROW_COEFS]        # local, so that they stay in registers although y is written
@@ -48,7 +48,7 @@ cdef inline void layer_row(
     cdef Py_ssize_t w = 0, step = coefs.step, size = size_of(mode.type)
     cdef int k
     for k in range(ROW_COEFS):
-        row[k] = rows[k * ABREAST]
+        row[k] = rows[k * ROWS_ABREAST]
     while w + TILE <= length:
         layer_block(mode, x + w * size, y + w * size, parameters + w, step, <const real*> row, ahead, TILE, TILE)
         w += TILE
@@ -96,7 +96,7 @@ cdef inline void layer_of(LayerMode mode, ForwardRuns a, Coefs coefs, const real
 
 cdef void layer(
     LayerMode mode, ForwardRuns a, Coefs coefs,
-    const real* rows,                                   # IN  (ROW_COEFS, ABREAST)
+    const real* rows,                                   # IN  (ROW_COEFS, ROWS_ABREAST)
 ) noexcept nogil:
     if real is double:
         mode.type = FLOAT64

@@ -63,7 +63,7 @@ cdef inline void layer_gradient_some(
     cdef int i, k
     for i in range(count):
         for k in range(ROW_COEFS):
-            row[i * ROW_COEFS + k] = rows[k * ABREAST + i]
+            row[i * ROW_COEFS + k] = rows[k * ROWS_ABREAST + i]
     while w + STEP <= a.length:
         layer_gradient_block(mode, gradient_at(a, w * size, 0), gamma + w, <const real*> row, sums + w, step, ahead,
                              count, STEP, STEP)
@@ -115,7 +115,7 @@ cdef inline void layer_gradient_of(
 
 cdef void layer_gradient(
     LayerMode mode, GradientRuns a, Coefs coefs,
-    const real* rows,                                   # IN  (ROW_COEFS, ABREAST)
+    const real* rows,                                   # IN  (ROW_COEFS, ROWS_ABREAST)
     real* sums,                                         # OUT (2, step): of dgamma and dbeta, added to
 ) noexcept nogil:
     if real is double:

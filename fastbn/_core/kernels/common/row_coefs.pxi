@@ -4,7 +4,7 @@
 #    RMS norm is taken about zero: xhat = x * r.
 # b) y = xhat * gamma + beta. A constant row has xhat = 0, and so exactly beta.
 # c) dx = r * ((gamma * dy + b * (x - m)) + c). b is of the order of dy / x, as in coefs.pxi. RMS norm has no c.
-# d) The statistics of up to ABREAST rows lie side by side, so that their square roots and divisions are vectors.
+# d) The statistics of up to ROWS_ABREAST rows lie side by side, so that their square roots and divisions are vectors.
 
 cdef enum:              # rows of Coefs
     GAMMA = 0
@@ -19,14 +19,17 @@ cdef enum:              # constants of a row
     ROW_C = 4
     ROW_COEFS = 5
 
+cdef enum:
+    ROWS_ABREAST = 16
+
 cdef struct RowGroup:   # rows first .. first + count
     Py_ssize_t first
-    int count           # at most ABREAST
+    int count           # at most ROWS_ABREAST
 
 cdef struct RowStatistics:
-    double[ABREAST] mean
-    double[ABREAST] low
-    double[ABREAST] rstd
+    double[ROWS_ABREAST] mean
+    double[ROWS_ABREAST] low
+    double[ROWS_ABREAST] rstd
 
 
 cdef inline double plain_nan(double value) noexcept nogil:
@@ -78,10 +81,10 @@ cdef void row_statistics(
     const real* kind,
 ) noexcept nogil:
     # From moments to statistics, which are kept if the job has vectors for them.
-    cdef double m2[ABREAST]
+    cdef double m2[ROWS_ABREAST]
     cdef double n = job.values, eps = job.eps
     cdef int k
-    for k in range(ABREAST):
+    for k in range(ROWS_ABREAST):
         m2[k] = moments[k].m2 if k < rows.count else n
         out.rstd[k] = 1.0 / sqrt(m2[k] / n + eps)
     for k in range(rows.count):
@@ -111,26 +114,26 @@ cdef inline void kept_statistics(const Job* job, RowGroup rows, RowStatistics* o
 
 cdef inline void forward_row_coefs(
     const RowStatistics* given, int count,
-    real* out,                                          # OUT (ROW_COEFS, ABREAST)
+    real* out,                                          # OUT (ROW_COEFS, ROWS_ABREAST)
 ) noexcept nogil:
     cdef int k
     for k in range(count):
-        out[ROW_M * ABREAST + k] = <real> plain_nan(given.mean[k])
-        out[ROW_R * ABREAST + k] = <real> plain_nan(given.rstd[k])
-        out[ROW_S * ABREAST + k] = <real> plain_nan(
-            -((given.mean[k] - out[ROW_M * ABREAST + k]) + given.low[k]) * given.rstd[k])
+        out[ROW_M * ROWS_ABREAST + k] = <real> plain_nan(given.mean[k])
+        out[ROW_R * ROWS_ABREAST + k] = <real> plain_nan(given.rstd[k])
+        out[ROW_S * ROWS_ABREAST + k] = <real> plain_nan(
+            -((given.mean[k] - out[ROW_M * ROWS_ABREAST + k]) + given.low[k]) * given.rstd[k])
 
 
 cdef inline void gradient_row_coefs(
     const Job* job, const RowStatistics* given, int count,
     const double* sums,                                 # IN  (count, 2): of v = gamma * dy, and of v * (x - m)
-    real* out,                                          # OUT (ROW_COEFS, ABREAST), IN those of the forward
+    real* out,                                          # OUT (ROW_COEFS, ROWS_ABREAST), IN those of the forward
 ) noexcept nogil:
     # The mean of (x - mean) is zero, that of (x - m) is `left`.
     cdef double n = job.values, left, b
     cdef int k
     for k in range(count):
-        left = (given.mean[k] - out[ROW_M * ABREAST + k]) + given.low[k]
+        left = (given.mean[k] - out[ROW_M * ROWS_ABREAST + k]) + given.low[k]
         b = -((sums[2 * k + 1] - left * sums[2 * k]) * given.rstd[k] / n) * given.rstd[k]
-        out[ROW_B * ABREAST + k] = <real> plain_nan(b)
-        out[ROW_C * ABREAST + k] = <real> plain_nan(-(sums[2 * k] / n) - b * left)
+        out[ROW_B * ROWS_ABREAST + k] = <real> plain_nan(b)
+        out[ROW_C * ROWS_ABREAST + k] = <real> plain_nan(-(sums[2 * k] / n) - b * left)

@@ -28,7 +28,7 @@ cdef void row_moments(
     Moments* out,                                       # OUT (count,)
     const real* kind,
 ) noexcept nogil:
-    cdef Moments part[ABREAST]
+    cdef Moments part[ROWS_ABREAST]
     cdef Moments* to = out
     cdef Py_ssize_t i = 0
     cdef int k
@@ -130,13 +130,13 @@ cdef inline void gained_row(
 
 cdef void row_products(
     const Job* job, RowGroup rows,
-    const real* coefs,                                  # IN  (ROW_COEFS, ABREAST)
+    const real* coefs,                                  # IN  (ROW_COEFS, ROWS_ABREAST)
     double* out,                                        # OUT (count, 2)
     lane of,
 ) noexcept nogil:
     cdef Span span = row_span(job, rows, 0)
     cdef const real* gamma = coef_row(job.coefs, GAMMA, coefs)
-    cdef const real* m = coefs + ROW_M * ABREAST
+    cdef const real* m = coefs + ROW_M * ROWS_ABREAST
     cdef bint gain = job.gamma != NULL
     cdef Span one
     cdef int k

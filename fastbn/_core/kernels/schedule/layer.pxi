@@ -17,7 +17,7 @@ cdef enum:
 cdef void plan_layer(Job* job) noexcept nogil:
     cdef Cut* cut = &job.cut
     cdef Py_ssize_t row = job.c * job.itemsize * (2 if job.gradient else 1)
-    cut.group = least(ABREAST, parts(GROUP_BYTES, row))
+    cut.group = least(ROWS_ABREAST, parts(GROUP_BYTES, row))
     cut.unit_rows = parts(UNIT_BACKWARD if job.gradient else UNIT_FORWARD, job.c)
     if job.gradient and cut.unit_rows < parts(job.n, MOST_UNITS):
         cut.unit_rows = parts(job.n, MOST_UNITS)
@@ -31,8 +31,8 @@ cdef inline LayerMode layer_mode(const Job* job) noexcept nogil:
 
 
 cdef void layer_forward_group(Job* job, RowGroup rows, const real* kind) noexcept nogil:
-    cdef Moments moments[ABREAST]
-    cdef real coefs[ROW_COEFS * ABREAST]
+    cdef Moments moments[ROWS_ABREAST]
+    cdef real coefs[ROW_COEFS * ROWS_ABREAST]
     cdef RowStatistics statistics
     cdef ForwardRuns a
     row_moments(job, rows, moments, kind)
@@ -46,8 +46,8 @@ cdef void layer_forward_group(Job* job, RowGroup rows, const real* kind) noexcep
 
 
 cdef void layer_backward_group(Job* job, RowGroup rows, real* sums, const real* kind) noexcept nogil:
-    cdef double products[2 * ABREAST]
-    cdef real coefs[ROW_COEFS * ABREAST]
+    cdef double products[2 * ROWS_ABREAST]
+    cdef real coefs[ROW_COEFS * ROWS_ABREAST]
     cdef RowStatistics statistics
     cdef GradientRuns a
     kept_statistics(job, rows, &statistics)
