@@ -20,7 +20,7 @@ from tests.process import run as run_process
 def test_threads(shape, samples, channels, layout, dtype):
     i = inputs(shape, layout, dtype, mean=3.0)
     want = run(i, samples, channels, relu=True, residual=True)
-    for num_threads in (2, 3):
+    for num_threads in (2, 3, 5):
         got = run(i, samples, channels, relu=True, residual=True, num_threads=num_threads)
         for a, b in zip(got, want, strict=True):
             same_bits(a, b)

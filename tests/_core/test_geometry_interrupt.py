@@ -24,7 +24,7 @@ def interrupt(begun):
     os.kill(os.getpid(), signal.SIGINT)
 
 interrupted = 0
-for threads in (1, 2):
+for threads in (1, 4):
     for samples in {samples}:
         for channels in (1, 16):
             begun = threading.Event()

@@ -24,9 +24,6 @@ cdef Py_ssize_t SERIAL_BYTES = 1024 * 1024
 cdef Py_ssize_t SERIAL_BYTES_ROWS = 512 * 1024
 cdef Py_ssize_t SERIAL_BYTES_PLANES = 256 * 1024
 
-cdef enum:
-    GROUPS_PER_THREAD = 8       # fewer large groups are not balanced
-
 
 def assume_last_cache(Py_ssize_t nbytes):
     """Set the size of the last cache that later calls plan for, in tests; return the previous size."""
@@ -182,11 +179,12 @@ cdef int set_activation(Job* job, tuple activation) except -1:
 
 
 cdef void plan_groups(Job* job, Groups* out, int threads) noexcept:
-    # A group per thread, or all threads for each group if these are few and large.
+    # A group per thread, or all threads for each group if these are large and would leave a third of the threads idle.
     cdef Geometry* g = &job.geometry
+    cdef Py_ssize_t places = parts(g.groups, threads) * threads
     job.groups = out
     out.full = group_like(job, g.samples)
-    out.team = threads if is_large(&out.full) and g.groups < GROUPS_PER_THREAD * threads else 1
+    out.team = threads if is_large(&out.full) and 3 * g.groups < 2 * places else 1
     out.last = group_like(&out.full, job.n - (g.groups - 1) * g.samples)
     plan(&out.full, out.team, LAST_CACHE * out.team // threads)
     plan(&out.last, out.team, LAST_CACHE * out.team // threads)
