@@ -61,14 +61,15 @@ cdef double rescued_rstd(const Job* job, Py_ssize_t row, double* mean, double* l
     one.n = 1
     one.c = 1
     one.s = job.c
+    one.geometry = Geometry(samples=1, channels=1, groups=1)
     one.x.p = at(job, &job.x, row, 0, 0)
     one.mean = mean
     one.low = low
     one.var = &var
     if not job.from_zero:
-        rescue_variance(&one, 0, 0, &rstd)
+        rescue_variance(&one, 0, &rstd)
         return rstd
-    scaled = rescue_mean(&one, 0, 0)
+    scaled = rescue_mean(&one, 0)
     mean[0] = 0
     low[0] = 0
     return scaled.scale / sqrt(from_zero(scaled.moments).m2 / job.values) if scaled.found else NAN
