@@ -130,11 +130,11 @@ cdef bint streamable(const Job* job, const Array* a) noexcept:
 
 
 cdef void choose_stores(Job* job, Py_ssize_t last_cache) noexcept:
-    # Streams the outputs of a call whose arrays exceed twice the last cache, because the host of a virtual machine may
-    # have more than it reports.
+    # Streams the outputs of a call whose arrays fill the last cache twice, because the host of a virtual machine may have
+    # more than it reports.
     cdef Py_ssize_t arrays = 3 if job.gradient else 1
     job.cut.stream = (FASTBN_STREAMS and job.applies
-                      and job.n * job.c * job.s * job.itemsize * arrays > 2 * last_cache
+                      and job.n * job.c * job.s * job.itemsize * arrays >= 2 * last_cache
                       and streamable(job, &job.y) and streamable(job, &job.dx) and streamable(job, &job.dresidual))
 
 
