@@ -105,10 +105,14 @@ cdef inline double* vector(cnp.ndarray a) noexcept:
     return <double*> cnp.PyArray_DATA(a)
 
 
+cdef inline Py_ssize_t elements_of(const Job* job) noexcept:
+    # Of all arrays that a call reads and writes.
+    return job.n * job.c * job.s * (2 + job.gradient + (job.residual.p != NULL) + (job.dresidual.p != NULL))
+
+
 cdef bint is_large(Job* job) noexcept:
     # Whether a job is worth a team and the release of the GIL. Decides also whether it watches for signals.
-    cdef Py_ssize_t arrays = 2 + job.gradient + (job.residual.p != NULL) + (job.dresidual.p != NULL)
-    cdef Py_ssize_t elements = job.n * job.c * job.s * arrays
+    cdef Py_ssize_t elements = elements_of(job)
     if job.index != NULL and job.fill:
         elements += (job.rows - job.n) * job.c      # rows that are cleared
     # In the cache a half takes as long as a float.
@@ -132,9 +136,8 @@ cdef bint streamable(const Job* job, const Array* a) noexcept:
 cdef void choose_stores(Job* job, Py_ssize_t last_cache) noexcept:
     # Streams the outputs of a call whose arrays fill the last cache twice, because the host of a virtual machine may have
     # more than it reports.
-    cdef Py_ssize_t arrays = 3 if job.gradient else 1
     job.cut.stream = (FASTBN_STREAMS and job.applies
-                      and job.n * job.c * job.s * job.itemsize * arrays >= 2 * last_cache
+                      and elements_of(job) * job.itemsize >= 2 * last_cache
                       and streamable(job, &job.y) and streamable(job, &job.dx) and streamable(job, &job.dresidual))
 
 
