@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from fastbn._core import views
+from fastbn._core.checks import ACTIVATIONS
 from fastbn._core.dispatch import kernels
 from fastbn._core.kept import Kept
 from tests.cases import LANES, SIZES, SLAB, TILE, arranged, axis_of
@@ -81,6 +82,7 @@ def run(i, samples, channels, relu=False, residual=False, in_place=False, num_th
     x, dy, r = arrays
     view = views.view(x, axis_of(i.layout))
     rows = samples * (1 if i.layout == "planes" else i.x.shape[1])
+    activation = (ACTIVATIONS["relu"] if relu else 0, 0.0)
     common = {"num_threads": num_threads, "fill": False, "samples": rows, "channels": channels}
     beside = views.like(view, r, "residual") if residual else None
     bits = np.empty(kernels.bits_words(view, rows), np.uint16) if relu and residual else None
@@ -88,12 +90,13 @@ def run(i, samples, channels, relu=False, residual=False, in_place=False, num_th
     if in_place:
         saved_x = views.view(x.copy(), axis_of(i.layout))
     out = views.output(view, x if in_place else None)
-    mean, low, var, rstd = kernels.forward(view, out, beside, i.gamma, i.beta, EPS, relu=relu, bits=bits, **common)
+    mean, low, var, rstd = kernels.forward(
+        view, out, beside, i.gamma, i.beta, EPS, activation=activation, bits=bits, **common)
     scale = shift = None
     if relu and not residual:
         scale = (rstd.repeat(channels).reshape(-1, len(i.gamma)) * i.gamma).ravel()
         shift = i.beta.astype(np.float64)
-    kept = Kept(mean=mean, low=low, rstd=rstd, scale=scale, shift=shift, bits=bits, frozen=False)
+    kept = Kept(mean=mean, low=low, rstd=rstd, scale=scale, shift=shift, bits=bits, frozen=False, activation=activation)
     gradient = views.like(saved_x, dy, "dy")
     dx = views.output(saved_x, dy if in_place else None)
     dresidual = views.output(saved_x) if residual else None

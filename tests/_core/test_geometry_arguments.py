@@ -9,16 +9,17 @@ from fastbn._core.kept import Kept
 
 X = np.random.default_rng(0).normal(size=(4, 6, 20)).astype(np.float32)
 VIEW = views.view(X, 1)
-KEPT = Kept(mean=np.zeros(24), low=None, rstd=np.ones(24), scale=None, shift=None, bits=None, frozen=False)
-GATED = KEPT._replace(scale=np.ones(24), shift=np.zeros(6))
+KEPT = Kept(mean=np.zeros(24), low=None, rstd=np.ones(24), scale=None, shift=None, bits=None, frozen=False,
+            activation=(0, 0.0))
+GATED = KEPT._replace(scale=np.ones(24), shift=np.zeros(6), activation=(1, 0.0))
 
 
 def forward(samples, channels, view=VIEW, bits=None):
     y = views.output(view)
     y.array[...] = 7
     try:
-        return kernels.forward(view, y, view, None, None, 1e-5, relu=True, bits=bits, fill=False, num_threads=1,
-                               samples=samples, channels=channels)
+        return kernels.forward(view, y, view, None, None, 1e-5, activation=(1, 0.0), bits=bits, fill=False,
+                               num_threads=1, samples=samples, channels=channels)
     finally:
         assert bits is not None or view.size == y.array.size
         forward.written = (y.array != 7).any()
@@ -70,8 +71,8 @@ def test_an_index():
     assert views.choose(view, np.array([0, 5, 99]))
     for samples, channels in ((2, 1), (None, 2)):
         with pytest.raises(ValueError, match=r"^samples and channels cannot be combined with an index"):
-            kernels.forward(view, view, None, None, None, 1e-5, relu=False, bits=None, fill=False, num_threads=1,
-                            samples=samples, channels=channels)
+            kernels.forward(view, view, None, None, None, 1e-5, activation=(0, 0.0), bits=None, fill=False,
+                            num_threads=1, samples=samples, channels=channels)
 
 
 @pytest.mark.parametrize(("kept", "samples", "channels", "message"), [

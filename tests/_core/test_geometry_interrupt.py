@@ -33,8 +33,8 @@ for threads in (1, 4):
             try:
                 begun.set()
                 while True:
-                    kernels.forward(view, y, None, None, None, 1e-5, relu=False, bits=None, fill=False,
-                                    num_threads=threads, samples=samples, channels=channels)
+                    kernels.forward(view, y, None, None, None, 1e-5, activation=(0, 0.0), bits=None,
+                                    fill=False, num_threads=threads, samples=samples, channels=channels)
             except KeyboardInterrupt:
                 interrupted += 1
             sender.join()
