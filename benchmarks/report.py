@@ -72,13 +72,13 @@ def machine(results: Results, suite: Suite) -> str:
 
 def summary(results: Results, suite: Suite) -> str:
     """Return the table of targets."""
-    lines = [["target", "threads", "against", "bound", "worst", "cells", "missed"]]
+    lines = [["target", "threads", "against", "bound", "worst or mean", "cells", "missed"]]
     for target in targets.TARGETS[suite.name]:
         found = target.verdicts(results, suite)
+        value, misses = targets.summary(target, found) if found else (None, 0)
         lines.append([target.name, ", ".join(map(str, target.threads or results.threads())),
                       _against(target, found[0].op if found else None), target.limit,
-                      f"{found[0].value:.2f}x" if found else "", str(len(found)),
-                      str(sum(verdict.reached < 1 for verdict in found))])
+                      "" if value is None else f"{value:.2f}x", str(len(found)), str(misses)])
     return table(lines)
 
 

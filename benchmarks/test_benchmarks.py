@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fastbn
-from benchmarks import report
+from benchmarks import report, targets
 from benchmarks.arrays import Fastbn
 from benchmarks.cases import CALL, KERNELS, STEP, SUITES, TINY_SUITES, Case, Operation, Suite
 from benchmarks.peers import EPS, LIBRARIES, MEAN, STD, Library, Peer
@@ -144,6 +144,19 @@ def test_libraries_that_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case((8, 24), "rows")
     assert left_out({STEP: [case]}) == {"JAX": "jax"}
     assert left_out({CALL: [case]}) == {"NumPy": "numpy"}
+
+
+@pytest.mark.parametrize(("values", "mean", "expected"), [
+    ([1.0, 4.0], True, (2.0, 0)),
+    ([0.5, 2.0], True, (1.0, 1)),
+    ([0.5, 2.0], False, (0.5, 1)),
+    ([2.0, 4.0], False, (2.0, 0)),
+])
+def test_bounds_of_the_worst_cell_or_the_mean(values: list[float], mean: bool, expected: tuple[float, int]) -> None:
+    target = targets.Target("", "torch", 1.5, [], mean=mean)
+    case = Case((8, 24), "rows")
+    value, misses = targets.summary(target, [targets.Verdict(target, v, CALL, case, 1) for v in values])
+    assert (pytest.approx(value), misses) == expected
 
 
 @pytest.mark.parametrize("suite", SUITES.values(), ids=SUITES)
