@@ -310,6 +310,7 @@ ZEROS = np.zeros((2, 4, 5, 3), np.float32)
     (ZEROS, {"out_axis": 1, "out": ZEROS}, ValueError, "out has shape"),
     (ZEROS, {"out_axis": 1, "out": [0]}, TypeError, "out must be a numpy.ndarray, got list"),
     (X.astype(np.int8), {}, TypeError, "x has dtype int8; expected float32"),
+    (X.astype(np.int64), {}, TypeError, "int64; .* see astype, or ChannelAffine for uint8 and uint16 images$"),
 ])
 def test_refused(x, options, error, message):
     before = X.copy()

@@ -104,6 +104,9 @@ class Saved:
     def from_statistics(cls, mean: ArrayLike, var: ArrayLike, *, eps: float = 1e-5) -> Saved:
         """Return what `batch_norm_backward` needs after a forward pass with given statistics.
 
+        The forward pass must have had neither a residual nor an activation, which this object would not know of. A
+        layer in evaluation mode computes their gradients.
+
         Parameters
         ----------
         mean, var : array_like of float32 or float64, shape (C,)

@@ -62,6 +62,8 @@ def unknown(cls: type[Checked], name: str) -> str:
     names = [known for known in {*cls._names, *dir(cls)} if not known.startswith("_") and known not in RENAMED]
     similar = get_close_matches(name, names, 1)
     hint = f"; it is called {RENAMED[name]}" if name in RENAMED else f"; did you mean {similar[0]}?" if similar else ""
+    if name == "activation":
+        hint = "; pass it to each call"
     return f"a {cls.__name__} has no attribute {name}{hint}"
 
 

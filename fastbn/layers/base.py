@@ -206,8 +206,8 @@ class Norm(Checked):
     def backward(self, dy: ArrayLike, out: NDArray[Any] | None = None) -> Any:
         """Compute the gradients of the last forward pass.
 
-        x must be unchanged; after a forward pass in evaluation mode also the residual, the parameters and the running
-        averages.
+        x and the parameters must be unchanged; after a forward pass in evaluation mode also the residual and the
+        running averages. Of such changes, only a result that was written over x or the residual is an error.
 
         After a forward pass in evaluation mode the running averages are constants, and dx = gamma * rstd * dy. With an
         activation, dy is first multiplied by its derivative.

@@ -56,6 +56,7 @@ BAD_OPTIONS = {
     "residual broadcast": ({"residual": X[:1]}, ValueError, r"residual has shape \(1, 3, 5\); expected the shape of x"),
     "residual dtype": ({"residual": X.astype(float)}, TypeError, "residual has dtype float64; expected that of x"),
     "residual integer": ({"residual": X.astype(int)}, TypeError, "residual has dtype int64"),
+    "an activation as the residual": ({"residual": "relu"}, TypeError, "; pass an activation by name"),
     "residual masked": ({"residual": np.ma.array(X)}, TypeError, "residual is a masked array"),
 }
 

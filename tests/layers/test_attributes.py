@@ -140,6 +140,7 @@ def test_what_a_layer_keeps_follows_its_arrays():
 @pytest.mark.parametrize(("name", "hint"), [
     ("momentun", "; did you mean momentum?"), ("weight", "; it is called gamma"), ("bias", "; it is called beta"),
     ("moving_mean", "; it is called running_mean"), ("epsilon", "; it is called eps"), ("xyz", ""),
+    ("activation", "; pass it to each call"),
 ])
 def test_a_name_that_a_layer_does_not_have(name, hint):
     bn = BatchNorm(3)

@@ -51,6 +51,10 @@ cdef cnp.ndarray array_of(object x, str name, bint statistics=False):
     cdef int type = type_of(a)
     if type < 0 or (type == UINT8 and not statistics):
         hint = f"see np.array({name}, np.float32)" if isinstance(x, (list, tuple)) else "see astype"
+        if name == "x" and a.dtype.kind in "iu":
+            hint += ", or ChannelAffine for uint8 and uint16 images"
+        elif name == "residual" and a.dtype.kind == "U":
+            hint = "pass an activation by name, as in activation='relu'"
         raise TypeError(f"{name} has dtype {a.dtype}; expected {SUPPORTED}; {hint}")
     return a
 
