@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from fastbn._core import views
-from fastbn._core.checks import ACTIVATIONS
+from fastbn._core.checks import check_activation
 from fastbn._core.dispatch import kernels
 from fastbn._core.kept import Kept
 from tests.cases import LANES, SIZES, SLAB, TILE, arranged, axis_of
@@ -76,13 +76,22 @@ def as_planes(a, shape, layout):
     return a if layout == "planes" else np.moveaxis(a.reshape(shape[0], shape[2], shape[1]), 2, 1)
 
 
-def run(i, samples, channels, relu=False, residual=False, in_place=False, num_threads=1):
-    """The results of the kernels; arrays have the layout of the inputs. With `in_place`, x and dy are overwritten."""
+def silu(z):
+    """silu and its derivative."""
+    s = 1 / (1 + np.exp(-z))
+    return z * s, s + z * s * (1 - s)
+
+
+def run(i, samples, channels, relu=False, residual=False, in_place=False, num_threads=1, activation=None):
+    """The results of the kernels; arrays have the layout of the inputs. With `in_place`, x and dy are overwritten.
+
+    `activation` is one other than ReLU.
+    """
     arrays = [as_kernels_take_it(a, i.layout) for a in (i.x, i.dy, i.residual)]
     x, dy, r = arrays
     view = views.view(x, axis_of(i.layout))
     rows = samples * (1 if i.layout == "planes" else i.x.shape[1])
-    activation = (ACTIVATIONS["relu"] if relu else 0, 0.0)
+    coded = check_activation("relu" if relu else activation)
     common = {"num_threads": num_threads, "fill": False, "samples": rows, "channels": channels}
     beside = views.like(view, r, "residual") if residual else None
     bits = np.empty(kernels.bits_words(view, rows), np.uint16) if relu and residual else None
@@ -91,12 +100,12 @@ def run(i, samples, channels, relu=False, residual=False, in_place=False, num_th
         saved_x = views.view(x.copy(), axis_of(i.layout))
     out = views.output(view, x if in_place else None)
     mean, low, var, rstd = kernels.forward(
-        view, out, beside, i.gamma, i.beta, EPS, activation=activation, bits=bits, **common)
+        view, out, beside, i.gamma, i.beta, EPS, activation=coded, bits=bits, **common)
     scale = shift = None
-    if relu and not residual:
+    if coded[0] and not residual:
         scale = (rstd.repeat(channels).reshape(-1, len(i.gamma)) * i.gamma).ravel()
         shift = i.beta.astype(np.float64)
-    kept = Kept(mean=mean, low=low, rstd=rstd, scale=scale, shift=shift, bits=bits, frozen=False, activation=activation)
+    kept = Kept(mean=mean, low=low, rstd=rstd, scale=scale, shift=shift, bits=bits, frozen=False, activation=coded)
     gradient = views.like(saved_x, dy, "dy")
     dx = views.output(saved_x, dy if in_place else None)
     dresidual = views.output(saved_x) if residual else None
@@ -104,8 +113,11 @@ def run(i, samples, channels, relu=False, residual=False, in_place=False, num_th
     return Results(out.finish(), mean, var, dx.finish(), dgamma, dbeta, dresidual.finish() if residual else None)
 
 
-def reference(i, shape, samples, channels, relu=False, residual=False):
-    """The results by their definition, in extended precision; arrays are (N, C, S)."""
+def reference(i, shape, samples, channels, relu=False, residual=False, activation=None):
+    """The results by their definition, in extended precision; arrays are (N, C, S).
+
+    `activation` is a function like `silu`.
+    """
     wide = np.longdouble
     x, dy, r = (as_planes(a, shape, i.layout).astype(wide) for a in (i.x, i.dy, i.residual))
     origin = wide(np.rint(float(x.mean())))     # keeps the rounding errors of the mean small
@@ -129,6 +141,9 @@ def reference(i, shape, samples, channels, relu=False, residual=False):
         if relu:
             dy[group] = np.where(z <= 0, 0, dy[group])
         y[group] = np.where(z <= 0, 0, z) if relu else z
+        if activation:
+            y[group], slope = activation(z)
+            dy[group] = dy[group] * slope
         dgamma += (dy[group] * x_hat).sum((0, 3))[..., None]
         dbeta += dy[group].sum((0, 3))[..., None]
         weighted = dy[group] * gamma

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fastbn._core import views
-from tests._core.geometry import DTYPES, LONG_SHAPES, SHAPES, as_planes, geometries, inputs, reference, run
+from tests._core.geometry import DTYPES, LONG_SHAPES, SHAPES, as_planes, geometries, inputs, reference, run, silu
 from tests.cases import TILE, axis_of
 from tests.compare import same_bits
 
@@ -108,6 +108,18 @@ def test_residual_and_relu(shape, samples, channels, layout, relu, residual):
     check(got, want, i, shape, np.float32, channels)
     if residual:
         np.testing.assert_array_equal(as_planes(got.dresidual, shape, layout), want.dresidual)
+
+
+@over
+@layouts
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_activation(shape, samples, channels, layout, dtype):
+    i = inputs(shape, layout, dtype, mean=0.5)
+    got = run(i, samples, channels, activation="silu")
+    check(got, reference(i, shape, samples, channels, activation=silu), i, shape, dtype, channels)
+    in_place = run(i._replace(x=i.x.copy(), dy=i.dy.copy()), samples, channels, activation="silu", in_place=True)
+    for a, b in zip(in_place[:6], got[:6], strict=True):
+        same_bits(a, b)
 
 
 @over

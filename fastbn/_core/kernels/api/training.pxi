@@ -131,7 +131,7 @@ cdef int set_gate(Job* job, activation, bint replayed) except -1:
 
 
 cdef View before_activation(Job* job, View x, View dx):
-    # The array of the gradient before an activation other than ReLU, to be kept alive: dx, unless x is still read there.
+    # The array of the gradient before an activation other than ReLU, to be kept alive: dx, unless x is read from it.
     cdef View dy = dx
     if job.upstream.p == NULL:
         return None

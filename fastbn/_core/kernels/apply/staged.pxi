@@ -1,8 +1,8 @@
 # The elementwise passes as the schedule calls them.
 #
 # A forward goes straight from array to array. With an activation other than ReLU it goes in pieces that stay in the
-# first-level cache: in y itself, or through a local array if y has halves, gaps, or is stored around the caches. So does
-# the pass before a backward that turns the gradient behind such an activation into the one before it.
+# first-level cache: in y itself, or through a local array if y has halves, gaps, or is stored around the caches. The
+# pass before a backward that turns the gradient behind such an activation into the one before it goes in pieces too.
 
 
 cdef inline Py_ssize_t piece_of(Py_ssize_t length) noexcept nogil:

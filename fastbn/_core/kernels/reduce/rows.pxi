@@ -8,9 +8,9 @@
 #    about the mean found so far. Other columns are not: the bits of a column do not depend on its neighbours.
 # d) Sums and constants are local arrays, so that the compiler sees that x is none of them. A thread uses less than
 #    48 KiB of stack, because some have only 64; the rest is in its Scratch.
-# e) Rows are prefetched early, in the order in which they lie, one after the other, while four are reduced side by side.
-#    In a backward, where these are eight streams, that pays for rows of FETCH_FROM to FETCH_TO bytes: the CPU's own
-#    prefetcher follows longer rows, and shorter ones share cache lines.
+# e) Rows are prefetched early, in the order in which they lie, one after the other, while four are reduced side by
+#    side. In a backward, where these are eight streams, that pays for rows of FETCH_FROM to FETCH_TO bytes: the CPU's
+#    own prefetcher follows longer rows, and shorter ones share cache lines.
 
 cdef enum:
     FETCH_FROM = 512

@@ -1,7 +1,7 @@
 # The pass before a backward with an activation other than ReLU: dy = upstream times the derivative of the activation.
 #
-# a) It goes over what is reduced next, so that the reduction finds dy in the cache: a group, a span or a strip. Without a
-#    reduction it goes over what the gradient pass reads next.
+# a) It goes over what is reduced next, so that the reduction finds dy in the cache: a group, a span or a strip. Without
+#    a reduction it goes over what the gradient pass reads next.
 # b) A group is read in the order of memory, image by image. Channel by channel took up to 1.6 times as long.
 
 

@@ -10,7 +10,6 @@
 
 cdef enum:
     SPAN = 32768        # elements of a span
-    PIECE = 98304       # bytes of the planes of a group in an image, of all arrays that are reduced
     SMALL = 128         # planes of fewer elements are touched before a forward takes samples of them
 
 
