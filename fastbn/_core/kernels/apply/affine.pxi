@@ -9,6 +9,9 @@
 # d) Mode and Block hold literals. affine_of() chooses them; forced inlining removes the structs and the branches.
 #    Halves are converted block by block, in registers.
 
+cdef enum:
+    LEAST_PEELED = 256      # elements of a plane from which y or dx is stored in whole cache lines
+
 cdef struct Block:
     Py_ssize_t rows
     int group
@@ -136,15 +139,31 @@ cdef inline void affine_rows(Mode mode, ForwardRuns a, Coefs coefs, const real* 
         i += k
 
 
+cdef inline Py_ssize_t head_of(const char* p, Py_ssize_t length, Py_ssize_t size) noexcept nogil:
+    # Elements of a plane of a result in front of its first whole cache line; 0 if the plane is short, or if these are not
+    # whole steps of four. The arrays of NumPy begin 16 bytes past a line.
+    cdef Py_ssize_t bytes = -<Py_ssize_t> p & (LINE - 1)
+    return bytes // size if length >= LEAST_PEELED and bytes % (4 * size) == 0 else 0
+
+
 cdef inline void affine_planes(Mode mode, ForwardRuns a, Coefs coefs, const real* kind) noexcept nogil:
-    # A plane is tiles, then steps of LANES, then steps of four and single elements, or with bits one partial step.
-    cdef Py_ssize_t length = a.length, i, tiles = length // TILE, w = tiles * TILE, steps = (length - w) // LANES
-    cdef Py_ssize_t v = w + steps * LANES, fours = (length - v) // 4, u = v + fours * 4
-    cdef Py_ssize_t size = size_of(mode.type)
+    # A plane is tiles, then steps of LANES, then steps of four and single elements, or with bits one partial step. Steps
+    # of four in front of the tiles reach the first whole cache line of y.
+    cdef Py_ssize_t length = a.length, i, h = 0, w, v, u, tiles, steps, fours, size = size_of(mode.type)
     mode.spread = False
     for i in range(a.runs):
+        if not mode.keep:
+            h = head_of(a.y.p, length, size)
+            if h:
+                affine_block(mode, forward_pieces(a, 0, 4, size), coefs, Block(h // 4, 1, 4, 4), kind)
+        tiles = (length - h) // TILE
+        w = h + tiles * TILE
+        steps = (length - w) // LANES
+        v = w + steps * LANES
+        fours = (length - v) // 4
+        u = v + fours * 4
         if tiles:
-            affine_block(mode, forward_pieces(a, 0, TILE, size), coefs, Block(tiles, 1, TILE, TILE), kind)
+            affine_block(mode, forward_pieces(a, h, TILE, size), coefs, Block(tiles, 1, TILE, TILE), kind)
         if steps:
             affine_block(mode, forward_pieces(a, w, LANES, size), coefs, Block(steps, 1, LANES, LANES), kind)
         if mode.keep:

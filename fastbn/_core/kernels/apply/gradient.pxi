@@ -156,13 +156,21 @@ cdef inline void gradient_rows(Mode mode, GradientRuns a, Coefs coefs, const rea
 
 cdef inline void gradient_planes(Mode mode, GradientRuns a, Coefs coefs, const real* kind) noexcept nogil:
     # As affine_planes().
-    cdef Py_ssize_t length = a.length, i, tiles = length // TILE, w = tiles * TILE, steps = (length - w) // LANES
-    cdef Py_ssize_t v = w + steps * LANES, fours = (length - v) // 4, u = v + fours * 4
-    cdef Py_ssize_t size = size_of(mode.type)
+    cdef Py_ssize_t length = a.length, i, h = 0, w, v, u, tiles, steps, fours, size = size_of(mode.type)
     mode.spread = False
     for i in range(a.runs):
+        if mode.gate != BITS:
+            h = head_of(a.dx.p, length, size)
+            if h:
+                gradient_block(mode, gradient_pieces(a, 0, 4, size), coefs, Block(h // 4, 1, 4, 4), kind)
+        tiles = (length - h) // TILE
+        w = h + tiles * TILE
+        steps = (length - w) // LANES
+        v = w + steps * LANES
+        fours = (length - v) // 4
+        u = v + fours * 4
         if tiles:
-            gradient_block(mode, gradient_pieces(a, 0, TILE, size), coefs, Block(tiles, 1, TILE, TILE), kind)
+            gradient_block(mode, gradient_pieces(a, h, TILE, size), coefs, Block(tiles, 1, TILE, TILE), kind)
         if steps:
             gradient_block(mode, gradient_pieces(a, w, LANES, size), coefs, Block(steps, 1, LANES, LANES), kind)
         if mode.gate == BITS:

@@ -73,6 +73,7 @@ cdef void derive_runs(bint spread, const Job* job, GradientRuns a, Coefs coefs, 
     cdef Py_ssize_t step, i = 0, r, w, k, width, j, size = job.itemsize
     cdef Py_ssize_t together = STAGE // piece_of(a.length)
     stage.type = FLOAT32 if real is float else FLOAT64
+    stage.stream = False
     stage.four = False
     while i < a.runs:
         w = 0
