@@ -326,11 +326,11 @@ def long_description():
 
     def absolute(link):
         text, target = link.groups()
-        if not Path(target).exists():
+        if not Path(target.partition("#")[0]).exists():
             return link[0]
         return f"{text}({home}/{'raw' if text.startswith('!') else 'blob'}/main/{target})"
 
-    return re.sub(r"(!?\[[^]]*\])\(([\w./-]+)\)", absolute, Path("README.md").read_text(encoding="utf-8"))
+    return re.sub(r"(!?\[[^]]*\])\(([\w./-]+(?:#[\w-]+)?)\)", absolute, Path("README.md").read_text(encoding="utf-8"))
 
 
 def options():
