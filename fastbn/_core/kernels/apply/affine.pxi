@@ -140,15 +140,15 @@ cdef inline void affine_rows(Mode mode, ForwardRuns a, Coefs coefs, const real* 
 
 
 cdef inline Py_ssize_t head_of(const char* p, Py_ssize_t length, Py_ssize_t size) noexcept nogil:
-    # Elements of a plane of a result in front of its first whole cache line; 0 if the plane is short, or if these are not
-    # whole steps of four. The arrays of NumPy begin 16 bytes past a line.
+    # Elements of a plane of a result in front of its first whole cache line; 0 if the plane is short, or if these are
+    # not whole steps of four. The arrays of NumPy begin 16 bytes past a line.
     cdef Py_ssize_t bytes = -<Py_ssize_t> p & (LINE - 1)
     return bytes // size if length >= LEAST_PEELED and bytes % (4 * size) == 0 else 0
 
 
 cdef inline void affine_planes(Mode mode, ForwardRuns a, Coefs coefs, const real* kind) noexcept nogil:
-    # A plane is tiles, then steps of LANES, then steps of four and single elements, or with bits one partial step. Steps
-    # of four in front of the tiles reach the first whole cache line of y.
+    # A plane is tiles, then steps of LANES, then steps of four and single elements, or with bits one partial step.
+    # Steps of four in front of the tiles reach the first whole cache line of y.
     cdef Py_ssize_t length = a.length, i, h = 0, w, v, u, tiles, steps, fours, size = size_of(mode.type)
     mode.spread = False
     for i in range(a.runs):
