@@ -46,8 +46,8 @@ def markdown(results: Results, suite: Suite, chart: str | None = None) -> str:
 def machine(results: Results, suite: Suite) -> str:
     """Return where and when the figures were measured, and what else ran there."""
     c = results.configuration
-    versions = ", ".join(f"{name} {version}" for name, version in c["versions"].items())
-    build = ", ".join(f"{name} {value}" for name, value in c["fastbn"].items() if name != "version")
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(c["versions"].items()))
+    build = ", ".join(f"{name} {value}" for name, value in sorted(c["fastbn"].items()) if name != "version")
     lines = [
         f"- Machine: {c['cpu']}, {c['cores']} cores, {c['caches']}; {c['system']}",
         f"- Build: fastbn {c['fastbn']['version']}, {build}",
