@@ -9,6 +9,7 @@ import numpy as np
 from fastbn._core import memory, views
 from fastbn._core.checks import check_activation, check_eps, check_trainable
 from fastbn._core.dispatch import kernels
+from fastbn._core.kept import Kept
 from fastbn._core.saved import Saved, check_variance, normalizing
 from fastbn._core.tensors import as_constant
 from fastbn._core.threads import check as check_threads
@@ -125,8 +126,8 @@ def train(
     if not view.size:
         check_vectors(channels, gamma=gamma, beta=beta)
         zeros = np.zeros(channels)
-        return y.finish(), Saved(
-            zeros, zeros, zeros, 0, shape=view.array.shape, axis=view.axis, residual=other is not None)
+        kept = Kept(zeros, None, zeros, None, None, None, False, (0, 0.0))
+        return y.finish(), Saved(kept, zeros, 0, view.array.shape, view.axis, other is not None)
     bits = coded[0] and other is not None
     mask = memory.empty((kernels.bits_words(view),), np.dtype(np.uint16)) if bits else None
     mean, low, var, rstd = kernels.forward(
@@ -134,10 +135,11 @@ def train(
     scale = shift = None
     if coded[0] and mask is None:
         scale, shift = forward_coefficients(rstd, gamma, beta)
+    # Calling Kept takes twice as long.
+    kept = tuple.__new__(Kept, (mean, low, rstd, scale, shift, mask, False, coded))
     return y.finish(), Saved(
-        mean, var, rstd, n * s, mean_low=low, shape=view.array.shape, axis=view.axis, residual=other is not None,
-        activation=coded, scale=scale, shift=shift, mask=mask,
-        arrangement=None if mask is None else view.arrangement, index=index)
+        kept, var, n * s, view.array.shape, view.axis, other is not None,
+        None if mask is None else view.arrangement, index)
 
 
 def forward_coefficients(
@@ -267,10 +269,8 @@ def inference_saved(
         arrangement = view.arrangement
         constants = kernels.Constants(view.shape[1], mean, var, gamma, beta, eps, low=mean_low)
         mask = kernels.apply_bits(view, residual, constants, num_threads=num_threads)
-    return Saved(
-        mean64, var64, rstd, count or 0, mean_low=mean_low, frozen=count is None, shape=view.array.shape,
-        axis=view.axis, residual=residual is not None, activation=activation, scale=scale, shift=shift, mask=mask,
-        arrangement=arrangement)
+    kept = Kept(mean64, mean_low, rstd, scale, shift, mask, count is None, activation)
+    return Saved(kept, var64, count or 0, view.array.shape, view.axis, residual is not None, arrangement)
 
 
 def batch_norm_backward(
@@ -358,7 +358,7 @@ def gradients(
     if sums is not None:
         dbeta, about_mean = sums
         with np.errstate(all="ignore"):     # an infinity leaves NaN in its channel, without a warning
-            dgamma = about_mean * saved._rstd
+            dgamma = about_mean * saved._kept.rstd
             products = about_mean + left_over(saved, view) * dbeta
         if view.size:
             kernels.apply_gradient(
@@ -382,10 +382,11 @@ def gradient_sums(
 
 def left_over(saved: Saved, view: views.View) -> NDArray[np.float64]:
     """Return the mean minus the mean that the kernels use, which is rounded to their precision."""
+    mean, low = saved._kept.mean, saved._kept.low
     dtype = np.float64 if view.array.dtype == np.float64 else np.float32
     with np.errstate(over="ignore", invalid="ignore"):
-        left: NDArray[np.float64] = saved._mean - saved._mean.astype(dtype)
-    return left if saved._mean_low is None else left + saved._mean_low
+        left: NDArray[np.float64] = mean - mean.astype(dtype)
+    return left if low is None else left + low
 
 
 def backward_views(

@@ -33,47 +33,29 @@ class Saved:
         Values per channel; 0 for given statistics.
     """
 
-    __slots__ = (
-        "_activation", "_arrangement", "_axis", "_count", "_frozen", "_index", "_mask", "_mean", "_mean_low",
-        "_residual", "_rstd", "_scale", "_shape", "_shift", "_var",
-    )
+    __slots__ = ("_arrangement", "_axis", "_count", "_index", "_kept", "_residual", "_shape", "_var")
 
-    def __init__(
+    def __init__(       # with keywords only, the call would take twice as long
         self,
-        mean: NDArray[np.float64],
+        kept: Kept,
         var: NDArray[np.float64],
-        rstd: NDArray[np.float64],
         count: int,
-        *,
-        mean_low: NDArray[np.float64] | None = None,
-        frozen: bool = False,
         shape: tuple[int, ...] | None = None,
         axis: int | None = None,
         residual: bool = False,
-        activation: tuple[int, float] = (0, 0.0),
-        scale: NDArray[np.float64] | None = None,
-        shift: NDArray[np.float64] | None = None,
-        mask: NDArray[np.uint16] | None = None,
         arrangement: tuple[int, tuple[int, ...] | None] | None = None,
         index: NDArray[np.intp] | None = None,
     ) -> None:
-        self._mean, self._var, self._rstd, self._count = mean, var, rstd, count
-        self._mean_low = mean_low       # the second word of the mean
-        self._frozen = frozen           # the statistics are constants in the backward pass
+        self._kept, self._var, self._count = kept, var, count
         self._shape, self._axis = shape, axis       # of x, if there was a forward pass
         self._residual = residual       # whether the forward pass had one
-        self._activation = activation   # what check_activation() returned
-        # With an activation but no residual: gamma * rstd and beta, from which and x the backward pass computes the
-        # activation's input.
-        self._scale, self._shift = scale, shift
-        # With a ReLU and a residual: one bit per element, set where y > 0, and the order of the elements in memory.
-        self._mask, self._arrangement = mask, arrangement
+        self._arrangement = arrangement     # the order of the elements in memory, to which bits belong
         self._index = index             # positions that counted, in C order; None for all
 
     @property
     def mean(self) -> NDArray[np.float64]:
         """Mean of each channel."""
-        return read_only(self._mean)
+        return read_only(self._kept.mean)
 
     @property
     def var(self) -> NDArray[np.float64]:
@@ -83,22 +65,15 @@ class Saved:
     @property
     def rstd(self) -> NDArray[np.float64]:
         """1 / sqrt(var + eps) of each channel."""
-        return read_only(self._rstd)
+        return read_only(self._kept.rstd)
 
     @property
     def count(self) -> int:
         """Values per channel."""
         return self._count
 
-    @property
-    def _kept(self) -> Kept:
-        # Calling Kept takes four times as long.
-        return tuple.__new__(Kept, (
-            self._mean, self._mean_low, self._rstd, self._scale, self._shift, self._mask, self._frozen,
-            self._activation))
-
     def __repr__(self) -> str:
-        return f"Saved({len(self._mean)}, count={self._count})"
+        return f"Saved({len(self._kept.mean)}, count={self._count})"
 
     @classmethod
     def from_statistics(cls, mean: ArrayLike, var: ArrayLike, *, eps: float = 1e-5) -> Saved:
@@ -131,7 +106,8 @@ class Saved:
         """
         eps = check_eps(eps)
         check_variance(var, eps)
-        return cls(*normalizing(mean, var, eps), 0, frozen=True)
+        mean64, var64, rstd = normalizing(mean, var, eps)
+        return cls(Kept(mean64, None, rstd, None, None, None, True, (0, 0.0)), var64, 0)
 
     def _view_of(self, x: ArrayLike, axis: int) -> views.View:
         """Return a view of x of the forward pass as the kernels walk it.
@@ -142,17 +118,22 @@ class Saved:
             If x is not that of the forward pass, or the content of this object is not what it saves. The kernels trust
             it, so it is checked here.
         """
-        if not isinstance(self._mean, np.ndarray) or self._mean.ndim != 1:
-            refuse("mean", self._mean)
+        kept = self._kept
+        if type(kept) is not Kept or len(kept) != len(Kept._fields):
+            # A Kept of another length has no repr.
+            refuse("content", tuple(kept) if isinstance(kept, tuple) else kept)
+        mean, _, _, scale, _, bits, frozen, activation = kept
+        if not isinstance(mean, np.ndarray) or mean.ndim != 1:
+            refuse("mean", mean)
         if type(self._count) is not int or self._count < 0:
             refuse("count", self._count)
-        view = views.view(x, axis, len(self._mean))
+        view = views.view(x, axis, len(mean))
         if self._shape is not None:
             if view.array.shape != self._shape:
                 raise ValueError(f"x has shape {view.array.shape}; expected that of the forward pass, {self._shape}")
             if view.axis != self._axis:
                 raise ValueError(f"axis {axis} is not that of the forward pass, {self._axis}")
-        elif self._mask is not None or not self._frozen:
+        elif bits is not None or not frozen:
             raise ValueError("saved must be what batch_norm_training returned, or come from Saved.from_statistics")
         if self._arrangement is not None:
             if not is_arrangement(self._arrangement, view):
@@ -163,14 +144,14 @@ class Saved:
                 refuse("index", self._index)
             if not views.choose(view, self._index):
                 raise ValueError("x must lie in memory as in the forward pass, where only some positions counted")
-        # Only these combinations have kernels: a mask with a residual; scale and shift without one.
-        if self._mask is not None and not (
-                self._residual and is_vector(self._mask, np.uint16) and len(self._mask) == kernels.bits_words(view)):
-            refuse("mask", self._mask)
-        if self._scale is not None and self._residual:
-            refuse("scale", self._scale)
-        if not is_activation(self._activation):
-            refuse("activation", self._activation)
+        # Only these combinations have kernels: bits with a residual; scale and shift without one.
+        if bits is not None and not (
+                self._residual and is_vector(bits, np.uint16) and len(bits) == kernels.bits_words(view)):
+            refuse("mask", bits)
+        if scale is not None and self._residual:
+            refuse("scale", scale)
+        if not is_activation(activation):
+            refuse("activation", activation)
         return view
 
 

@@ -272,9 +272,9 @@ class Norm(Checked):
             tape = tape.with_input(x, alive(tape.residual, "residual"))
             if saved is None:
                 saved = passes.complete(tape, self.axis, self._parameters(), *self._constant_statistics())
-            if tape.selection is not None or not (saved._frozen or source.whole):
+            if tape.selection is not None or not (saved._kept.frozen or source.whole):
                 gradient = passes.Gradient(dy, tape, self.axis, self._parameters(), out)
-                return passes.backward(gradient, source, saved._frozen)
+                return passes.backward(gradient, source, saved._kept.frozen)
         return functional.gradients(
             dy, x, saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads)
 

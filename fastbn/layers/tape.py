@@ -53,7 +53,7 @@ class Tape:
         counts: NDArray[np.float64] | None = None,
     ) -> Tape:
         """Return the tape of a forward pass by statistics of a batch, without x."""
-        return cls(None, None, saved._activation, saved, selection, rows, counts)
+        return cls(None, None, saved._kept.activation, saved, selection, rows, counts)
 
     def with_input(self, x: Any, residual: Any = None) -> Tape:
         """Return a copy with another x and residual."""

@@ -58,11 +58,19 @@ def test_the_kernel_reads_the_fields_in_their_order(relu, frozen):
 
 @pytest.mark.parametrize("arguments", [{}, {"activation": "relu"}, {"residual": X, "activation": "relu"}], ids=str)
 def test_saved_fills_the_fields_in_their_order(arguments):
-    saved = batch_norm_training(X, **arguments)[1]
-    assert saved._kept._asdict() == {
-        "mean": saved._mean, "low": saved._mean_low, "rstd": saved._rstd, "scale": saved._scale,
-        "shift": saved._shift, "bits": saved._mask, "frozen": saved._frozen,
-        "activation": saved._activation}
+    saved = batch_norm_training(X, np.full(3, 2.0), np.array([1.0, 2.0, 3.0]), **arguments)[1]
+    kept = saved._kept
+    x = X.astype(np.float64)
+    np.testing.assert_allclose(kept.mean, x.mean((0, 2)), rtol=1e-6)
+    np.testing.assert_allclose(saved.var, x.var((0, 2)), rtol=1e-6)
+    np.testing.assert_allclose(kept.rstd, 1 / np.sqrt(saved.var + 1e-5), rtol=1e-15)
+    assert 0 <= np.abs(kept.low).max() < 1e-15
+    activation, residual = "activation" in arguments, "residual" in arguments
+    if activation and not residual:
+        np.testing.assert_array_equal([kept.scale, kept.shift], [2 * kept.rstd, [1, 2, 3]])
+    else:
+        assert kept.scale is kept.shift is None
+    assert [kept.bits is not None, kept.frozen, kept.activation] == [residual, False, (int(activation), 0.0)]
 
 
 @pytest.mark.parametrize(("kept", "residual", "error", "message"), [

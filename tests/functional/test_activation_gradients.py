@@ -8,6 +8,7 @@ import pytest
 
 from fastbn import ChannelAffine
 from fastbn._core.dispatch import kernels
+from fastbn._core.kept import Kept
 from fastbn.functional import Saved, batch_norm_backward, batch_norm_training
 from tests.cases import (
     LARGE_CASES,
@@ -52,13 +53,13 @@ def prepared(c, layout, dtype):
 def before_activation(dy, x, saved, axis, **options):
     """The gradient before the activation, of a backward pass that does nothing else."""
     frozen = copy.copy(saved)
-    frozen._frozen, frozen._rstd = True, np.ones_like(saved._rstd)
+    frozen._kept = saved._kept._replace(frozen=True, rstd=np.ones_like(saved.rstd))
     return batch_norm_backward(dy, x, frozen, axis=axis, **options)[0]
 
 
 def without_activation(saved):
     linear = copy.copy(saved)
-    linear._activation, linear._scale, linear._shift = (0, 0.0), None, None
+    linear._kept = saved._kept._replace(activation=(0, 0.0), scale=None, shift=None)
     return linear
 
 
@@ -96,8 +97,9 @@ def check_gradient_before_the_activation(case, layout, activation):
     linear, _ = train(i, None)
     _, saved = train(i, activation)
     inner = before_activation(i.dy, i.x, saved, i.axis)
-    identity = Saved(np.zeros(1), np.ones(1), np.ones(1), 0, frozen=True, activation=saved._activation,
-                     scale=np.ones(1), shift=np.zeros(1), shape=(linear.size, 1), axis=1)
+    zero, one = np.zeros(1), np.ones(1)
+    kept = Kept(zero, None, one, one, zero, None, frozen=True, activation=saved._kept.activation)
+    identity = Saved(kept, one, 0, (linear.size, 1), 1)
     right = batch_norm_backward(i.dy.reshape(-1, 1), linear.reshape(-1, 1), identity)[0]
     kinks = np.isclose(np.abs(linear), 3, atol=1e-9) | np.isclose(linear, 6, atol=1e-9) | (np.abs(linear) < 1e-9)
     difference = np.abs(inner.ravel() - right.ravel())[~kinks.ravel()]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fastbn import BatchNorm
+from fastbn._core.kept import Kept
 from fastbn.functional import Saved, batch_norm_backward, batch_norm_inference, batch_norm_training
 from tests.compare import same_bits
 
@@ -42,12 +43,21 @@ def of_leaky_relu():
 
 
 MAKE = {"residual": of_residual, "mask": of_mask, "relu": of_relu, "leaky_relu": of_leaky_relu}
-BITS = of_residual()[2]._mask
+KEPT = of_residual()[2]._kept
+BITS = KEPT.bits
 INDEX = of_mask()[2]._index
 WHERE = np.arange(len(INDEX))
 
+
+def put(saved, name, value):
+    """Replace an attribute, or a field of what the kernels read."""
+    if name in saved._kept._fields:
+        name, value = "_kept", saved._kept._replace(**{name: value})
+    object.__setattr__(saved, name, value)
+
+
 BAD = [
-    ("residual", "_mask", value) for value in (
+    ("residual", "bits", value) for value in (
         7, type(None), "bits", BITS[:-1], np.append(BITS, BITS), BITS.astype(np.int16), BITS.astype(np.uint8),
         BITS[None], np.ma.array(BITS), BITS.view(np.recarray))
 ] + [
@@ -61,42 +71,41 @@ BAD = [
         INDEX + 48, INDEX - 48, np.where(WHERE == 3, 10**12, INDEX),
         np.where(WHERE == 3, -10**12, INDEX), np.where(WHERE == 3, INDEX[2], INDEX), np.ma.array(INDEX))
 ] + [
-    (kind, name, value) for kind in MAKE for name in ("_mean", "_rstd", "_mean_low") for value in (
+    (kind, name, value) for kind in MAKE for name in ("mean", "rstd", "low") for value in (
         7, "abc", np.ones(2), np.ones((3, 1)), np.ones(1 << 20), np.ones(3, np.int64), np.ones(64, object))
 ] + [
     ("residual", "_count", -1), ("residual", "_count", 40.0), ("relu", "_count", None),
     ("residual", "_shape", (4, 3, 2)), ("residual", "_shape", 7), ("residual", "_axis", 3),
-    ("residual", "_shape", None), ("mask", "_mask", INDEX), ("mask", "_mask", BITS),
+    ("residual", "_shape", None), ("mask", "bits", INDEX), ("mask", "bits", BITS),
     ("mask", "_arrangement", (2, (0, 1, 2, 3))), ("mask", "_arrangement", (1, (0, 2, 1))),
-    ("residual", "_residual", False), ("mask", "_residual", 0), ("residual", "_scale", np.ones(3)),
-    ("relu", "_residual", True), ("relu", "_mask", BITS), ("relu", "_scale", 7), ("relu", "_scale", np.ones(2)),
-    ("relu", "_shift", np.ones(4)), ("relu", "_shift", "abc"),
+    ("residual", "_residual", False), ("mask", "_residual", 0), ("residual", "scale", np.ones(3)),
+    ("relu", "_residual", True), ("relu", "bits", BITS), ("relu", "scale", 7), ("relu", "scale", np.ones(2)),
+    ("relu", "shift", np.ones(4)), ("relu", "shift", "abc"),
 ] + [
-    (kind, "_activation", value) for kind in MAKE for value in (
+    (kind, "activation", value) for kind in MAKE for value in (
         7, None, (), (0, 0.0), (3,), (3, 1), (14, 0.0), (-1, 0.0), (True, 0.0), ("relu", 0.0), [1, 0.0], (1, 0.0, 0.0))
 ] + [
-    ("residual", "_activation", (7, 0.0)), ("leaky_relu", "_scale", None),
+    ("residual", "activation", (7, 0.0)), ("leaky_relu", "scale", None),
+] + [
+    (kind, "_kept", value) for kind in MAKE for value in (7, None, (), tuple(KEPT), list(KEPT))
 ]
 
 
 BAD = [(kind, name, value, how) for kind, name, value in BAD for how in ("setattr", "pickle")] + [
     # What a pickle would put right.
-    ("residual", "_mask", np.repeat(BITS, 2)[::2], "setattr"), ("residual", "_mask", BITS.astype(">u2"), "setattr"),
+    ("residual", "bits", np.repeat(BITS, 2)[::2], "setattr"), ("residual", "bits", BITS.astype(">u2"), "setattr"),
     ("mask", "_index", np.repeat(INDEX, 2)[::2], "setattr"), ("mask", "_index", INDEX.astype(">i8"), "setattr"),
+    # What cannot be unpickled.
+    ("residual", "_kept", KEPT[:7], "Kept"), ("residual", "_kept", (*KEPT, None), "Kept"),
 ]
 
 
 @pytest.mark.parametrize(("kind", "name", "value", "how"), BAD, ids=[f"{k} {n} {v!r:.30} {h}" for k, n, v, h in BAD])
 def test_a_spoiled_one_is_refused_before_anything_is_written(kind, name, value, how):
     x, axis, saved = MAKE[kind]()
+    put(saved, name, tuple.__new__(Kept, value) if how == "Kept" else value)
     if how == "pickle":     # as an unpickled one would be
-        values = {slot: getattr(saved, slot) for slot in Saved.__slots__} | {name: value}
-        saved = Saved.__new__(Saved)
-        for slot, v in values.items():
-            object.__setattr__(saved, slot, v)
         saved = pickle.loads(pickle.dumps(saved))
-    else:
-        object.__setattr__(saved, name, value)
     out = np.full_like(x, 7)
     with pytest.raises((TypeError, ValueError)):
         batch_norm_backward(x, x, saved, axis=axis, out=out)
@@ -104,16 +113,17 @@ def test_a_spoiled_one_is_refused_before_anything_is_written(kind, name, value, 
 
 
 @pytest.mark.parametrize(("kind", "name", "value", "message"), [
-    ("residual", "_mask", 7, "saved must be as a forward pass returned it, and its mask is not; got 7"),
-    ("residual", "_mask", BITS[:2], r"its mask is not; got uint16\(2,\)"),
+    ("residual", "bits", 7, "saved must be as a forward pass returned it, and its mask is not; got 7"),
+    ("residual", "bits", BITS[:2], r"its mask is not; got uint16\(2,\)"),
     ("residual", "_arrangement", (1, (9,)), r"its order of memory is not; got \(1, \(9,\)\)"),
     ("mask", "_index", INDEX - 48, r"its index is not; got int64\("),
-    ("residual", "_mean", None, "its mean is not; got None"),
-    ("relu", "_activation", (99, 0.0), r"its activation is not; got \(99, 0.0\)"),
+    ("residual", "mean", None, "its mean is not; got None"),
+    ("relu", "_kept", (1, 2), r"its content is not; got \(1, 2\)"),
+    ("relu", "activation", (99, 0.0), r"its activation is not; got \(99, 0.0\)"),
 ])
 def test_messages(kind, name, value, message):
     x, axis, saved = MAKE[kind]()
-    object.__setattr__(saved, name, value)
+    put(saved, name, value)
     with pytest.raises(ValueError, match=message):
         batch_norm_backward(x, x, saved, axis=axis)
 
@@ -178,8 +188,8 @@ def test_given_statistics():
     saved = Saved.from_statistics([0.0, 1.0], [3.0, 8.0], eps=1.0)
     same_bits(saved.rstd, np.array([1 / 2, 1 / 3]))
     assert saved.count == 0
-    for name in ("_mask", "_index", "_arrangement"):
+    for name in ("bits", "_index", "_arrangement"):
         other = copy.copy(saved)
-        object.__setattr__(other, name, 7)
+        put(other, name, 7)
         with pytest.raises(ValueError, match="saved must be"):
             batch_norm_backward(np.ones((3, 2)), np.ones((3, 2)), other)

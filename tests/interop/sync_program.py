@@ -101,7 +101,7 @@ def check(shape, layout, dtype, kind, activation, with_residual, **options):
             of_all(saved.mean)
             of_all(saved.var)
             constants = kernels.Constants(
-                shape.channels, saved.mean, saved.var, gamma, beta, bn.eps, low=saved._mean_low)
+                shape.channels, saved.mean, saved.var, gamma, beta, bn.eps, low=saved._kept.low)
             same_bits(y, kernels.apply(x, axis, constants, None, None, (0, 0.0), None)[mine])
             assert saved.count == shape.count
 
