@@ -90,8 +90,9 @@ def batch_norm_training(
     >>> saved.mean, saved.var
     (array([ 2., 20.]), array([  1., 100.]))
     """
+    view = views.view(x, axis)
     return train(
-        views.view(x, axis), gamma, beta, eps=eps, residual=residual, activation=activation, out=out,
+        view, gamma, beta, eps=check_eps(eps), residual=residual, activation=activation, out=out,
         num_threads=num_threads)
 
 
@@ -108,11 +109,10 @@ def train(
     index: NDArray[np.intp] | None = None,
     fill: bool = False,
 ) -> tuple[NDArray[Any], Saved]:
-    """Do what `batch_norm_training` does, given a view of x.
+    """Do what `batch_norm_training` does, given a view of x and an eps that is checked.
 
     `index` lists the positions that the view chose; with `fill` the other positions of the result become zero.
     """
-    eps = check_eps(eps)
     coded = (0, 0.0) if activation is None else check_trainable(activation, residual is not None)
     if num_threads is not None:
         check_threads(num_threads)
@@ -228,7 +228,6 @@ def normalize(
 
     Returns y and what `batch_norm_backward` needs, as `batch_norm_training` does.
     """
-    eps = check_eps(eps)
     saved = inference_saved(        # before y may be written over x
         x, mean, var, gamma, beta, axis=axis, eps=eps, activation=activation, residual=residual,
         num_threads=num_threads, mean_low=mean_low, count=count)
