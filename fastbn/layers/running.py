@@ -53,8 +53,9 @@ class Weights:
         if kept == 0:       # nothing is left of earlier batches, known or unknown
             self.squares = self.squares_by_count = 0.0
         self.initial *= kept
-        self.squares = kept * kept * self.squares + factor * factor
-        self.squares_by_count = kept * kept * self.squares_by_count + factor * factor / batch.size
+        earlier, new = kept * kept, factor * factor
+        self.squares = earlier * self.squares + new
+        self.squares_by_count = earlier * self.squares_by_count + new / batch.size
         if batch.counts is not None:    # no single number fits all channels
             self.squares = self.squares_by_count = np.nan
 
@@ -212,11 +213,7 @@ class RunningStatistics(Checked):
             missing = "running_mean" if mean is None else "running_var"
             raise ValueError(f"{missing} is None; expected both running averages, or neither")
         if training and mean is not None and var is not None:
-            views.check_vector(mean, self.num_features, "running_mean")
-            views.check_vector(var, self.num_features, "running_var")
-            if not (mean.flags.writeable and var.flags.writeable):
-                name = "running_var" if mean.flags.writeable else "running_mean"
-                raise ValueError(f"{name} is read-only, and training updates it")
+            views.check_averages(mean, var, self.num_features)
             if self.num_batches_tracked == MOST_BATCHES:
                 raise ValueError(f"num_batches_tracked is {MOST_BATCHES}, and training cannot count another batch; "
                                  "expected a smaller number")

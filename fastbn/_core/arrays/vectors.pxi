@@ -185,6 +185,15 @@ def move(mean, var, new_mean, new_var, double factor, double ratio):
         set_element(v, i, element(v, i) * (1.0 - factor) + factor * (element(b, i) * ratio))
 
 
+def check_averages(mean, var, Py_ssize_t channels):
+    """Raise an error unless training can update these running averages."""
+    cdef cnp.ndarray m = vector_of(mean, channels, "running_mean")
+    cdef cnp.ndarray v = vector_of(var, channels, "running_var")
+    if not (cnp.PyArray_ISWRITEABLE(m) and cnp.PyArray_ISWRITEABLE(v)):
+        name = "running_var" if cnp.PyArray_ISWRITEABLE(m) else "running_mean"
+        raise ValueError(f"{name} is read-only, and training updates it")
+
+
 cdef cnp.ndarray target_of(object a, Py_ssize_t c, str name):
     # A channel vector to write to.
     if not isinstance(a, np.ndarray):
