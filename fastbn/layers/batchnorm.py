@@ -286,7 +286,7 @@ class BatchNorm(TrackedNorm):
                 y, saved = functional.train(
                     view, self.gamma, self.beta, eps=self.eps, residual=residual, activation=activation, out=out,
                     num_threads=self.num_threads)
-                batch, tape = Batch.from_saved(saved), Tape.of_batch(saved)
+                batch, tape = Batch.from_saved(saved), Tape(None, None, saved._kept.activation, saved)
             else:
                 operands = passes.Operands.of(view, residual, activation, out)
                 y, batch, tape = passes.forward(
