@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 LAST_ACTIVATION = max(ACTIVATIONS.values())
+KEPT_FIELDS = len(Kept._fields)
 
 
 class Saved:
@@ -119,7 +120,7 @@ class Saved:
             it, so it is checked here.
         """
         kept = self._kept
-        if type(kept) is not Kept or len(kept) != len(Kept._fields):
+        if type(kept) is not Kept or len(kept) != KEPT_FIELDS:
             # A Kept of another length has no repr.
             refuse("content", tuple(kept) if isinstance(kept, tuple) else kept)
         mean, _, _, scale, _, bits, frozen, activation = kept

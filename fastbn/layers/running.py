@@ -267,17 +267,18 @@ class RunningStatistics(Checked):
 
         A forward pass calls this last, when nothing can fail any more.
         """
-        if batch.size and not self.accepts(batch):
+        size = batch.size
+        if size and not self.accepts(batch):
             return False
         mean, var = self.running_mean, self.running_var
         if mean is None or var is None:
             return True
         tracked = self.num_batches_tracked + 1
-        if batch.size and self.stats is not None:
+        if size and self.stats is not None:
             self._merge(batch, self.stats, mean, var)
-        elif batch.size:
+        elif size:
             self._move(batch, 1.0 / tracked if self.momentum is None else self.momentum, mean, var)
-        if self.counts(batch):
+        if size or self.counts(batch):
             set_unchecked(self, "num_batches_tracked", tracked)
         return True
 
