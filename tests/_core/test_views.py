@@ -225,3 +225,13 @@ def test_move_of_arrays_that_do_not_fit(arguments, error, message):
     with pytest.raises(error, match=message):
         views.move(*arguments, 0.5, 1.0)
     assert not any(np.any(a) for a in arguments)
+
+
+@pytest.mark.parametrize(("mean", "var", "message"), [
+    (np.zeros(2), np.zeros(3), r"running_mean has shape \(2,\); expected \(3,\)"),
+    (np.zeros(3), np.zeros(4), r"running_var has shape \(4,\); expected \(3,\)"),
+    (np.broadcast_to(0.0, 3), np.broadcast_to(0.0, 3), "running_mean is read-only, and training updates it"),
+    (np.zeros(3), np.broadcast_to(0.0, 3), "running_var is read-only, and training updates it")])
+def test_averages_that_training_cannot_update(mean, var, message):
+    with pytest.raises(ValueError, match=message):
+        views.check_averages(mean, var, 3)
