@@ -221,8 +221,12 @@ cdef inline void add_span(
         s.dy.p += s.dy.step_n * s.itemsize
         s.bits += s.bits_step_n
     for c in range(s.channels):
-        out[2 * c] = whole_sum(totals[c].v, totals[c].v_rest)
-        out[2 * c + 1] = whole_sum(totals[c].vd, totals[c].vd_rest)
+        if lane is float:
+            out[2 * c] = totals[c].v
+            out[2 * c + 1] = totals[c].vd
+        else:
+            out[2 * c] = whole_sum(totals[c].v, totals[c].v_rest)
+            out[2 * c + 1] = whole_sum(totals[c].vd, totals[c].vd_rest)
 
 
 cdef inline Py_ssize_t sample_at(Py_ssize_t k, Py_ssize_t n) noexcept nogil:
@@ -332,7 +336,7 @@ cdef void span_gradients(
     const real* kind, lane of,
 ) noexcept nogil:
     cdef double n = <double> s.runs * <double> s.length
-    cdef int c
+    cdef int c, held = 1
     if gate == OPEN:
         add_channels(OPEN, s, coefs, out, kind, of)
     elif gate == REPLAY:
@@ -341,5 +345,7 @@ cdef void span_gradients(
         add_channels(BITS, s, coefs, out, kind, of)
     if lane is float:
         for c in range(s.channels):
+            held &= products_held(n, out[2 * c], out[2 * c + 1])
+        for c in range(0 if held else s.channels):
             if not products_held(n, out[2 * c], out[2 * c + 1]):
                 span_gradients(gate, channel_of(s, c), coefs_from(coefs, c, kind), out + 2 * c, kind, <double> 0)
