@@ -146,35 +146,55 @@ cdef inline Py_ssize_t head_of(const char* p, Py_ssize_t length, Py_ssize_t size
     return bytes // size if length >= LEAST_PEELED and bytes % (4 * size) == 0 else 0
 
 
+cdef struct Plane:          # how a plane is cut: `head` elements, tiles, steps of LANES, steps of four, single elements
+    Py_ssize_t head
+    Py_ssize_t tiles
+    Py_ssize_t steps
+    Py_ssize_t fours
+    Py_ssize_t at_steps     # where each begins
+    Py_ssize_t at_fours
+    Py_ssize_t at_rest
+
+
+cdef inline Plane plane_of(Py_ssize_t head, Py_ssize_t length) noexcept nogil:
+    cdef Plane p
+    p.head = head
+    p.tiles = (length - head) // TILE
+    p.at_steps = head + p.tiles * TILE
+    p.steps = (length - p.at_steps) // LANES
+    p.at_fours = p.at_steps + p.steps * LANES
+    p.fours = (length - p.at_fours) // 4
+    p.at_rest = p.at_fours + p.fours * 4
+    return p
+
+
 cdef inline void affine_planes(Mode mode, ForwardRuns a, Coefs coefs, const real* kind) noexcept nogil:
     # A plane is tiles, then steps of LANES, then steps of four and single elements, or with bits one partial step.
     # Steps of four in front of the tiles reach the first whole cache line of y.
-    cdef Py_ssize_t length = a.length, i, h = 0, w, v, u, tiles, steps, fours, size = size_of(mode.type)
+    cdef Py_ssize_t length = a.length, i, head, size = size_of(mode.type)
+    cdef Plane p = plane_of(0, length)
     mode.spread = False
     for i in range(a.runs):
         if not mode.keep:
-            h = head_of(a.y.p, length, size)
-            if h:
-                affine_block(mode, forward_pieces(a, 0, 4, size), coefs, Block(h // 4, 1, 4, 4), kind)
-        tiles = (length - h) // TILE
-        w = h + tiles * TILE
-        steps = (length - w) // LANES
-        v = w + steps * LANES
-        fours = (length - v) // 4
-        u = v + fours * 4
-        if tiles:
-            affine_block(mode, forward_pieces(a, h, TILE, size), coefs, Block(tiles, 1, TILE, TILE), kind)
-        if steps:
-            affine_block(mode, forward_pieces(a, w, LANES, size), coefs, Block(steps, 1, LANES, LANES), kind)
+            head = head_of(a.y.p, length, size)
+            if head != p.head:
+                p = plane_of(head, length)
+            if head:
+                affine_block(mode, forward_pieces(a, 0, 4, size), coefs, Block(head // 4, 1, 4, 4), kind)
+        if p.tiles:
+            affine_block(mode, forward_pieces(a, p.head, TILE, size), coefs, Block(p.tiles, 1, TILE, TILE), kind)
+        if p.steps:
+            affine_block(mode, forward_pieces(a, p.at_steps, LANES, size), coefs, Block(p.steps, 1, LANES, LANES), kind)
         if mode.keep:
-            if v < length:
-                affine_block(mode, forward_pieces(a, v, LANES, size), coefs, Block(1, 1, <int> (length - v), LANES),
-                             kind)
+            if p.at_fours < length:
+                affine_block(mode, forward_pieces(a, p.at_fours, LANES, size), coefs,
+                             Block(1, 1, <int> (length - p.at_fours), LANES), kind)
         else:
-            if fours:
-                affine_block(mode, forward_pieces(a, v, 4, size), coefs, Block(fours, 1, 4, 4), kind)
-            if u < length:
-                affine_block(mode, forward_pieces(a, u, 1, size), coefs, Block(length - u, 1, 1, 1), kind)
+            if p.fours:
+                affine_block(mode, forward_pieces(a, p.at_fours, 4, size), coefs, Block(p.fours, 1, 4, 4), kind)
+            if p.at_rest < length:
+                affine_block(mode, forward_pieces(a, p.at_rest, 1, size), coefs, Block(length - p.at_rest, 1, 1, 1),
+                             kind)
         a = forward_next(a, 1)
         coefs = coefs_from(coefs, 1, kind)
 

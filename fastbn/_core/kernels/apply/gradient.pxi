@@ -156,32 +156,31 @@ cdef inline void gradient_rows(Mode mode, GradientRuns a, Coefs coefs, const rea
 
 cdef inline void gradient_planes(Mode mode, GradientRuns a, Coefs coefs, const real* kind) noexcept nogil:
     # As affine_planes().
-    cdef Py_ssize_t length = a.length, i, h = 0, w, v, u, tiles, steps, fours, size = size_of(mode.type)
+    cdef Py_ssize_t length = a.length, i, head, size = size_of(mode.type)
+    cdef Plane p = plane_of(0, length)
     mode.spread = False
     for i in range(a.runs):
         if mode.gate != BITS:
-            h = head_of(a.dx.p, length, size)
-            if h:
-                gradient_block(mode, gradient_pieces(a, 0, 4, size), coefs, Block(h // 4, 1, 4, 4), kind)
-        tiles = (length - h) // TILE
-        w = h + tiles * TILE
-        steps = (length - w) // LANES
-        v = w + steps * LANES
-        fours = (length - v) // 4
-        u = v + fours * 4
-        if tiles:
-            gradient_block(mode, gradient_pieces(a, h, TILE, size), coefs, Block(tiles, 1, TILE, TILE), kind)
-        if steps:
-            gradient_block(mode, gradient_pieces(a, w, LANES, size), coefs, Block(steps, 1, LANES, LANES), kind)
+            head = head_of(a.dx.p, length, size)
+            if head != p.head:
+                p = plane_of(head, length)
+            if head:
+                gradient_block(mode, gradient_pieces(a, 0, 4, size), coefs, Block(head // 4, 1, 4, 4), kind)
+        if p.tiles:
+            gradient_block(mode, gradient_pieces(a, p.head, TILE, size), coefs, Block(p.tiles, 1, TILE, TILE), kind)
+        if p.steps:
+            gradient_block(mode, gradient_pieces(a, p.at_steps, LANES, size), coefs, Block(p.steps, 1, LANES, LANES),
+                           kind)
         if mode.gate == BITS:
-            if v < length:
-                gradient_block(mode, gradient_pieces(a, v, LANES, size), coefs,
-                               Block(1, 1, <int> (length - v), LANES), kind)
+            if p.at_fours < length:
+                gradient_block(mode, gradient_pieces(a, p.at_fours, LANES, size), coefs,
+                               Block(1, 1, <int> (length - p.at_fours), LANES), kind)
         else:
-            if fours:
-                gradient_block(mode, gradient_pieces(a, v, 4, size), coefs, Block(fours, 1, 4, 4), kind)
-            if u < length:
-                gradient_block(mode, gradient_pieces(a, u, 1, size), coefs, Block(length - u, 1, 1, 1), kind)
+            if p.fours:
+                gradient_block(mode, gradient_pieces(a, p.at_fours, 4, size), coefs, Block(p.fours, 1, 4, 4), kind)
+            if p.at_rest < length:
+                gradient_block(mode, gradient_pieces(a, p.at_rest, 1, size), coefs, Block(length - p.at_rest, 1, 1, 1),
+                               kind)
         a = gradient_next(a, 1)
         coefs = coefs_from(coefs, 1, kind)
 

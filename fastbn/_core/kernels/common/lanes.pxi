@@ -4,7 +4,7 @@
 # b) `lane` is the type of a running sum.
 # c) A fused function without an argument of its type takes `const real* kind` or `lane of`, which is not read.
 
-from libc.math cimport NAN, rint, sqrt
+from libc.math cimport NAN, fabs, rint, sqrt
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 

@@ -132,5 +132,5 @@ cdef inline bint squares_held(double n, double e, double q, lane of) noexcept no
 cdef inline bint products_held(double n, double sum_dy, double products) noexcept nogil:
     # The same for the sums of dy and of dy * (x - m). The first cannot underflow.
     cdef double bound = n * 7.888609052210118e-31
-    return finite(sum_dy) and finite(products) and (
-        products >= bound or products <= -bound or (sum_dy == 0.0 and products == 0.0))
+    return finite(sum_dy) & finite(products) & (
+        (fabs(products) >= bound) | ((sum_dy == 0.0) & (products == 0.0)))

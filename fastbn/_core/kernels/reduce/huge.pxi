@@ -1,7 +1,7 @@
 # Statistics of float64 whose sums overflow, as squares do from 1e154 on. All values are scaled by a power
 # of two and read again, which is slow and rare.
 
-from libc.math cimport fabs, frexp, ldexp
+from libc.math cimport frexp, ldexp
 
 cdef enum:
     MOST_EXPONENT = 1022    # of two: the inverse is a normal number, which no rounding mode flushes to zero

@@ -139,7 +139,8 @@ cdef inline int add_run(
     Mode mode, const Span* s,                           # of one channel: its first run
     Py_ssize_t x_step, Py_ssize_t dy_step,              # to what is read next, in bytes
     const real* coef,                                   # IN  (FORWARD_COEFS,)
-    int held,                                           # additions that the lanes hold
+    int held,                                           # additions that the lanes hold; 0 if they are empty
+    bint last,                                          # no run follows: the lanes go to double
     lane* lanes,                                        # OUT (2, LANES), added to
     Totals* t,                                          # OUT added to
 ) noexcept nogil:
@@ -147,8 +148,12 @@ cdef inline int add_run(
     cdef lane sums[2 * LANES]
     cdef Py_ssize_t size = size_of(mode.type), bytes = s.length * size, i = 0
     cdef int j, rest
-    for j in range(2 * LANES):
-        sums[j] = lanes[j]
+    if held:
+        for j in range(2 * LANES):
+            sums[j] = lanes[j]
+    else:
+        for j in range(2 * LANES):
+            sums[j] = 0
     while i + 4 * LANES <= s.length:
         prefetch(ahead_of(s.x.p, i * size, bytes, x_step), 4 * LANES * size_of(mode.type))
         if mode.gate != MOMENTS:
@@ -169,9 +174,9 @@ cdef inline int add_run(
     elif rest:
         add_pieces(mode, s, i, 1, rest, coef, sums)
     held += 1
-    if held >= FLUSH_PLANES:
+    if held >= FLUSH_PLANES or last:
         flush_both(sums, t)
-        held = 0
+        return 0
     for j in range(2 * LANES):
         lanes[j] = sums[j]
     return held
@@ -197,7 +202,6 @@ cdef inline void add_span(
         lanes = float_lanes
     else:
         lanes = double_lanes
-    memset(lanes, 0, 2 * LANES * s.channels * sizeof(lane))
     memset(totals, 0, s.channels * sizeof(Totals))
     while s.runs:
         s.runs -= 1
@@ -208,7 +212,7 @@ cdef inline void add_span(
             coef[SCALE] = row[SCALE * coefs.step + c] if mode.gate == REPLAY else 0
             coef[SHIFT] = row[SHIFT * coefs.step + c] if mode.gate == REPLAY else 0
             after = add_run(mode, &run, x_next if last else x_step, dy_next if last else dy_step, <const real*> coef,
-                            held, lanes + 2 * LANES * c, totals + c)
+                            held, s.runs == 0, lanes + 2 * LANES * c, totals + c)
             run.x.p += x_step
             run.dy.p += dy_step
             run.bits += s.bits_step_c
@@ -217,9 +221,12 @@ cdef inline void add_span(
         s.dy.p += s.dy.step_n * s.itemsize
         s.bits += s.bits_step_n
     for c in range(s.channels):
-        flush_both(lanes + 2 * LANES * c, totals + c)
-        out[2 * c] = whole_sum(totals[c].v, totals[c].v_rest)
-        out[2 * c + 1] = whole_sum(totals[c].vd, totals[c].vd_rest)
+        if lane is float:
+            out[2 * c] = totals[c].v
+            out[2 * c + 1] = totals[c].vd
+        else:
+            out[2 * c] = whole_sum(totals[c].v, totals[c].v_rest)
+            out[2 * c + 1] = whole_sum(totals[c].vd, totals[c].vd_rest)
 
 
 cdef inline Py_ssize_t sample_at(Py_ssize_t k, Py_ssize_t n) noexcept nogil:
@@ -329,7 +336,7 @@ cdef void span_gradients(
     const real* kind, lane of,
 ) noexcept nogil:
     cdef double n = <double> s.runs * <double> s.length
-    cdef int c
+    cdef int c, held = 1
     if gate == OPEN:
         add_channels(OPEN, s, coefs, out, kind, of)
     elif gate == REPLAY:
@@ -338,5 +345,7 @@ cdef void span_gradients(
         add_channels(BITS, s, coefs, out, kind, of)
     if lane is float:
         for c in range(s.channels):
+            held &= products_held(n, out[2 * c], out[2 * c + 1])
+        for c in range(0 if held else s.channels):
             if not products_held(n, out[2 * c], out[2 * c + 1]):
                 span_gradients(gate, channel_of(s, c), coefs_from(coefs, c, kind), out + 2 * c, kind, <double> 0)

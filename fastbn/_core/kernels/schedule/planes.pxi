@@ -158,10 +158,11 @@ cdef void reduce_channels(Job* job, Py_ssize_t c, int channels, const real* kind
         else:
             for k in range(channels):
                 merge(&moments[k], part[k])
-    for k in range(channels):
-        if job.gradient:
+    if job.gradient:
+        for k in range(channels):
             store_sums(job, c + k, sums[2 * k], sums[2 * k + 1])
-        else:
+    else:
+        for k in range(channels):
             store_moments(job, c + k, &moments[k])
 
 
