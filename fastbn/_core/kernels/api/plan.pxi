@@ -19,7 +19,8 @@ cnp.import_array()
 cdef Py_ssize_t CACHE = cache_bytes() * 6 // 10     # of the second level, for the data of one thread
 cdef Py_ssize_t LAST_CACHE = last_cache_bytes()     # shared by all threads
 # Bytes of traffic, about 20 us of it, below which a second thread costs more than it saves, and so does releasing the
-# GIL. A reduction computes more per byte, over planes most of all, and so does an activation with an exponential.
+# GIL. A reduction computes more per byte, over planes most of all, and so do an activation with an exponential and small
+# planes.
 cdef Py_ssize_t SERIAL_BYTES = 1024 * 1024
 cdef Py_ssize_t SERIAL_BYTES_ROWS = 512 * 1024
 cdef Py_ssize_t SERIAL_BYTES_PLANES = 256 * 1024
@@ -120,7 +121,9 @@ cdef bint is_large(Job* job) noexcept:
     job.watch = elements * job.itemsize >= WATCH_BYTES
     if job.reduces or job.gradient:
         return bytes >= (SERIAL_BYTES_ROWS if job.s == 1 else SERIAL_BYTES_PLANES)
-    return bytes >= (SERIAL_BYTES // 4 if job.activation >= SIGMOID else SERIAL_BYTES)
+    if job.activation >= SIGMOID:
+        return bytes >= SERIAL_BYTES // 4
+    return bytes >= (SERIAL_BYTES // 2 if 1 < job.s < SMALL else SERIAL_BYTES)
 
 
 cdef bint streamable(const Job* job, const Array* a) noexcept:
@@ -156,11 +159,11 @@ cdef void plan(Job* job, int threads, Py_ssize_t last_cache) noexcept:
     else:
         plan_planes(job, CACHE, last_cache, threads)
     cut.count = 0
-    if job.gradient:
-        add_phase(job, COEFS, tiles)
     if job.reduces and cut.group != 0:
         add_phase(job, ROWS_SLAB if rows else PLANES_GROUP, cut.slabs if rows else parts(job.c, cut.group))
         return
+    if job.gradient:
+        add_phase(job, COEFS, tiles)
     if job.reduces and rows:
         add_phase(job, ROWS_REDUCE, cut.units * cut.slabs)
         add_phase(job, ROWS_MERGE, parts(job.c, cut.merged))

@@ -77,6 +77,17 @@ def forward(
     return mean, low, var, rstd
 
 
+cdef double* doubles_of(object a, double* room, Py_ssize_t n, double missing, str name) except NULL:
+    # The values of a vector: those of an array of double as they are, others in `room`. A copy would move from the
+    # cache of this thread to those of the others.
+    if (cnp.PyArray_CheckExact(a) and cnp.PyArray_TYPE(<cnp.ndarray> a) == cnp.NPY_DOUBLE
+            and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> a) and cnp.PyArray_NDIM(<cnp.ndarray> a) == 1
+            and cnp.PyArray_DIMS(<cnp.ndarray> a)[0] == n):
+        return vector(<cnp.ndarray> a)
+    load_vector(a, room, n, missing, name)
+    return room
+
+
 cdef double* vectors_of_backward(const Job* job) except NULL:
     return scratch_of(3 * statistics_of(job) + (5 + job.geometry.groups) * job.c)
 
@@ -84,8 +95,6 @@ cdef double* vectors_of_backward(const Job* job) except NULL:
 cdef int begin_backward(Job* job, View dy, View x, kept, gamma, double* vectors) except -1:
     # What all backward calls share; `vectors` is that of vectors_of_backward().
     cdef Py_ssize_t c = job.c, statistics = statistics_of(job)
-    cdef double* scale
-    cdef double* shift
     if not isinstance(kept, tuple):
         raise TypeError(f"kept must be a Kept, got {type(kept).__name__}")
     check_beside(x, dy, "dy")
@@ -95,23 +104,19 @@ cdef int begin_backward(Job* job, View dy, View x, kept, gamma, double* vectors)
     job.frozen = frozen
     set_bits(job, x, bits)
     set_gate(job, activation, kept_scale is not None)
-    job.mean = vectors
-    job.low = job.mean + statistics
-    job.rstd = job.low + statistics
-    job.products = job.rstd + statistics
-    job.sum_dy = job.products + c
-    job.gamma = job.sum_dy + c
-    job.dgamma = job.gamma + c
-    shift = job.dgamma + c
-    scale = shift + c
-    job.scale = scale
-    job.shift = shift
-    load_vector(mean, job.mean, statistics, 0.0, "mean")
-    load_vector(low, job.low, statistics, 0.0, "mean_low")
-    load_vector(rstd, job.rstd, statistics, 1.0, "rstd")
+    job.products = vectors
+    job.sum_dy = vectors + c
+    job.dgamma = vectors + 2 * c
+    job.gamma = vectors + 3 * c
     load_vector(gamma, job.gamma, c, 1.0, "gamma")
-    load_vector(kept_scale, scale, job.geometry.groups * c, 1.0, "scale")
-    load_vector(kept_shift, shift, c, 0.0, "shift")
+    vectors += 4 * c
+    job.mean = doubles_of(mean, vectors, statistics, 0.0, "mean")
+    job.low = doubles_of(low, vectors + statistics, statistics, 0.0, "mean_low")
+    job.rstd = doubles_of(rstd, vectors + 2 * statistics, statistics, 1.0, "rstd")
+    if kept_scale is not None:      # as set_gate() found, exactly if the gate reads them
+        vectors += 3 * statistics
+        job.shift = doubles_of(kept_shift, vectors, c, 0.0, "shift")
+        job.scale = doubles_of(kept_scale, vectors + c, job.geometry.groups * c, 1.0, "scale")
     return 0
 
 

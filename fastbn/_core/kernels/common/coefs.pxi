@@ -170,6 +170,13 @@ cdef void prepare_gradient(Job* job, Py_ssize_t c, int width, const real* kind) 
         gradient_coefs(job, c, width, kind)
 
 
+cdef void prepare_channels(Job* job, Py_ssize_t c0, Py_ssize_t c1, const real* kind) noexcept nogil:
+    cdef Py_ssize_t c = c0
+    while c < c1:
+        prepare_gradient(job, c, <int> least(TILE, c1 - c), kind)
+        c += TILE
+
+
 cdef void finish_channels(Job* job, Py_ssize_t c0, Py_ssize_t c1, const real* kind) noexcept nogil:
     # From the results of the reduction to the constants of the elementwise pass.
     cdef Py_ssize_t c = c0

@@ -13,6 +13,11 @@ cdef enum:
     SMALL = 128         # planes of fewer elements are touched before a forward takes samples of them
 
 
+cdef inline Py_ssize_t evenly(Py_ssize_t total, Py_ssize_t most, int threads) noexcept nogil:
+    # The size of a part, up to `most`, with which all threads have the same number of parts.
+    return parts(total, parts(parts(total, most), threads) * threads)
+
+
 cdef void plan_planes(Job* job, Py_ssize_t cache, Py_ssize_t last_cache, int threads) noexcept nogil:
     cdef Py_ssize_t channels = job.geometry.channels
     cdef Py_ssize_t channel_bytes = job.n * job.s * job.itemsize * arrays_of(job)
@@ -30,10 +35,9 @@ cdef void plan_planes(Job* job, Py_ssize_t cache, Py_ssize_t last_cache, int thr
         if share > cache:
             cache = share
         cut.group = cache // channel_bytes if cache > channel_bytes else 1
-        # The same number of groups for every thread.
-        cut.group = parts(job.c, parts(parts(job.c, cut.group), threads) * threads)
+        cut.group = evenly(job.c, cut.group, threads)
         cut.group = parts(cut.group, channels) * channels
-    cut.unit_planes = 1 if cut.pieces > 1 else SPAN // job.s
+    cut.unit_planes = 1 if cut.pieces > 1 else evenly(job.n * job.c, SPAN // job.s, threads)
     job.coefs = Coefs(NULL, job.c, job.c, 1)
 
 
@@ -170,6 +174,8 @@ cdef void planes_group(Job* job, Py_ssize_t unit, const real* kind) noexcept nog
     cdef Py_ssize_t c0 = unit * job.cut.group
     cdef Py_ssize_t c1 = least(c0 + job.cut.group, job.c)
     cdef Py_ssize_t c = c0, n
+    if job.gradient:
+        prepare_channels(job, c0, c1, kind)
     if job.upstream.p != NULL:
         for n in range(job.n):
             if stopped(job):

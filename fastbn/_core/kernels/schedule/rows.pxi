@@ -372,12 +372,14 @@ cdef void rows_apply(Job* job, Py_ssize_t unit, const real* kind) noexcept nogil
 
 
 cdef void rows_slab(Job* job, Py_ssize_t slab, int thread, const real* kind) noexcept nogil:
-    cdef Py_ssize_t first = slab * job.cut.slab
+    cdef Py_ssize_t first = slab * job.cut.slab, c0 = least(first, job.c), c1 = least(first + job.cut.slab, job.c)
     cdef Py_ssize_t u = 0
+    if job.gradient:
+        prepare_channels(job, c0, c1, kind)
     while u < job.cut.units and not stopped(job):
         rows_reduce(job, u * job.cut.slabs + slab, thread, kind)
         u += 1
-    merge_channels(job, least(first, job.c), least(first + job.cut.slab, job.c), kind)
+    merge_channels(job, c0, c1, kind)
     if not job.applies:
         return
     while u > 0 and not stopped(job):
