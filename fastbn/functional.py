@@ -139,7 +139,7 @@ def train(
     kept = tuple.__new__(Kept, (mean, low, rstd, scale, shift, mask, False, coded))
     return y.finish(), Saved(
         kept, var, n * s, view.array.shape, view.axis, other is not None,
-        None if mask is None else view.arrangement, index)
+        arrangement=None if mask is None else view.arrangement, index=index)
 
 
 def forward_coefficients(
@@ -269,7 +269,7 @@ def inference_saved(
         constants = kernels.Constants(view.shape[1], mean, var, gamma, beta, eps, low=mean_low)
         mask = kernels.apply_bits(view, residual, constants, num_threads=num_threads)
     kept = Kept(mean64, mean_low, rstd, scale, shift, mask, count is None, activation)
-    return Saved(kept, var64, count or 0, view.array.shape, view.axis, residual is not None, arrangement)
+    return Saved(kept, var64, count or 0, view.array.shape, view.axis, residual is not None, arrangement=arrangement)
 
 
 def batch_norm_backward(

@@ -44,6 +44,7 @@ class Saved:
         shape: tuple[int, ...] | None = None,
         axis: int | None = None,
         residual: bool = False,
+        *,
         arrangement: tuple[int, tuple[int, ...] | None] | None = None,
         index: NDArray[np.intp] | None = None,
     ) -> None:
