@@ -19,8 +19,8 @@ cnp.import_array()
 cdef Py_ssize_t CACHE = cache_bytes() * 6 // 10     # of the second level, for the data of one thread
 cdef Py_ssize_t LAST_CACHE = last_cache_bytes()     # shared by all threads
 # Bytes of traffic, about 20 us of it, below which a second thread costs more than it saves, and so does releasing the
-# GIL. A reduction computes more per byte, over planes most of all, and so do an activation with an exponential and small
-# planes.
+# GIL. A reduction computes more per byte, over planes most of all, and so do an activation with an exponential and
+# small planes.
 cdef Py_ssize_t SERIAL_BYTES = 1024 * 1024
 cdef Py_ssize_t SERIAL_BYTES_ROWS = 512 * 1024
 cdef Py_ssize_t SERIAL_BYTES_PLANES = 256 * 1024
