@@ -152,6 +152,8 @@ class Saved:
             refuse("mask", bits)
         if scale is not None and self._residual:
             refuse("scale", scale)
+        if type(frozen) is not bool:
+            refuse("frozen", frozen)
         if not is_activation(activation):
             refuse("activation", activation)
         return view

@@ -80,17 +80,21 @@ def test_saved_fills_the_fields_in_their_order(arguments):
     (SILU, True, ValueError, "or scale and shift with one"),
     (SILU._replace(activation=7), False, TypeError, "the activation of kept must be a tuple, got int"),
     (SILU._replace(activation=(14, 0.0)), False, ValueError, "activation has the code 14; expected 0 to 13"),
-    (SILU._replace(scale=None), False, ValueError, "kept must have scale and shift if, and only if, it has an"),
+    (SILU._replace(scale=None, shift=None), False, ValueError, "kept must have scale and shift if, and only if, it"),
+    (SILU._replace(scale=None), False, ValueError, "kept must have both scale and shift, or neither"),
+    (PLAIN._replace(shift=np.ones(3)), False, ValueError, "kept must have both scale and shift, or neither"),
     (SILU._replace(activation=(0, 0.0)), False, ValueError, "kept must have scale and shift if, and only if"),
     (SILU._replace(scale=np.ones(2)), False, ValueError, r"scale has shape \(2,\); expected \(3,\)"),
     (BITS._replace(activation=(7, 0.0)), True, ValueError, "kept must have bits of a ReLU only"),
-    (BITS._replace(scale=RELU.scale), True, ValueError, "neither scale nor shift with them"),
+    (BITS._replace(scale=RELU.scale, shift=RELU.shift), True, ValueError, "neither scale nor shift with them"),
     (BITS._replace(bits=BITS.bits.tolist()), True, TypeError, "bits must be a numpy.ndarray, got list"),
     (BITS._replace(bits=BITS.bits[:-1]), True, ValueError, rf"bits must be uint16\[{WORDS}\], C-contiguous; got"),
     (BITS._replace(bits=BITS.bits.view(np.int16)), True, ValueError, "got int16"),
     (BITS._replace(bits=np.repeat(BITS.bits, 2)[::2]), True, ValueError, "C-contiguous"),
     (PLAIN._replace(mean=np.zeros(2)), False, ValueError, r"mean has shape \(2,\); expected \(3,\), one value per"),
     (PLAIN._replace(rstd=np.zeros(3, int)), False, TypeError, "rstd has dtype int64"),
+    (PLAIN._replace(rstd=None), False, TypeError, "rstd of kept must be a numpy.ndarray, got NoneType"),
+    (PLAIN._replace(low=[0.0, 0.0, 0.0]), False, TypeError, "mean_low of kept must be a numpy.ndarray, got list"),
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_what_no_forward_leaves(kept, residual, error, message):
     with pytest.raises(error, match=message):

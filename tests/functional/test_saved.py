@@ -72,7 +72,13 @@ BAD = [
         np.where(WHERE == 3, -10**12, INDEX), np.where(WHERE == 3, INDEX[2], INDEX), np.ma.array(INDEX))
 ] + [
     (kind, name, value) for kind in MAKE for name in ("mean", "rstd", "low") for value in (
-        7, "abc", np.ones(2), np.ones((3, 1)), np.ones(1 << 20), np.ones(3, np.int64), np.ones(64, object))
+        7, "abc", [1.0, 1.0, 1.0], np.ones(2), np.ones((3, 1)), np.ones(1 << 20), np.ones(3, np.int64),
+        np.ones(64, object))
+] + [
+    (kind, name, value) for kind in MAKE for name, value in (
+        ("mean", None), ("rstd", None), ("frozen", None), ("frozen", 0), ("frozen", "no"))
+] + [
+    (kind, "shift", value) for kind in ("residual", "mask") for value in ("abc", np.ones(3), np.ones(64))
 ] + [
     ("residual", "_count", -1), ("residual", "_count", 40.0), ("relu", "_count", None),
     ("residual", "_shape", (4, 3, 2)), ("residual", "_shape", 7), ("residual", "_axis", 3),

@@ -77,14 +77,16 @@ def forward(
     return mean, low, var, rstd
 
 
-cdef double* doubles_of(object a, double* room, Py_ssize_t n, double missing, str name) except NULL:
-    # The values of a vector: those of an array of double as they are, others in `room`. A copy would move from the
-    # cache of this thread to those of the others.
+cdef double* doubles_of(object a, double* room, Py_ssize_t n, str name) except NULL:
+    # The values of a vector of `kept`: those of an array of double as they are, others in `room`. A copy would move
+    # from the cache of this thread to those of the others.
+    if not isinstance(a, np.ndarray):
+        raise TypeError(f"{name} of kept must be a numpy.ndarray, got {type(a).__name__}")
     if (cnp.PyArray_CheckExact(a) and cnp.PyArray_TYPE(<cnp.ndarray> a) == cnp.NPY_DOUBLE
             and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> a) and cnp.PyArray_NDIM(<cnp.ndarray> a) == 1
             and cnp.PyArray_DIMS(<cnp.ndarray> a)[0] == n):
         return vector(<cnp.ndarray> a)
-    load_vector(a, room, n, missing, name)
+    load_vector(a, room, n, 0.0, name)
     return room
 
 
@@ -103,6 +105,8 @@ cdef int begin_backward(Job* job, View dy, View x, kept, gamma, double* vectors)
     job.dy = array_of(dy)
     job.frozen = frozen
     set_bits(job, x, bits)
+    if (kept_scale is None) != (kept_shift is None):
+        raise ValueError("kept must have both scale and shift, or neither")
     set_gate(job, activation, kept_scale is not None)
     job.products = vectors
     job.sum_dy = vectors + c
@@ -110,13 +114,18 @@ cdef int begin_backward(Job* job, View dy, View x, kept, gamma, double* vectors)
     job.gamma = vectors + 3 * c
     load_vector(gamma, job.gamma, c, 1.0, "gamma")
     vectors += 4 * c
-    job.mean = doubles_of(mean, vectors, statistics, 0.0, "mean")
-    job.low = doubles_of(low, vectors + statistics, statistics, 0.0, "mean_low")
-    job.rstd = doubles_of(rstd, vectors + 2 * statistics, statistics, 1.0, "rstd")
+    job.mean = doubles_of(mean, vectors, statistics, "mean")
+    job.rstd = doubles_of(rstd, vectors + statistics, statistics, "rstd")
+    vectors += 2 * statistics
+    if low is None:
+        job.low = vectors
+        load_vector(None, job.low, statistics, 0.0, "mean_low")
+    else:
+        job.low = doubles_of(low, vectors, statistics, "mean_low")
     if kept_scale is not None:      # as set_gate() found, exactly if the gate reads them
-        vectors += 3 * statistics
-        job.shift = doubles_of(kept_shift, vectors, c, 0.0, "shift")
-        job.scale = doubles_of(kept_scale, vectors + c, job.geometry.groups * c, 1.0, "scale")
+        vectors += statistics
+        job.shift = doubles_of(kept_shift, vectors, c, "shift")
+        job.scale = doubles_of(kept_scale, vectors + c, job.geometry.groups * c, "scale")
     return 0
 
 

@@ -14,7 +14,7 @@ cdef enum:
 
 
 cdef inline Py_ssize_t evenly(Py_ssize_t total, Py_ssize_t most, int threads) noexcept nogil:
-    # The size of a part, up to `most`, with which all threads have the same number of parts.
+    # The size of a part, up to `most`, with which the threads have nearly the same number of parts.
     return parts(total, parts(parts(total, most), threads) * threads)
 
 
