@@ -127,6 +127,10 @@ class Saved:
         mean, _, _, scale, _, bits, frozen, activation = kept
         if not isinstance(mean, np.ndarray) or mean.ndim != 1:
             refuse("mean", mean)
+        if type(frozen) is not bool:
+            refuse("frozen", frozen)
+        if not is_activation(activation):
+            refuse("activation", activation)
         if type(self._count) is not int or self._count < 0:
             refuse("count", self._count)
         view = views.view(x, axis, len(mean))
@@ -152,10 +156,6 @@ class Saved:
             refuse("mask", bits)
         if scale is not None and self._residual:
             refuse("scale", scale)
-        if type(frozen) is not bool:
-            refuse("frozen", frozen)
-        if not is_activation(activation):
-            refuse("activation", activation)
         return view
 
 

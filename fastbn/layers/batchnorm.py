@@ -286,6 +286,7 @@ class BatchNorm(TrackedNorm):
                 y, saved = functional.train(
                     view, self.gamma, self.beta, eps=self.eps, residual=residual, activation=activation, out=out,
                     num_threads=self.num_threads)
+                # Tape.of_batch() takes longer.
                 batch, tape = Batch.from_saved(saved), Tape(None, None, saved._kept.activation, saved)
             else:
                 operands = passes.Operands.of(view, residual, activation, out)

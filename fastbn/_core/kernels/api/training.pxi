@@ -79,7 +79,7 @@ def forward(
 
 cdef double* doubles_of(object a, double* room, Py_ssize_t n, str name) except NULL:
     # The values of a vector of `kept`: those of an array of double as they are, others in `room`. A copy would move
-    # from the cache of this thread to those of the others.
+    # from the cache of this thread to those of the others. They must not change during the call.
     if not isinstance(a, np.ndarray):
         raise TypeError(f"{name} of kept must be a numpy.ndarray, got {type(a).__name__}")
     if (cnp.PyArray_CheckExact(a) and cnp.PyArray_TYPE(<cnp.ndarray> a) == cnp.NPY_DOUBLE

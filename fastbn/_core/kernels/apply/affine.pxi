@@ -171,7 +171,7 @@ cdef inline Plane plane_of(Py_ssize_t head, Py_ssize_t length) noexcept nogil:
 cdef inline void affine_planes(Mode mode, ForwardRuns a, Coefs coefs, const real* kind) noexcept nogil:
     # A plane is tiles, then steps of LANES, then steps of four and single elements, or with bits one partial step.
     # Steps of four in front of the tiles reach the first whole cache line of y.
-    cdef Py_ssize_t length = a.length, i, head, size = size_of(mode.type)
+    cdef Py_ssize_t length = a.length, i, head = 0, size = size_of(mode.type)
     cdef Plane p = plane_of(0, length)
     mode.spread = False
     for i in range(a.runs):

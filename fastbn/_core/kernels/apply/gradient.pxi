@@ -156,7 +156,7 @@ cdef inline void gradient_rows(Mode mode, GradientRuns a, Coefs coefs, const rea
 
 cdef inline void gradient_planes(Mode mode, GradientRuns a, Coefs coefs, const real* kind) noexcept nogil:
     # As affine_planes().
-    cdef Py_ssize_t length = a.length, i, head, size = size_of(mode.type)
+    cdef Py_ssize_t length = a.length, i, head = 0, size = size_of(mode.type)
     cdef Plane p = plane_of(0, length)
     mode.spread = False
     for i in range(a.runs):

@@ -221,7 +221,7 @@ cdef inline void add_span(
         s.dy.p += s.dy.step_n * s.itemsize
         s.bits += s.bits_step_n
     for c in range(s.channels):
-        if lane is float:
+        if lane is float:       # without a second word
             out[2 * c] = totals[c].v
             out[2 * c + 1] = totals[c].vd
         else:

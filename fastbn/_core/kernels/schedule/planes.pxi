@@ -6,11 +6,11 @@
 #    once, last image first, so the data come from memory once. The size of a group decides when a channel is processed,
 #    not how.
 # c) With too few channels for the threads, `group` is 0, the units are spans, and one phase each reduces, merges and
-#    applies.
+#    applies. The units of the elementwise pass may depend on the threads: no sum crosses them.
 
 cdef enum:
     SPAN = 32768        # elements of a span
-    SMALL = 128         # planes of fewer elements are touched before a forward takes samples of them
+    SMALL = 128         # elements of a plane below which a forward touches it first, and threads pay earlier
 
 
 cdef inline Py_ssize_t evenly(Py_ssize_t total, Py_ssize_t most, int threads) noexcept nogil:
