@@ -14,7 +14,7 @@ from fastbn._core.saved import Saved
 from fastbn._core.tensors import to_float
 from fastbn._core.threads import check as check_threads
 from fastbn._core.views import is_image
-from fastbn.functional import forward_coefficients
+from fastbn.functional.batchnorm import forward_coefficients
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,18 +20,17 @@ MOST_BATCHES = 2 ** 63 - 1      # the counter in a state is an int64
 
 
 def check_state(
-    state: object, names: Mapping[str, str], channels: int, dtypes: Mapping[str, np.dtype[Any]]
-) -> tuple[dict[str, NDArray[Any]], int]:
-    """Return the vectors of a state by attribute, and its number of batches.
+    state: object, targets: Mapping[str, tuple[str, NDArray[Any]]], optional: Collection[str] = ()
+) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a state by attribute, in the dtypes of their targets.
 
     Parameters
     ----------
     state : mapping of str to array_like
-    names : mapping of str to str
-        The attribute of each required name.
-    channels : int
-    dtypes : mapping of str to dtype
-        The dtype of the result, by attribute.
+    targets : mapping of str to tuple of str and ndarray
+        The attribute of each required name, and the array that the values will be loaded into.
+    optional : collection of str
+        Other names that the state may have.
 
     Raises
     ------
@@ -40,33 +39,37 @@ def check_state(
     """
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a mapping of names to arrays, got {type(state).__name__}")
-    missing = sorted(names.keys() - state.keys())
-    unknown = sorted(map(str, state.keys() - names.keys() - {*EXTRA, "num_batches_tracked"}))
+    missing = sorted(targets.keys() - state.keys())
+    unknown = sorted(map(str, state.keys() - targets.keys() - {*optional}))
     if missing or unknown:
         wrong = [f"is missing {listed(missing)}"] if missing else []
         wrong += [f"also has {listed(unknown)}"] if unknown else []
-        raise ValueError(f"state {' and '.join(wrong)}; expected {', '.join(names)}")
-    vectors = {attribute: state_vector(name, state[name], channels, dtypes[attribute])
-               for name, attribute in names.items()}
-    return vectors, check_tracked(state.get("num_batches_tracked", 0))
+        raise ValueError(f"state {' and '.join(wrong)}; expected {', '.join(targets) or 'no names'}")
+    return {attribute: state_array(name, state[name], array.shape, array.dtype.newbyteorder("="))
+            for name, (attribute, array) in targets.items()}
 
 
-def state_vector(name: str, value: Any, channels: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return one vector of a state, converted to a dtype."""
+def state_array(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return one array of a state, converted to a dtype."""
     given = np.asarray(value)
     if given.dtype.kind != "f":
         raise TypeError(f"{name} has dtype {given.dtype}; expected a floating-point type")
-    if given.shape != (channels,):
-        raise ValueError(f"{name} has shape {given.shape}; expected ({channels},)")
+    if given.shape != shape:
+        raise ValueError(f"{name} has shape {given.shape}; expected {shape}")
     with np.errstate(over="ignore"):  # checked below: overflow gives an infinite value
         array = given.astype(dtype)
     if not np.isfinite(array).all():
-        wrong = np.flatnonzero(~np.isfinite(array)).tolist()
-        raise ValueError(f"{name} has values that are not finite in {dtype}, in {channels_text(wrong)}")
+        raise ValueError(f"{name} has values that are not finite in {dtype}, in {places(~np.isfinite(array))}")
     if name == "running_var" and (array < 0).any():
-        wrong = np.flatnonzero(array < 0).tolist()
-        raise ValueError(f"running_var has negative values, down to {array.min()}, in {channels_text(wrong)}")
+        raise ValueError(f"running_var has negative values, down to {array.min()}, in {places(array < 0)}")
     return array
+
+
+def places(wrong: NDArray[np.bool_]) -> str:
+    """Return where an array is True as text: channels of a vector, else the first index."""
+    if wrong.ndim == 1:
+        return channels_text(np.flatnonzero(wrong).tolist())
+    return f"{int(wrong.sum())} places, first at {tuple(np.argwhere(wrong)[0].tolist())}"
 
 
 def check_tracked(value: object) -> int:
@@ -96,7 +99,7 @@ def check_exact(
         return np.zeros(channels), np.zeros(channels), np.zeros(channels), np.zeros(channels)
     if absent:
         raise ValueError(f"state is missing {', '.join(absent)}; expected all of {', '.join(EXACT)}, or none")
-    count, mean, low, m2 = (state_vector(name, state[name], channels, np.dtype(np.float64)) for name in EXACT)
+    count, mean, low, m2 = (state_array(name, state[name], (channels,), np.dtype(np.float64)) for name in EXACT)
     wrong = np.flatnonzero((count < 0) | (count != np.floor(count)))
     if wrong.size:
         raise ValueError(f"exact_count must be whole numbers, not negative; channel {wrong[0]} has {count[wrong[0]]:g}")

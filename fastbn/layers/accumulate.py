@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbn import functional
 from fastbn._core import views
 from fastbn._core.checks import channels, check_iterable, counted, listed
 from fastbn._core.overlap import overlap
 from fastbn._core.saved import normalizing
 from fastbn._core.tensors import is_tensor
+from fastbn.functional import batchnorm
 from fastbn.layers import passes
 from fastbn.layers.batch import Batch
 from fastbn.layers.masked import is_jagged, read, refuse_marks, select
@@ -108,7 +108,7 @@ class WholeBatch:
                                    "each micro-batch")
             check_iterable(micro_batches, "micro_batches")
             layer._running.check(training=True)
-            functional.check_vectors(layer.num_features, gamma=layer.gamma, beta=layer.beta)
+            batchnorm.check_vectors(layer.num_features, gamma=layer.gamma, beta=layer.beta)
             given = Given()
             own = _statistics(layer, given, micro_batches, masks, lengths)
             batch = Batch.from_stats(own) if source.whole else source.reduce(lambda: own)

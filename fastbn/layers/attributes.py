@@ -106,18 +106,35 @@ def refusal(hint: str) -> Check:
 
 
 def check_vector(owner: Any, value: Any, name: str) -> NDArray[Any] | None:
-    """Return None or the array of a channel vector: the memory of an array or tensor, or a new array for a list.
+    """Return None or the array of a parameter: the memory of an array or tensor, or a new array for a list.
 
-    Misaligned and byte-swapped arrays are refused, because no copy of them is free of Python code.
+    The owner has the shape as `_shape`. Misaligned and byte-swapped arrays are refused, because no copy of them is free
+    of Python code; so are several axes that are not contiguous, which have no view as a vector.
     """
     if value is None:
         return None
-    vector = as_constant(value, name)
-    views.check_vector(vector, owner.num_features, name)
-    if not isinstance(vector, np.ndarray):
-        return np.array(vector, owner.dtype)
-    views.check_plain(vector, name)
-    return vector
+    given = as_constant(value, name)
+    if len(owner._shape) == 1:
+        views.check_vector(given, owner._shape[0], name)
+    else:
+        given = check_shape(given, owner._shape, name)
+    if not isinstance(given, np.ndarray):
+        return np.array(given, owner.dtype)
+    views.check_plain(given, name)
+    return given
+
+
+def check_shape(value: Any, shape: tuple[int, ...], name: str) -> Any:
+    """Return an array or list of floats of several axes as it is, or raise an error."""
+    array = views.as_plain(value, name)
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}; expected {shape}")
+    if not isinstance(value, np.ndarray):
+        return value
+    views.check_vector(array.reshape(-1), array.size, name)     # the dtype
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{name} is not contiguous; use np.ascontiguousarray({name})")
+    return value
 
 
 def check_dtype(dtype: Any) -> np.dtype[Any]:
@@ -131,7 +148,7 @@ def check_dtype(dtype: Any) -> np.dtype[Any]:
     return kind
 
 
-# Of every layer.
+# Of all layers; each has some of these attributes.
 CHECKS: Mapping[str, Check] = {
     "axis": lambda _, value, name: check_integer(value, name),
     "eps": lambda _, value, name: check_eps(value),

@@ -1,33 +1,29 @@
-"""What layers have in common: parameters per channel, modes, the last forward pass, state and copies."""
+"""What layers have in common: a scale and a shift, modes, the last forward pass, state and copies."""
 
 from __future__ import annotations
 
 import copy
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import ref
 
 import numpy as np
 
-from fastbn import functional
 from fastbn._core import views
-from fastbn._core.checks import ACTIVATIONS, check_flag, check_integer, name_of
-from fastbn._core.saved import check_variance
+from fastbn._core.checks import ACTIVATIONS, check_flag, name_of
 from fastbn._core.views import same_memory
 from fastbn.checkpoints.state import check_state
 from fastbn.layers import passes
 from fastbn.layers.attributes import CHECKS, Check, Checked, Renamed, check_dtype, set_unchecked
-from fastbn.layers.source import BACKWARD, Local, Source
 from fastbn.layers.tape import Tape, alive
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
     from typing_extensions import Self
-
-    from fastbn.layers.running import RunningStatistics
 
 # The names of the vectors in a state, which are PyTorch's.
 STATE_NAMES = {"gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_var": "running_var"}
@@ -43,13 +39,13 @@ def warn(message: str, category: type[Warning]) -> None:
     warnings.warn(message, category, stacklevel=level)
 
 
-class Norm(Checked):
-    """A layer with parameters per channel.
+class Norm(Checked, ABC):
+    """A layer with a scale and a shift.
 
     Parameters
     ----------
-    num_features : int
-    axis : int
+    shape : tuple of int
+        Of gamma and beta.
     eps : float
     scale, center : bool
         Whether there are a gamma and a beta.
@@ -58,18 +54,14 @@ class Norm(Checked):
 
     Attributes
     ----------
-    gamma, beta, grad_gamma, grad_beta : ndarray, shape (C,), or None
+    gamma, beta, grad_gamma, grad_beta : ndarray or None
     training : bool
-    _running : RunningStatistics
-        Untracked in a layer without running averages.
     """
 
     __slots__ = ("__dict__", "__weakref__", "_tape")        # `set_tape` takes half the time of an attribute
     _checks: ClassVar[Mapping[str, Check]] = CHECKS
 
-    num_features: int
     dtype: np.dtype[Any]
-    axis: int
     eps: float
     num_threads: int | None
     training: bool
@@ -80,31 +72,24 @@ class Norm(Checked):
     grad_beta: NDArray[Any] | Any
     if not TYPE_CHECKING:       # a checker reports that these do not exist
         weight, bias = Renamed(), Renamed()
-    _running: RunningStatistics
-    _source: Source     # of batch sums
+    _shape: tuple[int, ...]     # of gamma and beta
     # The last forward pass. Evaluation leaves the arguments of a Tape: to make one would slow a small call by a tenth.
     _tape: Tape | tuple[Any, Any, tuple[int, float]] | None
-    _constants: Any
 
     def __init__(
-        self, num_features: int, *, axis: int, eps: float, scale: bool, center: bool, dtype: DTypeLike | None,
+        self, shape: tuple[int, ...], *, eps: float, scale: bool, center: bool, dtype: DTypeLike | None,
         num_threads: int | None,
     ) -> None:
-        set_unchecked(self, "num_features", check_integer(num_features, "num_features", 1))
+        self._shape = shape
         set_unchecked(self, "dtype", check_dtype(dtype))
-        self.axis = axis
         self.eps = eps
         self.num_threads = num_threads
         self.training = True
-        self.gamma = np.ones(self.num_features, self.dtype) if scale else None
-        self.beta = np.zeros(self.num_features, self.dtype) if center else None
+        self.gamma = np.ones(shape, self.dtype) if scale else None
+        self.beta = np.zeros(shape, self.dtype) if center else None
         self.grad_gamma = None
         self.grad_beta = None
-        self._source = Local()
         set_tape(self, None)
-        # What evaluation computes with while the parameters are those that it was made of. They are plain arrays that
-        # may change at any time, so they are compared, which takes less time than making the constants again.
-        self._constants = None
 
     @property
     def affine(self) -> bool:
@@ -130,7 +115,7 @@ class Norm(Checked):
 
         Returns
         -------
-        BatchNorm
+        layer
             The layer itself.
         """
         self.training = check_flag(mode, "mode")
@@ -141,7 +126,7 @@ class Norm(Checked):
 
         Returns
         -------
-        BatchNorm
+        layer
             The layer itself.
         """
         return self.train(False)
@@ -150,7 +135,7 @@ class Norm(Checked):
 
     def __repr__(self) -> str:
         # The settings that differ from their defaults, and the mode if it is evaluation.
-        shown = [str(self.num_features)]
+        shown = self._positional()
         derived = self._derived()
         for name, default in self._defaults().items():
             value = getattr(self, name)
@@ -159,6 +144,10 @@ class Norm(Checked):
         if not self.training:
             shown.append("training=False")
         return f"{type(self).__name__}({', '.join(shown)})"
+
+    @abstractmethod
+    def _positional(self) -> list[str]:
+        """Return the positional arguments as text."""
 
     def _defaults(self) -> dict[str, Any]:
         # Of the class of this package: one that is derived from it elsewhere may have other parameters.
@@ -179,10 +168,10 @@ class Norm(Checked):
         return copy.deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_constants"}
+        return self.__dict__.copy()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _constants=None)
+        self.__dict__.update(state)
         set_tape(self, None)
 
     # For forwards and backwards.
@@ -206,14 +195,8 @@ class Norm(Checked):
     def backward(self, dy: ArrayLike, out: NDArray[Any] | None = None) -> Any:
         """Compute the gradients of the last forward pass.
 
-        x and the parameters must be unchanged; after a forward pass in evaluation mode also the residual and the
-        running averages. Of such changes, only a result that was written over x or the residual is an error.
-
-        After a forward pass in evaluation mode the running averages are constants, and dx = gamma * rstd * dy. With an
-        activation, dy is first multiplied by its derivative.
-        Evaluation mode does not keep its inputs alive, but backward needs x and, with a ReLU, the residual: keep
-        references to the arrays themselves. A temporary array, as in ``bn(x[:4])`` or ``bn(conv(x))``, no longer exists
-        then.
+        x and the parameters must be unchanged. Evaluation mode does not keep its inputs alive, but backward needs x
+        and, with a ReLU, the residual: keep references to the arrays themselves.
 
         Parameters
         ----------
@@ -235,11 +218,7 @@ class Norm(Checked):
             If `dy` or `out` does not fit.
         """
         last = self._tape
-        tape = Tape(*last) if isinstance(last, tuple) else last
-        if self._source.whole or (tape is not None and tape.saved is None):
-            return self._backward(tape, dy, out)
-        with self._source.guard(BACKWARD):
-            return self._backward(tape, dy, out)
+        return self._backward(Tape(*last) if isinstance(last, tuple) else last, dy, out)
 
     def _backward(self, tape: Tape | None, dy: ArrayLike, out: NDArray[Any] | None) -> Any:
         if tape is None:
@@ -266,88 +245,64 @@ class Norm(Checked):
         self._set_gradients(dgamma, dbeta)
         return (dx, *dresidual) if dresidual else dx
 
+    @abstractmethod
     def _gradients(self, tape: Tape, x: Any, dy: ArrayLike, out: NDArray[Any] | None) -> tuple[Any, ...]:
-        saved, source = tape.saved, self._source
-        if saved is None or tape.selection is not None or not source.whole:
-            tape = tape.with_input(x, alive(tape.residual, "residual"))
-            if saved is None:
-                saved = passes.complete(tape, self.axis, self._parameters(), *self._constant_statistics())
-            if tape.selection is not None or not (saved._kept.frozen or source.whole):
-                gradient = passes.Gradient(dy, tape, self.axis, self._parameters(), out)
-                return passes.backward(gradient, source, saved._kept.frozen)
-        return functional.gradients(
-            dy, x, saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads)
-
-    def _constant_statistics(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        # Mean and variance of evaluation mode, checked.
-        mean, var = self._running.evaluation()
-        check_variance(var, self.eps, "running_var")
-        return mean, var
+        """Return dx, dgamma, dbeta and, if the forward pass had a residual, dresidual."""
 
     # State.
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Return copies of parameters and running averages under the names of PyTorch.
+        """Return copies of the parameters under the names of PyTorch.
 
         Returns
         -------
         dict
-            weight and bias, if there are a gamma and a beta; running_mean, running_var and num_batches_tracked, if
-            there are running averages. With ``averaging="exact"`` also exact_count, exact_mean, exact_mean_low and
-            exact_m2, of float64 and shape (C,): the statistics of all batches so far, as those of `ChannelStats`. With
-            ``debias=True`` also initial_weight, the weight that the initial values still have in the running averages.
+            weight and bias, if there are a gamma and a beta.
 
         Raises
         ------
         ValueError
             If an assigned array of float64 has values beyond the range of the layer's dtype.
-
-        Examples
-        --------
-        >>> import fastbn
-        >>> sorted(fastbn.BatchNorm(2).state_dict())
-        ['bias', 'num_batches_tracked', 'running_mean', 'running_var', 'weight']
         """
         vectors = self._vectors()
-        out = {name: np.empty(self.num_features, self.dtype) for name in vectors}
+        out = {name: np.empty(vector.shape, self.dtype) for name, vector in vectors.items()}
         # One compiled call reads all vectors and another one loads them, so no thread sees half of a state.
-        views.assign(out, vectors)
-        state: dict[str, NDArray[Any]] = {STATE_NAMES[name]: vector for name, vector in out.items()}
-        return state | self._running.progress_to_state()
+        views.assign(flat(out), flat(vectors))
+        return {STATE_NAMES[name]: vector for name, vector in out.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load parameters and running averages: all of them or, after an error, none.
+        """Load the parameters: all of them or, after an error, none.
 
         Parameters
         ----------
         state : mapping of str to array_like
-            As `state_dict` returns it, or the state of a torch.nn.BatchNorm layer. num_batches_tracked and the names
-            that PyTorch does not have are optional, and ignored if the layer does not need them. Without exact_count
-            and the like, "exact" averages restart with the next batch, and evaluation uses the loaded averages until
-            then. Without initial_weight, "debias" computes it from num_batches_tracked and momentum; averages without a
-            counter are taken as they are.
+            As `state_dict` returns it, or the state of the PyTorch module of the same name.
 
         Raises
         ------
         TypeError
             If a value is not an array of floating-point numbers.
         ValueError
-            If a name is missing or unknown, a shape is not (C,), a value is not finite, or a variance is negative.
+            If a name is missing or unknown, a shape does not fit, or a value is not finite.
         """
-        vectors = self._vectors()
-        names = {STATE_NAMES[name]: name for name in vectors}
-        # An array that was assigned may have another dtype than the layer.
-        dtypes = {name: vector.dtype.newbyteorder("=") for name, vector in vectors.items()}
-        loaded, tracked = check_state(state, names, self.num_features, dtypes)
-        progress = self._running.progress_from_state(state, loaded, tracked)
-        views.assign(vectors, loaded)
-        self._running.progress = progress
+        loaded = self._checked(state)
+        views.assign(flat(self._vectors()), flat(loaded))
         self._forget()
+
+    def _checked(self, state: Mapping[str, Any], optional: Collection[str] = ()) -> dict[str, NDArray[Any]]:
+        # The vectors of a state, by attribute; an array that was assigned may have another dtype than the layer.
+        targets = {STATE_NAMES[name]: (name, vector) for name, vector in self._vectors().items()}
+        return check_state(state, targets, optional)
 
     def _vectors(self) -> dict[str, NDArray[Any]]:
         # The vectors of a state, by attribute.
         parameters = {"gamma": self.gamma, "beta": self.beta}
-        return {name: vector for name, vector in parameters.items() if vector is not None} | self._running.vectors()
+        return {name: vector for name, vector in parameters.items() if vector is not None}
+
+
+def flat(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return views of arrays as vectors."""
+    return {name: array.reshape(-1) for name, array in arrays.items()}
 
 
 # Replaces the last forward pass; reading `_tape` is plain.

@@ -9,13 +9,13 @@ from weakref import ref
 import numpy as np
 from numpy import ndarray
 
-from fastbn import functional
 from fastbn._core import views
 from fastbn._core.checks import check_activation, check_flag
 from fastbn._core.dispatch import kernels
 from fastbn._core.saved import check_variance
 from fastbn._core.views import same_memory
 from fastbn.checkpoints.kinds import register
+from fastbn.functional import batchnorm
 from fastbn.layers import passes
 from fastbn.layers.base import set_tape, warn
 from fastbn.layers.batch import Batch
@@ -283,7 +283,7 @@ class BatchNorm(TrackedNorm):
         preview = self._preview(view, selection, out is not None) if training else None
         try:
             if selection is None and source.whole:
-                y, saved = functional.train(
+                y, saved = batchnorm.train(
                     view, self.gamma, self.beta, eps=self.eps, residual=residual, activation=activation, out=out,
                     num_threads=self.num_threads)
                 # Tape.of_batch() takes longer.

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbn import functional
 from fastbn._core import views
 from fastbn._core.checks import check_trainable
+from fastbn.functional import batchnorm
 from fastbn.layers.batch import Batch
 from fastbn.layers.masked import Selection, read
 from fastbn.layers.tape import Tape
@@ -112,7 +112,7 @@ def forward(
     if source.whole and selection is not None and not selection.by_channel:
         return _fused(operands, selection, parameters)
     view, added = operands.view, operands.added
-    functional.check_vectors(view.shape[1], gamma=parameters.gamma, beta=parameters.beta)
+    batchnorm.check_vectors(view.shape[1], gamma=parameters.gamma, beta=parameters.beta)
     x, rows = view.array, None
     if selection is not None:
         x, added = selection.take(x), None if added is None else selection.take(added)
@@ -125,7 +125,7 @@ def forward(
         counts = np.full(len(batch.mean), float(size)) if counts is None else counts
         size = max(size, selection.positions)
     place = operands.target.array if selection is None else selection.place(operands.target, operands.out)
-    values, saved = functional.normalize(
+    values, saved = batchnorm.normalize(
         x, batch.mean, batch.divisor(), parameters.gamma, parameters.beta, axis=view.axis if rows is None else 1,
         eps=parameters.eps, activation=coded, residual=added, num_threads=parameters.num_threads,
         mean_low=batch.mean_low, count=size, out=place)
@@ -153,13 +153,13 @@ def _fused(operands: Operands, selection: Selection, parameters: Parameters) -> 
     settings: dict[str, Any] = {
         "eps": parameters.eps, "activation": operands.activation, "num_threads": parameters.num_threads}
     if len(index) and (out is None or target.array is out) and views.choose(view, index):
-        _, saved = functional.train(
+        _, saved = batchnorm.train(
             view, parameters.gamma, parameters.beta, residual=operands.added, index=index,
             out=selection.start(target, view.array, out), fill=selection.padding == "zero", **settings)
         return target.finish(), Batch.from_saved(saved), Tape.of_batch(saved, selection)
     rows = selection.take(view.array)
     added = None if operands.added is None else selection.take(operands.added)
-    values, saved = functional.batch_norm_training(rows, parameters.gamma, parameters.beta, residual=added, **settings)
+    values, saved = batchnorm.batch_norm_training(rows, parameters.gamma, parameters.beta, residual=added, **settings)
     y = selection.put(target, values, view.array, out)
     return y, Batch.from_saved(saved), Tape.of_batch(saved, selection, rows)
 
@@ -171,7 +171,7 @@ def evaluate(
     view, added = operands.view, operands.added
     x = selection.take(view.array)
     place = selection.place(operands.target, operands.out) if selection.by_channel else x
-    values = functional.batch_norm_inference(
+    values = batchnorm.batch_norm_inference(
         x, mean, var, parameters.gamma, parameters.beta, axis=selection.kernel_axis, eps=parameters.eps,
         residual=None if added is None else selection.take(added), activation=operands.activation, out=place,
         num_threads=parameters.num_threads)
@@ -196,7 +196,7 @@ def complete(tape: Tape, axis: int, parameters: Parameters, mean: ArrayLike, var
         tape.rows = None if selection.by_channel else x
         if residual is not None and residual is not True:
             residual = selection.take(views.as_plain(residual, "residual"))
-    tape.saved = functional.inference_saved(
+    tape.saved = batchnorm.inference_saved(
         x, mean, var, parameters.gamma, parameters.beta, axis=axis, eps=parameters.eps,
         activation=tape.activation, residual=residual, num_threads=parameters.num_threads)
     return tape.saved
@@ -232,7 +232,7 @@ class Gradient:
         self._view = views.view(tape.x, axis)
         self._dy = views.like(self._view, dy, "dy")
         self._target = views.output(self._view, out, self._dy)
-        functional.check_vectors(self._view.shape[1], gamma=parameters.gamma)
+        batchnorm.check_vectors(self._view.shape[1], gamma=parameters.gamma)
         selection = self._selection
         self._operands: tuple[Any, Any] = dy, tape.x
         self._axis = axis
@@ -254,7 +254,7 @@ class Gradient:
 
     def reduce(self) -> NDArray[np.float64]:
         """Return sum dy and sum dy (x - mean), (2, C), of the values that count."""
-        return functional.gradient_sums(
+        return batchnorm.gradient_sums(
             *self._operands, self._saved, axis=self._axis, num_threads=self._parameters.num_threads)
 
     def apply(self, sums: NDArray[np.float64] | None) -> tuple[Any, ...]:
@@ -281,7 +281,7 @@ class Gradient:
             # divide by one count for all channels, so they get sums that are scaled to it.
             given = sums * np.divide(
                 saved._count, self._counts, out=np.zeros(len(self._counts)), where=self._counts > 0)
-        dx, dgamma, dbeta, *others = functional.gradients(
+        dx, dgamma, dbeta, *others = batchnorm.gradients(
             *self._operands, saved, self._parameters.gamma, axis=self._axis, out=out,
             num_threads=self._parameters.num_threads, sums=given)
         if sums is not None and given is not sums:
@@ -294,7 +294,7 @@ class Gradient:
         out = self._out
         target = self._target
         dy, x = self._operands
-        dx, dgamma, dbeta, *others = functional.gradients(
+        dx, dgamma, dbeta, *others = batchnorm.gradients(
             dy, x, self._saved, self._parameters.gamma, axis=self._axis,
             out=selection.start(target, self._dy.array, out), num_threads=self._parameters.num_threads,
             fill=selection.padding == "zero")

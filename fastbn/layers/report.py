@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from fastbn.layers.base import Norm
+    from fastbn.layers.running import RunningStatistics
 
 # A variance below this share of eps gives a standard deviation below 0.032 before gamma.
 DEAD_SHARE = 1e-3
@@ -142,7 +142,20 @@ class Report:
         draw(self, path)
 
 
-def make_report(layer: Norm, x: ArrayLike | None) -> Report:
+class Reported(Protocol):
+    """What a report needs of a layer."""
+
+    num_features: int
+    axis: int
+    eps: float
+    dtype: np.dtype[Any]
+    num_threads: int | None
+    gamma: Any
+    beta: Any
+    _running: RunningStatistics
+
+
+def make_report(layer: Reported, x: ArrayLike | None) -> Report:
     """Return the report of a layer; `BatchNorm.report` documents it."""
     running = layer._running
     vectors = {"running_mean": running.running_mean, "running_var": running.running_var, "gamma": layer.gamma,
@@ -193,7 +206,7 @@ def divergence(
 
 
 def _drift(
-    layer: Norm, x: ArrayLike, mean: NDArray[Any], var: NDArray[Any]
+    layer: Reported, x: ArrayLike, mean: NDArray[Any], var: NDArray[Any]
 ) -> tuple[ChannelStats, NDArray[np.float64]]:
     view = views.view(x, layer.axis, layer.num_features)      # refuses dtypes that only statistics accept
     live = ChannelStats(layer.num_features, axis=layer.axis).update(view.array, num_threads=layer.num_threads)

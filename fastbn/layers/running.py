@@ -178,7 +178,7 @@ class RunningStatistics(Checked):
             momentum = None
         if averaging == "exact" and not tracked:
             raise ValueError("track_running_stats must be True with averaging='exact', got False")
-        self.num_features, self.dtype = num_features, dtype
+        self.num_features, self.dtype, self._shape = num_features, dtype, (num_features,)
         self.stats = ChannelStats(num_features) if averaging == "exact" else None
         set_unchecked(self, "debias", False)       # until the settings it depends on are there
         self.momentum = momentum

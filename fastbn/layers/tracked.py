@@ -1,31 +1,34 @@
-"""Layers with running averages: their attributes, report and transform, and their files."""
+"""Layers with a statistic per channel and running averages of it, which evaluation mode uses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from fastbn import checkpoints, functional
-from fastbn._core.checks import as_vector, check_finite
-from fastbn._core.saved import Saved
+from fastbn._core import views
+from fastbn._core.checks import as_vector, check_finite, check_integer
+from fastbn._core.saved import Saved, check_variance
 from fastbn.affine import ChannelAffine
+from fastbn.checkpoints.state import EXTRA, check_tracked
+from fastbn.functional import batchnorm
+from fastbn.layers import passes
 from fastbn.layers.attributes import Check, forwarded, refusal, set_unchecked
-from fastbn.layers.base import Norm, set_tape, warn
+from fastbn.layers.base import flat, set_tape, warn
+from fastbn.layers.source import BACKWARD, Local, Source
+from fastbn.layers.stored import StoredNorm
+from fastbn.layers.tape import Tape, alive
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Mapping
-    from typing import ClassVar
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-    from numpy.typing import ArrayLike, NDArray
-    from typing_extensions import Unpack
-
-    from fastbn.checkpoints.conventions import Convention
-    from fastbn.checkpoints.protocol import Checkpointable, Layer
-    from fastbn.checkpoints.settings import Averaging, Settings, UpdatePolicy
+    from fastbn.checkpoints.settings import Averaging, UpdatePolicy
     from fastbn.layers.batch import Batch, Follower
     from fastbn.layers.report import Report
+    from fastbn.layers.running import RunningStatistics
+
+
+TRACKED = "num_batches_tracked"       # in a state
 
 
 def of_running(name: str, doc: str) -> Any:
@@ -33,15 +36,27 @@ def of_running(name: str, doc: str) -> Any:
     return forwarded("_running", name, doc)
 
 
-class TrackedNorm(Norm):
-    """A layer with running averages, which evaluation mode uses."""
+class TrackedNorm(StoredNorm):
+    """A layer with a statistic per channel, and running averages of it, which evaluation mode uses.
+
+    Parameters
+    ----------
+    num_features, axis
+        The number of channels, and their axis.
+    running : RunningStatistics
+        Untracked in a layer without running averages.
+    **parameters
+        As in `Norm`.
+    """
 
     _checks: ClassVar[Mapping[str, Check]] = {
-        **Norm._checks,
+        **StoredNorm._checks,
         "averaging": refusal("make a new layer, or assign momentum, of which None is 'cumulative'"),
         "track_running_stats": refusal("assign running_mean and running_var, or None to do without"),
     }
 
+    num_features: int
+    axis: int
     running_mean: NDArray[Any] | Any = of_running("running_mean", "Running mean, shape (C,), or None.")
     running_var: NDArray[Any] | Any = of_running("running_var", "Running variance, shape (C,), or None.")
     num_batches_tracked: int = of_running("num_batches_tracked", "Number of training batches.")
@@ -50,8 +65,24 @@ class TrackedNorm(Norm):
     debias: bool = of_running("debias", "Whether evaluation removes the share of the initial values.")
     nan_policy: UpdatePolicy = of_running("nan_policy", "What a batch that is not finite does.")
 
+    _running: RunningStatistics
+    _source: Source         # of batch sums
     _follower: Follower     # the running statistics, unless something else receives the batches
     _warned: bool           # of a batch that was left out
+    _constants: Any
+
+    def __init__(
+        self, num_features: int, *, axis: int, eps: float, scale: bool, center: bool, dtype: DTypeLike | None,
+        num_threads: int | None,
+    ) -> None:
+        set_unchecked(self, "num_features", check_integer(num_features, "num_features", 1))
+        self.axis = axis
+        super().__init__(
+            (self.num_features,), eps=eps, scale=scale, center=center, dtype=dtype, num_threads=num_threads)
+        self._source = Local()
+        # What evaluation computes with while the parameters are those that it was made of. They are plain arrays that
+        # may change at any time, so they are compared, which takes less time than making the constants again.
+        self._constants = None
 
     @property
     def track_running_stats(self) -> bool:
@@ -62,6 +93,9 @@ class TrackedNorm(Norm):
     def averaging(self) -> Averaging:
         """The kind of average: "ema", "cumulative" (momentum is None) or "exact"."""
         return self._running.averaging
+
+    def _positional(self) -> list[str]:
+        return [str(self.num_features)]
 
     def _derived(self) -> dict[str, Any]:
         return {**super()._derived(), "averaging": "cumulative" if self.momentum is None else "ema"}
@@ -105,6 +139,118 @@ class TrackedNorm(Norm):
             self._follower = before
             set_tape(self, tape)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_constants": None}
+
+    def backward(self, dy: ArrayLike, out: NDArray[Any] | None = None) -> Any:
+        """Compute the gradients of the last forward pass.
+
+        x and the parameters must be unchanged; after a forward pass in evaluation mode also the residual and the
+        running averages. Of such changes, only a result that was written over x or the residual is an error.
+
+        After a forward pass in evaluation mode the running averages are constants, and dx = gamma * rstd * dy. With an
+        activation, dy is first multiplied by its derivative.
+        Evaluation mode does not keep its inputs alive, but backward needs x and, with a ReLU, the residual: keep
+        references to the arrays themselves. A temporary array, as in ``bn(x[:4])`` or ``bn(conv(x))``, no longer exists
+        then.
+
+        Parameters
+        ----------
+        dy : array_like, shape and dtype of x of the forward pass
+        out : ndarray, shape and dtype of x, optional
+            Buffer for dx; `dy` or x of the forward pass to work in place. Over x, no further backward pass is possible.
+
+        Returns
+        -------
+        dx : ndarray
+            Or the tuple ``(dx, dresidual)`` if the forward pass had a residual. `grad_gamma` and `grad_beta` are set.
+
+        Raises
+        ------
+        RuntimeError
+            If there was no forward pass, its input was overwritten, it was in evaluation mode and its input no longer
+            exists, or it had a residual and an activation other than ReLU.
+        TypeError, ValueError
+            If `dy` or `out` does not fit.
+        """
+        last = self._tape
+        tape = Tape(*last) if isinstance(last, tuple) else last
+        if self._source.whole or (tape is not None and tape.saved is None):
+            return self._backward(tape, dy, out)
+        with self._source.guard(BACKWARD):
+            return self._backward(tape, dy, out)
+
+    def _gradients(self, tape: Tape, x: Any, dy: ArrayLike, out: NDArray[Any] | None) -> tuple[Any, ...]:
+        saved, source = tape.saved, self._source
+        if saved is None or tape.selection is not None or not source.whole:
+            tape = tape.with_input(x, alive(tape.residual, "residual"))
+            if saved is None:
+                saved = passes.complete(tape, self.axis, self._parameters(), *self._constant_statistics())
+            if tape.selection is not None or not (saved._kept.frozen or source.whole):
+                gradient = passes.Gradient(dy, tape, self.axis, self._parameters(), out)
+                return passes.backward(gradient, source, saved._kept.frozen)
+        return batchnorm.gradients(
+            dy, x, saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads)
+
+    def _constant_statistics(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        # Mean and variance of evaluation mode, checked.
+        mean, var = self._running.evaluation()
+        check_variance(var, self.eps, "running_var")
+        return mean, var
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Return copies of parameters and running averages under the names of PyTorch.
+
+        Returns
+        -------
+        dict
+            weight and bias, if there are a gamma and a beta; running_mean, running_var and num_batches_tracked, if
+            there are running averages. With ``averaging="exact"`` also exact_count, exact_mean, exact_mean_low and
+            exact_m2, of float64 and shape (C,): the statistics of all batches so far, as those of `ChannelStats`. With
+            ``debias=True`` also initial_weight, the weight that the initial values still have in the running averages.
+
+        Raises
+        ------
+        ValueError
+            If an assigned array of float64 has values beyond the range of the layer's dtype.
+
+        Examples
+        --------
+        >>> import fastbn
+        >>> sorted(fastbn.BatchNorm(2).state_dict())
+        ['bias', 'num_batches_tracked', 'running_mean', 'running_var', 'weight']
+        """
+        return super().state_dict() | self._running.progress_to_state()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load parameters and running averages: all of them or, after an error, none.
+
+        Parameters
+        ----------
+        state : mapping of str to array_like
+            As `state_dict` returns it, or the state of a torch.nn.BatchNorm layer. num_batches_tracked and the names
+            that PyTorch does not have are optional, and ignored if the layer does not need them. Without exact_count
+            and the like, "exact" averages restart with the next batch, and evaluation uses the loaded averages until
+            then. Without initial_weight, "debias" computes it from num_batches_tracked and momentum; averages without a
+            counter are taken as they are.
+
+        Raises
+        ------
+        TypeError
+            If a value is not an array of floating-point numbers.
+        ValueError
+            If a name is missing or unknown, a shape is not (C,), a value is not finite, or a variance is negative.
+        """
+        vectors = self._vectors()
+        loaded = self._checked(state, (*EXTRA, TRACKED))
+        progress = self._running.progress_from_state(state, loaded, check_tracked(state.get(TRACKED, 0)))
+        views.assign(flat(vectors), flat(loaded))
+        self._running.progress = progress
+        self._forget()
+
+    def _vectors(self) -> dict[str, NDArray[Any]]:
+        return super()._vectors() | self._running.vectors()
+
     def frozen(self) -> ChannelAffine:
         """Return the transform of evaluation mode as an immutable object.
 
@@ -129,10 +275,10 @@ class TrackedNorm(Norm):
                  "beta": self.beta}
         if given["running_mean"] is None or given["running_var"] is None:
             raise RuntimeError("a layer with track_running_stats=False has no statistics to freeze")
-        functional.check_vectors(self.num_features, **given)
+        batchnorm.check_vectors(self.num_features, **given)
         check_finite({name: as_vector(values, name) for name, values in given.items() if values is not None})
         saved = Saved.from_statistics(*self._constant_statistics(), eps=self.eps)
-        scale, shift = functional.forward_coefficients(saved.rstd, self.gamma, self.beta)
+        scale, shift = batchnorm.forward_coefficients(saved.rstd, self.gamma, self.beta)
         return ChannelAffine(saved.mean, scale, shift, axis=self.axis, num_threads=self.num_threads)
 
     def report(self, x: ArrayLike | None = None) -> Report:
@@ -171,204 +317,3 @@ class TrackedNorm(Norm):
         from fastbn.layers.report import make_report
 
         return make_report(self, x)
-
-    @classmethod
-    def load(
-        cls: type[Layer],
-        path: str | os.PathLike[str],
-        *,
-        prefix: str = "",
-        convention: str | Convention = "fastbn",
-        count: int | None = None,
-        keep_variance: bool = False,
-        fix_gamma: bool | None = None,
-        **settings: Unpack[Settings],
-    ) -> Layer:
-        """Return a new layer, in training mode, from a file of `save` or of another framework.
-
-        The layer has the channels of the file, and a gamma, a beta and running averages if the file has them. Its
-        settings (axis, eps, momentum, unbiased and the like) are the given ones, else those that `save` wrote to the
-        file, else the defaults of the convention, because other frameworks store them elsewhere. The layer averages
-        the kind of variance in the file, so nothing is converted unless `unbiased` requires it. Never unpickles.
-
-        Parameters
-        ----------
-        path : path-like
-            Path of a .safetensors or .npz file. Only the required part of a large .safetensors file is read.
-        prefix : str
-            The beginning of the names, such as "layer1.0.bn1.".
-        convention : str or Convention
-            The names in the file: "fastbn", "torch", "keras", "flax", "paddle", "mxnet", "onnx", or a convention of
-            yours; see `fastbn.checkpoints.CONVENTIONS`.
-        count, keep_variance, fix_gamma
-            As in `fastbn.checkpoints.convert`; required only if `unbiased` differs from the file, or for MXNet.
-        axis, eps, momentum, unbiased, dtype, num_threads, averaging, debias, nan_policy
-            As in `BatchNorm`; momentum is the weight of the new batch. dtype is float64 by default if a vector in the
-            file is, else float32.
-
-        Returns
-        -------
-        BatchNorm
-
-        Raises
-        ------
-        OSError
-            If the file cannot be read.
-        TypeError
-            If an argument is of the wrong type.
-        ValueError
-            If the file is malformed or has no such layer; the message begins with the path.
-
-        Examples
-        --------
-        >>> import os, tempfile
-        >>> import fastbn
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = os.path.join(folder, "layer.safetensors")
-        ...     fastbn.BatchNorm(3, eps=1e-3).save(path)
-        ...     fastbn.BatchNorm.load(path)
-        BatchNorm(3, eps=0.001)
-        """
-        return checkpoints.load_layer(
-            cls, path, prefix, convention, settings, count=count, keep_variance=keep_variance, fix_gamma=fix_gamma)
-
-    def save(
-        self: Checkpointable,
-        path: str | os.PathLike[str],
-        *,
-        prefix: str = "",
-        convention: str | Convention = "fastbn",
-        count: int | None = None,
-        keep_variance: bool = False,
-        append: bool = False,
-    ) -> None:
-        """Write the layer to a file, with axis, eps, momentum, unbiased and the like as metadata.
-
-        The data go to a temporary file in the same folder, which is flushed to disk and renamed: an existing file is
-        replaced as a whole or, after an error, unchanged. `fastbn.checkpoints.save` writes several layers to one file.
-
-        Parameters
-        ----------
-        path : path-like
-            Ends in .safetensors or .npz.
-        prefix : str
-            The beginning of each name, such as "bn1.".
-        convention : str or Convention
-            As in `load`.
-        count, keep_variance
-            As in `fastbn.checkpoints.convert`; required if the layer's `unbiased` differs from the convention's.
-        append : bool
-            Whether to keep the other content of an existing file and replace this layer in it; without it, other
-            content is an error. The file is read into memory and rewritten.
-
-        Raises
-        ------
-        OSError
-            If the file cannot be written.
-        TypeError
-            If an argument is of the wrong type.
-        ValueError
-            If a value is not finite, the layer has no state, the convention cannot represent it, or the existing file
-            is malformed, has other entries that would be lost, or has names that would be ambiguous.
-
-        Examples
-        --------
-        >>> import os, tempfile
-        >>> import numpy as np
-        >>> import fastbn
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = os.path.join(folder, "layer.npz")
-        ...     fastbn.BatchNorm(3, unbiased=False).save(path, convention="keras", prefix="bn/")
-        ...     sorted(np.load(path))
-        ['bn/beta', 'bn/gamma', 'bn/moving_mean', 'bn/moving_variance']
-        """
-        checkpoints.save_layer(self, path, prefix, convention, append, count=count, keep_variance=keep_variance)
-
-    @classmethod
-    def from_torch(cls: type[Layer], module: Any) -> Layer:
-        """Return a layer with the state, the settings and the mode of a PyTorch module.
-
-        Parameters
-        ----------
-        module : torch.nn.BatchNorm1d, BatchNorm2d, BatchNorm3d or SyncBatchNorm
-            On any device. Parameters of float16 and bfloat16 become float32. With ``bias=False``, beta is None. A
-            SyncBatchNorm has running averages that all processes share; the new layer trains on the batch of its own
-            process, unless it is a `fastbn.SyncBatchNorm`. A subclass is accepted if it computes what its base does.
-
-        Returns
-        -------
-        BatchNorm
-
-        Raises
-        ------
-        TypeError
-            If it is something else, or overrides ``forward``, as timm's BatchNormAct2d does.
-        ValueError
-            If it is lazy and has seen no batch, has parametrizations or forward hooks, or has values that
-            `load_state_dict` refuses.
-        """
-        return checkpoints.from_torch(cls, module)
-
-    @classmethod
-    def from_keras(cls: type[Layer], layer: Any) -> Layer:
-        """Return a layer with the state and the settings of a layer of Keras 3.
-
-        It averages biased variances, as Keras does. It is in evaluation mode only if the Keras layer is not trainable,
-        because Keras passes the mode with each call.
-
-        Parameters
-        ----------
-        layer : keras.layers.BatchNormalization
-            Of any backend; or of a subclass that does not override ``call``. With ``scale=False`` gamma is None, and
-            with ``center=False`` beta.
-
-        Returns
-        -------
-        BatchNorm
-
-        Raises
-        ------
-        TypeError
-            If it is something else, or overrides ``call``.
-        ValueError
-            If it is not built, uses batch renormalization, or has values that `load_state_dict` refuses.
-        """
-        return checkpoints.from_keras(cls, layer)
-
-    @classmethod
-    def from_onnx(cls: type[Layer], node: Any, initializers: Mapping[str, Any]) -> Layer:
-        """Return the layer of a BatchNormalization node, in evaluation mode unless its training_mode is 1.
-
-        Parameters
-        ----------
-        node : onnx.NodeProto
-            Of any opset.
-        initializers : mapping of str to ndarray or onnx.TensorProto
-            The constants of the graph by name, ``{t.name: t for t in model.graph.initializer}``.
-
-        Returns
-        -------
-        BatchNorm
-
-        Raises
-        ------
-        ModuleNotFoundError
-            For a TensorProto if onnx is not installed.
-        TypeError
-            If an argument has the wrong type.
-        ValueError
-            If the node has another type, inputs that are not constants, or values that `load_state_dict` refuses.
-
-        Examples
-        --------
-        Any object with the attributes of a NodeProto is accepted:
-
-        >>> from types import SimpleNamespace
-        >>> import numpy as np
-        >>> import fastbn
-        >>> node = SimpleNamespace(op_type="BatchNormalization", domain="", input=list("xsbmv"), attribute=[])
-        >>> bn = fastbn.BatchNorm.from_onnx(node, {name: np.ones(2, np.float32) for name in "sbmv"})
-        >>> bn.training, bn.running_mean
-        (False, array([1., 1.], dtype=float32))
-        """
-        return checkpoints.from_onnx(cls, node, initializers)

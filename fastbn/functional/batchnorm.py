@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from fastbn._core.checks import Activation
 
-__all__ = ["Saved", "batch_norm_backward", "batch_norm_inference", "batch_norm_training"]
-
 
 def check_vectors(channels: int, **vectors: Any) -> None:
     """Raise an error unless each vector is None or of shape (channels,) and a supported dtype."""

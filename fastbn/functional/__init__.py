@@ -1,0 +1,6 @@
+"""Normalization without state: forward, inference and backward, one file for each member of the family."""
+
+from fastbn._core.saved import Saved
+from fastbn.functional.batchnorm import batch_norm_backward, batch_norm_inference, batch_norm_training
+
+__all__ = ["Saved", "batch_norm_backward", "batch_norm_inference", "batch_norm_training"]
