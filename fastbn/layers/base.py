@@ -291,7 +291,8 @@ class Norm(Checked, ABC):
 
     def _checked(self, state: Mapping[str, Any], optional: Collection[str] = ()) -> dict[str, NDArray[Any]]:
         # The vectors of a state, by attribute; an array that was assigned may have another dtype than the layer.
-        targets = {STATE_NAMES[name]: (name, vector.dtype.newbyteorder("=")) for name, vector in self._vectors().items()}
+        targets = {STATE_NAMES[name]: (name, vector.dtype.newbyteorder("="))
+                   for name, vector in self._vectors().items()}
         return check_state(state, targets, self._shape, optional)
 
     def _vectors(self) -> dict[str, NDArray[Any]]:
