@@ -70,7 +70,8 @@ def test_the_guide_of_the_command_line_has_every_option(command):
     assert not [option for option in options if option not in guide]
 
 
-def test_the_diagram_is_what_its_script_draws():
-    script = DOCS / "diagrams" / "data_flow.py"
+@pytest.mark.parametrize("name", ["data_flow", "family"])
+def test_the_diagram_is_what_its_script_draws(name):
+    script = DOCS / "diagrams" / f"{name}.py"
     draw = runpy.run_path(str(script))["draw"]
     assert script.with_suffix(".svg").read_text() == draw()
