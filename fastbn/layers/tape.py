@@ -29,8 +29,9 @@ class Tape:
         read.
     activation : tuple of int and float
         Its code in the kernels, and its parameter.
-    saved : Saved or None
-        None after a forward pass by running averages, whose backward pass makes it.
+    saved : Saved, what another member of the family saves, or None
+        None after a forward pass in evaluation mode by running averages or
+        statistics of single samples, whose backward pass makes it.
     selection : Selection or None
         Which values counted, if not all.
     rows : ndarray, shape (K, C), or None
@@ -42,7 +43,7 @@ class Tape:
     x: Any
     residual: Any
     activation: tuple[int, float]
-    saved: Saved | None = None
+    saved: Any = None
     selection: Selection | None = None
     rows: NDArray[Any] | None = None
     counts: NDArray[np.float64] | None = None
