@@ -107,15 +107,15 @@ class GroupSaved:
         return view
 
 
-def sample_view(x: ArrayLike, axis: int) -> views.View:
-    """Return a view of x whose samples, along its first axis, are outermost.
+def sample_view(x: ArrayLike, axis: int, channels: int | None = None) -> views.View:
+    """Return a view of x whose samples, along its first axis, are outermost; `channels` is their expected number.
 
     Raises
     ------
     TypeError, ValueError
         As `views.view`; also if the channel axis is the first one.
     """
-    view = views.view(x, axis)
+    view = views.view(x, axis, channels)
     if view.axis == 0:
         raise ValueError(f"axis {axis} of x is the axis of the samples; expected that of the channels")
     if is_by_sample(view.arrangement, view):
@@ -133,7 +133,7 @@ def is_by_sample(arrangement: tuple[int, tuple[int, ...] | None], view: views.Vi
 
 def samples_of(view: views.View) -> int:
     """Return the consecutive samples of the kernels, rows or planes, that make up one sample of x."""
-    return view.shape[0] // view.array.shape[0]
+    return view.shape[0] // int(view.array.shape[0])
 
 
 def is_pair_of_flags(value: Any) -> bool:

@@ -207,12 +207,12 @@ class Operands(NamedTuple):
     y: views.View
 
 
-def group_view(x: ArrayLike, num_groups: int, axis: int) -> views.View:
+def group_view(x: ArrayLike, num_groups: int, axis: int, channels: int | None = None) -> views.View:
     """Return a view of x as `sample_view` does, after a check of the groups."""
-    view = sample_view(x, axis)
-    groups, channels = check_integer(num_groups, "num_groups", 1), view.shape[1]
-    if channels % groups:
-        raise ValueError(f"num_groups must divide the {channels} channels of x, got {groups}")
+    view = sample_view(x, axis, channels)
+    groups = check_integer(num_groups, "num_groups", 1)
+    if view.shape[1] % groups:
+        raise ValueError(f"num_groups must divide the {view.shape[1]} channels of x, got {groups}")
     if view.size == groups:
         raise ValueError(
             f"x has shape {view.array.shape}, one sample with one value in each of {groups} groups, so there is no "

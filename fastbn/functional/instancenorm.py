@@ -176,9 +176,9 @@ def instance_norm_backward(
         dy, x, saved, gamma, axis=axis, out=out, num_threads=num_threads, forward="instance_norm_training")
 
 
-def instance_view(x: ArrayLike, axis: int) -> views.View:
+def instance_view(x: ArrayLike, axis: int, channels: int | None = None) -> views.View:
     """Return a view of x as `sample_view` does, after a check that channels have more than one value."""
-    view = sample_view(x, axis)
+    view = sample_view(x, axis, channels)
     if view.size and view.size == view.array.shape[0] * view.shape[1]:
         raise ValueError(
             f"x has shape {view.array.shape}, one value per channel of each sample, so there is no variance; use batch "
