@@ -23,6 +23,8 @@ from fastbn.affine import ChannelAffine, Plan  # noqa: E402
 from fastbn.folding import fold_before_conv, fold_before_linear, fold_conv, fold_linear  # noqa: E402
 from fastbn.layers.accumulate import WholeBatch  # noqa: E402
 from fastbn.layers.batchnorm import BatchNorm  # noqa: E402
+from fastbn.layers.groupnorm import GroupNorm  # noqa: E402
+from fastbn.layers.instancenorm import InstanceNorm  # noqa: E402
 from fastbn.layers.population import population_statistics  # noqa: E402
 from fastbn.layers.report import Report  # noqa: E402
 from fastbn.layers.sync import SyncBatchNorm  # noqa: E402
@@ -32,6 +34,8 @@ __all__ = [
     "BatchNorm",
     "ChannelAffine",
     "ChannelStats",
+    "GroupNorm",
+    "InstanceNorm",
     "Plan",
     "Report",
     "SyncBatchNorm",

@@ -153,7 +153,7 @@ class Norm(Checked, ABC):
         # Of the class of this package: one that is derived from it elsewhere may have other parameters.
         cls = next(cls for cls in type(self).__mro__ if cls.__module__.partition(".")[0] == "fastbn")
         return {name: parameter.default for name, parameter in signature(cls).parameters.items()
-                if parameter.kind is Parameter.KEYWORD_ONLY and name not in self._hidden()}
+                if parameter.default is not Parameter.empty and name not in self._hidden()}
 
     def _derived(self) -> dict[str, Any]:
         # Settings whose default follows from others.

@@ -9,7 +9,7 @@ from fastbn._core.checks import check_activation, decoded
 from fastbn._core.views import same_memory
 from fastbn.layers.base import set_tape
 from fastbn.layers.stored import StoredNorm
-from fastbn.layers.tape import Tape, alive, weakly
+from fastbn.layers.tape import Tape, alive, of_evaluation
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -65,15 +65,11 @@ class SampleNorm(StoredNorm):
         except BaseException as error:
             self._forget_unless_refused(error)
             raise
-        lost = out is not None and same_memory(out, x)
-        if saved is not None:
+        if saved is None:
+            set_tape(self, of_evaluation(x, residual, coded, out))
+        else:
+            lost = out is not None and same_memory(out, x)
             set_tape(self, Tape(None if lost else x, None, coded, saved))
-            return y
-        # Over the residual, the bits of a ReLU cannot be computed again.
-        lost = lost or (coded[0] > 0 and out is not None and residual is not None and same_memory(out, residual))
-        if residual is not None:
-            residual = weakly(residual) if coded[0] else True
-        set_tape(self, (None if lost else weakly(x), residual, coded))
         return y
 
     def _gradients(self, tape: Tape, x: Any, dy: ArrayLike, out: NDArray[Any] | None) -> tuple[Any, ...]:

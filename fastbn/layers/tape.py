@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from fastbn._core.views import same_memory
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -61,6 +63,28 @@ class Tape:
         tape = copy(self)
         tape.x, tape.residual = x, residual
         return tape
+
+
+def of_evaluation(
+    x: Any, residual: Any, activation: tuple[int, float], out: NDArray[Any] | None
+) -> tuple[Any, Any, tuple[int, float]]:
+    """Return the first fields of the Tape of a forward pass in evaluation mode, which keeps weak references.
+
+    x is None if `out` was written over it, or over the residual, without which the bits of a ReLU cannot be computed
+    again.
+
+    Parameters
+    ----------
+    x, residual, out
+        The arguments of the call.
+    activation : tuple of int and float
+        What `check_activation` returned.
+    """
+    lost = out is not None and (
+        same_memory(out, x) or (activation[0] > 0 and residual is not None and same_memory(out, residual)))
+    if residual is not None:
+        residual = weakly(residual) if activation[0] else True
+    return None if lost else weakly(x), residual, activation
 
 
 def weakly(array: Any) -> Any:
