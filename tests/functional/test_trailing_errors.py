@@ -10,16 +10,16 @@ from tests.compare import same_bits
 from tests.trailing import MEMBERS, inputs
 
 SHAPE, NORMALIZED = (4, 6, 5), (6, 5)
-GIVEN = inputs(SHAPE, NORMALIZED)
+G = inputs(SHAPE, NORMALIZED)
 
 BAD = {
     "x list": ({"x": [["a"]]}, TypeError, "x has dtype"),
     "x None": ({"x": None}, TypeError, "x must be an array, got None"),
     "x integer": ({"x": np.ones(SHAPE, int)}, TypeError, "x has dtype int64; expected float32"),
     "x masked": ({"x": np.ma.zeros(SHAPE)}, TypeError, "x is a masked array"),
-    "x shape": ({"x": GIVEN.x[:, :5]}, ValueError,
+    "x shape": ({"x": G.x[:, :5]}, ValueError,
                 "x has shape (4, 5, 5); expected (6, 5) as the shape of its last 2 axes"),
-    "x rank": ({"x": GIVEN.x[0, 0]}, ValueError, "x has shape (5,); expected (6, 5) as the shape of its last 2 axes"),
+    "x rank": ({"x": G.x[0, 0]}, ValueError, "x has shape (5,); expected (6, 5) as the shape of its last 2 axes"),
     "x scalar": ({"x": np.float32(1)}, ValueError, "x has shape (); expected (6, 5)"),
     "one axis": ({"shape": 6}, ValueError, "x has shape (4, 6, 5); expected (6,) as the shape of its last axis"),
     "negative": ({"shape": (-1, 5)}, ValueError, "normalized_shape must be at least 0, got -1"),
@@ -32,8 +32,8 @@ BAD = {
     "gamma dtype": ({"gamma": np.ones((6, 5), int)}, TypeError, "gamma has dtype int64; expected float32 or float64"),
     "eps": ({"eps": -1.0}, ValueError, "eps must be 0, or finite and at least"),
     "eps text": ({"eps": "small"}, TypeError, "eps must be a number, got 'small'"),
-    "residual shape": ({"residual": GIVEN.x[:3]}, ValueError, "residual has shape (3, 6, 5); expected the shape of x"),
-    "residual dtype": ({"residual": GIVEN.x.astype(float)}, TypeError, "residual has dtype float64; expected that of x"),
+    "residual shape": ({"residual": G.x[:3]}, ValueError, "residual has shape (3, 6, 5); expected the shape of x"),
+    "residual dtype": ({"residual": G.x.astype(float)}, TypeError, "residual has dtype float64; expected that of x"),
     "activation": ({"activation": "swish"}, ValueError, "activation must be None, 'relu'"),
     "num_threads": ({"num_threads": 0}, ValueError, "num_threads must be between 1"),
     "out shape": ({"out": np.full(SHAPE[::-1], 7, np.float32)}, ValueError, "out has shape (5, 6, 4); expected"),
@@ -50,7 +50,7 @@ def member(request):
 @pytest.mark.parametrize("name", BAD)
 def test_forward(name, member):
     changes, error, message = BAD[name]
-    arguments = {"x": GIVEN.x, "shape": NORMALIZED, "gamma": GIVEN.gamma, "out": np.full(SHAPE, 7, np.float32)} | changes
+    arguments = {"x": G.x, "shape": NORMALIZED, "gamma": G.gamma, "out": np.full(SHAPE, 7, np.float32)} | changes
     for call in (member.train, member.infer):
         with pytest.raises(error, match=re.escape(message)):
             call(**arguments)
@@ -60,9 +60,9 @@ def test_forward(name, member):
 def test_beta():
     for call in (MEMBERS["layer norm"].train, MEMBERS["layer norm"].infer):
         with pytest.raises(ValueError, match=re.escape("beta has shape (5, 6); expected (6, 5)")):
-            call(GIVEN.x, NORMALIZED, beta=np.ones((5, 6)))
+            call(G.x, NORMALIZED, beta=np.ones((5, 6)))
         with pytest.raises(ValueError, match=re.escape("beta has shape (6,); expected (5,)")):
-            call(GIVEN.x, 5, beta=np.ones(6))
+            call(G.x, 5, beta=np.ones(6))
 
 
 def test_parameters_of_no_elements(member):
@@ -73,8 +73,8 @@ def test_parameters_of_no_elements(member):
 
 def test_activation_after_a_residual(member):
     with pytest.raises(ValueError, match="activation must be None or 'relu' after a residual in training"):
-        member.train(GIVEN.x, NORMALIZED, residual=GIVEN.residual, activation="silu")
-    assert member.infer(GIVEN.x, NORMALIZED, residual=GIVEN.residual, activation="silu").shape == SHAPE
+        member.train(G.x, NORMALIZED, residual=G.residual, activation="silu")
+    assert member.infer(G.x, NORMALIZED, residual=G.residual, activation="silu").shape == SHAPE
 
 
 def read_only(a):
@@ -84,11 +84,11 @@ def read_only(a):
 
 BAD_BACKWARD = {
     "saved None": ({"saved": None}, TypeError, "saved must be what the forward pass returned, a RowSaved; got Non"),
-    "saved of batch norm": ({"saved": batch_norm_training(GIVEN.x)[1]}, TypeError, "a RowSaved; got Saved"),
-    "x shape": ({"x": GIVEN.x[:3]}, ValueError, "x has shape (3, 6, 5); expected that of the forward pass, (4, 6, 5)"),
-    "x axes": ({"x": GIVEN.x[:, :5]}, ValueError, "x has shape (4, 5, 5); expected (6, 5)"),
-    "dy shape": ({"dy": GIVEN.dy[:3]}, ValueError, "dy has shape (3, 6, 5); expected the shape of x"),
-    "dy dtype": ({"dy": GIVEN.dy.astype(float)}, TypeError, "dy has dtype float64; expected that of x"),
+    "saved of batch norm": ({"saved": batch_norm_training(G.x)[1]}, TypeError, "a RowSaved; got Saved"),
+    "x shape": ({"x": G.x[:3]}, ValueError, "x has shape (3, 6, 5); expected that of the forward pass, (4, 6, 5)"),
+    "x axes": ({"x": G.x[:, :5]}, ValueError, "x has shape (4, 5, 5); expected (6, 5)"),
+    "dy shape": ({"dy": G.dy[:3]}, ValueError, "dy has shape (3, 6, 5); expected the shape of x"),
+    "dy dtype": ({"dy": G.dy.astype(float)}, TypeError, "dy has dtype float64; expected that of x"),
     "gamma": ({"gamma": np.ones(5)}, ValueError, "gamma has shape (5,); expected (6, 5)"),
     "num_threads": ({"num_threads": 0}, ValueError, "num_threads must be between 1"),
     "out": ({"out": read_only(np.full(SHAPE, 7, np.float32))}, ValueError, "out is read-only"),
@@ -98,8 +98,8 @@ BAD_BACKWARD = {
 @pytest.mark.parametrize("name", BAD_BACKWARD)
 def test_backward(name, member):
     changes, error, message = BAD_BACKWARD[name]
-    saved = member.train(GIVEN.x, NORMALIZED, GIVEN.gamma, GIVEN.beta)[1]
-    arguments = {"dy": GIVEN.dy, "x": GIVEN.x, "saved": saved, "gamma": GIVEN.gamma, "out": np.full(SHAPE, 7, np.float32)} | changes
+    saved = member.train(G.x, NORMALIZED, G.gamma, G.beta)[1]
+    arguments = {"dy": G.dy, "x": G.x, "saved": saved, "gamma": G.gamma, "out": np.full(SHAPE, 7, np.float32)} | changes
     with pytest.raises(error, match=re.escape(message)):
         member.gradients(**arguments)
     assert (arguments["out"] == 7).all()
@@ -108,7 +108,7 @@ def test_backward(name, member):
 def test_saved_of_the_other_member(member):
     other = next(m for m in MEMBERS.values() if m is not member)
     with pytest.raises(ValueError, match=f"saved is of an? {other.name}; expected that of an? {member.name}"):
-        member.gradients(GIVEN.dy, GIVEN.x, other.train(GIVEN.x, NORMALIZED)[1])
+        member.gradients(G.dy, G.x, other.train(G.x, NORMALIZED)[1])
 
 
 V = np.ones(4)
@@ -127,23 +127,23 @@ BAD_CONTENT = [
 
 @pytest.mark.parametrize(("name", "value"), BAD_CONTENT, ids=lambda value: f"{value!r}"[:40])
 def test_content_that_no_forward_pass_saves(name, value, member):
-    saved = member.train(GIVEN.x, NORMALIZED, GIVEN.gamma, GIVEN.beta, activation="silu" if name == "_beta" else None)[1]
+    saved = member.train(G.x, NORMALIZED, G.gamma, G.beta, activation="silu" if name == "_beta" else None)[1]
     if member.about_zero and name == "_statistics" and isinstance(value, tuple) and len(value) == 3:
         value = (None, None, value[2])
     setattr(saved, name, value)
     out = np.full(SHAPE, 7, np.float32)
     with pytest.raises((TypeError, ValueError)):
-        member.gradients(GIVEN.dy, GIVEN.x, saved, GIVEN.gamma, out=out)
+        member.gradients(G.dy, G.x, saved, G.gamma, out=out)
     assert (out == 7).all()
 
 
 def test_bits_of_another_length(member):
-    saved = member.train(GIVEN.x, NORMALIZED, GIVEN.gamma, GIVEN.beta, residual=GIVEN.residual, activation="relu")[1]
-    right = member.gradients(GIVEN.dy, GIVEN.x, saved, GIVEN.gamma)[0]
+    saved = member.train(G.x, NORMALIZED, G.gamma, G.beta, residual=G.residual, activation="relu")[1]
+    right = member.gradients(G.dy, G.x, saved, G.gamma)[0]
     bits = saved._bits
     for value in (None, bits[:-1], np.append(bits, bits), bits.astype(np.int16), list(bits)):
         saved._bits = value
         with pytest.raises((TypeError, ValueError)):
-            member.gradients(GIVEN.dy, GIVEN.x, saved, GIVEN.gamma)
+            member.gradients(G.dy, G.x, saved, G.gamma)
     saved._bits = bits
-    same_bits(member.gradients(GIVEN.dy, GIVEN.x, saved, GIVEN.gamma)[0], right)
+    same_bits(member.gradients(G.dy, G.x, saved, G.gamma)[0], right)
