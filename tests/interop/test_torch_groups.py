@@ -20,6 +20,15 @@ def dtype(request):
     return request.param
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    # The threads of PyTorch would wait for each other longer than they compute.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def formats(kind):
     return (torch.contiguous_format, *([FORMATS[kind]] if kind in FORMATS else []))
 
