@@ -3,6 +3,7 @@
 ``python -m tests.groups`` prints a hash of every result of some shapes, on the ISA level of the process.
 """
 
+import functools
 import json
 from typing import Any, NamedTuple
 
@@ -127,6 +128,7 @@ def results(i, groups, activation, with_residual, threads):
     return [y, saved.mean, saved.var, saved.rstd, *group_norm_backward(i.dy, i.x, saved, i.gamma, **common)]
 
 
+@functools.cache
 def hashes():
     """{name: {threads: hash}} of shapes of all kinds, some of them large enough for several threads."""
     out = {}

@@ -292,7 +292,7 @@ def operands(
 
 def per_channel(values: ArrayLike | None, channels: int, groups: int, name: str) -> ArrayLike | None:
     """Return gamma or beta with one value per channel: as it is, or a new array if it has one value per group."""
-    if values is None or channels == groups:
+    if values is None or channels == groups or getattr(values, "shape", None) == (channels,):
         return values       # the kernels check it
     shape = views.as_plain(as_constant(values, name), name).shape
     if shape == (groups,):

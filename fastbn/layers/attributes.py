@@ -64,7 +64,21 @@ def unknown(cls: type[Checked], name: str) -> str:
     hint = f"; it is called {RENAMED[name]}" if name in RENAMED else f"; did you mean {similar[0]}?" if similar else ""
     if name == "activation":
         hint = "; pass it to each call"
-    return f"a {cls.__name__} has no attribute {name}{hint}"
+    return f"{with_article(cls)} has no attribute {name}{hint}"
+
+
+def with_article(cls: type) -> str:
+    """Return the name of a class after "a" or "an".
+
+    Examples
+    --------
+    >>> from fastbn.layers.attributes import with_article
+    >>> with_article(int), with_article(type("RMSNorm", (), {}))
+    ('an int', 'an RMSNorm')
+    """
+    name = cls.__name__
+    spelt = name[:2].isupper()      # the first letter by its name: an RMSNorm
+    return f"{'an' if name[0] in ('AEFHILMNORSX' if spelt else 'AEIOaeio') else 'a'} {name}"
 
 
 class Renamed:
@@ -100,7 +114,7 @@ def forwarded(part: str, name: str, doc: str) -> Any:
 def refusal(hint: str) -> Check:
     """Return a check that refuses every assignment, with a hint at the alternative."""
     def refuse(owner: object, value: object, name: str) -> NoReturn:
-        raise AttributeError(f"{name} of a {type(owner).__name__} cannot be assigned; {hint}")
+        raise AttributeError(f"{name} of {with_article(type(owner))} cannot be assigned; {hint}")
 
     return refuse
 

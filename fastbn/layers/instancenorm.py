@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from fastbn._core.checks import check_activation, check_flag
+from fastbn._core.dispatch import kernels
+from fastbn._core.saved import check_variance
 from fastbn._core.saved_groups import GroupSaved
 from fastbn._core.views import same_memory
-from fastbn.functional import batchnorm, groupnorm, instancenorm
+from fastbn.functional import groupnorm, instancenorm
 from fastbn.layers.attributes import Check, check_channel_axis
 from fastbn.layers.base import set_tape
 from fastbn.layers.batch import Batch
@@ -198,10 +200,14 @@ class InstanceNorm(TrackedNorm):
     def _by_averages(
         self, x: ArrayLike, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None
     ) -> NDArray[Any]:
-        y = batchnorm.batch_norm_inference(
-            x, *self._constant_statistics(), self.gamma, self.beta, axis=self.axis, eps=self.eps, residual=residual,
-            activation=activation, out=out, num_threads=self.num_threads)
-        set_tape(self, of_evaluation(x, residual, check_activation(activation), out))
+        coded, constants = check_activation(activation), self._constants
+        mean, var = self._running.evaluation()
+        if constants is None or not constants.made_of(mean, var, self.gamma, self.beta, self.eps):
+            check_variance(var, self.eps, "running_var")
+            self._constants = constants = kernels.Constants(
+                self.num_features, mean, var, self.gamma, self.beta, self.eps)
+        y = kernels.apply(x, self.axis, constants, residual, out, coded, self.num_threads)
+        set_tape(self, of_evaluation(x, residual, coded, out))
         return y
 
     def _gradients(self, tape: Tape, x: Any, dy: ArrayLike, out: NDArray[Any] | None) -> tuple[Any, ...]:
