@@ -51,6 +51,8 @@ class TrackedNorm(StoredNorm):
 
     _checks: ClassVar[Mapping[str, Check]] = {
         **StoredNorm._checks,
+        "axis": lambda _, value, name: check_integer(value, name),
+        "num_features": refusal("make a new layer"),
         "averaging": refusal("make a new layer, or assign momentum, of which None is 'cumulative'"),
         "track_running_stats": refusal("assign running_mean and running_var, or None to do without"),
     }
@@ -181,7 +183,8 @@ class TrackedNorm(StoredNorm):
             return self._backward(tape, dy, out)
 
     def _gradients(self, tape: Tape, x: Any, dy: ArrayLike, out: NDArray[Any] | None) -> tuple[Any, ...]:
-        saved, source = tape.saved, self._source
+        saved: Saved | None = tape.saved
+        source = self._source
         if saved is None or tape.selection is not None or not source.whole:
             tape = tape.with_input(x, alive(tape.residual, "residual"))
             if saved is None:
