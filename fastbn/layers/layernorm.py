@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn._core.checks import check_flag
+from fastbn.checkpoints.kinds import register_whole
 from fastbn.functional import layernorm, trailing
 from fastbn.layers.trailing import TrailingNorm
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from fastbn._core.saved_rows import RowSaved
 
 
+@register_whole
 class LayerNorm(TrailingNorm):
     """Layer normalization over trailing axes, like ``torch.nn.LayerNorm``.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from fastbn._core.checks import check_eps, check_flag
+from fastbn.checkpoints.kinds import register_whole
 from fastbn.functional import rmsnorm, trailing
 from fastbn.layers.attributes import Check, refusal
 from fastbn.layers.trailing import TrailingNorm
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from fastbn._core.saved_rows import RowSaved
 
 
+@register_whole
 class RMSNorm(TrailingNorm):
     """Root mean square normalization over trailing axes, like ``torch.nn.RMSNorm``.
 
