@@ -15,7 +15,7 @@ from fastbn._core import views
 from fastbn._core.checks import check_eps, check_integer
 from fastbn._core.dispatch import kernels
 from fastbn._core.saved import Saved
-from fastbn._core.second_order import Directions, Frame, Normalized
+from fastbn._core.second_order import LINEAR, Directions, Frame, Normalized
 from fastbn._core.tensors import as_constant
 from fastbn._core.threads import check as check_threads
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
-
-LINEAR = (0, 0.0)
 
 
 @dataclass(slots=True, eq=False)
@@ -160,6 +158,8 @@ def group_norm(x: ArrayLike, num_groups: int | None, axis: int, eps: float, num_
     groups = channels if num_groups is None else check_integer(num_groups, "num_groups", 1)
     if channels and channels % groups:
         raise ValueError(f"num_groups is {groups}; expected a divisor of {channels}, the number of channels of x")
+    if num_groups is None and view.size and view.size == samples * channels:
+        raise ValueError(f"x has shape {given}, one value per channel of a sample, so there is no variance")
     order = (0, view.axis, *(k for k in range(1, len(given)) if k != view.axis))
     space = math.prod(given[k] for k in order[2:])
 

@@ -17,8 +17,10 @@ STEP = 1e-5
 UNITS = 20      # rounding units of the largest value that a result may be off
 
 members = pytest.mark.parametrize("name", MEMBERS)
-LAYOUTS = [*((name, "planes") for name in MEMBERS), *((name, "rows") for name in MEMBERS if not is_rows(name))]
 CASES = cases((40, 6), (5, 2, 3, 2, 3), (2, 4, FLUSH + 1), (5, TILE + 2, 7, 7), (300, 24))
+# Rows have no channel axis, and an instance needs more than one value.
+GRID = [(name, case, layout) for name in MEMBERS for case in CASES for layout in ("planes", "rows")
+        if not (is_rows(name) and layout == "rows") and not (name == "instance" and len(case.shape) == 2)]
 
 
 def check(of, a, got, dtype):
@@ -56,8 +58,7 @@ def test_finite_differences(name):
     np.testing.assert_allclose(got, (above - below) / (2 * STEP), rtol=1e-7, atol=1e-8)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize(("name", "layout"), LAYOUTS)
+@pytest.mark.parametrize(("name", "case", "layout"), GRID, ids=lambda value: getattr(value, "name", value))
 @pytest.mark.parametrize("mean", [0.5, 100.0])
 def test_accuracy(name, case, layout, dtype, mean):
     a = values_of(arguments(name, case.shape, dtype, mean=mean), lambda v: arranged(v, layout))
@@ -67,7 +68,8 @@ def test_accuracy(name, case, layout, dtype, mean):
 
 @members
 @pytest.mark.parametrize("make", INPUTS, **by_name)
-def test_unusual_arrays(name, make, dtype):
+def test_unusual_arrays(name, make):
+    dtype = np.float32
     a = arguments(name, SHAPE, dtype)
     of = Reference(name, a.x)
     odd = values_of(a, make)
