@@ -23,8 +23,12 @@ from fastbn.affine import ChannelAffine, Plan  # noqa: E402
 from fastbn.folding import fold_before_conv, fold_before_linear, fold_conv, fold_linear  # noqa: E402
 from fastbn.layers.accumulate import WholeBatch  # noqa: E402
 from fastbn.layers.batchnorm import BatchNorm  # noqa: E402
+from fastbn.layers.groupnorm import GroupNorm  # noqa: E402
+from fastbn.layers.instancenorm import InstanceNorm  # noqa: E402
+from fastbn.layers.layernorm import LayerNorm  # noqa: E402
 from fastbn.layers.population import population_statistics  # noqa: E402
 from fastbn.layers.report import Report  # noqa: E402
+from fastbn.layers.rmsnorm import RMSNorm  # noqa: E402
 from fastbn.layers.sync import SyncBatchNorm  # noqa: E402
 from fastbn.statistics.channel_stats import ChannelStats  # noqa: E402
 
@@ -32,7 +36,11 @@ __all__ = [
     "BatchNorm",
     "ChannelAffine",
     "ChannelStats",
+    "GroupNorm",
+    "InstanceNorm",
+    "LayerNorm",
     "Plan",
+    "RMSNorm",
     "Report",
     "SyncBatchNorm",
     "WholeBatch",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from fastbn._core.checks import Activation
+    from fastbn._core.saved import Saved
     from fastbn.layers.masked import Padding
     from fastbn.layers.tape import Tape
     from fastbn.layers.tracked import TrackedNorm
@@ -231,8 +232,7 @@ class WholeBatch:
     def _rstd(self) -> NDArray[np.float64]:
         # A rank may have no micro-batch, and no forward pass that left it.
         if self._tapes:
-            saved = self._tapes[0].saved
-            assert saved is not None
+            saved: Saved = self._tapes[0].saved
             return saved.rstd
         return normalizing(self._batch.mean, self._batch.divisor(), self._layer.eps)[2]
 

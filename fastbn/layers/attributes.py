@@ -137,6 +137,14 @@ def check_shape(value: Any, shape: tuple[int, ...], name: str) -> Any:
     return value
 
 
+def check_channel_axis(owner: Any, value: Any, name: str) -> int:
+    """Return the channel axis of a layer whose first axis is that of the samples."""
+    axis = check_integer(value, name)
+    if axis == 0:
+        raise ValueError(f"{name} must be that of the channels, and 0 is that of the samples; got 0")
+    return axis
+
+
 def check_dtype(dtype: Any) -> np.dtype[Any]:
     """Return float32 or float64; None stands for float32."""
     try:

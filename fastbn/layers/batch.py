@@ -32,6 +32,8 @@ class Batch:
         The same statistics from double lanes, if they are known.
     counts : ndarray of float64, shape (C,), or None
         Values of each channel, if channels differ.
+    instances : int
+        The number of such statistics whose averages `mean` and `var` are.
     """
 
     size: int
@@ -40,6 +42,7 @@ class Batch:
     mean_low: NDArray[np.float64] | None = None
     stats: ChannelStats | None = None
     counts: NDArray[np.float64] | None = None
+    instances: int = 1
 
     @classmethod
     def from_saved(cls, saved: Saved) -> Batch:

@@ -196,10 +196,10 @@ def complete(tape: Tape, axis: int, parameters: Parameters, mean: ArrayLike, var
         tape.rows = None if selection.by_channel else x
         if residual is not None and residual is not True:
             residual = selection.take(views.as_plain(residual, "residual"))
-    tape.saved = batchnorm.inference_saved(
+    tape.saved = saved = batchnorm.inference_saved(
         x, mean, var, parameters.gamma, parameters.beta, axis=axis, eps=parameters.eps,
         activation=tape.activation, residual=residual, num_threads=parameters.num_threads)
-    return tape.saved
+    return saved
 
 
 class Gradient:

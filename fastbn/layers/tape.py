@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from fastbn._core.views import same_memory
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -29,8 +31,9 @@ class Tape:
         read.
     activation : tuple of int and float
         Its code in the kernels, and its parameter.
-    saved : Saved or None
-        None after a forward pass by running averages, whose backward pass makes it.
+    saved : Saved, what another member of the family saves, or None
+        None after a forward pass in evaluation mode by running averages or
+        statistics of single samples, whose backward pass makes it.
     selection : Selection or None
         Which values counted, if not all.
     rows : ndarray, shape (K, C), or None
@@ -42,7 +45,7 @@ class Tape:
     x: Any
     residual: Any
     activation: tuple[int, float]
-    saved: Saved | None = None
+    saved: Any = None
     selection: Selection | None = None
     rows: NDArray[Any] | None = None
     counts: NDArray[np.float64] | None = None
@@ -60,6 +63,28 @@ class Tape:
         tape = copy(self)
         tape.x, tape.residual = x, residual
         return tape
+
+
+def of_evaluation(
+    x: Any, residual: Any, activation: tuple[int, float], out: NDArray[Any] | None
+) -> tuple[Any, Any, tuple[int, float]]:
+    """Return the first fields of the Tape of a forward pass in evaluation mode, which keeps weak references.
+
+    x is None if `out` was written over it, or over the residual, without which the bits of a ReLU cannot be computed
+    again.
+
+    Parameters
+    ----------
+    x, residual, out
+        The arguments of the call.
+    activation : tuple of int and float
+        What `check_activation` returned.
+    """
+    lost = out is not None and (
+        same_memory(out, x) or (activation[0] > 0 and residual is not None and same_memory(out, residual)))
+    if residual is not None:
+        residual = weakly(residual) if activation[0] else True
+    return None if lost else weakly(x), residual, activation
 
 
 def weakly(array: Any) -> Any:

@@ -181,7 +181,8 @@ class TrackedNorm(StoredNorm):
             return self._backward(tape, dy, out)
 
     def _gradients(self, tape: Tape, x: Any, dy: ArrayLike, out: NDArray[Any] | None) -> tuple[Any, ...]:
-        saved, source = tape.saved, self._source
+        saved: Saved | None = tape.saved
+        source = self._source
         if saved is None or tape.selection is not None or not source.whole:
             tape = tape.with_input(x, alive(tape.residual, "residual"))
             if saved is None:
