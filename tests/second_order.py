@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastbn import functional
-from fastbn.functional import Saved, batch_norm_training
+from fastbn.functional import Saved
 from tests.oracle import WIDE
 
 GROUPS = 2
 MEMBERS = ("batch", "frozen", "layer", "rms", "group", "instance")
 EPS = dict.fromkeys(MEMBERS, 1e-5) | {"rms": 1e-3}
-NAMES = {"frozen": "batch"}
 
 
 def is_rows(name: str) -> bool:
@@ -120,28 +119,45 @@ class Calls(NamedTuple):
     jvp: Callable[..., Any]
 
 
-def calls(of: Reference, x: Any, **options: Any) -> Calls:
-    """The functions of fastbn for the member of a reference, with x bound."""
-    name = NAMES.get(of.name, of.name)
-    backward, jvp = (getattr(functional, f"{name}_norm_{kind}") for kind in ("backward_backward", "jvp"))
-    bound: tuple[Any, ...] = ()
-    if of.name in ("batch", "frozen"):
+def forward(of: Reference, x: Any, *parameters: Any) -> tuple[Any, Any]:
+    """y and saved of the member of a reference, by fastbn; RMS norm takes gamma alone."""
+    if of.name == "frozen":
+        y = functional.batch_norm_inference(x, of.mean, of.var, *parameters, axis=of.axis)
+        return y, Saved.from_statistics(of.mean, of.var)
+    training = getattr(functional, f"{of.name}_norm_training")
+    if is_rows(of.name):
+        return training(x, of.shape, *parameters, eps=EPS[of.name])
+    return training(x, *([GROUPS] if of.name == "group" else []), *parameters, axis=of.axis)
+
+
+def backward(of: Reference, dy: Any, x: Any, saved: Any, gamma: Any) -> tuple[Any, ...]:
+    """dx, dgamma and, but for RMS norm, dbeta, by fastbn."""
+    name = "batch" if of.name == "frozen" else of.name
+    options = {} if is_rows(name) else {"axis": of.axis}
+    return getattr(functional, f"{name}_norm_backward")(dy, x, saved, gamma, **options)
+
+
+def saved_of(of: Reference, x: Any) -> Any:
+    """What a forward pass saves."""
+    return forward(of, x)[1]
+
+
+def calls(of: Reference, x: Any, saved: Any = None, **options: Any) -> Calls:
+    """The functions of fastbn for the member of a reference, with x and saved bound."""
+    name = "batch" if of.name == "frozen" else of.name
+    second, jvp = (getattr(functional, f"{name}_norm_{kind}") for kind in ("backward_backward", "jvp"))
+    saved = saved_of(of, x) if saved is None else saved
+    if not is_rows(name):
         options["axis"] = of.axis
-        bound = (batch_norm_training(x, axis=of.axis)[1] if of.name == "batch"
-                 else Saved.from_statistics(of.mean, of.var),)
-    elif is_rows(of.name):
-        options["eps"], bound = EPS[of.name], (of.shape,)
-    else:
-        options["axis"], bound = of.axis, (GROUPS,) if of.name == "group" else ()
 
     def backward_backward(ddx: Any, ddgamma: Any, ddbeta: Any, dy: Any, **given: Any) -> Any:
         upstream = (ddx, ddgamma) if of.name == "rms" else (ddx, ddgamma, ddbeta)
-        return backward(*upstream, dy, x, *bound, **given, **options)
+        return second(*upstream, dy, x, saved, **given, **options)
 
     def tangent(x_tangent: Any, **given: Any) -> Any:
         if of.name == "rms":
             given.pop("beta_tangent", None)
-        return jvp(x_tangent, x, *bound, **given, **options)
+        return jvp(x_tangent, x, saved, **given, **options)
 
     return Calls(backward_backward, tangent)
 

@@ -74,11 +74,16 @@ class Frame(NamedTuple):
         plus: NDArray[Any] | None = None, out: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """Return a * scale + shift + plus, in the shape of a; `out` may be a or plus."""
-        constants = kernels.Constants(self.length, None, None, scale, shift, 0.0)
-        result = kernels.apply(
-            a.reshape(self.shape), self.axis, constants, None if plus is None else plus.reshape(self.shape),
-            None if out is None else out.reshape(self.shape), LINEAR, self.num_threads)
-        return result.reshape(a.shape)
+        return self.apply(kernels.Constants(self.length, None, None, scale, shift, 0.0), a, plus, out)
+
+    def apply(
+        self, constants: kernels.Constants, a: NDArray[Any], plus: NDArray[Any] | None = None,
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """Return what `scale` does, by given constants."""
+        plus, out = (None if b is None else b.reshape(self.shape) for b in (plus, out))
+        return kernels.apply(
+            a.reshape(self.shape), self.axis, constants, plus, out, LINEAR, self.num_threads).reshape(a.shape)
 
 
 def plain(length: int) -> Kept:
@@ -87,44 +92,59 @@ def plain(length: int) -> Kept:
 
 
 @dataclass(slots=True, eq=False)
-class Normalized:
-    """A normalized array of float32 or float64.
+class Statistics:
+    """What a forward pass normalized by.
 
     Attributes
     ----------
-    x_hat : ndarray
-    rstd : ndarray of float64, shape (statistics.length,)
-    statistics, parameters : Frame
-        The array as the statistics see it, and as gamma and beta do.
+    mean, low : ndarray of float64, shape (frame.length,), or None
+        The mean in two words. Without a mean, as in RMS norm, the statistics are about zero.
+    rstd : ndarray of float64, shape (frame.length,)
+    frame : Frame
+        An array as the statistics see it.
     frozen : bool
-        Whether the statistics are constants.
-    about_zero : bool
-        Whether no mean was subtracted, as in RMS norm.
+        Whether they are constants.
     """
 
-    x_hat: NDArray[Any]
+    mean: NDArray[np.float64] | None
+    low: NDArray[np.float64] | None
     rstd: NDArray[np.float64]
-    statistics: Frame
-    parameters: Frame
+    frame: Frame
     frozen: bool = False
-    about_zero: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Normalized:
+    """A normalized array of float32 or float64, and an array as gamma and beta see it."""
+
+    x_hat: NDArray[Any]
+    statistics: Statistics
+    parameters: Frame
+
+    @classmethod
+    def of(cls, x: NDArray[Any], statistics: Statistics, parameters: Frame) -> Normalized:
+        """Normalize an array."""
+        frame = statistics.frame
+        constants = kernels.Constants(
+            frame.length, statistics.mean, None, statistics.rstd, None, 0.0, low=statistics.low)
+        return cls(frame.apply(constants, x), statistics, parameters)
 
     @property
     def count(self) -> int:
         """Values per statistic."""
-        return self.x_hat.size // self.statistics.length
+        return self.x_hat.size // self.statistics.frame.length
 
     def project(self, v: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.float64]]:
         """Return P(v) and <v x_hat>, or zeros instead if the statistics are constants."""
-        frame = self.statistics
-        if self.frozen:
-            return frame.scale(v, self.rstd), np.zeros(frame.length)
+        of, frame = self.statistics, self.statistics.frame
+        if of.frozen:
+            return frame.scale(v, of.rstd), np.zeros(frame.length)
         products, sums = frame.dot(v, self.x_hat)
         x_hat = frame.view(self.x_hat)
         result = views.output(x_hat)
         kernels.apply_gradient(
-            views.like(x_hat, v.reshape(frame.shape), "v"), x_hat, result, None, plain(frame.length), self.rstd,
-            sums=(products, np.zeros(frame.length) if self.about_zero else sums), count=self.count, fill=False,
+            views.like(x_hat, v.reshape(frame.shape), "v"), x_hat, result, None, plain(frame.length), of.rstd,
+            sums=(products, np.zeros(frame.length) if of.mean is None else sums), count=self.count, fill=False,
             num_threads=frame.num_threads)
         return result.finish().reshape(v.shape), products / self.count
 
@@ -159,16 +179,17 @@ def combined(
 @np.errstate(all="ignore")      # an infinity gives NaN in its statistic, without a warning
 def backward_backward(of: Normalized, given: Directions, dy: NDArray[Any], gamma: ArrayLike | None) -> Gradients:
     """Return the gradients of the backward pass."""
+    by_statistic, by_parameter = of.statistics.frame, of.parameters
     projected = None
-    grad_gamma = np.zeros(of.parameters.length)
-    grad_x = None if given.gamma is None else of.project(of.parameters.scale(dy, given.gamma))[0]
+    grad_gamma = np.zeros(by_parameter.length)
+    grad_x = None if given.gamma is None else of.project(by_parameter.scale(dy, given.gamma))[0]
     if given.x is not None:
         projected, about_ddx = of.project(given.x)
-        grad_gamma, _ = of.parameters.dot(dy, projected)
-        if not of.frozen:
-            dx, about_dy = of.project(dy if gamma is None else of.parameters.scale(dy, gamma))
-            along, _ = of.statistics.dot(given.x, dx)
+        grad_gamma, _ = by_parameter.dot(dy, projected)
+        if not of.statistics.frozen:
+            dx, about_dy = of.project(dy if gamma is None else by_parameter.scale(dy, gamma))
+            along, _ = by_statistic.dot(given.x, dx)
             for array, weight in ((projected, about_dy), (dx, about_ddx), (of.x_hat, along / of.count)):
-                grad_x = of.statistics.scale(array, -of.rstd * weight, plus=grad_x, out=grad_x)
+                grad_x = by_statistic.scale(array, -of.statistics.rstd * weight, plus=grad_x, out=grad_x)
     grad_dy = combined(of, given, gamma, projected)
     return Gradients(grad_dy, np.zeros_like(dy) if grad_x is None else grad_x, grad_gamma)

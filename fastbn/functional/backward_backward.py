@@ -10,11 +10,11 @@ from fastbn._core import second_order
 from fastbn.functional import members
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import ArrayLike, NDArray
 
     from fastbn._core.saved import Saved
+    from fastbn._core.saved_groups import GroupSaved
+    from fastbn._core.saved_rows import RowSaved
 
 
 def batch_norm_backward_backward(
@@ -106,16 +106,14 @@ def layer_norm_backward_backward(
     ddbeta: ArrayLike | None,
     dy: ArrayLike,
     x: ArrayLike,
-    normalized_shape: int | Sequence[int],
+    saved: RowSaved,
     *,
     gamma: ArrayLike | None = None,
-    eps: float = 1e-5,
     num_threads: int | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
-    """Compute the gradients of the backward pass of a layer norm with respect to dy, x and gamma.
+    """Compute the gradients of `layer_norm_backward` with respect to dy, x and gamma.
 
-    The formulas are those of `batch_norm_backward_backward`, with means over the last axes of x. Layer norm is by Ba,
-    Kiros and Hinton (2016), "Layer Normalization", https://arxiv.org/abs/1607.06450. The statistics are computed again.
+    The formulas are those of `batch_norm_backward_backward`, with means over the last axes of x.
 
     Parameters
     ----------
@@ -124,14 +122,12 @@ def layer_norm_backward_backward(
     ddgamma, ddbeta : array_like of float32 or float64, shape normalized_shape, or None
     dy, x : array_like
         As in the backward pass.
-    normalized_shape : int or sequence of int
-        The last axes of x, over which statistics run.
+    saved : RowSaved
+        Of a forward pass with neither a residual nor an activation.
     gamma : array_like of float32 or float64, shape normalized_shape, optional
         As in the backward pass.
-    eps : float
-        As in the forward pass.
     num_threads : int, optional
-        For this call; see `fastbn.set_num_threads`.
+        As in the backward pass.
 
     Returns
     -------
@@ -141,18 +137,21 @@ def layer_norm_backward_backward(
     Raises
     ------
     TypeError, ValueError
-        For an unsupported dtype, or shapes that do not fit.
+        As in `layer_norm_backward`; also for a forward pass with a residual or an activation.
 
     Examples
     --------
+    Layer norm does not change if x is shifted, and hardly if it is scaled, so that P(x) is nearly zero:
+
     >>> import numpy as np
-    >>> from fastbn.functional import layer_norm_backward_backward
-    >>> x = dy = np.array([[0.0, 1.0, 5.0], [2.0, 2.0, 2.0]])
-    >>> grad_dy, grad_x, grad_gamma = layer_norm_backward_backward(x, None, None, dy, x, 3)
-    >>> bool(abs(grad_dy).max() < 1e-5), grad_gamma.shape
+    >>> from fastbn.functional import layer_norm_backward_backward, layer_norm_training
+    >>> x = dy = np.array([[0.0, 1.0, 5.0], [2.0, 3.0, 2.0]])
+    >>> _, saved = layer_norm_training(x, 3)
+    >>> grad_dy, grad_x, grad_gamma = layer_norm_backward_backward(x, None, None, dy, x, saved)
+    >>> bool(abs(grad_dy).max() < 1e-4), grad_gamma.shape
     (True, (3,))
     """
-    member = members.layer_norm(x, normalized_shape, eps, about_zero=False, num_threads=num_threads)
+    member = members.layer_norm(x, saved, num_threads)
     return _gradients(member, dy, gamma, ddx=ddx, ddgamma=ddgamma, ddbeta=ddbeta)
 
 
@@ -161,24 +160,20 @@ def rms_norm_backward_backward(
     ddgamma: ArrayLike | None,
     dy: ArrayLike,
     x: ArrayLike,
-    normalized_shape: int | Sequence[int],
+    saved: RowSaved,
     *,
     gamma: ArrayLike | None = None,
-    eps: float | None = None,
     num_threads: int | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
-    """Compute the gradients of the backward pass of an RMS norm with respect to dy, x and gamma.
+    """Compute the gradients of `rms_norm_backward` with respect to dy, x and gamma.
 
-    The formulas are those of `batch_norm_backward_backward`, with means over the last axes of x, x_hat = x * rstd and
-    rstd = 1 / sqrt(<x^2> + eps), and without <v> in P. RMS norm is by Zhang and Sennrich (2019), "Root Mean Square
-    Layer Normalization", https://arxiv.org/abs/1910.07467. The statistics are computed again.
+    The formulas are those of `batch_norm_backward_backward`, with means over the last axes of x, x_hat = x * rstd, and
+    without <v> in P.
 
     Parameters
     ----------
-    ddx, ddgamma, dy, x, normalized_shape, gamma, num_threads
+    ddx, ddgamma, dy, x, saved, gamma, num_threads
         As in `layer_norm_backward_backward`.
-    eps : float, optional
-        As in the forward pass. None is the epsilon of float64 for a float64 x, else that of float32, as in PyTorch.
 
     Returns
     -------
@@ -188,18 +183,19 @@ def rms_norm_backward_backward(
     Raises
     ------
     TypeError, ValueError
-        As in `layer_norm_backward_backward`.
+        As in `rms_norm_backward`; also for a forward pass with a residual or an activation.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from fastbn.functional import rms_norm_backward_backward
-    >>> x = dy = np.array([[3.0, 4.0]])
-    >>> grad_dy, grad_x, grad_gamma = rms_norm_backward_backward(None, [1.0, 0.0], dy, x, 2)
-    >>> np.round(grad_dy, 4)        # ddgamma * x / sqrt(12.5)
-    array([[0.8485, 0.    ]])
+    >>> from fastbn.functional import rms_norm_backward_backward, rms_norm_training
+    >>> x = dy = np.array([[1.0, 7.0]])
+    >>> _, saved = rms_norm_training(x, 2)
+    >>> grad_dy, grad_x, grad_gamma = rms_norm_backward_backward(None, [5.0, 0.0], dy, x, saved)
+    >>> np.round(grad_dy, 6)        # ddgamma * x / 5
+    array([[1., 0.]])
     """
-    member = members.layer_norm(x, normalized_shape, eps, about_zero=True, num_threads=num_threads)
+    member = members.layer_norm(x, saved, num_threads, about_zero=True)
     return _gradients(member, dy, gamma, ddx=ddx, ddgamma=ddgamma, ddbeta=None)
 
 
@@ -209,52 +205,54 @@ def group_norm_backward_backward(
     ddbeta: ArrayLike | None,
     dy: ArrayLike,
     x: ArrayLike,
-    num_groups: int,
+    saved: GroupSaved,
     *,
     gamma: ArrayLike | None = None,
     axis: int = 1,
-    eps: float = 1e-5,
     num_threads: int | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
-    """Compute the gradients of the backward pass of a group norm with respect to dy, x and gamma.
+    """Compute the gradients of `group_norm_backward` with respect to dy, x and gamma.
 
     The formulas are those of `batch_norm_backward_backward`, with means over C / num_groups consecutive channels of a
-    sample. Group norm is by Wu and He (2018), "Group Normalization", https://arxiv.org/abs/1803.08494. The statistics
-    are computed again.
+    sample. Arrays whose channels are not the second axis in memory are copied.
 
     Parameters
     ----------
-    ddx, ddgamma, ddbeta, dy, x, gamma
-        As in `batch_norm_backward_backward`. The first axis of x is that of the samples.
-    num_groups : int
-        A divisor of the number of channels.
-    axis : int
-        The channel axis. Arrays whose channels are not the second axis in memory are copied.
-    eps : float
+    ddx : array_like, shape and dtype of x, or None
+        None stands for zero, here and in the next two.
+    ddgamma, ddbeta : array_like of float32 or float64, shape of gamma and of beta in the forward pass, or None
+    dy, x : array_like
+        As in the backward pass.
+    saved : GroupSaved
+        Of a forward pass with neither a residual nor an activation.
+    gamma : array_like of float32 or float64, shape (C,) or (num_groups,), optional
         As in the forward pass.
+    axis : int
+        As in the backward pass.
     num_threads : int, optional
-        For this call; see `fastbn.set_num_threads`.
+        As in the backward pass.
 
     Returns
     -------
     grad_dy, grad_x : ndarray, shape and dtype of x
-    grad_gamma : ndarray of float64, shape (C,)
+    grad_gamma : ndarray of float64, shape of gamma
 
     Raises
     ------
     TypeError, ValueError
-        For an unsupported dtype, shapes that do not fit, or a number of groups that does not divide the channels.
+        As in `group_norm_backward`; also for a forward pass with a residual or an activation.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from fastbn.functional import group_norm_backward_backward
-    >>> x = dy = np.arange(8.0).reshape(1, 4, 2)
-    >>> grad_dy, grad_x, grad_gamma = group_norm_backward_backward(None, None, np.ones(4), dy, x, 2)
-    >>> grad_dy.sum(), grad_x.sum(), grad_gamma
-    (np.float64(8.0), np.float64(0.0), array([0., 0., 0., 0.]))
+    >>> from fastbn.functional import group_norm_backward_backward, group_norm_training
+    >>> x = dy = np.array([[1.0, 3.0, 10.0, 30.0]])
+    >>> _, saved = group_norm_training(x, 2, eps=1e-12)
+    >>> grad_dy, grad_x, grad_gamma = group_norm_backward_backward(None, np.ones(4), None, dy, x, saved)
+    >>> np.round(grad_dy, 6)        # x_hat
+    array([[-1.,  1., -1.,  1.]])
     """
-    member = members.group_norm(x, num_groups, axis, eps, num_threads)
+    member = members.group_norm(x, saved, axis, num_threads)
     return _gradients(member, dy, gamma, ddx=ddx, ddgamma=ddgamma, ddbeta=ddbeta)
 
 
@@ -264,21 +262,20 @@ def instance_norm_backward_backward(
     ddbeta: ArrayLike | None,
     dy: ArrayLike,
     x: ArrayLike,
+    saved: GroupSaved,
     *,
     gamma: ArrayLike | None = None,
     axis: int = 1,
-    eps: float = 1e-5,
     num_threads: int | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
-    """Compute the gradients of the backward pass of an instance norm with respect to dy, x and gamma.
+    """Compute the gradients of `instance_norm_backward` with respect to dy, x and gamma.
 
-    It is a group norm with one channel in each group, by Ulyanov, Vedaldi and Lempitsky (2016), "Instance
-    Normalization", https://arxiv.org/abs/1607.08022. With given statistics it is a batch norm: see
+    Instance norm is a group norm of C groups. By running averages it is a batch norm with given statistics: see
     `batch_norm_backward_backward`.
 
     Parameters
     ----------
-    ddx, ddgamma, ddbeta, dy, x, gamma, axis, eps, num_threads
+    ddx, ddgamma, ddbeta, dy, x, saved, gamma, axis, num_threads
         As in `group_norm_backward_backward`.
 
     Returns
@@ -289,27 +286,28 @@ def instance_norm_backward_backward(
     Raises
     ------
     TypeError, ValueError
-        As in `group_norm_backward_backward`.
+        As in `instance_norm_backward`; also for a forward pass with a residual or an activation.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from fastbn.functional import instance_norm_backward_backward
-    >>> x = dy = np.array([[[1.0, 3.0], [2.0, 6.0]]])
-    >>> grad_dy, grad_x, grad_gamma = instance_norm_backward_backward(None, np.ones(2), None, dy, x, eps=1e-12)
-    >>> np.round(grad_dy, 4)        # x_hat
+    >>> from fastbn.functional import instance_norm_backward_backward, instance_norm_training
+    >>> x = dy = np.array([[[1.0, 3.0], [10.0, 30.0]]])
+    >>> _, saved = instance_norm_training(x, eps=1e-12)
+    >>> grad_dy, grad_x, grad_gamma = instance_norm_backward_backward(None, np.ones(2), None, dy, x, saved)
+    >>> np.round(grad_dy, 6)        # x_hat
     array([[[-1.,  1.],
             [-1.,  1.]]])
     """
-    member = members.group_norm(x, None, axis, eps, num_threads)
+    member = members.group_norm(x, saved, axis, num_threads)
     return _gradients(member, dy, gamma, ddx=ddx, ddgamma=ddgamma, ddbeta=ddbeta)
 
 
 def _gradients(
     member: members.Member, dy: ArrayLike, gamma: ArrayLike | None, **upstream: ArrayLike | None
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
-    operands = member.directions(**upstream), member.array(dy, "dy"), member.parameter(gamma, "gamma")
+    operands = member.directions(**upstream), member.array(dy, "dy"), member.gamma(gamma)
     if not member.view.size:
-        return member.empty(), member.empty(), np.zeros(member.shape)
+        return member.target().finish(), member.target().finish(), np.zeros(member.gamma_shape)
     grads = second_order.backward_backward(member.normalized(), *operands)
-    return member.finished(grads.dy), member.finished(grads.x), grads.gamma.reshape(member.shape)
+    return member.finished(grads.dy), member.finished(grads.x), member.summed(grads.gamma)

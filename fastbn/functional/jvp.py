@@ -8,11 +8,11 @@ from fastbn._core import second_order
 from fastbn.functional import members
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import ArrayLike, NDArray
 
     from fastbn._core.saved import Saved
+    from fastbn._core.saved_groups import GroupSaved
+    from fastbn._core.saved_rows import RowSaved
 
 
 def batch_norm_jvp(
@@ -92,34 +92,33 @@ def batch_norm_jvp(
 def layer_norm_jvp(
     x_tangent: ArrayLike | None,
     x: ArrayLike,
-    normalized_shape: int | Sequence[int],
+    saved: RowSaved,
     gamma: ArrayLike | None = None,
     gamma_tangent: ArrayLike | None = None,
     beta_tangent: ArrayLike | None = None,
     *,
-    eps: float = 1e-5,
     out: NDArray[Any] | None = None,
     num_threads: int | None = None,
 ) -> NDArray[Any]:
-    """Compute the tangent of y of a layer norm.
+    """Compute the tangent of y of `layer_norm_training`.
 
-    The formulas are those of `batch_norm_jvp`, with means over the last axes of x. Layer norm is by Ba, Kiros and
-    Hinton (2016), "Layer Normalization", https://arxiv.org/abs/1607.06450. The statistics are computed again.
+    The formulas are those of `batch_norm_jvp`, with means over the last axes of x.
 
     Parameters
     ----------
     x_tangent : array_like, shape and dtype of x, or None
         None stands for zero, as in the other tangents.
     x : array_like
-    normalized_shape : int or sequence of int
-        The last axes of x, over which statistics run.
-    gamma, gamma_tangent, beta_tangent : array_like of float32 or float64, shape normalized_shape, optional
-    eps : float
         As in the forward pass.
+    saved : RowSaved
+        Of a forward pass with neither a residual nor an activation.
+    gamma : array_like of float32 or float64, shape normalized_shape, optional
+        As in the forward pass.
+    gamma_tangent, beta_tangent : array_like of float32 or float64, shape normalized_shape, optional
     out : ndarray, shape and dtype of x, optional
         Buffer for the result.
     num_threads : int, optional
-        For this call; see `fastbn.set_num_threads`.
+        As in the forward pass.
 
     Returns
     -------
@@ -129,17 +128,18 @@ def layer_norm_jvp(
     Raises
     ------
     TypeError, ValueError
-        For an unsupported dtype, or shapes that do not fit.
+        As in `layer_norm_backward`; also for a forward pass with a residual or an activation.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from fastbn.functional import layer_norm_jvp
+    >>> from fastbn.functional import layer_norm_jvp, layer_norm_training
     >>> x = np.array([[1.0, 2.0, 3.0]])
-    >>> np.round(layer_norm_jvp([[0.0, 0.0, 1.0]], x, 3, eps=1e-12), 4)
+    >>> _, saved = layer_norm_training(x, 3, eps=1e-12)
+    >>> np.round(layer_norm_jvp([[0.0, 0.0, 1.0]], x, saved), 4)
     array([[ 0.2041, -0.4082,  0.2041]])
     """
-    member = members.layer_norm(x, normalized_shape, eps, about_zero=False, num_threads=num_threads)
+    member = members.layer_norm(x, saved, num_threads)
     return _tangent(
         member, gamma, out, x_tangent=x_tangent, gamma_tangent=gamma_tangent, beta_tangent=beta_tangent)
 
@@ -147,26 +147,22 @@ def layer_norm_jvp(
 def rms_norm_jvp(
     x_tangent: ArrayLike | None,
     x: ArrayLike,
-    normalized_shape: int | Sequence[int],
+    saved: RowSaved,
     gamma: ArrayLike | None = None,
     gamma_tangent: ArrayLike | None = None,
     *,
-    eps: float | None = None,
     out: NDArray[Any] | None = None,
     num_threads: int | None = None,
 ) -> NDArray[Any]:
-    """Compute the tangent of y of an RMS norm.
+    """Compute the tangent of y of `rms_norm_training`.
 
-    The formulas are those of `batch_norm_jvp`, with means over the last axes of x, x_hat = x * rstd and
-    rstd = 1 / sqrt(<x^2> + eps), and without <v> in P. RMS norm is by Zhang and Sennrich (2019), "Root Mean Square
-    Layer Normalization", https://arxiv.org/abs/1910.07467. The statistics are computed again.
+    The formulas are those of `batch_norm_jvp`, with means over the last axes of x, x_hat = x * rstd, and without <v> in
+    P.
 
     Parameters
     ----------
-    x_tangent, x, normalized_shape, gamma, gamma_tangent, out, num_threads
+    x_tangent, x, saved, gamma, gamma_tangent, out, num_threads
         As in `layer_norm_jvp`.
-    eps : float, optional
-        As in the forward pass. None is the epsilon of float64 for a float64 x, else that of float32, as in PyTorch.
 
     Returns
     -------
@@ -176,50 +172,55 @@ def rms_norm_jvp(
     Raises
     ------
     TypeError, ValueError
-        As in `layer_norm_jvp`.
+        As in `rms_norm_backward`; also for a forward pass with a residual or an activation.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from fastbn.functional import rms_norm_jvp
-    >>> np.round(rms_norm_jvp([[1.0, 0.0]], np.array([[3.0, 4.0]]), 2), 4)
-    array([[ 0.181 , -0.1358]])
+    >>> from fastbn.functional import rms_norm_jvp, rms_norm_training
+    >>> x = np.array([[1.0, 7.0]])
+    >>> _, saved = rms_norm_training(x, 2)
+    >>> np.round(rms_norm_jvp([[5.0, 0.0]], x, saved), 4)
+    array([[ 0.98, -0.14]])
     """
-    member = members.layer_norm(x, normalized_shape, eps, about_zero=True, num_threads=num_threads)
+    member = members.layer_norm(x, saved, num_threads, about_zero=True)
     return _tangent(member, gamma, out, x_tangent=x_tangent, gamma_tangent=gamma_tangent, beta_tangent=None)
 
 
 def group_norm_jvp(
     x_tangent: ArrayLike | None,
     x: ArrayLike,
-    num_groups: int,
+    saved: GroupSaved,
     gamma: ArrayLike | None = None,
     gamma_tangent: ArrayLike | None = None,
     beta_tangent: ArrayLike | None = None,
     *,
     axis: int = 1,
-    eps: float = 1e-5,
     out: NDArray[Any] | None = None,
     num_threads: int | None = None,
 ) -> NDArray[Any]:
-    """Compute the tangent of y of a group norm.
+    """Compute the tangent of y of `group_norm_training`.
 
-    The formulas are those of `batch_norm_jvp`, with means over C / num_groups consecutive channels of a sample. Group
-    norm is by Wu and He (2018), "Group Normalization", https://arxiv.org/abs/1803.08494. The statistics are computed
-    again.
+    The formulas are those of `batch_norm_jvp`, with means over C / num_groups consecutive channels of a sample. Arrays
+    whose channels are not the second axis in memory are copied.
 
     Parameters
     ----------
-    x_tangent, x, gamma, gamma_tangent, beta_tangent, out
-        As in `batch_norm_jvp`. The first axis of x is that of the samples.
-    num_groups : int
-        A divisor of the number of channels.
-    axis : int
-        The channel axis. Arrays whose channels are not the second axis in memory are copied.
-    eps : float
+    x_tangent : array_like, shape and dtype of x, or None
+        None stands for zero, as in the other tangents.
+    x : array_like
         As in the forward pass.
+    saved : GroupSaved
+        Of a forward pass with neither a residual nor an activation.
+    gamma : array_like of float32 or float64, shape (C,) or (num_groups,), optional
+        As in the forward pass.
+    gamma_tangent, beta_tangent : array_like of float32 or float64, shape of gamma and of beta, optional
+    axis : int
+        As in the forward pass.
+    out : ndarray, shape and dtype of x, optional
+        Buffer for the result.
     num_threads : int, optional
-        For this call; see `fastbn.set_num_threads`.
+        As in the forward pass.
 
     Returns
     -------
@@ -229,17 +230,18 @@ def group_norm_jvp(
     Raises
     ------
     TypeError, ValueError
-        For an unsupported dtype, shapes that do not fit, or a number of groups that does not divide the channels.
+        As in `group_norm_backward`; also for a forward pass with a residual or an activation.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from fastbn.functional import group_norm_jvp
-    >>> x = np.arange(8.0).reshape(1, 4, 2)
-    >>> bool(abs(group_norm_jvp(np.ones_like(x), x, 2)).max() < 1e-15)
+    >>> from fastbn.functional import group_norm_jvp, group_norm_training
+    >>> x = np.array([[1.0, 3.0, 10.0, 30.0]])
+    >>> y, saved = group_norm_training(x, 2)
+    >>> bool(abs(group_norm_jvp(np.ones((1, 4)), x, saved)).max() < 1e-12)
     True
     """
-    member = members.group_norm(x, num_groups, axis, eps, num_threads)
+    member = members.group_norm(x, saved, axis, num_threads)
     return _tangent(
         member, gamma, out, x_tangent=x_tangent, gamma_tangent=gamma_tangent, beta_tangent=beta_tangent)
 
@@ -247,23 +249,23 @@ def group_norm_jvp(
 def instance_norm_jvp(
     x_tangent: ArrayLike | None,
     x: ArrayLike,
+    saved: GroupSaved,
     gamma: ArrayLike | None = None,
     gamma_tangent: ArrayLike | None = None,
     beta_tangent: ArrayLike | None = None,
     *,
     axis: int = 1,
-    eps: float = 1e-5,
     out: NDArray[Any] | None = None,
     num_threads: int | None = None,
 ) -> NDArray[Any]:
-    """Compute the tangent of y of an instance norm.
+    """Compute the tangent of y of `instance_norm_training`.
 
-    It is a group norm with one channel in each group, by Ulyanov, Vedaldi and Lempitsky (2016), "Instance
-    Normalization", https://arxiv.org/abs/1607.08022. With given statistics it is a batch norm: see `batch_norm_jvp`.
+    Instance norm is a group norm of C groups. By running averages it is a batch norm with given statistics: see
+    `batch_norm_jvp`.
 
     Parameters
     ----------
-    x_tangent, x, gamma, gamma_tangent, beta_tangent, axis, eps, out, num_threads
+    x_tangent, x, saved, gamma, gamma_tangent, beta_tangent, axis, out, num_threads
         As in `group_norm_jvp`.
 
     Returns
@@ -274,18 +276,18 @@ def instance_norm_jvp(
     Raises
     ------
     TypeError, ValueError
-        As in `group_norm_jvp`.
+        As in `instance_norm_backward`; also for a forward pass with a residual or an activation.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from fastbn.functional import instance_norm_jvp
-    >>> x = np.array([[[1.0, 3.0], [2.0, 6.0]]])
-    >>> np.round(instance_norm_jvp(None, x, None, np.ones(2), np.ones(2), eps=1e-12), 4)        # x_hat + 1
-    array([[[0., 2.],
-            [0., 2.]]])
+    >>> from fastbn.functional import instance_norm_jvp, instance_norm_training
+    >>> x = np.array([[[1.0, 3.0], [10.0, 30.0]]])
+    >>> y, saved = instance_norm_training(x)
+    >>> bool(np.allclose(instance_norm_jvp(None, x, saved, None, [1.0, 1.0], [2.0, 2.0]), y + 2))
+    True
     """
-    member = members.group_norm(x, None, axis, eps, num_threads)
+    member = members.group_norm(x, saved, axis, num_threads)
     return _tangent(
         member, gamma, out, x_tangent=x_tangent, gamma_tangent=gamma_tangent, beta_tangent=beta_tangent)
 
@@ -293,8 +295,8 @@ def instance_norm_jvp(
 def _tangent(
     member: members.Member, gamma: ArrayLike | None, out: NDArray[Any] | None, **tangents: ArrayLike | None
 ) -> NDArray[Any]:
-    scale, given = member.parameter(gamma, "gamma"), member.directions(**tangents)
+    scale, given = member.gamma(gamma), member.directions(**tangents)
     target = None if out is None else member.target(out, x_tangent=tangents["x_tangent"])
     if not member.view.size:
-        return member.empty(target)
+        return (member.target() if target is None else target).finish()
     return member.finished(second_order.tangent(member.normalized(), given, scale), target)

@@ -8,14 +8,17 @@ from fastbn.functional import (
     batch_norm_backward_backward,
     batch_norm_jvp,
     batch_norm_training,
+    group_norm_backward_backward,
     group_norm_jvp,
-    instance_norm_jvp,
+    group_norm_training,
     layer_norm_backward_backward,
     layer_norm_jvp,
+    layer_norm_training,
     rms_norm_jvp,
+    rms_norm_training,
 )
 from tests.compare import same_bits
-from tests.second_order import MEMBERS, Reference, arguments, calls, is_rows, results, values_of
+from tests.second_order import MEMBERS, Reference, arguments, calls, results, values_of
 
 SHAPE = (4, 6, 5, 7)
 members = pytest.mark.parametrize("name", MEMBERS)
@@ -48,32 +51,44 @@ def test_bad_arguments(name, wrong):
         calls(Reference(name, X), X).backward_backward(*upstream, **given)
 
 
+BATCH, LAYER, RMS, GROUP = (
+    batch_norm_training(X)[1], layer_norm_training(X, 6)[1], rms_norm_training(X, 6)[1], group_norm_training(X, 2)[1])
+COMPOSED = "saved is of a forward pass with a residual or an activation; expected one with neither: compose"
+
+
 @pytest.mark.parametrize(("call", "error", "message"), [
-    (lambda: batch_norm_jvp(X, X, None), TypeError, "saved must be a Saved, the second value of .*, got NoneType"),
-    (lambda: batch_norm_jvp(X, X, batch_norm_training(X[:2])[1]), ValueError, "expected that of the forward pass"),
-    (lambda: batch_norm_jvp(X, X, batch_norm_training(X)[1], axis=2), ValueError, "axis 2 is out of range"),
-    (lambda: batch_norm_jvp(X, X, batch_norm_training(X, activation="relu")[1]), ValueError,
-     "saved is of a forward pass with a residual or an activation; expected one with neither: compose"),
-    (lambda: batch_norm_backward_backward(X, None, None, X, X, batch_norm_training(X, residual=X)[1]), ValueError,
-     "saved is of a forward pass with a residual or an activation; expected one with neither: compose"),
-    (lambda: batch_norm_jvp(X, X, batch_norm_training(X)[1], None, [1.0]), ValueError,
-     r"gamma_tangent has shape \(1,\); expected \(6,\)"),
-    (lambda: batch_norm_jvp(X[:3], X, batch_norm_training(X)[1]), ValueError, r"x_tangent has shape \(3, 6\)"),
-    (lambda: layer_norm_jvp(X, X, 4), ValueError, r"x has shape \(4, 6\); expected \(4,\), the normalized"),
-    (lambda: layer_norm_jvp(X, X, (2, 4, 6)), ValueError, r"x has shape \(4, 6\); expected \(2, 4, 6\)"),
-    (lambda: layer_norm_jvp(X, X, ()), ValueError, r"normalized_shape must have one axis or more, got \(\)"),
-    (lambda: layer_norm_jvp(X, X, 6.0), TypeError, "normalized_shape must be an integer, got 6.0"),
-    (lambda: layer_norm_jvp(X, X, 6, eps=-1), ValueError, "eps must be 0, or finite and at least .*, got -1"),
-    (lambda: layer_norm_jvp(X[0], X[0], 6), ValueError, r"x has shape \(6,\); expected two or more dimensions"),
-    (lambda: rms_norm_jvp(X, X.astype(int), 6), TypeError, "x has dtype int64; expected float32, float64"),
-    (lambda: group_norm_jvp(X, X, 4), ValueError, "num_groups is 4; expected a divisor of 6, the number of"),
-    (lambda: group_norm_jvp(X, X, 0), ValueError, "num_groups must be at least 1, got 0"),
-    (lambda: group_norm_jvp(X, X, 2, axis=0), ValueError, "axis 0 of x is that of the samples"),
-    (lambda: instance_norm_jvp(X, X), ValueError, r"x has shape \(4, 6\), one value per channel of a sample"),
+    (lambda: batch_norm_jvp(X, X, None), TypeError, "saved must be a Saved, the second value of batch_norm_training"),
+    (lambda: batch_norm_jvp(X, X, GROUP), TypeError, "saved must be a Saved, .* got GroupSaved"),
+    (lambda: layer_norm_jvp(X, X, BATCH), TypeError, "saved must be a RowSaved, .* of layer_norm_training, got Saved"),
+    (lambda: rms_norm_jvp(X, X, BATCH), TypeError, "saved must be a RowSaved, .* of rms_norm_training, got Saved"),
+    (lambda: group_norm_jvp(X, X, LAYER), TypeError, "saved must be a GroupSaved, .* of group_norm_training or"),
+    (lambda: rms_norm_jvp(X, X, LAYER), ValueError, "saved is of a layer norm; expected that of an RMS norm"),
+    (lambda: layer_norm_jvp(X, X, RMS), ValueError, "saved is of an RMS norm; expected that of a layer norm"),
+    (lambda: batch_norm_jvp(X[:2], X[:2], BATCH), ValueError, "expected that of the forward pass"),
+    (lambda: layer_norm_jvp(X[:2], X[:2], LAYER), ValueError, "expected that of the forward pass"),
+    (lambda: group_norm_jvp(X[:2], X[:2], GROUP), ValueError, "expected that of the forward pass"),
+    (lambda: batch_norm_jvp(X, X, BATCH, axis=2), ValueError, "axis 2 is out of range"),
+    (lambda: group_norm_jvp(X, X, GROUP, axis=0), ValueError, "axis 0 of x is the axis of the samples"),
+    (lambda: batch_norm_jvp(X, X.astype(int), BATCH), TypeError, "x has dtype int64; expected float32, float64"),
+    (lambda: batch_norm_jvp(X, X, BATCH, None, [1.0]), ValueError, r"gamma_tangent has shape \(1,\); expected \(6,\)"),
+    (lambda: batch_norm_jvp(X[:3], X, BATCH), ValueError, r"x_tangent has shape \(3, 6\)"),
 ])
 def test_bad_calls(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("options", [{"activation": "relu"}, {"activation": "silu"}, {"residual": X}], ids=str)
+def test_a_forward_pass_with_more_is_refused(options):
+    for training, sizes, jvp, backward in (
+            (batch_norm_training, (), batch_norm_jvp, batch_norm_backward_backward),
+            (layer_norm_training, (6,), layer_norm_jvp, layer_norm_backward_backward),
+            (group_norm_training, (2,), group_norm_jvp, group_norm_backward_backward)):
+        _, saved = training(X, *sizes, **options)
+        with pytest.raises(ValueError, match=COMPOSED):
+            jvp(X, X, saved)
+        with pytest.raises(ValueError, match=COMPOSED):
+            backward(X, None, None, X, X, saved)
 
 
 def test_part_of_a_batch_is_refused():
@@ -81,6 +96,25 @@ def test_part_of_a_batch_is_refused():
     saved._count = 8        # as of a micro-batch, whose sums run over all of them
     with pytest.raises(ValueError, match="saved is of 8 values per channel; expected all 4 of x"):
         batch_norm_jvp(X, X, saved)
+
+
+def test_parameters_of_groups():
+    # gamma of each group and beta of each channel, and the reverse.
+    x, dy, ddx = np.random.default_rng(3).normal(0, 1, (3, 4, 6, 2))
+    by_group, by_channel = np.array([2.0, -1.0]), np.linspace(1, 2, 6)
+    for gamma, beta in ((by_group, by_channel), (by_channel, by_group)):
+        _, saved = group_norm_training(x, 2, gamma, beta)
+        wide_gamma, wide_beta = (v if len(v) == 6 else v.repeat(3) for v in (gamma, beta))
+        _, other = group_norm_training(x, 2, wide_gamma, wide_beta)
+        *got, grad_gamma = group_norm_backward_backward(ddx, 2 * gamma, beta, dy, x, saved, gamma=gamma)
+        *right, wide = group_norm_backward_backward(ddx, 2 * wide_gamma, wide_beta, dy, x, other, gamma=wide_gamma)
+        for value, wanted in zip(got, right, strict=True):
+            same_bits(value, wanted)
+        np.testing.assert_allclose(grad_gamma, wide.reshape(len(gamma), -1).sum(axis=1), rtol=1e-14)
+        same_bits(group_norm_jvp(ddx, x, saved, gamma, gamma, beta),
+                  group_norm_jvp(ddx, x, other, wide_gamma, wide_gamma, wide_beta))
+        with pytest.raises(ValueError, match="gamma_tangent has shape"):
+            group_norm_jvp(ddx, x, saved, gamma, beta)
 
 
 @members
@@ -119,10 +153,6 @@ def test_out_that_overlaps_an_input(name, field):
 def test_empty(name, shape, dtype):
     a = arguments(name, shape, dtype)
     of = Reference(name, a.x)
-    if is_rows(name) and not of.shape[-1]:
-        with pytest.raises(ValueError, match="normalized_shape must be at least 1, got 0"):
-            results(of, a)
-        return
     grad_dy, grad_x, grad_gamma, y = results(of, a)
     for value in (grad_dy, grad_x, y):
         assert (value.shape, value.dtype) == (shape, dtype)
@@ -130,11 +160,16 @@ def test_empty(name, shape, dtype):
 
 
 def test_lists_and_several_axes():
-    x = [[1.0, 2.0], [3.0, 5.0]]
-    y = layer_norm_jvp([x], [x], [2, 2], [[1, 2], [3, 4]])
-    same_bits(y, layer_norm_jvp(np.array([x]), np.array([x]), (2, 2), np.array([[1.0, 2.0], [3.0, 4.0]])))
-    grads = layer_norm_backward_backward([x], None, None, [x], [x], (2, 2))
+    x, gamma = [[1.0, 2.0], [3.0, 5.0]], [[1, 2], [3, 4]]
+    _, saved = layer_norm_training([x], (2, 2))
+    y = layer_norm_jvp([x], [x], saved, gamma)
+    same_bits(y, layer_norm_jvp(np.array([x]), np.array([x]), saved, np.array(gamma, float)))
+    grads = layer_norm_backward_backward([x], None, None, [x], [x], saved)
     assert [g.shape for g in grads] == [(1, 2, 2), (1, 2, 2), (2, 2)]
+    one = np.array(x)[0]        # a single axis
+    _, saved = layer_norm_training(one, 2)
+    grads = layer_norm_backward_backward(one, None, None, one, one, saved)
+    assert [g.shape for g in grads] == [(2,), (2,), (2,)]
 
 
 def test_a_saved_of_given_statistics_needs_no_variance_of_x():

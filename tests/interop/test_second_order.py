@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.second_order import EPS, GROUPS, MEMBERS, Reference, arguments, calls
+from tests.second_order import EPS, GROUPS, MEMBERS, Reference, arguments, backward, calls, forward
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -15,43 +15,44 @@ members = pytest.mark.parametrize("name", MEMBERS)
 
 
 class Backward(torch.autograd.Function):
-    """A backward pass by the reference, whose gradient is that of fastbn."""
+    """The backward pass of fastbn, with its gradients."""
 
     @staticmethod
-    def forward(ctx, of, dy, x, gamma):
-        ctx.of = of
+    def forward(ctx, of, saved, dy, x, gamma):
+        ctx.of, ctx.saved = of, saved
         ctx.save_for_backward(dy, x, gamma)
-        return tuple(torch.from_numpy(np.array(a)) for a in of.backward(dy.numpy(), x.numpy(), gamma.numpy()))
+        grads = backward(of, dy.detach(), x.detach(), saved, gamma)
+        return tuple(torch.as_tensor(grad) for grad in grads)
 
     @staticmethod
     def backward(ctx, *upstream):
-        dy, x, gamma = ctx.saved_tensors
-        call = calls(ctx.of, x.detach().numpy()).backward_backward
-        grads = call(*(a.detach() for a in upstream), dy.detach(), gamma=gamma)
-        return None, *(torch.as_tensor(grad) for grad in grads)
+        dy, x, gamma = (tensor.detach() for tensor in ctx.saved_tensors)
+        ddbeta = [None] * (3 - len(upstream))
+        grads = calls(ctx.of, x, ctx.saved).backward_backward(*upstream, *ddbeta, dy, gamma=gamma)
+        return None, None, *(torch.as_tensor(grad) for grad in grads)
 
 
 class Forward(torch.autograd.Function):
-    """A forward pass by the reference, with the forward mode of fastbn."""
+    """The forward pass of fastbn, with its backward pass and its forward mode; RMS norm takes gamma alone."""
 
     @staticmethod
-    def forward(ctx, of, x, gamma, beta):
+    def forward(ctx, of, x, *parameters):
+        y, ctx.saved = forward(of, *(a.detach() for a in (x, *parameters)))
         ctx.of = of
-        ctx.save_for_backward(x, gamma)
-        ctx.save_for_forward(x, gamma)
-        return torch.from_numpy(np.array(of.forward(x.numpy(), gamma.numpy(), beta.numpy())))
+        ctx.save_for_backward(x, parameters[0])
+        ctx.save_for_forward(x, parameters[0])
+        return y
 
     @staticmethod
     def backward(ctx, dy):
         x, gamma = ctx.saved_tensors
-        return None, *Backward.apply(ctx.of, dy, x, gamma)
+        return None, *Backward.apply(ctx.of, ctx.saved, dy, x, gamma)
 
     @staticmethod
-    def jvp(ctx, _, x_tangent, gamma_tangent, beta_tangent):
-        x, gamma = ctx.saved_tensors
-        y = calls(ctx.of, x.numpy()).jvp(
+    def jvp(ctx, _, x_tangent, gamma_tangent, beta_tangent=None):
+        x, gamma = (tensor.detach() for tensor in ctx.saved_tensors)
+        return calls(ctx.of, x, ctx.saved).jvp(
             x_tangent, gamma=gamma, gamma_tangent=gamma_tangent, beta_tangent=beta_tangent)
-        return torch.as_tensor(y)
 
 
 def leaves(*arrays):
@@ -62,13 +63,10 @@ def leaves(*arrays):
     (name, shape) for name in MEMBERS for shape in SHAPES if name != "instance" or len(shape) > 2], ids=str)
 def test_numerical_checks(name, shape):
     a = arguments(name, shape)
-    of = Reference(name, a.x, wide=np.float64)
-    x, gamma, beta, dy = leaves(a.x, a.gamma, a.ddbeta, a.dy)
-    if name == "rms":
-        beta = beta.detach()        # RMS norm has none
-    assert torch.autograd.gradcheck(
-        lambda *args: Forward.apply(of, *args), (x, gamma, beta), check_forward_ad=True, check_backward_ad=False)
-    assert torch.autograd.gradgradcheck(lambda *args: Forward.apply(of, *args), (x, gamma, beta), dy)
+    of = Reference(name, a.x)
+    operands = leaves(a.x, a.gamma) if name == "rms" else leaves(a.x, a.gamma, a.ddbeta)
+    assert torch.autograd.gradcheck(lambda *args: Forward.apply(of, *args), operands, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(lambda *args: Forward.apply(of, *args), operands, leaves(a.dy))
 
 
 def torch_forward(of, x, gamma, beta):
