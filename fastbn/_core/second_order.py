@@ -165,7 +165,7 @@ def tangent(of: Normalized, given: Directions, gamma: ArrayLike | None) -> NDArr
 def combined(
     of: Normalized, given: Directions, gamma: ArrayLike | None, projected: NDArray[Any] | None
 ) -> NDArray[Any]:
-    """Return gamma * projected + given.gamma * x_hat + given.beta, where `projected` is P(given.x)."""
+    """Return gamma * projected + given.gamma * x_hat + given.beta; `projected`, P(given.x), is written over."""
     y = None
     if given.gamma is not None:
         y = of.parameters.scale(of.x_hat, given.gamma, given.beta)
@@ -173,7 +173,9 @@ def combined(
         y = of.parameters.scale(np.zeros_like(of.x_hat), None, given.beta)
     if projected is None:
         return np.zeros_like(of.x_hat) if y is None else y
-    return projected if y is None and gamma is None else of.parameters.scale(projected, gamma, plus=y, out=y)
+    if y is None and gamma is None:
+        return projected
+    return of.parameters.scale(projected, gamma, plus=y, out=projected)
 
 
 @np.errstate(all="ignore")      # an infinity gives NaN in its statistic, without a warning

@@ -71,8 +71,8 @@ def batch_norm_backward_backward(
 
     Notes
     -----
-    The call needs three temporary arrays of the size of x. float16 and bfloat16 are computed in float32, from copies,
-    and rounded once.
+    The call needs up to three temporary arrays of the size of x. float16 and bfloat16 are computed in float32, from
+    copies, and rounded once.
 
     Examples
     --------
