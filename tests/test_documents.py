@@ -15,8 +15,8 @@ DOCUMENTS = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.m
                    if any(blocks(path)) and path.name != "scale.md")
 ENTRY = re.compile(r"^\.\. auto(?:class|function|exception|data):: ([\w.]+)$", re.MULTILINE)
 PATH = re.compile(r"`((?:benchmarks|docs|examples|fastbn|tests)/[\w./-]+)`")
-# Public modules are in the root of the package; private code is in folders, but for these two.
-MODULES = ["fastbn", "fastbn.checkpoints", "fastbn.folding",
+# Public modules are in the root of the package; private code is in folders, but for these three.
+MODULES = ["fastbn", "fastbn.checkpoints", "fastbn.folding", "fastbn.functional",
            *(f"fastbn.{path.stem}" for path in sorted((ROOT / "fastbn").glob("[a-z]*.py")))]
 
 
