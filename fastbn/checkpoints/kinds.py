@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from typing_extensions import TypeGuard
+    from typing import TypeGuard
 
     from fastbn.checkpoints.protocol import Averaged, Checkpointable
 
@@ -79,7 +79,7 @@ def named(name: str) -> type[Checkpointable]:
 def check_layer(layer: object, name: str) -> None:
     """Raise a TypeError unless an argument is a layer of a registered class, or of a class derived from one."""
     if name_of(type(layer)) is None:
-        raise TypeError(f"{name} must be a {' or '.join(_kinds)}, got {type(layer).__name__}")
+        raise TypeError(f"{name} must be a layer, one of {', '.join(_kinds)}, got {type(layer).__name__}")
 
 
 def name_of(cls: type) -> str | None:
