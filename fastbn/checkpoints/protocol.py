@@ -18,6 +18,9 @@ class Checkpointable(Protocol):
 
     unbiased: bool
 
+    def _arguments(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+
     def train(self, mode: bool = True) -> object:
         """Set training mode, or evaluation mode."""
 
