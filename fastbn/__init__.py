@@ -25,8 +25,10 @@ from fastbn.layers.accumulate import WholeBatch  # noqa: E402
 from fastbn.layers.batchnorm import BatchNorm  # noqa: E402
 from fastbn.layers.groupnorm import GroupNorm  # noqa: E402
 from fastbn.layers.instancenorm import InstanceNorm  # noqa: E402
+from fastbn.layers.layernorm import LayerNorm  # noqa: E402
 from fastbn.layers.population import population_statistics  # noqa: E402
 from fastbn.layers.report import Report  # noqa: E402
+from fastbn.layers.rmsnorm import RMSNorm  # noqa: E402
 from fastbn.layers.sync import SyncBatchNorm  # noqa: E402
 from fastbn.statistics.channel_stats import ChannelStats  # noqa: E402
 
@@ -36,7 +38,9 @@ __all__ = [
     "ChannelStats",
     "GroupNorm",
     "InstanceNorm",
+    "LayerNorm",
     "Plan",
+    "RMSNorm",
     "Report",
     "SyncBatchNorm",
     "WholeBatch",

@@ -56,6 +56,15 @@ def check_flag(value: object, name: str) -> bool:
     return bool(value)
 
 
+def check_lengths(value: object, name: str) -> tuple[int, ...]:
+    """Return the lengths of one or more axes; an integer stands for one axis."""
+    given = tuple(value) if isinstance(value, Iterable) else (value,)
+    lengths = tuple(check_integer(length, name, 0) for length in given)
+    if not lengths:
+        raise ValueError(f"{name} must have one or more axes, got {value!r}")
+    return lengths
+
+
 def check_iterable(value: object, name: str, expected: str = "an iterable of arrays") -> None:
     """Raise an error unless the value is an iterable other than text."""
     if not isinstance(value, Iterable) or isinstance(value, (str, bytes)):

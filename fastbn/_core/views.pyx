@@ -8,6 +8,8 @@ channels lie last. "Before" and "after" refer to the order in memory, not to the
 The module is compiled because a small call spends its time here; in Python the checks take longer than the arithmetic.
 """
 
+from math import prod
+
 import numpy as np
 
 cimport numpy as cnp
@@ -46,13 +48,18 @@ cdef class View:
         """The order in which the elements are walked, for another `view`."""
         return self.outer, self.order
 
+    @property
+    def whole(self):
+        """The shape of the caller's array."""
+        return (<object> self.source).shape
+
     cpdef finish(self):
         """Return the array for the caller; a packed result is copied to its target first."""
         if self.target is not None:
-            np.copyto(self.target, self.array)
+            np.copyto(self.target, self.array.reshape(self.target.shape) if self.joined else self.array)
         if self.result is None:
-            return self.array
-        return to_tensor(self.array) if self.result is True else self.result
+            return self.source
+        return to_tensor(self.source) if self.result is True else self.result
 
 
 def is_walkable(cnp.ndarray a not None, int axis):
@@ -101,11 +108,53 @@ cpdef View view(x, axis, channels=None, str name="x", arrangement=None, bint sta
     return v
 
 
+cpdef View rows(x, tuple lengths):
+    """Check an input and turn it into a View of rows, in C order, of which each holds all elements of its last axes.
+
+    Views of `like` and `output` are then rows as well, of arrays of the shape of `x`.
+
+    Parameters
+    ----------
+    x : array_like of float32, float64, float16 or bfloat16
+    lengths : tuple of int
+        The expected lengths of its last axes.
+
+    Returns
+    -------
+    View
+        Of a packed copy if the kernels cannot walk `x`.
+    """
+    cdef cnp.ndarray a = array_of(x, "x"), b
+    cdef View v = View.__new__(View)
+    cdef tuple shape = (<object> a).shape
+    cdef Py_ssize_t first = len(shape) - len(lengths)
+    if first < 0 or shape[first:] != lengths:
+        last = "axis" if len(lengths) == 1 else f"{len(lengths)} axes"
+        raise ValueError(f"x has shape {shape}; expected {lengths} as the shape of its last {last}")
+    v.name = "x"
+    v.tensor = not cnp.PyArray_CheckExact(x) and is_tensor(x)
+    v.source = a
+    v.outer = 1
+    v.joined = first != 1 or len(lengths) != 1
+    v.n = prod(shape[:first])
+    v.c = prod(lengths)
+    b = joined(v, a)
+    if not walk(v, b, 1):
+        walk(v, arranged(v, b, False), 1)
+    return v
+
+
+cdef cnp.ndarray joined(View x, cnp.ndarray a):
+    # The rows of an array of the shape of `x`; a copy if memory does not allow a view.
+    return a.reshape(x.n, x.c) if x.joined else a
+
+
 cdef View beside(View x, cnp.ndarray a, cnp.ndarray source, str name, object target):
     # A View of `a` in the order of x; p is NULL if the kernels cannot walk it.
     cdef View v = View.__new__(View)
     v.name = name
     v.source = source
+    v.joined = x.joined
     v.order = x.order
     v.outer = x.outer
     v.target = target
@@ -173,12 +222,12 @@ cpdef View like(View x, a, str name):
     cdef cnp.ndarray b
     refuse_none(x, "x")
     b = array_like(x, a, name)
-    if not same_shape(<cnp.ndarray> x.array, b):
-        raise ValueError(f"{name} has shape {(<object> b).shape}; expected the shape of x, {x.array.shape}")
+    if not same_shape(x.source, b):
+        raise ValueError(f"{name} has shape {(<object> b).shape}; expected the shape of x, {x.whole}")
     if cnp.PyArray_TYPE(b) != cnp.PyArray_TYPE(<cnp.ndarray> x.array):
         raise TypeError(f"{name} has dtype {b.dtype}; expected that of x, {x.array.dtype}")
-    v = beside(x, b, b, name, None)
-    return v if v.p != NULL else beside(x, arranged(x, b, False), b, name, None)
+    v = beside(x, joined(x, b), b, name, None)
+    return v if v.p != NULL else beside(x, arranged(x, joined(x, b), False), b, name, None)
 
 
 cpdef View output(View x, out=None, View other=None):
@@ -199,24 +248,25 @@ cpdef View output(View x, out=None, View other=None):
         Of a packed array if the kernels cannot walk `out`; ``finish()`` copies it back.
     """
     cdef View v
-    cdef cnp.ndarray a
+    cdef cnp.ndarray a, b
     refuse_none(x, "x")
     if out is None:
-        a = arranged(x, <cnp.ndarray> x.array, True)
-        v = beside(x, a, a, "out", None)
+        a = arranged(x, x.source, True)
+        v = beside(x, joined(x, a), a, "out", None)
         v.result = True if x.tensor else None
         return v
     a = as_target(out)
-    if not same_shape(<cnp.ndarray> x.array, a):
-        raise ValueError(f"out has shape {(<object> a).shape}; expected the shape of {x.name}, {x.array.shape}")
+    if not same_shape(x.source, a):
+        raise ValueError(f"out has shape {(<object> a).shape}; expected the shape of {x.name}, {x.whole}")
     if cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(<cnp.ndarray> x.array):
         raise TypeError(f"out has dtype {a.dtype}; expected that of {x.name}, {x.array.dtype}")
     check_writable(a)
     refuse_overlap(a, x)
     if other is not None:
         refuse_overlap(a, other)
-    v = beside(x, a, a, "out", None)
-    if v.p == NULL:
-        v = beside(x, arranged(x, a, True), a, "out", a)
+    b = joined(x, a)
+    v = beside(x, b, a, "out", None)
+    if v.p == NULL or not (b is a or np.may_share_memory(a, b)):
+        v = beside(x, arranged(x, b, True), a, "out", a)
     v.result = out
     return v

@@ -170,15 +170,13 @@ def check_dtype(dtype: Any) -> np.dtype[Any]:
     return kind
 
 
-# Of all layers; each has some of these attributes.
+# Of all layers.
 CHECKS: Mapping[str, Check] = {
-    "axis": lambda _, value, name: check_integer(value, name),
     "eps": lambda _, value, name: check_eps(value),
     "num_threads": lambda _, value, name: None if value is None else check_threads(value),
     "training": lambda _, value, name: check_flag(value, name),
     "gamma": check_vector,
     "beta": check_vector,
-    "num_features": refusal("make a new layer"),
     "dtype": refusal("make a new layer"),
     "affine": refusal("assign gamma and beta, or None to do without"),
     "scale": refusal("assign gamma, or None to do without"),

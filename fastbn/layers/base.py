@@ -46,7 +46,7 @@ class Norm(Checked, ABC):
     ----------
     shape : tuple of int
         Of gamma and beta.
-    eps : float
+    eps : float or None
     scale, center : bool
         Whether there are a gamma and a beta.
     dtype : dtype or None
@@ -62,7 +62,7 @@ class Norm(Checked, ABC):
     _checks: ClassVar[Mapping[str, Check]] = CHECKS
 
     dtype: np.dtype[Any]
-    eps: float
+    eps: float | Any            # None in an RMSNorm
     num_threads: int | None
     training: bool
     # None in a layer without them; Any, because users know whether theirs has them, and a checker does not.
@@ -77,7 +77,7 @@ class Norm(Checked, ABC):
     _tape: Tape | tuple[Any, Any, tuple[int, float]] | None
 
     def __init__(
-        self, shape: tuple[int, ...], *, eps: float, scale: bool, center: bool, dtype: DTypeLike | None,
+        self, shape: tuple[int, ...], *, eps: float | None, scale: bool, center: bool, dtype: DTypeLike | None,
         num_threads: int | None,
     ) -> None:
         self._shape = shape
@@ -85,8 +85,8 @@ class Norm(Checked, ABC):
         self.eps = eps
         self.num_threads = num_threads
         self.training = True
-        self.gamma = np.ones(shape, self.dtype) if scale else None
-        self.beta = np.zeros(shape, self.dtype) if center else None
+        set_unchecked(self, "gamma", np.ones(shape, self.dtype) if scale else None)
+        set_unchecked(self, "beta", np.zeros(shape, self.dtype) if center else None)
         self.grad_gamma = None
         self.grad_beta = None
         set_tape(self, None)

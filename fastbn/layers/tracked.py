@@ -51,6 +51,8 @@ class TrackedNorm(StoredNorm):
 
     _checks: ClassVar[Mapping[str, Check]] = {
         **StoredNorm._checks,
+        "axis": lambda _, value, name: check_integer(value, name),
+        "num_features": refusal("make a new layer"),
         "averaging": refusal("make a new layer, or assign momentum, of which None is 'cumulative'"),
         "track_running_stats": refusal("assign running_mean and running_var, or None to do without"),
     }
