@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fastbn._core.checks import check_flag
 from fastbn.checkpoints import whole
 from fastbn.checkpoints.build import build
-from fastbn.checkpoints.conventions import COUNTER, FASTBN, Convention, averaging, find
+from fastbn.checkpoints.conventions import COUNTER, FASTBN, Convention, averaging, convention_of, find
 from fastbn.checkpoints.conversion import ConversionOptions, convert, convert_momentum
 from fastbn.checkpoints.formats.files import located, opened
 from fastbn.checkpoints.kinds import check_layer, default, is_whole, name_of, named
@@ -206,7 +206,7 @@ def restore(
             return
         stored = _read(archive, prefix, source)
         _check_kind(type(layer), stored.kind)
-        layer.load_state_dict(convert(stored.state, stored.convention, averaging(layer.unbiased), **choices))
+        layer.load_state_dict(convert(stored.state, stored.convention, convention_of(layer), **choices))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,6 @@ class Checkpointable(Protocol):
     The settings are those attributes that `fastbn.checkpoints.settings` lists.
     """
 
-    unbiased: bool
-
     def _arguments(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastbn._core.checks import check_flag, listed, shortened
 from fastbn.checkpoints import whole
-from fastbn.checkpoints.conventions import FASTBN, Convention, averaging, find
+from fastbn.checkpoints.conventions import FASTBN, Convention, convention_of, find
 from fastbn.checkpoints.conversion import ConversionOptions, convert
 from fastbn.checkpoints.formats.files import format_of, located, opened, write
 from fastbn.checkpoints.kinds import check_layer, is_whole, name_in_file
@@ -136,10 +136,10 @@ def _entries(
     if is_whole(type(layer)):
         _check_whole(layer, convention, choices)
         return whole.entries(layer, prefix)
-    source = averaging(layer.unbiased)
+    source = convention_of(layer)
     target = source if convention is FASTBN else convention     # fastbn keeps the variance that the layer averages
     state = convert(layer.state_dict(), source, target, **choices)
-    unbiased = layer.unbiased if choices.get("keep_variance") else target.unbiased
+    unbiased = source.unbiased if choices.get("keep_variance") else target.unbiased
     arrays = {prefix + name: array for name, array in state.items()}
     return arrays, encode(layer, prefix, unbiased, name_in_file(type(layer)))
 
