@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from fastbn.checkpoints.state import EXTRA
-
-if TYPE_CHECKING:
-    from fastbn.checkpoints.protocol import Checkpointable
 
 VECTORS = ("gamma", "beta", "running_mean", "running_var")
 COUNTER = "num_batches_tracked"
@@ -117,8 +114,3 @@ def find(convention: str | Convention, name: str = "convention") -> Convention:
 def averaging(unbiased: bool) -> Convention:
     """Return fastbn's convention for a layer that averages unbiased, or biased, variances."""
     return replace(FASTBN, unbiased=unbiased)
-
-
-def convention_of(layer: Checkpointable) -> Convention:
-    """Return fastbn's convention with the kind of variance that a layer averages."""
-    return averaging(getattr(layer, "unbiased", FASTBN.unbiased))

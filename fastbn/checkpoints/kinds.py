@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from fastbn.checkpoints.protocol import Checkpointable
+    from typing import TypeGuard
+
+    from fastbn.checkpoints.protocol import Averaged, Checkpointable
 
 Kind = TypeVar("Kind", bound="type[Checkpointable]")
 
@@ -49,6 +51,11 @@ def register_whole(cls: Kind) -> Kind:
 def is_whole(cls: type) -> bool:
     """Return whether a class was registered by `register_whole`."""
     return name_of(cls) in _whole
+
+
+def is_averaged(layer: Checkpointable) -> TypeGuard[Averaged]:
+    """Return whether other frameworks have the state of a layer too."""
+    return not is_whole(type(layer))
 
 
 def default() -> str:

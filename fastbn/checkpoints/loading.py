@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from fastbn._core.checks import check_flag
 from fastbn.checkpoints import whole
 from fastbn.checkpoints.build import build
-from fastbn.checkpoints.conventions import COUNTER, FASTBN, Convention, averaging, convention_of, find
+from fastbn.checkpoints.conventions import COUNTER, FASTBN, Convention, averaging, find
 from fastbn.checkpoints.conversion import ConversionOptions, convert, convert_momentum
 from fastbn.checkpoints.formats.files import located, opened
-from fastbn.checkpoints.kinds import check_layer, default, is_whole, name_of, named
+from fastbn.checkpoints.kinds import check_layer, default, is_averaged, is_whole, name_of, named
 from fastbn.checkpoints.matching import check_prefix, check_shapes, checked_vectors, match, without_prefix
 from fastbn.checkpoints.prefixes import layers_in
 from fastbn.checkpoints.settings import Settings, decode
@@ -200,13 +200,13 @@ def restore(
     check_prefix(prefix)
     source = find(convention)
     with opened(path) as archive:
-        if is_whole(type(layer)):
+        if not is_averaged(layer):
             _check_kind(type(layer), decode(archive.metadata, prefix)[1])
             whole.load(layer, archive, without_prefix({name: name for name in archive.under(prefix)}, prefix))
             return
         stored = _read(archive, prefix, source)
         _check_kind(type(layer), stored.kind)
-        layer.load_state_dict(convert(stored.state, stored.convention, convention_of(layer), **choices))
+        layer.load_state_dict(convert(stored.state, stored.convention, averaging(layer.unbiased), **choices))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from fastbn._core.checks import check_flag, listed, shortened
 from fastbn.checkpoints import whole
-from fastbn.checkpoints.conventions import FASTBN, Convention, convention_of, find
+from fastbn.checkpoints.conventions import FASTBN, Convention, averaging, find
 from fastbn.checkpoints.conversion import ConversionOptions, convert
 from fastbn.checkpoints.formats.files import format_of, located, opened, write
-from fastbn.checkpoints.kinds import check_layer, is_whole, name_in_file
+from fastbn.checkpoints.kinds import check_layer, is_averaged, name_in_file
 from fastbn.checkpoints.matching import check_prefix
 from fastbn.checkpoints.prefixes import check_apart, layers_in, names_of_layers
 from fastbn.checkpoints.settings import encode, prefix_of
@@ -133,13 +133,13 @@ def _entries(
     layer: Checkpointable, prefix: str, convention: Convention, **choices: Unpack[ConversionOptions]
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     # The arrays and the metadata of a layer in a file.
-    if is_whole(type(layer)):
+    if not is_averaged(layer):
         _check_whole(layer, convention, choices)
         return whole.entries(layer, prefix)
-    source = convention_of(layer)
+    source = averaging(layer.unbiased)
     target = source if convention is FASTBN else convention     # fastbn keeps the variance that the layer averages
     state = convert(layer.state_dict(), source, target, **choices)
-    unbiased = source.unbiased if choices.get("keep_variance") else target.unbiased
+    unbiased = layer.unbiased if choices.get("keep_variance") else target.unbiased
     arrays = {prefix + name: array for name, array in state.items()}
     return arrays, encode(layer, prefix, unbiased, name_in_file(type(layer)))
 
