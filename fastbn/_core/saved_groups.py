@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn._core import views
+from fastbn._core.checks import check_integer
 from fastbn._core.dispatch import kernels
-from fastbn._core.saved import check_gate, check_kept, is_arrangement, read_only, refuse
+from fastbn._core.saved import check_gate, check_kept, is_arrangement, refuse
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -74,7 +75,9 @@ class GroupSaved:
         return f"GroupSaved({self._shape[0]}, {self._groups}, count={self.count})"
 
     def _table(self, vector: NDArray[np.float64]) -> NDArray[np.float64]:
-        return read_only(vector.reshape(self._shape[0], self._groups))
+        table: NDArray[np.float64] = vector.reshape(self._shape[0], self._groups)
+        table.flags.writeable = False       # of this view only
+        return table
 
     def _view_of(self, x: ArrayLike, axis: int) -> views.View:
         """Return a view of x of the forward pass as the kernels walk it.
@@ -115,7 +118,7 @@ def sample_view(x: ArrayLike, axis: int, channels: int | None = None) -> views.V
     TypeError, ValueError
         As `views.view`; also if the channel axis is the first one.
     """
-    view = views.view(x, axis, channels)
+    view = views.view(x, check_integer(axis, "axis"), channels)
     if view.axis == 0:
         raise ValueError(f"axis {axis} of x is the axis of the samples; expected that of the channels")
     if is_by_sample(view.arrangement, view):

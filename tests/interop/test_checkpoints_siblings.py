@@ -40,6 +40,8 @@ def test_a_module_becomes_a_layer(name):
     layer = cls.from_torch(module)
     assert layer.eps == module.eps
     assert layer.training is module.training
+    if hasattr(module, "momentum"):     # a layer of PyTorch takes None as 0
+        assert layer.momentum == (module.momentum or 0)
     state = {key: value.double() for key, value in module.state_dict().items()}
     assert layer.state_dict().keys() == state.keys()
     for key, value in layer.state_dict().items():
