@@ -9,11 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from fastbn.checkpoints.protocol import Checkpointable
+    from typing_extensions import TypeGuard
+
+    from fastbn.checkpoints.protocol import Averaged, Checkpointable
 
 Kind = TypeVar("Kind", bound="type[Checkpointable]")
 
 _kinds: dict[str, type[Checkpointable]] = {}
+_whole: set[str] = set()
 
 
 def register(cls: Kind) -> Kind:
@@ -37,6 +40,22 @@ def register(cls: Kind) -> Kind:
     if _kinds.setdefault(cls.__name__, cls) is not cls:
         raise ValueError(f"a class named {cls.__name__} is already registered")
     return cls
+
+
+def register_whole(cls: Kind) -> Kind:
+    """Register a class whose layers are stored as a whole: all arguments of the constructor, and the state as it is."""
+    _whole.add(register(cls).__name__)
+    return cls
+
+
+def is_whole(cls: type) -> bool:
+    """Return whether a class was registered by `register_whole`."""
+    return name_of(cls) in _whole
+
+
+def is_averaged(layer: Checkpointable) -> TypeGuard[Averaged]:
+    """Return whether other frameworks have the state of a layer too."""
+    return not is_whole(type(layer))
 
 
 def default() -> str:

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fastbn._core.checks import check_flag
+from fastbn.checkpoints import whole
 from fastbn.checkpoints.build import build
 from fastbn.checkpoints.conventions import COUNTER, FASTBN, Convention, averaging, find
 from fastbn.checkpoints.conversion import ConversionOptions, convert, convert_momentum
 from fastbn.checkpoints.formats.files import located, opened
-from fastbn.checkpoints.kinds import check_layer, default, name_of, named
+from fastbn.checkpoints.kinds import check_layer, default, is_averaged, is_whole, name_of, named
 from fastbn.checkpoints.matching import check_prefix, check_shapes, checked_vectors, match, without_prefix
 from fastbn.checkpoints.prefixes import layers_in
 from fastbn.checkpoints.settings import Settings, decode
@@ -47,12 +48,13 @@ def load(
     convention, count, keep_variance, fix_gamma
         As in `fastbn.BatchNorm.load`, for all layers.
     **settings
-        Arguments of the layers, such as axis, eps and momentum. They override the settings in the file, for all layers.
+        Arguments of the layers, such as axis, eps and momentum. They override the settings in the file, for all layers
+        that have them.
 
     Returns
     -------
-    dict of str to BatchNorm
-        The layers by prefix, sorted, each as `fastbn.BatchNorm.load` returns it.
+    dict of str to layer
+        The layers by prefix, sorted, each as the `load` of its class returns it.
 
     Raises
     ------
@@ -85,8 +87,13 @@ def load(
         layers: dict[str, Any] = {}
         for prefix in prefixes:
             with located(repr(prefix)):
+                layer_type = named(decode(archive.metadata, prefix)[1] or default())
+                if is_whole(layer_type):
+                    own = whole.arguments_in(archive, prefix)
+                    chosen = {name: value for name, value in settings.items() if name in own}
+                    layers[prefix] = whole.read(archive, prefix, chosen, layer_type)
+                    continue
                 stored = _read(archive, prefix, source)
-                layer_type = named(stored.kind or default())
                 layers[prefix] = _layer(layer_type, stored, settings, count=count, keep_variance=keep_variance,
                                         fix_gamma=fix_gamma)
         return layers
@@ -137,8 +144,11 @@ def load_layer(
     check_prefix(prefix)
     source = find(convention)
     with opened(path) as archive:
+        if is_whole(layer_type):
+            _check_kind(layer_type, decode(archive.metadata, prefix)[1])
+            return whole.read(archive, prefix, settings, layer_type)
         stored = _read(archive, prefix, source)
-        _check_kind(layer_type, stored)
+        _check_kind(layer_type, stored.kind)
         return _layer(layer_type, stored, settings, **choices)
 
 
@@ -190,8 +200,12 @@ def restore(
     check_prefix(prefix)
     source = find(convention)
     with opened(path) as archive:
+        if not is_averaged(layer):
+            _check_kind(type(layer), decode(archive.metadata, prefix)[1])
+            whole.load(layer, archive, without_prefix({name: name for name in archive.under(prefix)}, prefix))
+            return
         stored = _read(archive, prefix, source)
-        _check_kind(type(layer), stored)
+        _check_kind(type(layer), stored.kind)
         layer.load_state_dict(convert(stored.state, stored.convention, averaging(layer.unbiased), **choices))
 
 
@@ -233,10 +247,10 @@ def _read(archive: Archive, prefix: str, convention: Convention) -> _Stored:
     return _Stored(state, replace(convention, unbiased=settings.get("unbiased", convention.unbiased)), settings, kind)
 
 
-def _check_kind(layer_type: type[Checkpointable], stored: _Stored) -> None:
+def _check_kind(layer_type: type[Checkpointable], kind: str | None) -> None:
     expected = name_of(layer_type)
-    if stored.kind not in (None, expected):
-        raise ValueError(f"the layer is of the class {stored.kind}; expected {expected}")
+    if kind not in (None, expected):
+        raise ValueError(f"the layer is of the class {kind}; expected {expected}")
 
 
 def _layer(layer_type: type[Layer], stored: _Stored, settings: Settings, **choices: Unpack[ConversionOptions]) -> Layer:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from fastbn.checkpoints.conventions import CONVENTIONS
-from fastbn.checkpoints.settings import prefixes_of
+from fastbn.checkpoints.settings import ARGUMENTS, key_of, prefixes_of
 from fastbn.checkpoints.state import EXTRA
 
 if TYPE_CHECKING:
@@ -23,8 +23,12 @@ def layers_in(archive: Archive, convention: Convention) -> list[str]:
     found = {name.removesuffix(mean) for name in names if name.endswith(mean)}
     averaged = {prefix for prefix in found if prefix + var in names}
     own = names_of_layers(convention)
-    described = {prefix for prefix in prefixes_of(archive.metadata) if any(prefix + name in names for name in own)}
-    return sorted(averaged | described)
+    prefixes = prefixes_of(archive.metadata)
+    described = {prefix for prefix in prefixes if any(prefix + name in names for name in own)}
+    whole = {prefix for prefix in prefixes if key_of(prefix, ARGUMENTS) in archive.metadata and archive.under(prefix)}
+    # A layer that is stored as a whole may have parts with running averages.
+    parts = {prefix for prefix in averaged if any(prefix != other and prefix.startswith(other) for other in whole)}
+    return sorted((averaged - parts) | described | whole)
 
 
 def names_of_layers(convention: Convention) -> set[str]:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fastbn._core.checks import check_flag, listed, shortened
+from fastbn.checkpoints import whole
 from fastbn.checkpoints.conventions import FASTBN, Convention, averaging, find
 from fastbn.checkpoints.conversion import ConversionOptions, convert
 from fastbn.checkpoints.formats.files import format_of, located, opened, write
-from fastbn.checkpoints.kinds import check_layer, name_in_file
+from fastbn.checkpoints.kinds import check_layer, is_averaged, name_in_file
 from fastbn.checkpoints.matching import check_prefix
 from fastbn.checkpoints.prefixes import check_apart, layers_in, names_of_layers
 from fastbn.checkpoints.settings import encode, prefix_of
@@ -132,12 +133,23 @@ def _entries(
     layer: Checkpointable, prefix: str, convention: Convention, **choices: Unpack[ConversionOptions]
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     # The arrays and the metadata of a layer in a file.
+    if not is_averaged(layer):
+        _check_whole(layer, convention, choices)
+        return whole.entries(layer, prefix)
     source = averaging(layer.unbiased)
     target = source if convention is FASTBN else convention     # fastbn keeps the variance that the layer averages
     state = convert(layer.state_dict(), source, target, **choices)
     unbiased = layer.unbiased if choices.get("keep_variance") else target.unbiased
     arrays = {prefix + name: array for name, array in state.items()}
     return arrays, encode(layer, prefix, unbiased, name_in_file(type(layer)))
+
+
+def _check_whole(layer: Checkpointable, convention: Convention, choices: ConversionOptions) -> None:
+    if convention is not FASTBN:
+        raise ValueError(f"convention must be 'fastbn' for a {type(layer).__name__}, got {convention.name!r}")
+    if choices.get("count") is not None or choices.get("keep_variance"):
+        raise ValueError(f"count and keep_variance must be None and False for a {type(layer).__name__}, whose file "
+                         "keeps the variance that it averages")
 
 
 def _put(
@@ -156,7 +168,7 @@ def _put(
     texts: dict[str, str] = {}
     if _has_content(path):
         with opened(path) as archive:
-            own = {prefix + name for prefix in prefixes for name in names_of_layers(convention)}
+            own = {prefix + name for prefix in prefixes for name in names_of_layers(convention)} | arrays.keys()
             others = [name for name in archive.names if name not in own]
             if others and not append:
                 raise ValueError(f"also holds {listed(list(map(shortened, others)), 4)}, which would be lost; pass "

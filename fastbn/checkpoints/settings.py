@@ -64,9 +64,10 @@ SETTINGS = {
     "debias": Setting(_FLAG, "True".__eq__, "False"),
     "nan_policy": Setting("|".join(UPDATE_POLICIES), str, "propagate"),
 }
-_KIND = "kind"      # the name of the layer's class
+KIND = "kind"               # the name of the layer's class
+ARGUMENTS = "arguments"     # of a layer that is stored as a whole
 _PATTERNS = {name: re.compile(setting.pattern) for name, setting in SETTINGS.items()} | {
-    _KIND: re.compile("[A-Za-z][A-Za-z0-9_]{0,63}")}
+    KIND: re.compile("[A-Za-z][A-Za-z0-9_]{0,63}"), ARGUMENTS: re.compile(r"\{.{0,65536}\}", re.DOTALL)}
 
 
 def encode(layer: object, prefix: str, unbiased: bool, kind: str | None) -> dict[str, str]:
@@ -87,8 +88,8 @@ def encode(layer: object, prefix: str, unbiased: bool, kind: str | None) -> dict
     texts = {name: value if isinstance(value, str) else repr(value) for name, value in values.items()}
     texts = {name: text for name, text in texts.items() if text != SETTINGS[name].default}
     if kind is not None:
-        texts[_KIND] = kind
-    return {_key(prefix, name): text for name, text in texts.items()}
+        texts[KIND] = kind
+    return {key_of(prefix, name): text for name, text in texts.items()}
 
 
 def decode(metadata: Mapping[str, str], prefix: str) -> tuple[Settings, str | None]:
@@ -99,11 +100,12 @@ def decode(metadata: Mapping[str, str], prefix: str) -> tuple[Settings, str | No
     ValueError
         If `encode` does not write such a value.
     """
-    texts = {name: metadata[_key(prefix, name)] for name in _PATTERNS if _key(prefix, name) in metadata}
+    texts = {name: metadata[key_of(prefix, name)] for name in _PATTERNS if key_of(prefix, name) in metadata}
     for name, text in texts.items():
         if not _PATTERNS[name].fullmatch(text):
-            raise ValueError(f"metadata has {shortened(text)} as {_key(prefix, name)}")
-    kind = texts.pop(_KIND, None)
+            raise ValueError(f"metadata has {shortened(text)} as {key_of(prefix, name)}")
+    kind = texts.pop(KIND, None)
+    texts.pop(ARGUMENTS, None)
     values: Any = {name: SETTINGS[name].parse(text) for name, text in texts.items()}
     settings: Settings = values
     return settings, kind
@@ -120,5 +122,6 @@ def prefixes_of(metadata: Iterable[str]) -> set[str]:
     return {prefix for key in metadata if (prefix := prefix_of(key)) is not None}
 
 
-def _key(prefix: str, name: str) -> str:
+def key_of(prefix: str, name: str) -> str:
+    """Return the key of a setting of a layer in the metadata of a file."""
     return f"{_ORIGIN}{prefix}{name}"

@@ -20,15 +20,18 @@ MOST_BATCHES = 2 ** 63 - 1      # the counter in a state is an int64
 
 
 def check_state(
-    state: object, targets: Mapping[str, tuple[str, NDArray[Any]]], optional: Collection[str] = ()
+    state: object, targets: Mapping[str, tuple[str, np.dtype[Any]]], shape: tuple[int, ...],
+    optional: Collection[str] = (),
 ) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a state by attribute, in the dtypes of their targets.
+    """Return the arrays of a state by attribute.
 
     Parameters
     ----------
     state : mapping of str to array_like
-    targets : mapping of str to tuple of str and ndarray
-        The attribute of each required name, and the array that the values will be loaded into.
+    targets : mapping of str to tuple of str and dtype
+        The attribute of each required name, and the dtype of the result.
+    shape : tuple of int
+        Of all arrays.
     optional : collection of str
         Other names that the state may have.
 
@@ -45,8 +48,7 @@ def check_state(
         wrong = [f"is missing {listed(missing)}"] if missing else []
         wrong += [f"also has {listed(unknown)}"] if unknown else []
         raise ValueError(f"state {' and '.join(wrong)}; expected {', '.join(targets) or 'no names'}")
-    return {attribute: state_array(name, state[name], array.shape, array.dtype.newbyteorder("="))
-            for name, (attribute, array) in targets.items()}
+    return {attribute: state_array(name, state[name], shape, dtype) for name, (attribute, dtype) in targets.items()}
 
 
 def state_array(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

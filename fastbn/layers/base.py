@@ -149,18 +149,24 @@ class Norm(Checked, ABC):
     def _positional(self) -> list[str]:
         """Return the positional arguments as text."""
 
-    def _defaults(self) -> dict[str, Any]:
+    def _constructor(self) -> dict[str, Parameter]:
         # Of the class of this package: one that is derived from it elsewhere may have other parameters.
         cls = next(cls for cls in type(self).__mro__ if cls.__module__.partition(".")[0] == "fastbn")
-        return {name: parameter.default for name, parameter in signature(cls).parameters.items()
-                if parameter.default is not Parameter.empty and name not in self._hidden()}
+        return {name: p for name, p in signature(cls).parameters.items() if name not in self._hidden()}
+
+    def _defaults(self) -> dict[str, Any]:
+        return {name: p.default for name, p in self._constructor().items() if p.default is not Parameter.empty}
+
+    def _arguments(self) -> dict[str, Any]:
+        # Of the constructor, for a layer like this one on any machine.
+        return {name: getattr(self, name) for name in self._constructor() if name != "num_threads"}
 
     def _derived(self) -> dict[str, Any]:
         # Settings whose default follows from others.
         return {"scale": self.affine, "center": self.affine}
 
     def _hidden(self) -> tuple[str, ...]:
-        # Settings that the text leaves out.
+        # Parameters that have no attribute, or that the text leaves out.
         return ()
 
     def __copy__(self) -> Self:
@@ -291,8 +297,9 @@ class Norm(Checked, ABC):
 
     def _checked(self, state: Mapping[str, Any], optional: Collection[str] = ()) -> dict[str, NDArray[Any]]:
         # The vectors of a state, by attribute; an array that was assigned may have another dtype than the layer.
-        targets = {STATE_NAMES[name]: (name, vector) for name, vector in self._vectors().items()}
-        return check_state(state, targets, optional)
+        targets = {STATE_NAMES[name]: (name, vector.dtype.newbyteorder("="))
+                   for name, vector in self._vectors().items()}
+        return check_state(state, targets, self._shape, optional)
 
     def _vectors(self) -> dict[str, NDArray[Any]]:
         # The vectors of a state, by attribute.

@@ -19,11 +19,11 @@ from fastbn.functional import batchnorm
 from fastbn.layers import passes
 from fastbn.layers.base import set_tape, warn
 from fastbn.layers.batch import Batch
+from fastbn.layers.converted import ConvertedNorm
 from fastbn.layers.masked import Marks, check_padding, is_jagged, read, refuse_marks, select
 from fastbn.layers.running import MOMENTUM, AveragingOptions, RunningStatistics
 from fastbn.layers.source import FORWARD
 from fastbn.layers.tape import Tape, weakly
-from fastbn.layers.tracked import TrackedNorm
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,7 +39,7 @@ ZERO: Padding = "zero"
 
 
 @register
-class BatchNorm(TrackedNorm):
+class BatchNorm(ConvertedNorm):
     """Batch normalization over all axes except the channel axis, like ``torch.nn.BatchNorm1d``, ``2d`` and ``3d``.
 
     In training mode, y = (x - mean) / sqrt(var + eps) * gamma + beta with the mean and the biased variance of the

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from fastbn._core.checks import check_flag, check_integer
+from fastbn.checkpoints.kinds import register_whole
 from fastbn.functional import groupnorm
 from fastbn.layers.attributes import Check, check_channel_axis, refusal, set_unchecked
 from fastbn.layers.samplenorm import SampleNorm
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from fastbn._core.saved_groups import GroupSaved
 
 
+@register_whole
 class GroupNorm(SampleNorm):
     """Group normalization of the channels of each sample, like ``torch.nn.GroupNorm``.
 

@@ -11,6 +11,7 @@ from fastbn._core.dispatch import kernels
 from fastbn._core.saved import check_variance
 from fastbn._core.saved_groups import GroupSaved
 from fastbn._core.views import same_memory
+from fastbn.checkpoints.kinds import register_whole
 from fastbn.functional import groupnorm, instancenorm
 from fastbn.layers.attributes import Check, check_channel_axis
 from fastbn.layers.base import set_tape
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from fastbn.checkpoints.settings import UpdatePolicy
 
 
+@register_whole
 class InstanceNorm(TrackedNorm):
     """Instance normalization, like ``torch.nn.InstanceNorm1d``, ``2d`` and ``3d``.
 

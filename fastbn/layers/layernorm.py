@@ -8,6 +8,7 @@ import numpy as np
 
 from fastbn._core import views
 from fastbn._core.checks import check_flag
+from fastbn.checkpoints.kinds import register_whole
 from fastbn.functional import trailing
 from fastbn.layers.trailing import TrailingNorm
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from fastbn._core.saved_rows import RowSaved
 
 
+@register_whole
 class LayerNorm(TrailingNorm):
     """Layer normalization over trailing axes, like ``torch.nn.LayerNorm``.
 

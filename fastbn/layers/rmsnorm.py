@@ -8,6 +8,7 @@ import numpy as np
 
 from fastbn._core import views
 from fastbn._core.checks import check_eps, check_flag
+from fastbn.checkpoints.kinds import register_whole
 from fastbn.functional import trailing
 from fastbn.functional.rmsnorm import eps_of
 from fastbn.layers.attributes import Check, refusal
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from fastbn._core.saved_rows import RowSaved
 
 
+@register_whole
 class RMSNorm(TrailingNorm):
     """Root mean square normalization over trailing axes, like ``torch.nn.RMSNorm``.
 

@@ -1,0 +1,148 @@
+"""Layers that are stored as a whole: the arguments of the constructor as JSON, and the state as it is."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastbn._core.checks import listed, shortened
+from fastbn.checkpoints.kinds import name_of
+from fastbn.checkpoints.matching import as_native, without_prefix
+from fastbn.checkpoints.settings import ARGUMENTS, KIND, key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from fastbn.checkpoints.formats.archive import Archive
+    from fastbn.checkpoints.protocol import Checkpointable, Layer
+
+# Numbers in a file that exceed this, and the size of the layer's arrays, are refused: they may demand huge arrays.
+LARGEST = 1 << 20
+
+
+def entries(layer: Checkpointable, prefix: str) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Return the arrays and the metadata of a layer in a file.
+
+    Raises
+    ------
+    ValueError
+        If the layer has no state, a value is not finite, or an argument has no representation in JSON.
+    """
+    state = layer.state_dict()
+    if not state:
+        raise ValueError("layer has neither parameters nor statistics, so there is nothing to store")
+    for name, array in state.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} has values that are not finite")
+    arguments = {name: encoded(name, value) for name, value in layer._arguments().items()}
+    texts = {KIND: name_of(type(layer)) or "", ARGUMENTS: json.dumps(arguments)}
+    return ({prefix + name: array for name, array in state.items()},
+            {key_of(prefix, name): text for name, text in texts.items()})
+
+
+def encoded(name: str, value: Any) -> Any:
+    """Return an argument as JSON has it."""
+    if isinstance(value, np.dtype):
+        return value.name
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (tuple, list)):
+        return [encoded(name, item) for item in value]
+    raise ValueError(f"{name} is a {type(value).__name__}, which a file cannot hold; expected a number, a text or a "
+                     "tuple of them")
+
+
+def arguments_in(archive: Archive, prefix: str) -> dict[str, Any]:
+    """Return the arguments of a layer in a file; none for a file of other origin."""
+    text = archive.metadata.get(key_of(prefix, ARGUMENTS))
+    if text is None:
+        return {}
+    return decoded(text, max(math.prod(archive.shape(name)) for name in archive.under(prefix)))
+
+
+def decoded(text: str, largest: int) -> dict[str, Any]:
+    """Return arguments from the metadata of a file.
+
+    Parameters
+    ----------
+    text : str
+    largest : int
+        The size of the largest array of the layer.
+
+    Raises
+    ------
+    ValueError
+        If they are not as `entries` writes them.
+    """
+    try:
+        arguments = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError(f"metadata has {shortened(text)} as arguments of a layer; expected JSON") from None
+    if not isinstance(arguments, dict):
+        raise ValueError(f"metadata has {shortened(text)} as arguments of a layer; expected an object of JSON")
+    return {name: restored(name, value, max(largest, LARGEST)) for name, value in arguments.items()}
+
+
+def restored(name: str, value: Any, largest: int) -> Any:
+    """Return an argument from JSON."""
+    items = value if isinstance(value, list) else [value]
+    simple = all(item is None or isinstance(item, (bool, int, float, str)) for item in items)
+    if not simple or math.prod(abs(item) for item in items if isinstance(item, int)) > largest:
+        raise ValueError(f"metadata has {shortened(json.dumps(value))} as {name} of a layer")
+    return tuple(items) if isinstance(value, list) else value
+
+
+def read(archive: Archive, prefix: str, arguments: Mapping[str, Any], layer_type: type[Layer]) -> Layer:
+    """Return a layer from a file.
+
+    Parameters
+    ----------
+    archive : Archive
+    prefix : str
+    arguments : mapping of str to object
+        They override those in the file.
+    layer_type : type
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is missing or invalid, or the state does not fit.
+    """
+    full = without_prefix({name: name for name in archive.under(prefix)}, prefix)
+    stored = arguments_in(archive, prefix)
+    constructor: Any = layer_type
+    try:
+        layer: Layer = constructor(**{**stored, **arguments})
+    except (MemoryError, OverflowError):
+        raise ValueError("metadata describes a layer that is too large") from None
+    except TypeError as error:
+        # An argument that the caller gave, or a missing one, is a TypeError; one in the file is not.
+        if key_of(prefix, ARGUMENTS) in archive.metadata and not arguments:
+            raise ValueError(str(error)) from error
+        raise
+    load(layer, archive, full)
+    return layer
+
+
+def load(layer: Checkpointable, archive: Archive, full: Mapping[str, str]) -> None:
+    """Load the state of a layer from a file, given the full name of each of its entries."""
+    shapes = {name: array.shape for name, array in layer.state_dict().items()}
+    wrong = [f"{name} of shape {archive.shape(full[name])}" for name in shapes.keys() & full.keys()
+             if archive.shape(full[name]) != shapes[name]]
+    if wrong:
+        raise ValueError(f"the file has {listed(sorted(wrong))}; expected {listed(list(map(str, shapes.values())))}")
+    try:
+        layer.load_state_dict(read_all(archive, full, shapes))
+    except TypeError as error:      # a dtype in the file, not the type of an argument
+        raise ValueError(str(error)) from error
+
+
+def read_all(archive: Archive, full: Mapping[str, str], expected: Iterable[str]) -> dict[str, Any]:
+    """Return the arrays of a layer; those that it does not have are named and not read."""
+    known = set(expected)
+    return {name: as_native(archive.read(entry)) if name in known else None for name, entry in full.items()}
