@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastbn._core import views
 from fastbn._core.checks import check_flag
 from fastbn.checkpoints.kinds import register_whole
-from fastbn.functional import layernorm, trailing
+from fastbn.functional import trailing
 from fastbn.layers.trailing import TrailingNorm
 
 if TYPE_CHECKING:
@@ -107,16 +108,16 @@ class LayerNorm(TrailingNorm):
     def _train(
         self, x: ArrayLike, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None
     ) -> tuple[NDArray[Any], RowSaved]:
-        return layernorm.layer_norm_training(
-            x, self.normalized_shape, self.gamma, self.beta, eps=self.eps, residual=residual, activation=activation,
-            out=out, num_threads=self.num_threads)
+        return trailing.train(
+            views.rows(x, self.normalized_shape), self.gamma, self.beta, self.normalized_shape, eps=self.eps,
+            about_zero=False, residual=residual, activation=activation, out=out, num_threads=self.num_threads)
 
     def _infer(
         self, x: ArrayLike, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None
     ) -> NDArray[Any]:
-        return layernorm.layer_norm_inference(
-            x, self.normalized_shape, self.gamma, self.beta, eps=self.eps, residual=residual, activation=activation,
-            out=out, num_threads=self.num_threads)
+        return trailing.infer(
+            views.rows(x, self.normalized_shape), self.gamma, self.beta, self.normalized_shape, eps=self.eps,
+            about_zero=False, residual=residual, activation=activation, out=out, num_threads=self.num_threads)
 
     def _derive(self, dy: ArrayLike, x: ArrayLike, saved: RowSaved, out: NDArray[Any] | None) -> tuple[Any, ...]:
         return trailing.gradients(

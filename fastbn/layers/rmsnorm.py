@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from fastbn._core import views
 from fastbn._core.checks import check_eps, check_flag
 from fastbn.checkpoints.kinds import register_whole
-from fastbn.functional import rmsnorm, trailing
+from fastbn.functional import trailing
+from fastbn.functional.rmsnorm import eps_of
 from fastbn.layers.attributes import Check, refusal
 from fastbn.layers.trailing import TrailingNorm
 
@@ -101,16 +103,18 @@ class RMSNorm(TrailingNorm):
     def _train(
         self, x: ArrayLike, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None
     ) -> tuple[NDArray[Any], RowSaved]:
-        return rmsnorm.rms_norm_training(
-            x, self.normalized_shape, self.gamma, eps=self.eps, residual=residual, activation=activation, out=out,
-            num_threads=self.num_threads)
+        view = views.rows(x, self.normalized_shape)
+        return trailing.train(
+            view, self.gamma, None, self.normalized_shape, eps=eps_of(self.eps, view.array.dtype), about_zero=True,
+            residual=residual, activation=activation, out=out, num_threads=self.num_threads)
 
     def _infer(
         self, x: ArrayLike, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None
     ) -> NDArray[Any]:
-        return rmsnorm.rms_norm_inference(
-            x, self.normalized_shape, self.gamma, eps=self.eps, residual=residual, activation=activation, out=out,
-            num_threads=self.num_threads)
+        view = views.rows(x, self.normalized_shape)
+        return trailing.infer(
+            view, self.gamma, None, self.normalized_shape, eps=eps_of(self.eps, view.array.dtype), about_zero=True,
+            residual=residual, activation=activation, out=out, num_threads=self.num_threads)
 
     def _derive(self, dy: ArrayLike, x: ArrayLike, saved: RowSaved, out: NDArray[Any] | None) -> tuple[Any, ...]:
         return trailing.gradients(

@@ -167,9 +167,9 @@ def test_parameters():
 
 
 BAD = {
-    "normalized_shape": [((3, 4), AttributeError, "normalized_shape of a .*Norm cannot be assigned; make a new layer")],
+    "normalized_shape": [((3, 4), AttributeError, "normalized_shape of an? .*Norm cannot be .*; make a new layer")],
     "elementwise_affine": [(False, AttributeError, "elementwise_affine .* cannot be assigned; assign gamma")],
-    "dtype": [(np.float64, AttributeError, "dtype of a .*Norm cannot be assigned; make a new layer")],
+    "dtype": [(np.float64, AttributeError, "dtype of an? .*Norm cannot be assigned; make a new layer")],
     "eps": [(-1, ValueError, "eps must be .*, got -1"), ("small", TypeError, "eps must be a number, got 'small'")],
     "training": [(1, TypeError, "training must be True or False, got 1")],
     "num_threads": [(0, ValueError, "num_threads must be between 1 and [0-9]+, got 0")],
@@ -178,8 +178,8 @@ BAD = {
               (swapped(np.ones(NORMALIZED)), ValueError, "gamma is byte-swapped"),
               (misaligned(np.ones(NORMALIZED)), ValueError, "gamma is misaligned"),
               (strided(np.ones(NORMALIZED)), ValueError, "gamma is not contiguous")],
-    "axis": [(1, AttributeError, "a .*Norm has no attribute axis")],
-    "momentum": [(1, AttributeError, "a .*Norm has no attribute momentum")],
+    "axis": [(1, AttributeError, "an? .*Norm has no attribute axis")],
+    "momentum": [(1, AttributeError, "an? .*Norm has no attribute momentum")],
 }
 
 
@@ -206,7 +206,7 @@ def test_assignments(member):
     same_bits(layer(G.x), member.infer(G.x, NORMALIZED, eps=0.5))
     if member.about_zero:
         layer.eps = None
-        with pytest.raises(AttributeError, match="beta of a RMSNorm cannot be assigned; an RMS norm has none"):
+        with pytest.raises(AttributeError, match="beta of an RMSNorm cannot be assigned; an RMS norm has none"):
             layer.beta = G.beta
     else:
         with pytest.raises(TypeError, match="eps must be a number"):
