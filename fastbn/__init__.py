@@ -21,6 +21,7 @@ from fastbn._core.pool import release_memory  # noqa: E402
 from fastbn._core.threads import get_num_threads, num_threads, set_num_threads  # noqa: E402
 from fastbn.affine import ChannelAffine, Plan  # noqa: E402
 from fastbn.folding import fold_before_conv, fold_before_linear, fold_conv, fold_linear  # noqa: E402
+from fastbn.functional.renorm import Ramp  # noqa: E402
 from fastbn.layers.accumulate import WholeBatch  # noqa: E402
 from fastbn.layers.batchnorm import BatchNorm  # noqa: E402
 from fastbn.layers.population import population_statistics  # noqa: E402
@@ -33,6 +34,7 @@ __all__ = [
     "ChannelAffine",
     "ChannelStats",
     "Plan",
+    "Ramp",
     "Report",
     "SyncBatchNorm",
     "WholeBatch",
