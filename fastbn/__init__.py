@@ -25,12 +25,14 @@ from fastbn.functional.renorm import Ramp  # noqa: E402
 from fastbn.layers.accumulate import WholeBatch  # noqa: E402
 from fastbn.layers.batchnorm import BatchNorm  # noqa: E402
 from fastbn.layers.population import population_statistics  # noqa: E402
+from fastbn.layers.renorm import BatchRenorm  # noqa: E402
 from fastbn.layers.report import Report  # noqa: E402
 from fastbn.layers.sync import SyncBatchNorm  # noqa: E402
 from fastbn.statistics.channel_stats import ChannelStats  # noqa: E402
 
 __all__ = [
     "BatchNorm",
+    "BatchRenorm",
     "ChannelAffine",
     "ChannelStats",
     "Plan",

@@ -16,7 +16,9 @@ class Checkpointable(Protocol):
     The settings are those attributes that `fastbn.checkpoints.settings` lists.
     """
 
-    unbiased: bool
+    @property
+    def unbiased(self) -> bool:
+        """Whether running variances are unbiased."""
 
     def _arguments(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""

@@ -37,6 +37,8 @@ class Tape:
         The values of x that counted, if the forward pass gathered and kept them.
     counts : ndarray of float64, shape (C,), or None
         Values of the whole batch in each channel, if channels differ.
+    correction : tuple of ndarray of float64, shape (C,), or None
+        r and d of a batch renormalization.
     """
 
     x: Any
@@ -46,6 +48,7 @@ class Tape:
     selection: Selection | None = None
     rows: NDArray[Any] | None = None
     counts: NDArray[np.float64] | None = None
+    correction: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
     @classmethod
     def of_batch(
