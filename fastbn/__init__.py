@@ -24,6 +24,7 @@ from fastbn.folding import fold_before_conv, fold_before_linear, fold_conv, fold
 from fastbn.functional.renorm import Ramp  # noqa: E402
 from fastbn.layers.accumulate import WholeBatch  # noqa: E402
 from fastbn.layers.batchnorm import BatchNorm  # noqa: E402
+from fastbn.layers.domains import DomainSpecificBatchNorm  # noqa: E402
 from fastbn.layers.population import population_statistics  # noqa: E402
 from fastbn.layers.renorm import BatchRenorm  # noqa: E402
 from fastbn.layers.report import Report  # noqa: E402
@@ -35,6 +36,7 @@ __all__ = [
     "BatchRenorm",
     "ChannelAffine",
     "ChannelStats",
+    "DomainSpecificBatchNorm",
     "Plan",
     "Ramp",
     "Report",
