@@ -23,6 +23,7 @@ from fastbn.affine import ChannelAffine, Plan  # noqa: E402
 from fastbn.folding import fold_before_conv, fold_before_linear, fold_conv, fold_linear  # noqa: E402
 from fastbn.functional.renorm import Ramp  # noqa: E402
 from fastbn.layers.accumulate import WholeBatch  # noqa: E402
+from fastbn.layers.adapt import adapt  # noqa: E402
 from fastbn.layers.batchnorm import BatchNorm  # noqa: E402
 from fastbn.layers.domains import DomainSpecificBatchNorm  # noqa: E402
 from fastbn.layers.population import population_statistics  # noqa: E402
@@ -43,6 +44,7 @@ __all__ = [
     "SyncBatchNorm",
     "WholeBatch",
     "__version__",
+    "adapt",
     "fold_before_conv",
     "fold_before_linear",
     "fold_conv",

@@ -204,6 +204,8 @@ class BatchRenorm(TrackedNorm):
             refuse_marks(mask, lengths)
             return self(x[0], residual, activation, out, padding=padding), x[1]
         marks = Marks(mask, lengths, padding)
+        if not self.training and self._blend is not None:
+            return self._blend.evaluate(self, x, residual, activation, out, marks=marks)
         try:
             view = views.view(x, self.axis, self.num_features)
             selection = select(view, *marks)

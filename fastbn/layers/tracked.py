@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from fastbn.checkpoints.settings import Averaging, UpdatePolicy
     from fastbn.layers.batch import Batch, Follower
+    from fastbn.layers.blend import Blend
     from fastbn.layers.report import Report
     from fastbn.layers.running import RunningStatistics
 
@@ -69,6 +70,7 @@ class TrackedNorm(StoredNorm):
     _source: Source         # of batch sums
     _follower: Follower     # the running statistics, unless something else receives the batches
     _warned: bool           # of a batch that was left out
+    _blend: Blend | None = None     # what evaluation blends running averages and the batch by
     _constants: Any
 
     def __init__(
@@ -140,7 +142,7 @@ class TrackedNorm(StoredNorm):
             set_tape(self, tape)
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_constants": None}
+        return super().__getstate__() | {"_constants": None, "_blend": None}
 
     def backward(self, dy: ArrayLike, out: NDArray[Any] | None = None) -> Any:
         """Compute the gradients of the last forward pass.
@@ -182,11 +184,11 @@ class TrackedNorm(StoredNorm):
 
     def _gradients(self, tape: Tape, x: Any, dy: ArrayLike, out: NDArray[Any] | None) -> tuple[Any, ...]:
         saved, source = tape.saved, self._source
-        if saved is None or tape.selection is not None or not source.whole:
+        if saved is None or not tape.whole or not source.whole:
             tape = tape.with_input(x, alive(tape.residual, "residual"))
             if saved is None:
                 saved = passes.complete(tape, self.axis, self._parameters(), *self._constant_statistics())
-            if tape.selection is not None or not (saved._kept.frozen or source.whole):
+            if not (tape.whole and (saved._kept.frozen or source.whole)):
                 gradient = passes.Gradient(dy, tape, self.axis, self._parameters(), out)
                 return passes.backward(gradient, source, saved._kept.frozen)
         return batchnorm.gradients(
