@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastbn._core import views
 from fastbn._core.views import same_memory
 from fastbn.layers import passes
-from fastbn.layers.base import Norm, set_tape
+from fastbn.layers.base import set_tape
 from fastbn.layers.batch import Batch
 from fastbn.layers.masked import Marks, read, select
-from fastbn.layers.source import FORWARD, Local, MicroBatches, Source
+from fastbn.layers.source import FORWARD, MicroBatches
 from fastbn.layers.tape import weakly
 from fastbn.statistics.moments import two_sum
 
@@ -23,19 +23,7 @@ if TYPE_CHECKING:
 
     from fastbn._core.checks import Activation
     from fastbn.layers.masked import Selection
-
-
-class Blended(Protocol):
-    """What a blend needs of a layer."""
-
-    num_features: int
-    axis: int
-    num_threads: int | None
-    _source: Source
-
-    def _constant_statistics(self) -> tuple[NDArray[Any], NDArray[Any]]: ...
-
-    def _parameters(self) -> passes.Parameters: ...
+    from fastbn.layers.tracked import TrackedNorm
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +38,21 @@ class Blend:
     n0: float
 
     def evaluate(
-        self, layer: Any, x: ArrayLike, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None,
-        *, marks: Marks,
+        self, layer: TrackedNorm, x: ArrayLike, residual: ArrayLike | None, activation: Activation,
+        out: NDArray[Any] | None, *, marks: Marks,
     ) -> Any:
-        """Normalize x, and leave a tape at the layer, a `Norm` and `Blended`."""
-        norm: Norm = layer
-        blended: Blended = layer
+        """Normalize x, and leave a tape at the layer; the arguments are those of a call."""
         try:
-            with blended._source.guard(FORWARD):
-                view = views.view(x, blended.axis, blended.num_features)
+            with layer._source.guard(FORWARD):
+                view = views.view(x, layer.axis, layer.num_features)
                 selection = select(view, *marks)
                 operands = passes.Operands.of(view, residual, activation, out)
-                mean, var = blended._constant_statistics()
-                batch = self._read(blended, view, selection)
+                mean, var = layer._constant_statistics()
+                batch = self._read(layer, view, selection)
                 weight, mixed, distance = self.mix(batch, positions_of(view), mean, var)
-                y, _, tape = passes.forward(operands, selection, MicroBatches(mixed), blended._parameters())
+                y, _, tape = passes.forward(operands, selection, MicroBatches(mixed), layer._parameters())
         except BaseException as error:
-            norm._forget_unless_refused(error)
+            layer._forget_unless_refused(error)
             raise
         assert tape.saved is not None
         with np.errstate(all="ignore"):     # Inf where the batch has no weight, and NaN in a channel that is NaN
@@ -75,15 +61,16 @@ class Blend:
         tape.rows = None
         if out is None or not same_memory(out, x):
             tape.x = weakly(x)
-        set_tape(norm, tape)
+        set_tape(layer, tape)
         return y
 
-    def _read(self, layer: Blended, view: views.View, selection: Selection | None) -> Batch:
+    def _read(self, layer: TrackedNorm, view: views.View, selection: Selection | None) -> Batch:
         source = layer._source
-        # With stored statistics, a single value per channel is enough.
-        if self.n0 and source.whole:
+        if source.whole and selection is None and view.size > layer.num_features:
+            return Batch.from_view(view, layer.num_threads)
+        if source.whole and self.n0:        # with stored statistics, a single value per channel is enough
             return Batch.from_stats(read(view, selection, layer.num_threads))
-        return (Local() if source.whole else source).reduce(lambda: read(view, selection, layer.num_threads))
+        return source.reduce(lambda: read(view, selection, layer.num_threads))
 
     def mix(
         self, batch: Batch, positions: int, mean: NDArray[Any], var: NDArray[Any]

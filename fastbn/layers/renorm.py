@@ -18,6 +18,7 @@ from fastbn.functional.renorm import Ramp, check_limit, corrected, correction, g
 from fastbn.layers import passes
 from fastbn.layers.attributes import Check, check_dtype
 from fastbn.layers.base import set_tape, warn
+from fastbn.layers.batch import Batch
 from fastbn.layers.deviations import RunningDeviations
 from fastbn.layers.masked import Marks, is_jagged, read, refuse_marks, select
 from fastbn.layers.running import MOMENTUM, AveragingOptions
@@ -107,14 +108,14 @@ class BatchRenorm(TrackedNorm):
     --------
     >>> import numpy as np
     >>> import fastbn
-    >>> bn = fastbn.BatchRenorm(1, r_max=3.0, d_max=5.0, eps=1e-12)
+    >>> bn = fastbn.BatchRenorm(1, r_max=3.0, d_max=5.0, eps=1e-12, dtype=np.float64)
     >>> bn.running_mean[:], bn.running_var[:] = 1, 4
     >>> x = np.array([[1.0], [3.0]])
     >>> bn(x)                   # (x - 1) / 2, as in evaluation mode
     array([[0.],
            [1.]])
     >>> bn.running_mean, bn.running_std     # moved by 0.1 towards mean 2 and std 1
-    (array([1.1], dtype=float32), array([1.9]))
+    (array([1.1]), array([1.9]))
     """
 
     _checks: ClassVar[Mapping[str, Check]] = {
@@ -223,7 +224,7 @@ class BatchRenorm(TrackedNorm):
         self._running.check(training=True)
         limits = self._limit("r_max"), self._limit("d_max")
         reference = self._running.reference()
-        batch = self._source.reduce(lambda: read(operands.view, selection, self.num_threads))
+        batch = self._read(operands.view, selection)
         self._follower.accepts(batch)
         r, d = correction((batch.mean, batch.mean_low), batch.divisor(), self.eps, reference, limits)
         parameters = passes.Parameters(*corrected(self.gamma, self.beta, r, d), self.eps, self.num_threads)
@@ -239,6 +240,11 @@ class BatchRenorm(TrackedNorm):
         elif not followed:
             self._warn_once(batch)
         return y
+
+    def _read(self, view: views.View, selection: Selection | None) -> Batch:
+        if selection is None and view.size > self.num_features:
+            return Batch.from_view(view, self.num_threads)
+        return self._source.reduce(lambda: read(view, selection, self.num_threads))
 
     def _limit(self, name: str) -> float:
         limit = getattr(self, name)

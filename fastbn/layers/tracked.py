@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from fastbn.checkpoints.settings import Averaging, UpdatePolicy
     from fastbn.layers.batch import Batch, Follower
-    from fastbn.layers.blend import Blend
     from fastbn.layers.report import Report
     from fastbn.layers.running import RunningStatistics
 
@@ -70,8 +69,8 @@ class TrackedNorm(StoredNorm):
     _source: Source         # of batch sums
     _follower: Follower     # the running statistics, unless something else receives the batches
     _warned: bool           # of a batch that was left out
-    _blend: Blend | None = None     # what evaluation blends running averages and the batch by
     _constants: Any
+    _blend: Any = None      # a Blend of the running averages and the batch, for evaluation
 
     def __init__(
         self, num_features: int, *, axis: int, eps: float, scale: bool, center: bool, dtype: DTypeLike | None,
