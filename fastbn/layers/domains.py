@@ -66,7 +66,8 @@ class DomainSpecificBatchNorm(Checked):
     training : bool
         The mode; see `train` and `eval`.
     gamma, beta : ndarray, shape (C,), or None
-        The shared ones; None if each domain has its own.
+        The shared ones, which take the place of those that ``layer[domain]`` is assigned; None if each domain has its
+        own.
     grad_gamma, grad_beta : ndarray, shape (C,), or None
         Gradients of the last `backward`. With `share_affine`, add those of all domains of a step.
 

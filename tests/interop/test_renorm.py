@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from fastbn import BatchRenorm
+from fastbn import BatchRenorm, adapt
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 keras = pytest.importorskip("keras")
@@ -65,3 +65,33 @@ def test_gradients_are_those_of_autograd():
     np.testing.assert_allclose(bn.backward(dy), values.grad.numpy(), rtol=0, atol=1e-12)
     np.testing.assert_allclose(bn.grad_gamma, gamma.grad.numpy()[:, 0], rtol=0, atol=1e-11)
     np.testing.assert_allclose(bn.grad_beta, beta.grad.numpy()[:, 0], rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("mode", ["training", "evaluation", "adapted"])
+def test_tensors(mode, kind):
+    bn = BatchRenorm(C, r_max=1.1, d_max=0.2)
+    x, dy = torch.randn(7, C, 4).to(kind), torch.randn(7, C, 4).to(kind)
+    with adapt(bn.train(mode == "training"), n0=3 if mode == "adapted" else np.inf):
+        y = bn(x)
+        dx = bn.backward(dy)
+        again = BatchRenorm(C, r_max=1.1, d_max=0.2).train(bn.training)
+        out = torch.empty_like(x)
+        with adapt(again, n0=3 if mode == "adapted" else np.inf):
+            assert again(x, out=out) is out
+            assert torch.equal(again.backward(dy), dx)
+    assert torch.equal(out, y)
+    assert y.dtype == dx.dtype == kind
+    assert abs(y.float().std() - x.float().std()) < 0.2
+
+
+def test_outputs_that_kernels_cannot_write():
+    x = np.random.default_rng(0).normal(1, 2, (7, C, 4)).astype(np.float32)
+    room = np.zeros(x.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(x.shape)       # misaligned
+    for out in (room, np.zeros_like(x).astype(">f4"), np.zeros((7, C, 8), np.float32)[:, :, ::2]):
+        for training in (True, False):
+            for n0 in (np.inf, 3):
+                layers = [BatchRenorm(C, r_max=1.1).train(training) for _ in range(2)]
+                with adapt(layers, n0=n0):
+                    assert layers[0](x, out=out) is out
+                    np.testing.assert_array_equal(out, layers[1](x))

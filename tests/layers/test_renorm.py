@@ -320,6 +320,7 @@ BAD = {
     "schedule": (lambda: layer(r_max=lambda step: 0.5)(batches(1)[0]), ValueError, "r_max must be at least 1"),
     "one value": (lambda: layer()(np.ones((1, C))), ValueError, "single value of x counts in channels 0, 1, 2, 3, 4"),
     "channels": (lambda: layer()(np.ones((2, C + 1))), ValueError, "expected 5"),
+    "micro-batches": (lambda: fastbn.WholeBatch(layer(), batches(2)), TypeError, "layer must be a BatchNorm, got B"),
     "padding": (lambda: layer()(np.ones((4, C)), padding="none"), ValueError, "padding must be one of"),
     "activation": (lambda: layer()(np.ones((4, C)), np.ones((4, C)), "silu"), ValueError, "after a residual"),
     "negative": (lambda: layer().load_state_dict({**layer().state_dict(), "running_var": -np.ones(C)}), ValueError,
