@@ -18,17 +18,21 @@ from fastbn.functional.groupnorm import group_norm_backward, group_norm_inferenc
 from fastbn.functional.instancenorm import instance_norm_backward, instance_norm_inference, instance_norm_training
 from fastbn.functional.jvp import batch_norm_jvp, group_norm_jvp, instance_norm_jvp, layer_norm_jvp, rms_norm_jvp
 from fastbn.functional.layernorm import layer_norm_backward, layer_norm_inference, layer_norm_training
+from fastbn.functional.renorm import SavedRenorm, batch_renorm_backward, batch_renorm_training
 from fastbn.functional.rmsnorm import rms_norm_backward, rms_norm_inference, rms_norm_training
 
 __all__ = [
     "GroupSaved",
     "RowSaved",
     "Saved",
+    "SavedRenorm",
     "batch_norm_backward",
     "batch_norm_backward_backward",
     "batch_norm_inference",
     "batch_norm_jvp",
     "batch_norm_training",
+    "batch_renorm_backward",
+    "batch_renorm_training",
     "group_norm_backward",
     "group_norm_backward_backward",
     "group_norm_inference",

@@ -102,6 +102,8 @@ class WholeBatch:
         masks: Iterable[ArrayLike | None] | None = None,
         lengths: Iterable[ArrayLike | None] | None = None,
     ) -> None:
+        if not hasattr(layer, "accumulate"):      # such as a BatchRenorm, which normalizes by more than the batch
+            raise TypeError(f"layer must be a BatchNorm, got {type(layer).__name__}")
         source = layer._source
         with source.guard(FORWARD):
             if not layer.training:

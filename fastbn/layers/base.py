@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 # The names of the vectors in a state, which are PyTorch's.
-STATE_NAMES = {"gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_var": "running_var"}
+STATE_NAMES = {"gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_var": "running_var",
+               "renorm_mean": "renorm_mean", "renorm_var": "renorm_var"}
 
 RELU: int = ACTIVATIONS["relu"]
 

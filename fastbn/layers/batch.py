@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from fastbn._core.dispatch import kernels
 from fastbn._core.saved import in_range
 from fastbn.statistics.channel_stats import ChannelStats
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastbn._core.saved import Saved
+    from fastbn._core.views import View
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +53,13 @@ class Batch:
         return cls(saved._count, kept.mean, saved._var, kept.low)
 
     @classmethod
+    def from_view(cls, view: View, num_threads: int | None) -> Batch:
+        """Return the statistics of two or more values per channel, all of which count, as `from_stats` does."""
+        n, _, s = view.shape
+        mean, low, m2 = kernels.reduce(view, whole=False, num_threads=num_threads)
+        return cls(n * s, mean, m2 / (n * s), low)
+
+    @classmethod
     def from_stats(cls, stats: ChannelStats) -> Batch:
         """Return statistics that were read apart from a forward pass."""
         arrays = stats.to_arrays()
@@ -72,7 +81,9 @@ class Batch:
 
         The gradients of such a channel are then 0 for any eps.
         """
-        return np.where(np.asarray(self.size if self.counts is None else self.counts) > 0, in_range(self.var), 1.0)
+        if self.counts is None:
+            return in_range(self.var) if self.size else np.ones(len(self.var))
+        return np.where(self.counts > 0, in_range(self.var), 1.0)
 
     def single(self) -> list[int]:
         """Return the channels that have exactly one value, and no variance."""

@@ -242,6 +242,8 @@ class BatchNorm(ConvertedNorm):
                 return self._by_batch(x, residual, activation, out, marks)
             with self._source.guard(FORWARD):
                 return self._by_batch(x, residual, activation, out, marks)
+        if self._blend is not None:
+            return self._blend.evaluate(self, x, residual, activation, out, marks=Marks(mask, lengths, padding))
         if mask is not None or lengths is not None:
             return self._evaluate(x, residual, activation, out, Marks(mask, lengths, padding))
         coded = (0, 0.0) if activation is None else check_activation(activation)

@@ -39,7 +39,12 @@ class Tape:
     rows : ndarray, shape (K, C), or None
         The values of x that counted, if the forward pass gathered and kept them.
     counts : ndarray of float64, shape (C,), or None
-        Values of the whole batch in each channel, if channels differ.
+        Values of the whole batch in each channel, if channels differ. Of statistics that depend on the batch with a
+        weight less than 1, the values divided by it.
+    shift : ndarray of float64, shape (C,), or None
+        (mean - mean of the batch) * rstd^2, if the mean is not that of the batch alone.
+    correction : tuple of ndarray of float64, shape (C,), or None
+        r and d of a batch renormalization.
     """
 
     x: Any
@@ -49,6 +54,13 @@ class Tape:
     selection: Selection | None = None
     rows: NDArray[Any] | None = None
     counts: NDArray[np.float64] | None = None
+    shift: NDArray[np.float64] | None = None
+    correction: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether all values counted, with their full weight, so that fused kernels can do the backward pass."""
+        return self.selection is None and self.counts is None
 
     @classmethod
     def of_batch(

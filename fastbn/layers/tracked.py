@@ -72,6 +72,7 @@ class TrackedNorm(StoredNorm):
     _follower: Follower     # the running statistics, unless something else receives the batches
     _warned: bool           # of a batch that was left out
     _constants: Any
+    _blend: Any = None      # a Blend of the running averages and the batch, for evaluation
 
     def __init__(
         self, num_features: int, *, axis: int, eps: float, scale: bool, center: bool, dtype: DTypeLike | None,
@@ -142,7 +143,7 @@ class TrackedNorm(StoredNorm):
             set_tape(self, tape)
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_constants": None}
+        return super().__getstate__() | {"_constants": None, "_blend": None}
 
     def backward(self, dy: ArrayLike, out: NDArray[Any] | None = None) -> Any:
         """Compute the gradients of the last forward pass.
@@ -185,11 +186,11 @@ class TrackedNorm(StoredNorm):
     def _gradients(self, tape: Tape, x: Any, dy: ArrayLike, out: NDArray[Any] | None) -> tuple[Any, ...]:
         saved: Saved | None = tape.saved
         source = self._source
-        if saved is None or tape.selection is not None or not source.whole:
+        if saved is None or not tape.whole or not source.whole:
             tape = tape.with_input(x, alive(tape.residual, "residual"))
             if saved is None:
                 saved = passes.complete(tape, self.axis, self._parameters(), *self._constant_statistics())
-            if tape.selection is not None or not (saved._kept.frozen or source.whole):
+            if not (tape.whole and (saved._kept.frozen or source.whole)):
                 gradient = passes.Gradient(dy, tape, self.axis, self._parameters(), out)
                 return passes.backward(gradient, source, saved._kept.frozen)
         return batchnorm.gradients(
