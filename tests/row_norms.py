@@ -51,8 +51,8 @@ def beside(rows, array, name):
     return None if array is None else views.like(rows, array, name)
 
 
-def forward(x, gamma=None, beta=None, *, eps=1e-5, about_zero=False, threads=1, out=None, residual=None, activation=None,
-            bits=None):
+def forward(x, gamma=None, beta=None, *, eps=1e-5, about_zero=False, threads=1, out=None, residual=None,
+            activation=None, bits=None):
     """One call of the kernel that keeps the statistics."""
     rows = views.view(x, -1)
     residual = beside(rows, residual, "residual")
