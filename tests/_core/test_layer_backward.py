@@ -76,6 +76,23 @@ def test_tiny_and_huge_values(width, scale, of_dy, dtype, about_zero):
     check((dy * of_dy).astype(dtype), (x * scale).astype(dtype), gamma, eps=0.0, about_zero=about_zero)
 
 
+@pytest.mark.parametrize("width", [3, 64, 1000, 1030])
+@pytest.mark.parametrize("over", [None, "dy", "x"])
+def test_sums_over_rows_that_overflow_float32(width, over, about_zero):
+    x, dy, gamma, _ = values(40, width, np.float32)
+    dy[:, ::2] = np.abs(dy[:, ::2]) * np.float32(4e37)
+    dy[:, 1] = 1e-3
+    statistics = forward(x, about_zero=about_zero).statistics
+    of = exact(x, gamma, about_zero=about_zero)
+    want = exact_gradients(dy, of, gamma, about_zero=about_zero)
+    terms = np.abs(dy.astype(np.longdouble))
+    got = backward(dy, x, statistics, gamma * np.float32(1e-3), out={"dy": dy, "x": x}.get(over))
+    assert want.dbeta.max() > np.finfo(np.float32).max
+    assert (np.abs(got.dbeta - want.dbeta) <= 1e-6 * terms.sum(0)).all()
+    # An error of x_hat is relative to the largest of its row.
+    assert (np.abs(got.dgamma - want.dgamma) <= 1e-6 * (terms * np.abs(of.x_hat).max(1, keepdims=True)).sum(0)).all()
+
+
 @pytest.mark.parametrize("width", [16, 64, 1000])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_an_outlier(width, dtype, about_zero):

@@ -50,16 +50,16 @@ cdef int execute_layer(Job* job, object num_threads) except -1:
     cdef bint large = is_large(job)
     cdef Py_ssize_t sums
     cdef char* work = NULL
-    plan_layer(job)
-    choose_stores(job, LAST_CACHE)
+    plan_layer(job, LAST_CACHE)
+    choose_stores(job, LAST_CACHE // 2)
     add_phase(job, LAYER_BACKWARD if job.gradient else LAYER_FORWARD, job.cut.units)
     sums = job.cut.units * UNIT_SUMS * job.coefs.step if job.gradient and job.gamma != NULL else 0
     if sums:
         add_phase(job, LAYER_MERGE, parts(job.c, TILE))
-    work = <char*> malloc((sums + PARAMETERS * job.coefs.step) * sizeof(double))
+    work = <char*> malloc((sums + PARAMETERS * job.coefs.step) * sizeof(double) + LINE)
     if work == NULL:
         raise MemoryError("no memory for the workspace of a layer normalization")
-    job.partials.sum_dy = <double*> work
+    job.partials.sum_dy = <double*> (work + (-<Py_ssize_t> work & (LINE - 1)))
     job.coefs.p = <char*> (job.partials.sum_dy + sums)
     try:
         if job.gamma != NULL and job.type == FLOAT64:

@@ -3,7 +3,7 @@
 # a) m, r and s belong to a row, gamma and beta to a column (common/row_coefs.pxi).
 # b) A block is `lanes` columns of one row. It is computed into a local array and then stored, because x and y may be
 #    the same memory.
-# c) It prefetches the same columns of the next group of rows, so that their reduction does not wait for memory.
+# c) It may prefetch the same columns of the next group of rows, so that their reduction does not wait for memory.
 # d) A LayerMode holds literals, as a Mode does in affine.pxi.
 
 cdef struct LayerMode:      # literals when a body sees them, except for the last
@@ -12,6 +12,7 @@ cdef struct LayerMode:      # literals when a body sees them, except for the las
     bint gain               # multiply by gamma
     bint shift              # add beta
     bint stream
+    bint fetch              # prefetch the next group of rows: the arrays do not fit in the last cache
 
 
 cdef inline void layer_block(
@@ -26,7 +27,8 @@ cdef inline void layer_block(
     cdef const real* u = load_block(mode.type, False, x, width, room, row)
     cdef real v
     cdef int j
-    prefetch(x + ahead, lanes * size_of(mode.type))
+    if mode.fetch:
+        prefetch_far(x + ahead, lanes * size_of(mode.type))
     for j in range(lanes):
         if j < width:
             v = u[j] * row[ROW_R] if mode.from_zero else (u[j] - row[ROW_M]) * row[ROW_R] + row[ROW_S]
@@ -66,25 +68,36 @@ cdef inline void layer_rows(LayerMode mode, ForwardRuns a, Coefs coefs, const re
         layer_row(mode, a.x.p + i * a.x.step, a.y.p + i * a.y.step, a.length, coefs, rows + i, a.runs * a.x.step)
 
 
+cdef inline void layer_stores(LayerMode mode, ForwardRuns a, Coefs coefs, const real* rows) noexcept nogil:
+    # Without a literal every block would also be stored into its local array, for fastbn_stream().
+    cdef LayerMode m = mode
+    if mode.stream:
+        m.stream = True
+        layer_rows(m, a, coefs, rows)
+    else:
+        m.stream = False
+        layer_rows(m, a, coefs, rows)
+
+
 cdef inline void layer_with(LayerMode mode, ForwardRuns a, Coefs coefs, const real* rows) noexcept nogil:
     # Layer norm with gamma alone adds a beta of zeros, RMS norm does not.
     cdef LayerMode m = mode
     if mode.shift or (mode.gain and not mode.from_zero):
         m.gain = True
         m.shift = True
-        layer_rows(m, a, coefs, rows)
+        layer_stores(m, a, coefs, rows)
     elif mode.gain:
         m.gain = True
         m.shift = False
-        layer_rows(m, a, coefs, rows)
+        layer_stores(m, a, coefs, rows)
     else:
         m.gain = False
         m.shift = False
-        layer_rows(m, a, coefs, rows)
+        layer_stores(m, a, coefs, rows)
 
 
 cdef inline void layer_of(LayerMode mode, ForwardRuns a, Coefs coefs, const real* rows) noexcept nogil:
-    # The type is a literal already; every branch sets three more.
+    # The type is a literal already; every branch sets four more.
     cdef LayerMode m = mode
     if mode.from_zero:
         m.from_zero = True

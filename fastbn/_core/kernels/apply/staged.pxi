@@ -57,7 +57,8 @@ cdef inline void transform(
 ) noexcept nogil:
     # From x to the argument of the activation. The ReLU of layer norm is part of it.
     if of == ROW_CONSTANTS:
-        layer(LayerMode(mode.type, job.from_zero, job.gamma != NULL, job.beta != NULL, mode.stream), a, coefs, rows)
+        layer(LayerMode(mode.type, job.from_zero, job.gamma != NULL, job.beta != NULL, mode.stream,
+                        job.cut.fetch and mode.type == job.type), a, coefs, rows)
         if mode.residual or mode.relu:
             add_residual(mode, a, rows)
     else:

@@ -75,7 +75,6 @@ cdef struct Cut:            # how the work is cut into units
     Py_ssize_t span_images
     Py_ssize_t pieces       # of a plane
     Py_ssize_t unit_planes  # that a unit applies
-    bint fetch              # load small planes into the cache before they are reduced
     # schedule/rows.pxi
     Py_ssize_t repeats
     Py_ssize_t wide_rows
@@ -88,6 +87,7 @@ cdef struct Cut:            # how the work is cut into units
     Py_ssize_t group        # channels that are reduced and applied at once; 0: one phase for each step
     bint four
     bint stream
+    bint fetch              # prefetch small planes before they are reduced; rows of layer norm from memory
     Phase[4] phases
     int count               # of phases
 

@@ -11,7 +11,9 @@ cdef extern from *:
     #define FASTBN_TOUCH(p) ((void) *(const volatile char*) (p))
     #if defined(__GNUC__)
     #define FASTBN_PREFETCH(p) __builtin_prefetch(p)
+    #define FASTBN_PREFETCH_FAR(p) __builtin_prefetch(p, 0, 2)
     #else
+    #define FASTBN_PREFETCH_FAR(p) ((void) (p))
     #define FASTBN_PREFETCH(p) ((void) (p))
     #endif
     #if defined(__SSE2__) && (defined(__GNUC__) || defined(__clang__))
@@ -38,6 +40,7 @@ cdef extern from *:
     """
     void FASTBN_TOUCH(const void*) noexcept nogil
     void FASTBN_PREFETCH(const void*) noexcept nogil
+    void FASTBN_PREFETCH_FAR(const void*) noexcept nogil
     bint FASTBN_STREAMS
     void fastbn_stream(void* p, const void* source, Py_ssize_t bytes) noexcept nogil
     void fastbn_fence() noexcept nogil
@@ -53,6 +56,13 @@ cdef inline void prefetch(const void* p, int bytes) noexcept nogil:
     cdef int i
     for i in range((bytes + LINE - 1) // LINE):
         FASTBN_PREFETCH(<const char*> p + i * LINE)
+
+
+cdef inline void prefetch_far(const void* p, int bytes) noexcept nogil:
+    # Into the second-level cache.
+    cdef int i
+    for i in range((bytes + LINE - 1) // LINE):
+        FASTBN_PREFETCH_FAR(<const char*> p + i * LINE)
 
 
 cdef void touch(const char* p, Py_ssize_t rows, Py_ssize_t width, Py_ssize_t step) noexcept nogil:

@@ -27,8 +27,11 @@ cdef struct RowGroup:   # rows first .. first + count
     int count           # at most ROWS_ABREAST
 
 cdef struct RowStatistics:
+    double n                        # values of each row
     double[ROWS_ABREAST] mean
     double[ROWS_ABREAST] low
+    double[ROWS_ABREAST] m2
+    double[ROWS_ABREAST] rest       # second word of m2, during a merge
     double[ROWS_ABREAST] rstd
 
 
@@ -77,23 +80,20 @@ cdef double rescued_rstd(const Job* job, Py_ssize_t row, double* mean, double* l
 
 cdef void row_statistics(
     Job* job, RowGroup rows,
-    const Moments* moments,                             # IN  (count,)
-    RowStatistics* out,
+    RowStatistics* out,                                 # IN m2, OUT rstd
     const real* kind,
 ) noexcept nogil:
     # From moments to statistics, which are kept if the job has vectors for them.
-    cdef double m2[ROWS_ABREAST]
     cdef double n = job.values, eps = job.eps
-    cdef int k
-    for k in range(ROWS_ABREAST):
-        m2[k] = moments[k].m2 if k < rows.count else n
-        out.rstd[k] = 1.0 / sqrt(m2[k] / n + eps)
+    cdef int k, whole = 1
     for k in range(rows.count):
-        out.mean[k] = moments[k].mean
-        out.low[k] = moments[k].low
-        if real is double:
-            out.rstd[k] += left_of_rstd(m2[k], n, m2[k] / n, eps, out.rstd[k])
-        if not finite(m2[k]):
+        out.rstd[k] = 1.0 / sqrt(out.m2[k] / n + eps)
+        whole &= finite(out.m2[k])
+    if real is double:
+        for k in range(rows.count):
+            out.rstd[k] += left_of_rstd(out.m2[k], n, out.m2[k] / n, eps, out.rstd[k])
+    for k in range(0 if whole else rows.count):
+        if not finite(out.m2[k]):
             out.rstd[k] = rescued_rstd(job, rows.first + k, out.mean + k, out.low + k)
     if job.rstd == NULL:
         return

@@ -1,33 +1,38 @@
 # Layer norm and RMS norm over rows of (R, C): the statistics of a row, and its elementwise pass.
 #
-# a) A group of rows is reduced and then applied while it is in the first-level cache. Rows do not depend on each other,
-#    so the size of a group, and of a unit of a forward, decide when a row is processed, not how.
-# b) A backward also adds dgamma and dbeta by columns: in `real` over SUM_ROWS rows, then in double over the rows of a
-#    unit, which depend only on the shape; the units are merged in order.
+# a) A group of rows is reduced and then applied while it is in the cache. Rows do not depend on each other, so the
+#    size of a group, and of a unit of a forward, decide when a row is processed, not how.
+# b) A backward also adds dgamma and dbeta by columns: in `real` over the rows of a group, then in double over those of
+#    a unit. The sizes of both depend only on shape and type; the units are merged in order.
 
 cdef enum:
-    SUM_ROWS = 16               # rows whose terms of dgamma and dbeta are added in `real`
-    GROUP_BYTES = 4096          # of a group
+    GROUP_FORWARD = 131072      # bytes of x in a group of a forward
+    GROUP_BACKWARD = 524288     # of x and dy
+    LEAST_GROUP = 4             # rows of a group of a backward
     UNIT_FORWARD = 32768        # least elements of a unit
     UNIT_BACKWARD = 131072
     MOST_UNITS = 64             # of a backward
-    UNIT_SUMS = 4               # vectors of a unit of a backward: dgamma and dbeta in double, and in `real`
+    UNIT_SUMS = 2               # vectors of a unit of a backward: dgamma and dbeta
 
 
-cdef void plan_layer(Job* job) noexcept nogil:
+cdef void plan_layer(Job* job, Py_ssize_t last_cache) noexcept:
     cdef Cut* cut = &job.cut
-    cdef Py_ssize_t row = job.c * job.itemsize * (2 if job.gradient else 1)
-    cut.group = least(ROWS_ABREAST, parts(GROUP_BYTES, row))
+    cdef Py_ssize_t row = job.c * job.itemsize
+    cut.group = least(ROWS_ABREAST, parts(GROUP_FORWARD, row))
+    if job.gradient:
+        cut.group = least(ROWS_ABREAST, parts(GROUP_BACKWARD, 2 * row))
+        cut.group = cut.group if cut.group > LEAST_GROUP else LEAST_GROUP
+    cut.fetch = elements_of(job) * job.itemsize >= last_cache
     cut.unit_rows = parts(UNIT_BACKWARD if job.gradient else UNIT_FORWARD, job.c)
     if job.gradient and cut.unit_rows < parts(job.n, MOST_UNITS):
         cut.unit_rows = parts(job.n, MOST_UNITS)
-    cut.unit_rows = parts(cut.unit_rows, SUM_ROWS) * SUM_ROWS
+    cut.unit_rows = parts(cut.unit_rows, cut.group) * cut.group
     cut.units = parts(job.n, cut.unit_rows)
-    job.coefs = Coefs(NULL, job.c + PADDING, job.c, 1)
+    job.coefs = Coefs(NULL, parts(job.c, LANES) * LANES + PADDING, job.c, 1)
 
 
 cdef inline LayerMode layer_mode(const Job* job) noexcept nogil:
-    return LayerMode(job.type, job.from_zero, job.gamma != NULL, job.beta != NULL, job.cut.stream)
+    return LayerMode(job.type, job.from_zero, job.gamma != NULL, job.beta != NULL, job.cut.stream, job.cut.fetch)
 
 
 cdef inline Runs runs_of(const Job* job, const Array* a, RowGroup rows) noexcept nogil:
@@ -42,12 +47,11 @@ cdef inline Words bits_of(const Job* job, RowGroup rows) noexcept nogil:
 
 
 cdef void layer_forward_group(Job* job, RowGroup rows, const real* kind) noexcept nogil:
-    cdef Moments moments[ROWS_ABREAST]
     cdef real coefs[ROW_COEFS * ROWS_ABREAST]
     cdef RowStatistics statistics
     cdef ForwardRuns a
-    row_moments(job, rows, moments, kind)
-    row_statistics(job, rows, moments, &statistics, kind)
+    row_moments(job, rows, &statistics, kind)
+    row_statistics(job, rows, &statistics, kind)
     forward_row_coefs(&statistics, rows.count, <real*> coefs)
     a.runs = rows.count
     a.length = job.c
@@ -58,7 +62,7 @@ cdef void layer_forward_group(Job* job, RowGroup rows, const real* kind) noexcep
     forward_runs(ROW_CONSTANTS, job, a, job.coefs, <const real*> coefs)
 
 
-cdef void layer_backward_group(Job* job, RowGroup rows, real* sums, const real* kind) noexcept nogil:
+cdef void layer_backward_group(Job* job, RowGroup rows, double* total, const real* kind) noexcept nogil:
     cdef double products[2 * ROWS_ABREAST]
     cdef real coefs[ROW_COEFS * ROWS_ABREAST]
     cdef RowStatistics statistics
@@ -77,13 +81,13 @@ cdef void layer_backward_group(Job* job, RowGroup rows, real* sums, const real* 
     elif job.upstream.p != NULL:
         open_runs(job, a, kind)
     if real is float and job.c > FEW:
-        row_products(job, rows, <const real*> coefs, products, <float> 0)
+        row_products(job, rows, &statistics, <const real*> coefs, products, total, <float> 0)
     else:
-        row_products(job, rows, <const real*> coefs, products, <double> 0)
+        row_products(job, rows, &statistics, <const real*> coefs, products, total, <double> 0)
     gradient_row_coefs(job, &statistics, rows.count, products, <real*> coefs)
     a.dy = runs_of(job, &job.dy, rows)
     a.dx = runs_of(job, &job.dx, rows)
-    layer_gradient(layer_mode(job), a, job.coefs, <const real*> coefs, sums)
+    layer_gradient(layer_mode(job), a, job.coefs, <const real*> coefs)
 
 
 # ---- units ---------------------------------------------------------------------------------------------------------
@@ -101,29 +105,14 @@ cdef void layer_forward_unit(Job* job, Py_ssize_t unit, const real* kind) noexce
         fastbn_fence()
 
 
-cdef inline void add_row_sums(
-    Py_ssize_t columns,
-    real* sums,                                         # IN  (columns,), OUT zero
-    double* total,                                      # OUT (columns,), added to
-) noexcept nogil:
-    cdef Py_ssize_t c
-    for c in range(columns):
-        total[c] += sums[c]
-        sums[c] = 0
-
-
 cdef void layer_backward_unit(Job* job, Py_ssize_t unit, const real* kind) noexcept nogil:
-    cdef Py_ssize_t row = unit * job.cut.unit_rows, stop = end_of_unit(job, unit), part, columns
+    cdef Py_ssize_t row = unit * job.cut.unit_rows, stop = end_of_unit(job, unit)
     cdef double* total = job.partials.sum_dy + unit * UNIT_SUMS * job.coefs.step
-    cdef real* sums = <real*> (total + 2 * job.coefs.step)
-    columns = 2 * job.coefs.step if job.gamma != NULL else 0
-    memset(total, 0, columns * (sizeof(double) + sizeof(real)))
+    if job.gamma != NULL:
+        memset(total, 0, UNIT_SUMS * job.coefs.step * sizeof(double))
     while row < stop:
-        part = least(stop, row + SUM_ROWS)
-        while row < part:
-            layer_backward_group(job, RowGroup(row, <int> least(job.cut.group, part - row)), sums, kind)
-            row = least(part, row + job.cut.group)
-        add_row_sums(columns, sums, total)
+        layer_backward_group(job, RowGroup(row, <int> least(job.cut.group, stop - row)), total, kind)
+        row += job.cut.group
     if job.cut.stream:
         fastbn_fence()
 
