@@ -17,7 +17,7 @@ import numpy as np
 
 from fastbn._core import views
 from fastbn._core.checks import check_trainable
-from fastbn.functional import batchnorm
+from fastbn.functional import batchnorm, parts
 from fastbn.layers.batch import Batch
 from fastbn.layers.masked import Selection, read
 from fastbn.layers.tape import Tape
@@ -125,7 +125,7 @@ def forward(
         counts = np.full(len(batch.mean), float(size)) if counts is None else counts
         size = max(size, selection.positions)
     place = operands.target.array if selection is None else selection.place(operands.target, operands.out)
-    values, saved = batchnorm.normalize(
+    values, saved = parts.normalize(
         x, batch.mean, batch.divisor(), parameters.gamma, parameters.beta, axis=view.axis if rows is None else 1,
         eps=parameters.eps, activation=coded, residual=added, num_threads=parameters.num_threads,
         mean_low=batch.mean_low, count=size, out=place)
@@ -196,7 +196,7 @@ def complete(tape: Tape, axis: int, parameters: Parameters, mean: ArrayLike, var
         tape.rows = None if selection.by_channel else x
         if residual is not None and residual is not True:
             residual = selection.take(views.as_plain(residual, "residual"))
-    tape.saved = batchnorm.inference_saved(
+    tape.saved = parts.inference_saved(
         x, mean, var, parameters.gamma, parameters.beta, axis=axis, eps=parameters.eps,
         activation=tape.activation, residual=residual, num_threads=parameters.num_threads)
     return tape.saved
@@ -254,7 +254,7 @@ class Gradient:
 
     def reduce(self) -> NDArray[np.float64]:
         """Return sum dy and sum dy (x - mean), (2, C), of the values that count."""
-        return batchnorm.gradient_sums(
+        return parts.gradient_sums(
             *self._operands, self._saved, axis=self._axis, num_threads=self._parameters.num_threads)
 
     def apply(self, sums: NDArray[np.float64] | None) -> tuple[Any, ...]:
