@@ -107,9 +107,11 @@ def _preview(layer: NormWithOptions, view: views.View, selection: Selection | No
     follower = layer._follower
     if not (follower.exact or (overwrites and layer._running.nan_policy == "raise")):
         return None
-    if not layer._source.whole or (selection is not None and selection.by_channel) or _is_single(view):
+    if not layer._source.whole or (selection is not None and selection.by_channel):
         return None
     batch = Batch.from_stats(read(view, selection, layer.num_threads))
+    if batch.size == 1:     # a mask of one position, which fused kernels do not get
+        return None
     follower.accepts(batch)
     return batch if follower.exact else None
 

@@ -204,6 +204,17 @@ def test_averages_that_need_the_same_weight_in_mean_and_variance(options):
     assert bn.num_batches_tracked == 0
 
 
+@pytest.mark.parametrize("marks", [{}, {"mask": np.array([True, False])}])
+def test_in_place_where_a_nan_would_be_refused(marks):
+    bn = BatchNorm(C, on_single="running", debias=True, nan_policy="raise")
+    x = np.concatenate([ONE, ONE])[: 1 + len(marks)]
+    y = BatchNorm(C).eval()(ONE)
+    same_bits(bn(x, out=x, **marks)[:1], y)
+    bad = np.full_like(x, np.nan)
+    assert np.isnan(bn(bad, out=bad, **marks)[:1]).all()      # as in evaluation mode: nothing follows it
+    assert not bn.running_mean.any()
+
+
 def test_the_setting():
     bn = BatchNorm(C, on_single="zero")
     assert repr(bn) == "BatchNorm(5, on_single='zero')"
