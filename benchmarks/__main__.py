@@ -6,6 +6,7 @@
     python -m benchmarks report                     tables and charts again, from saved figures
     python -m benchmarks targets                    what is missed
     python -m benchmarks accuracy                   errors of y and of variances
+    python -m benchmarks row-accuracy               errors of layer norm and RMS norm
     python -m benchmarks neighbour                  latency while another process keeps a core busy
     python -m benchmarks placement                  the cost of where arrays begin in a page and in a cache line
     mpiexec -n 2 python -m benchmarks collective    the cost of SyncBatchNorm
@@ -21,7 +22,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import accuracy, charts, neighbour, placement, report
+from benchmarks import accuracy, charts, neighbour, placement, report, row_accuracy
 from benchmarks.cases import LAYOUTS, OPERATIONS, SUITES, TINY_SUITES, Suite
 from benchmarks.results import ROOT, Results, configuration
 from benchmarks.runner import measure
@@ -68,6 +69,8 @@ def parser() -> argparse.ArgumentParser:
     _suites(add("targets", targets, "print the targets and the cells that miss them, from saved figures"))
     add("accuracy", lambda options: accuracy.main(options.tiny),
         "print the errors of y and of variances, beside other libraries")
+    add("row-accuracy", lambda options: row_accuracy.main(options.tiny),
+        "print the errors of layer norm and RMS norm, beside other libraries")
     add("neighbour", lambda options: neighbour.main(options.tiny),
         "print latencies while another process keeps a core busy")
     add("placement", lambda options: placement.main(options.tiny),

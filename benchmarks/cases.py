@@ -1,8 +1,9 @@
-"""What is measured: operations, shapes, and the three suites that combine them.
+"""What is measured: operations, shapes, and the suites that combine them.
 
 - training: training, inference and backward through the functional interface
 - inference: what services run: fused inference, half precision, images
 - statistics: ChannelStats, and training on padded sequences
+- family: layer, RMS, group and instance norm
 """
 
 from __future__ import annotations
@@ -184,6 +185,13 @@ SEQUENCES = (
     Operation("padded", "Training on sequences, half of the steps padding", "padded",
               baseline=("sequences", "no padding")),
 )
+GROUPS = 32     # of group norm
+ROW_NORMS = tuple(Operation(f"{name}_norm{suffix}", f"{title}{text}", f"{name}_norm{suffix}")
+                  for name, title in (("layer", "Layer norm"), ("rms", "RMS norm"))
+                  for suffix, text in (("", ""), ("_backward", ", backward")))
+CHANNEL_NORMS = tuple(Operation(f"{name}_norm{suffix}", f"{title}{text}", f"{name}_norm{suffix}")
+                      for name, title in (("group", f"Group norm of {GROUPS} groups"), ("instance", "Instance norm"))
+                      for suffix, text in (("", ""), ("_backward", ", backward")))
 # `pytest benchmarks` measures these.
 KERNELS = (
     *(op for op in TRAINING if not op.fresh),
@@ -205,6 +213,9 @@ SUITES = {suite.name: suite for suite in (
         ((MOMENTS,), [*both((1, 64, 128, 128), (32, 64, 128, 128)), *rows((100_000, 64))]),
         ((MOMENTS_UINT8,), [*both((32, 3, 256, 128), (1024, 3, 256, 128)), *rows((64, 3, 224, 224))]),
         (SEQUENCES, rows((64, 256, 512), (64, 64, 512))))),
+    Suite("family", "family-benchmarks", plan(
+        (ROW_NORMS, rows((256, 64), (128, 768), (1024, 1024), (64, 8192), (8192, 768), (16384, 1024), (2048, 8192))),
+        (CHANNEL_NORMS, both((32, 256, 56, 56), (8, 320, 64, 64), (1, 64, 256, 256), (32, 64, 14, 14))))),
 )}
 TINY_SUITES = {suite.name: suite for suite in (
     Suite("training", "benchmarks", plan(
@@ -214,6 +225,8 @@ TINY_SUITES = {suite.name: suite for suite in (
         ((PLAN,), SMALL_CALL), (ACTIVATIONS, both((2, 8, 7, 7))))),
     Suite("statistics", "statistics-benchmarks", plan(
         ((MOMENTS, MOMENTS_UINT8), both((2, 3, 8, 8))), (SEQUENCES, rows((4, 64, 8))))),
+    Suite("family", "family-benchmarks", plan(
+        (ROW_NORMS, rows((8, 24))), (CHANNEL_NORMS, both((2, 64, 7, 7))))),
 )}
 OPERATIONS = {op.name: op for suite in SUITES.values() for op in suite.plan}
 

@@ -44,6 +44,10 @@ def passes(op: Operation, case: Case, l3: int) -> list[str]:
         return []
     if op.kind == "step":
         return [name for kind in ("training", "backward") for name in passes(replace(op, kind=kind), case, l3)]
+    if op.kind.endswith("_norm_backward"):      # a statistic's values stay in a cache
+        return ["add2"]
+    if op.kind.endswith("_norm"):
+        return ["copy"]
     if op.kind == "backward":
         twice = not op.frozen and case.layout == "rows" and 2 * case.nbytes > l3
         return ["read2", "add2"] if twice else ["add2"]

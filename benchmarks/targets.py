@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from statistics import geometric_mean
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmarks.cases import ACTIVATIONS, CALL, MB, STEP, TRAINING, Case, Operation, Suite
+from benchmarks.cases import (
+    ACTIVATIONS,
+    CALL,
+    CHANNEL_NORMS,
+    MB,
+    ROW_NORMS,
+    STEP,
+    TRAINING,
+    Case,
+    Operation,
+    Suite,
+)
 
 if TYPE_CHECKING:
     from benchmarks.results import Results
@@ -146,6 +157,22 @@ TARGETS = {
         Target("small call", "numpy", 2.0, ["plan"]),
     ],
     "statistics": [],
+    "family": [
+        Target("layer norm", "torch", 1.3, ["layer_norm", "layer_norm_backward"], mean=True),
+        Target("RMS norm", "torch", 3.0, ["rms_norm", "rms_norm_backward"], mean=True),
+        Target("group norm", "torch", 1.5, ["group_norm", "group_norm_backward"], mean=True),
+        Target("instance norm", "torch", 6.0, ["instance_norm", "instance_norm_backward"], mean=True),
+        Target("every cell", "torch", 1.0, [op.name for op in (*ROW_NORMS, *CHANNEL_NORMS)]),
+        Target("layer and RMS norm over 32 MB", "floor", 1.25, ["layer_norm", "rms_norm"], large),
+        Target("layer and RMS norm of 1 to 32 MB", "floor", 2.0, ["layer_norm", "rms_norm"], cached),
+        Target("layer and RMS norm, backward, over 32 MB", "floor", 1.3,
+               ["layer_norm_backward", "rms_norm_backward"], large),
+        Target("layer and RMS norm, backward, of 1 to 32 MB", "floor", 2.0,
+               ["layer_norm_backward", "rms_norm_backward"], cached),
+        Target("group and instance norm over 1 MB", "floor", 1.5, ["group_norm", "instance_norm"], over_1mb),
+        Target("group and instance norm, backward, over 1 MB", "floor", 1.6,
+               ["group_norm_backward", "instance_norm_backward"], over_1mb),
+    ],
 }
 
 

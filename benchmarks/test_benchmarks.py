@@ -16,7 +16,7 @@ import pytest
 import fastbn
 from benchmarks import report, targets
 from benchmarks.arrays import Fastbn
-from benchmarks.cases import CALL, KERNELS, STEP, SUITES, TINY_SUITES, Case, Operation, Suite
+from benchmarks.cases import CALL, GROUPS, KERNELS, STEP, SUITES, TINY_SUITES, Case, Operation, Suite
 from benchmarks.peers import EPS, LIBRARIES, MEAN, STD, Library, Peer
 from benchmarks.results import ROOT, Results
 from benchmarks.runner import left_out
@@ -70,6 +70,8 @@ def expected(peer: Peer, op: Operation) -> np.ndarray:
     if op.kind == "step":
         y, dx, dgamma, dbeta = step(x, dy, peer.gamma.ravel(), peer.beta.ravel())
         return np.concatenate([y.ravel(), dx.ravel(), dgamma, dbeta])
+    if "_norm" in op.kind:
+        return sibling(op.kind, x, dy, peer.gamma.ravel(), peer.beta.ravel())
     if op.kind == "images":
         return (x / 255 - MEAN) / STD
     if op.kind == "moments":
@@ -89,6 +91,25 @@ def expected(peer: Peer, op: Operation) -> np.ndarray:
         return gamma * rstd * (dy - dy.mean(axes) - x_hat * (dy * x_hat).mean(axes))
     y = ACTIVATIONS[op.activation](x_hat * gamma + beta + (dy if op.residual else 0))
     return np.where(valid[..., None], y, 0)
+
+
+def sibling(kind: str, x: np.ndarray, dy: np.ndarray, gamma: np.ndarray, beta: np.ndarray) -> np.ndarray:
+    """Return y or dx of layer, RMS, group or instance norm, with the channels last."""
+    groups = {"group": GROUPS, "instance": len(gamma)}.get(kind.partition("_")[0], 1)
+    split = (*x.shape[:-1], groups, len(gamma) // groups)
+    axes = tuple(k for k in range(1, len(split)) if k != len(split) - 2)
+    x, dy, gamma = (a.reshape(split if a.ndim > 1 else split[-2:]) for a in (x, dy, gamma))
+    mean = 0 if kind.startswith("rms") else x.mean(axes, keepdims=True)
+    rstd = 1 / np.sqrt(((x - mean) ** 2).mean(axes, keepdims=True) + EPS)
+    x_hat = (x - mean) * rstd
+    if not kind.endswith("backward"):
+        y = x_hat * gamma
+        return y.reshape(*split[:-2], -1) + (0 if kind.startswith("rms") else beta)
+    v = dy * gamma
+    dx = v - x_hat * (v * x_hat).mean(axes, keepdims=True)
+    if not kind.startswith("rms"):
+        dx -= v.mean(axes, keepdims=True)
+    return (rstd * dx).reshape(*split[:-2], -1)
 
 
 def step(x: np.ndarray, dy: np.ndarray, gamma: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, ...]:

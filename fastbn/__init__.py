@@ -21,22 +21,38 @@ from fastbn._core.pool import release_memory  # noqa: E402
 from fastbn._core.threads import get_num_threads, num_threads, set_num_threads  # noqa: E402
 from fastbn.affine import ChannelAffine, Plan  # noqa: E402
 from fastbn.folding import fold_before_conv, fold_before_linear, fold_conv, fold_linear  # noqa: E402
+from fastbn.functional.renorm import Ramp  # noqa: E402
 from fastbn.layers.accumulate import WholeBatch  # noqa: E402
+from fastbn.layers.adapt import adapt  # noqa: E402
 from fastbn.layers.batchnorm import BatchNorm  # noqa: E402
+from fastbn.layers.domains import DomainSpecificBatchNorm  # noqa: E402
+from fastbn.layers.groupnorm import GroupNorm  # noqa: E402
+from fastbn.layers.instancenorm import InstanceNorm  # noqa: E402
+from fastbn.layers.layernorm import LayerNorm  # noqa: E402
 from fastbn.layers.population import population_statistics  # noqa: E402
+from fastbn.layers.renorm import BatchRenorm  # noqa: E402
 from fastbn.layers.report import Report  # noqa: E402
+from fastbn.layers.rmsnorm import RMSNorm  # noqa: E402
 from fastbn.layers.sync import SyncBatchNorm  # noqa: E402
 from fastbn.statistics.channel_stats import ChannelStats  # noqa: E402
 
 __all__ = [
     "BatchNorm",
+    "BatchRenorm",
     "ChannelAffine",
     "ChannelStats",
+    "DomainSpecificBatchNorm",
+    "GroupNorm",
+    "InstanceNorm",
+    "LayerNorm",
     "Plan",
+    "RMSNorm",
+    "Ramp",
     "Report",
     "SyncBatchNorm",
     "WholeBatch",
     "__version__",
+    "adapt",
     "fold_before_conv",
     "fold_before_linear",
     "fold_conv",

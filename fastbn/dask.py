@@ -40,7 +40,7 @@ def channel_stats(x: Any, axis: int = 1, *, nan_policy: NanPolicy = "propagate")
     ----------
     x : dask.array.Array, two or more dimensions
         Of a dtype that `fastbn.ChannelStats.update` supports. Chunks may be empty, and their sizes may be unknown along
-        all axes but the channel axis.
+        all axes but the channel axis. Masked values of masked arrays (`dask.array.ma`) do not count.
     axis : int
         The channel axis.
     nan_policy : {"propagate", "raise", "omit"}
@@ -56,8 +56,7 @@ def channel_stats(x: Any, axis: int = 1, *, nan_policy: NanPolicy = "propagate")
     ImportError
         If Dask is not installed: ``pip install ".[dask]"``.
     TypeError
-        If `x` is not a Dask array, its chunks are not plain NumPy arrays (the mask of a masked array would be ignored),
-        or its dtype is not supported.
+        If `x` is not a Dask array, its chunks are not NumPy arrays, or its dtype is not supported.
     ValueError
         If `axis` is out of range, the number of channels is 0 or unknown, or `nan_policy` is invalid. ``compute()``
         raises it if a chunk has another number of channels than Dask expects, and for a NaN with
@@ -72,6 +71,8 @@ def channel_stats(x: Any, axis: int = 1, *, nan_policy: NanPolicy = "propagate")
     >>> stats.mean, stats.var()
     (array([ 9.5, 11.5, 13.5]), array([45.25, 45.25, 45.25]))
     >>> channel_stats(da.where(x > 20, np.nan, x), nan_policy="omit").compute().count
+    array([8., 7., 6.])
+    >>> channel_stats(da.ma.masked_greater(x, 20)).compute().count
     array([8., 7., 6.])
     """
     da, delayed = _dask()
@@ -114,16 +115,16 @@ def _check_chunks(x: Any) -> None:
     # Dask knows the type of the chunks before it computes one.
     if not isinstance(x._meta, np.ndarray):
         raise TypeError(f"x has chunks of type {type(x._meta).__name__}; expected numpy.ndarray")
-    if isinstance(x._meta, np.ma.MaskedArray):
-        raise TypeError("x has masked chunks, whose masks would be ignored; expected plain ones, as x.map_blocks("
-                        "numpy.ma.filled) makes them")
     ChannelStats(1, axis=-1).update(np.empty((0, 1), x.dtype))     # an error names the supported dtypes
 
 
 def _part(block: NDArray[Any], axis: int, first: int, channels: int, nan_policy: NanPolicy) -> ChannelStats:
     # One thread, because those of Dask reduce other chunks at the same time. update() checks the number of channels.
+    mask = None
+    if isinstance(block, np.ma.MaskedArray):
+        mask, block = ~np.ma.getmaskarray(block), block.data
     try:
-        return ChannelStats(channels, axis=axis).update(block, nan_policy=nan_policy, num_threads=1)
+        return ChannelStats(channels, axis=axis).update(block, mask=mask, nan_policy=nan_policy, num_threads=1)
     except ValueError as error:
         raise ValueError(f"{error} (in a chunk that starts at channel {first})") from None
 

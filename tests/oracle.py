@@ -84,3 +84,41 @@ def backward(
         dx = dx - along(dbeta, x, axis, wide) / n - x_hat * (along(dgamma, x, axis, wide) / n)
     dx = dx * along(of.rstd, x, axis, wide)
     return Backward(dx if gamma is None else dx * along(gamma, x, axis, wide), dgamma, dbeta, dy)
+
+
+class Renorm(NamedTuple):
+    """The results of a batch renormalization."""
+
+    y: Any
+    z: Any
+    r: Any
+    d: Any
+    dx: Any
+    dgamma: Any
+    dbeta: Any
+
+
+def renorm(
+    x: Any, dy: Any, running: tuple[Any, Any], gamma: Any, beta: Any, *, limits: tuple[float, float], axis: int = 1,
+    eps: float = 1e-5, residual: Any = None, relu: bool = False,
+) -> Renorm:
+    """Batch renormalization relative to a running mean and deviation, and its gradients."""
+    x, dy = np.asarray(x).astype(WIDE), np.asarray(dy).astype(WIDE)
+    mean, var = moments(x, axis)
+    std = np.sqrt(var + WIDE(eps))
+    running_mean, running_std = (np.asarray(v, WIDE) for v in running)
+    r = np.clip(std / running_std, 1 / WIDE(limits[0]), WIDE(limits[0]))
+    d = np.clip((mean - running_mean) / running_std, -WIDE(limits[1]), WIDE(limits[1]))
+    wide = {name: along(v, x, axis, WIDE) for name, v in
+            {"mean": mean, "std": std, "r": r, "d": d, "gamma": gamma, "beta": beta}.items()}
+    normal = (x - wide["mean"]) / wide["std"]
+    x_hat = normal * wide["r"] + wide["d"]
+    z = x_hat * wide["gamma"] + wide["beta"] + (0 if residual is None else np.asarray(residual).astype(WIDE))
+    if relu:
+        dy = np.where(z <= 0, 0, dy)
+    over = others(x, axis)
+    dbeta, dgamma = dy.sum(axis=over), (dy * x_hat).sum(axis=over)
+    upstream = dy * wide["gamma"] * wide["r"]       # r and d are constants
+    dx = (upstream - upstream.mean(axis=over, keepdims=True)
+          - normal * (upstream * normal).mean(axis=over, keepdims=True)) / wide["std"]
+    return Renorm(np.where(z <= 0, 0, z) if relu else z, z, r, d, dx, dgamma, dbeta)

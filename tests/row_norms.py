@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from fastbn._core import views
+from fastbn._core.checks import check_activation
 from fastbn._core.dispatch import kernels
 from tests.oracle import WIDE
 
@@ -45,28 +46,47 @@ class Gradients(NamedTuple):
     dbeta: Any
 
 
-def forward(x, gamma=None, beta=None, *, eps=1e-5, about_zero=False, threads=1, out=None):
+def beside(rows, array, name):
+    """The view of an array like x, or None."""
+    return None if array is None else views.like(rows, array, name)
+
+
+def forward(x, gamma=None, beta=None, *, eps=1e-5, about_zero=False, threads=1, out=None, residual=None,
+            activation=None, bits=None):
     """One call of the kernel that keeps the statistics."""
     rows = views.view(x, -1)
-    y = views.output(rows, out)
-    statistics = kernels.layer_forward(rows, y, gamma, beta, eps, about_zero=about_zero, num_threads=threads)
+    residual = beside(rows, residual, "residual")
+    y = views.output(rows, out, residual)
+    statistics = kernels.layer_forward(
+        rows, y, gamma, beta, eps, about_zero=about_zero, num_threads=threads, residual=residual,
+        activation=check_activation(activation), bits=bits)
     return Call(y.finish(), statistics)
 
 
-def inference(x, gamma=None, beta=None, *, eps=1e-5, about_zero=False, threads=1):
+def inference(x, gamma=None, beta=None, *, eps=1e-5, about_zero=False, threads=1, residual=None, activation=None):
     """One call of the kernel that keeps nothing."""
     rows = views.view(x, -1)
     y = views.output(rows)
-    kernels.layer_inference(rows, y, gamma, beta, eps, about_zero=about_zero, num_threads=threads)
+    kernels.layer_inference(
+        rows, y, gamma, beta, eps, about_zero=about_zero, num_threads=threads,
+        residual=beside(rows, residual, "residual"), activation=check_activation(activation))
     return y.finish()
 
 
-def backward(dy, x, statistics, gamma=None, *, threads=1, out=None):
-    """One call of the kernel of the gradients."""
+def backward(dy, x, statistics, gamma=None, *, threads=1, out=None, dresidual=None, beta=None, activation=None,
+             bits=None):
+    """One call of the kernel of the gradients; `dresidual` is written."""
     rows = views.view(x, -1)
     dx = views.output(rows, out)
-    sums = kernels.layer_backward(views.like(rows, dy, "dy"), rows, dx, statistics, gamma, num_threads=threads)
+    sums = kernels.layer_backward(
+        views.like(rows, dy, "dy"), rows, dx, statistics, gamma, num_threads=threads,
+        dresidual=beside(rows, dresidual, "dresidual"), beta=beta, activation=check_activation(activation), bits=bits)
     return Gradients(dx.finish(), *sums)
+
+
+def new_bits(x):
+    """Memory for the bits of a ReLU after a residual."""
+    return np.empty(kernels.bits_words(views.view(x, -1), 1), np.uint16)
 
 
 def exact(x, gamma=None, beta=None, *, eps=1e-5, about_zero=False):
@@ -109,9 +129,14 @@ def units(got, want, dtype, size=None):
 
 def results(x, dy, gamma, beta, *, about_zero, threads):
     """Every array that the kernels return for some arguments."""
-    y, statistics = forward(x, gamma, beta, about_zero=about_zero, threads=threads)
-    return [y, *(s for s in statistics if s is not None),
-            *backward(dy, x, statistics, gamma, threads=threads)]
+    how = {"about_zero": about_zero, "threads": threads}
+    y, statistics = forward(x, gamma, beta, **how)
+    out = [y, *(s for s in statistics if s is not None), *backward(dy, x, statistics, gamma, threads=threads)]
+    bits, dresidual = new_bits(x), np.empty_like(x)
+    out += [forward(x, gamma, beta, residual=dy, activation="relu", bits=bits, **how).y, bits, dresidual,
+            *backward(dy, x, statistics, gamma, dresidual=dresidual, activation="relu", bits=bits, threads=threads)]
+    return [*out, forward(x, gamma, beta, activation="silu", **how).y,
+            *backward(dy, x, statistics, gamma, beta=beta, activation="silu", threads=threads)]
 
 
 def hashes():

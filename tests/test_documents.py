@@ -15,8 +15,8 @@ DOCUMENTS = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.m
                    if any(blocks(path)) and path.name != "scale.md")
 ENTRY = re.compile(r"^\.\. auto(?:class|function|exception|data):: ([\w.]+)$", re.MULTILINE)
 PATH = re.compile(r"`((?:benchmarks|docs|examples|fastbn|tests)/[\w./-]+)`")
-# Public modules are in the root of the package; private code is in folders, but for these two.
-MODULES = ["fastbn", "fastbn.checkpoints", "fastbn.folding",
+# Public modules are in the root of the package; private code is in folders, but for these three.
+MODULES = ["fastbn", "fastbn.checkpoints", "fastbn.folding", "fastbn.functional",
            *(f"fastbn.{path.stem}" for path in sorted((ROOT / "fastbn").glob("[a-z]*.py")))]
 
 
@@ -70,7 +70,8 @@ def test_the_guide_of_the_command_line_has_every_option(command):
     assert not [option for option in options if option not in guide]
 
 
-def test_the_diagram_is_what_its_script_draws():
-    script = DOCS / "diagrams" / "data_flow.py"
+@pytest.mark.parametrize("name", ["data_flow", "family"])
+def test_the_diagram_is_what_its_script_draws(name):
+    script = DOCS / "diagrams" / f"{name}.py"
     draw = runpy.run_path(str(script))["draw"]
     assert script.with_suffix(".svg").read_text() == draw()

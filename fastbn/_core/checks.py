@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -57,6 +57,15 @@ def check_flag(value: object, name: str) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return bool(value)
+
+
+def check_lengths(value: object, name: str) -> tuple[int, ...]:
+    """Return the lengths of one or more axes; an integer stands for one axis."""
+    given = tuple(value) if isinstance(value, Iterable) else (value,)
+    lengths = tuple(check_integer(length, name, 0) for length in given)
+    if not lengths:
+        raise ValueError(f"{name} must have one or more axes, got {value!r}")
+    return lengths
 
 
 def check_iterable(value: object, name: str, expected: str = "an iterable of arrays") -> None:
@@ -136,6 +145,22 @@ def check_trainable(activation: object, residual: bool) -> tuple[int, float]:
 def name_of(code: int) -> str:
     """Return the name of an activation."""
     return next(name for name, other in ACTIVATIONS.items() if other == code)
+
+
+def decoded(coded: tuple[int, float]) -> Activation:
+    """Return an activation as a caller gives it: the argument of `check_activation` that returns this.
+
+    Examples
+    --------
+    >>> from fastbn._core.checks import check_activation, decoded
+    >>> decoded((0, 0.0)), decoded(check_activation("relu")), decoded(check_activation("elu"))
+    (None, 'relu', ('elu', 1.0))
+    """
+    if not coded[0]:
+        return None
+    name: Any = name_of(coded[0])
+    pair: Any = (name, coded[1])
+    return pair if name in PARAMETERS else name     # type: ignore[no-any-return]
 
 
 def as_vector(values: ArrayLike, name: str) -> NDArray[np.float64]:

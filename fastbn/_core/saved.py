@@ -78,11 +78,9 @@ class Saved:
 
     def _shaped(self, statistic: NDArray[np.float64]) -> NDArray[np.float64]:
         # Of a caller, who cannot change it.
-        view: NDArray[np.float64] = statistic.view()
         if self._samples is not None and self._shape is not None and self._axis is not None:
-            view = statistic.reshape(-1, self._shape[self._axis])
-        view.flags.writeable = False
-        return view
+            statistic = statistic.reshape(-1, self._shape[self._axis])
+        return read_only(statistic)
 
     def __repr__(self) -> str:
         return f"Saved({len(self._kept.mean)}, count={self._count})"
@@ -131,27 +129,18 @@ class Saved:
             it, so it is checked here.
         """
         kept = self._kept
-        if type(kept) is not Kept or len(kept) != KEPT_FIELDS:
-            # A Kept of another length has no repr.
-            refuse("content", tuple(kept) if isinstance(kept, tuple) else kept)
-        mean, _, _, scale, _, bits, frozen, activation = kept
-        if not isinstance(mean, np.ndarray) or mean.ndim != 1:
-            refuse("mean", mean)
-        if type(frozen) is not bool:
-            refuse("frozen", frozen)
-        if not is_activation(activation):
-            refuse("activation", activation)
+        check_kept(kept)
         if type(self._count) is not int or self._count < 0:
             refuse("count", self._count)
         if self._samples is not None and not (type(self._samples) is int and self._samples > 0):
             refuse("samples", self._samples)
-        view = views.view(x, axis, len(mean) if self._samples is None else None)
+        view = views.view(x, axis, len(kept.mean) if self._samples is None else None)
         if self._shape is not None:
             if view.array.shape != self._shape:
                 raise ValueError(f"x has shape {view.array.shape}; expected that of the forward pass, {self._shape}")
             if view.axis != self._axis:
                 raise ValueError(f"axis {axis} is not that of the forward pass, {self._axis}")
-        elif bits is not None or not frozen:
+        elif kept.bits is not None or not kept.frozen:
             raise ValueError("saved must be what batch_norm_training returned, or come from Saved.from_statistics")
         if self._arrangement is not None:
             if not is_arrangement(self._arrangement, view):
@@ -162,13 +151,15 @@ class Saved:
                 refuse("index", self._index)
             if not views.choose(view, self._index):
                 raise ValueError("x must lie in memory as in the forward pass, where only some positions counted")
-        # Only these combinations have kernels: bits with a residual; scale and shift without one.
-        if bits is not None and not (
-                self._residual and is_vector(bits, np.uint16) and len(bits) == kernels.bits_words(view, self._samples)):
-            refuse("mask", bits)
-        if scale is not None and self._residual:
-            refuse("scale", scale)
+        check_gate(kept, self._residual, kernels.bits_words(view, self._samples) if kept.bits is not None else 0)
         return view
+
+
+def read_only(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a read-only view."""
+    view: NDArray[np.float64] = vector.view()
+    view.flags.writeable = False
+    return view
 
 
 def normalizing(
@@ -218,6 +209,36 @@ def refuse(what: str, got: object) -> NoReturn:
     """Raise an error for content of a Saved that no forward pass saves."""
     text = f"{got.dtype}{got.shape}" if isinstance(got, np.ndarray) else repr(got)
     raise ValueError(f"saved must be as a forward pass returned it, and its {what} is not; got {text:.80}")
+
+
+def check_kept(kept: Kept) -> None:
+    """Raise an error unless this is a Kept with the fields that the kernels do not check: mean, frozen, activation."""
+    if type(kept) is not Kept or len(kept) != KEPT_FIELDS:
+        # A Kept of another length has no repr.
+        refuse("content", tuple(kept) if isinstance(kept, tuple) else kept)
+    if not isinstance(kept.mean, np.ndarray) or kept.mean.ndim != 1:
+        refuse("mean", kept.mean)
+    if type(kept.frozen) is not bool:
+        refuse("frozen", kept.frozen)
+    if not is_activation(kept.activation):
+        refuse("activation", kept.activation)
+
+
+def check_gate(kept: Kept, residual: bool, words: int) -> None:
+    """Raise an error unless there are kernels for this combination: bits with a residual, scale and shift without one.
+
+    Parameters
+    ----------
+    kept : Kept
+    residual : bool
+        Whether the forward pass had one.
+    words : int
+        Of bits; not used without them.
+    """
+    if kept.bits is not None and not (residual and is_vector(kept.bits, np.uint16) and len(kept.bits) == words):
+        refuse("mask", kept.bits)
+    if kept.scale is not None and residual:
+        refuse("scale", kept.scale)
 
 
 def is_vector(value: object, dtype: type[np.generic]) -> bool:

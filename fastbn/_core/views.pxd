@@ -26,6 +26,7 @@ cdef class View:
     cdef Py_ssize_t rows            # rows of the array if some are chosen; n is then their number
     cdef Merge merge                # how several channel axes became one; None for one axis
     cdef bint broadcast             # whether narrow rows may be one row that is repeated
+    cdef bint joined                # whether the kernels walk the caller's array as rows, of all its trailing axes
     cdef char* p
     cdef int type                   # of the elements, as in sizes.pxi
     cdef Py_ssize_t itemsize
@@ -37,6 +38,7 @@ cdef class View:
 
 
 cpdef View view(x, axis, channels=*, str name=*, arrangement=*, bint statistics=*)
+cpdef View rows(x, tuple lengths)
 cpdef View like(View x, a, str name)
 cpdef bint choose(View x, cnp.ndarray index) except -1
 cpdef View output(View x, out=*, View other=*)

@@ -8,6 +8,8 @@ channels lie last. "Before" and "after" refer to the order in memory, not to the
 The module is compiled because a small call spends its time here; in Python the checks take longer than the arithmetic.
 """
 
+from math import prod
+
 import numpy as np
 
 cimport numpy as cnp
@@ -47,14 +49,18 @@ cdef class View:
         """The order in which the elements are walked, for another `view`."""
         return self.outer, self.order
 
+    @property
+    def whole(self):
+        """The shape of the caller's array."""
+        return (<object> self.source).shape
+
     cpdef finish(self):
         """Return the array for the caller; a packed result is copied to its target first."""
-        array = self.array if self.merge is None else self.merge.split(self.array)
         if self.target is not None:
-            np.copyto(self.target, array)
+            np.copyto(self.target, self.split(self.array))
         if self.result is None:
-            return array
-        return to_tensor(array) if self.result is True else self.result
+            return self.source
+        return to_tensor(self.source) if self.result is True else self.result
 
     @property
     def merges(self):
@@ -63,11 +69,13 @@ cdef class View:
 
     def merged(self, cnp.ndarray a not None):
         """Return another array of the caller's shape in the shape of `array`."""
-        return a if self.merge is None else self.merge.merge(a)
+        return joined(self, a)
 
     def split(self, cnp.ndarray a not None):
         """Return an array of the shape of `array` in the caller's shape, without a copy."""
-        return a if self.merge is None else self.merge.split(a)
+        if self.merge is not None:
+            return self.merge.split(a)
+        return (<object> a).reshape(self.whole) if self.joined else a
 
 
 def is_walkable(cnp.ndarray a not None, int axis):
@@ -122,11 +130,56 @@ cpdef View view(x, axis, channels=None, str name="x", arrangement=None, bint sta
     return v
 
 
+cpdef View rows(x, tuple lengths):
+    """Check an input and turn it into a View of rows, in C order, of which each holds all elements of its last axes.
+
+    Views of `like` and `output` are then rows as well, of arrays of the shape of `x`.
+
+    Parameters
+    ----------
+    x : array_like of float32, float64, float16 or bfloat16
+    lengths : tuple of int
+        The expected lengths of its last axes.
+
+    Returns
+    -------
+    View
+        Of a packed copy if the kernels cannot walk `x`.
+    """
+    cdef cnp.ndarray a = array_of(x, "x"), b
+    cdef View v = View.__new__(View)
+    cdef tuple shape = (<object> a).shape
+    cdef Py_ssize_t first = len(shape) - len(lengths)
+    if first < 0 or shape[first:] != lengths:
+        last = "axis" if len(lengths) == 1 else f"{len(lengths)} axes"
+        raise ValueError(f"x has shape {shape}; expected {lengths} as the shape of its last {last}")
+    v.name = "x"
+    v.tensor = not cnp.PyArray_CheckExact(x) and is_tensor(x)
+    v.source = a
+    v.outer = 1
+    v.joined = first != 1 or len(lengths) != 1
+    v.n = prod(shape[:first])
+    v.c = prod(lengths)
+    b = joined(v, a)
+    if not walk(v, b, 1):
+        walk(v, arranged(v, b, False), 1)
+    return v
+
+
+cdef cnp.ndarray joined(View x, cnp.ndarray a):
+    # An array of the caller's shape as it is walked: as rows, or with one channel axis; a copy if memory does not allow
+    # a view.
+    if x.merge is not None:
+        return x.merge.merge(a)
+    return a.reshape(x.n, x.c) if x.joined else a
+
+
 cdef View beside(View x, cnp.ndarray a, cnp.ndarray source, str name, object target):
     # A View of `a` in the order of x; p is NULL if the kernels cannot walk it.
     cdef View v = View.__new__(View)
     v.name = name
     v.source = source
+    v.joined = x.joined
     v.order = x.order
     v.outer = x.outer
     v.merge = x.merge
@@ -179,7 +232,8 @@ cpdef bint choose(View x, cnp.ndarray index) except -1:
     """
     refuse_none(x, "x")
     refuse_none(index, "index")
-    if x.merge is not None or x.s != 1 or x.order is not None or x.outer != cnp.PyArray_NDIM(<cnp.ndarray> x.array) - 1 or narrow(x.c):
+    if (x.merge is not None or x.s != 1 or x.order is not None
+            or x.outer != cnp.PyArray_NDIM(<cnp.ndarray> x.array) - 1 or narrow(x.c)):
         return False
     check_index(index, x.n)
     set_chosen(x, index)
@@ -192,16 +246,15 @@ cpdef View like(View x, a, str name):
     A list or tuple is converted to the dtype of `x`.
     """
     cdef View v
-    cdef cnp.ndarray b, walked
+    cdef cnp.ndarray b
     refuse_none(x, "x")
     b = array_like(x, a, name)
     if not same_shape(x.source, b):
-        raise ValueError(f"{name} has shape {(<object> b).shape}; expected the shape of x, {(<object> x.source).shape}")
+        raise ValueError(f"{name} has shape {(<object> b).shape}; expected the shape of x, {x.whole}")
     if cnp.PyArray_TYPE(b) != cnp.PyArray_TYPE(<cnp.ndarray> x.array):
         raise TypeError(f"{name} has dtype {b.dtype}; expected that of x, {x.array.dtype}")
-    walked = b if x.merge is None else x.merge.merge(b)
-    v = beside(x, walked, b, name, None)
-    return v if v.p != NULL else beside(x, arranged(x, walked, False), b, name, None)
+    v = beside(x, joined(x, b), b, name, None)
+    return v if v.p != NULL else beside(x, arranged(x, joined(x, b), False), b, name, None)
 
 
 cpdef View output(View x, out=None, View other=None):
@@ -222,30 +275,31 @@ cpdef View output(View x, out=None, View other=None):
         Of a packed array if the kernels cannot walk `out`; ``finish()`` copies it back.
     """
     cdef View v
-    cdef cnp.ndarray a
+    cdef cnp.ndarray a, b
+    cdef bint fits
     refuse_none(x, "x")
     if out is None:
-        a = arranged(x, <cnp.ndarray> x.array, True)
-        v = beside(x, a, a, "out", None)
+        if x.merge is None:
+            a = arranged(x, x.source, True)
+            v = beside(x, joined(x, a), a, "out", None)
+        else:
+            a = arranged(x, <cnp.ndarray> x.array, True)
+            v = beside(x, a, x.merge.split(a), "out", None)
         v.result = True if x.tensor else None
         return v
     a = as_target(out)
     if not same_shape(x.source, a):
-        raise ValueError(f"out has shape {(<object> a).shape}; expected the shape of {x.name}, "
-                         f"{(<object> x.source).shape}")
+        raise ValueError(f"out has shape {(<object> a).shape}; expected the shape of {x.name}, {x.whole}")
     if cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(<cnp.ndarray> x.array):
         raise TypeError(f"out has dtype {a.dtype}; expected that of {x.name}, {x.array.dtype}")
     check_writable(a)
     refuse_overlap(a, x)
     if other is not None:
         refuse_overlap(a, other)
-    if x.merge is None:
-        v = beside(x, a, a, "out", None)
-    elif x.merge.fits(a):
-        v = beside(x, x.merge.merge(a), a, "out", None)
-    else:
-        v = None
-    if v is None or v.p == NULL:
-        v = beside(x, arranged(x, <cnp.ndarray> x.array, True), a, "out", a)
+    fits = x.merge is None or x.merge.fits(a)
+    b = joined(x, a) if fits else <cnp.ndarray> x.array
+    v = beside(x, b, a, "out", None)
+    if not fits or v.p == NULL or not (b is a or np.may_share_memory(a, b)):
+        v = beside(x, arranged(x, b, True), a, "out", a)
     v.result = out
     return v

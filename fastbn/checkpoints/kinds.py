@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from fastbn.checkpoints.protocol import Checkpointable
+    from typing import TypeGuard
+
+    from fastbn.checkpoints.protocol import Averaged, Checkpointable
 
 Kind = TypeVar("Kind", bound="type[Checkpointable]")
 
@@ -51,6 +53,11 @@ def is_whole(cls: type) -> bool:
     return name_of(cls) in _whole
 
 
+def is_averaged(layer: Checkpointable) -> TypeGuard[Averaged]:
+    """Return whether other frameworks have the state of a layer too."""
+    return not is_whole(type(layer))
+
+
 def default() -> str:
     """Return the name of the default class."""
     return next(iter(_kinds))
@@ -72,7 +79,7 @@ def named(name: str) -> type[Checkpointable]:
 def check_layer(layer: object, name: str) -> None:
     """Raise a TypeError unless an argument is a layer of a registered class, or of a class derived from one."""
     if name_of(type(layer)) is None:
-        raise TypeError(f"{name} must be a {' or '.join(_kinds)}, got {type(layer).__name__}")
+        raise TypeError(f"{name} must be a layer, one of {', '.join(_kinds)}, got {type(layer).__name__}")
 
 
 def name_of(cls: type) -> str | None:

@@ -11,7 +11,7 @@ from fastbn.checkpoints.build import build
 from fastbn.checkpoints.conventions import COUNTER, FASTBN, Convention, averaging, find
 from fastbn.checkpoints.conversion import ConversionOptions, convert, convert_momentum
 from fastbn.checkpoints.formats.files import located, opened
-from fastbn.checkpoints.kinds import check_layer, default, is_whole, name_of, named
+from fastbn.checkpoints.kinds import check_layer, default, is_averaged, is_whole, name_of, named
 from fastbn.checkpoints.matching import check_prefix, check_shapes, checked_vectors, match, without_prefix
 from fastbn.checkpoints.prefixes import layers_in
 from fastbn.checkpoints.settings import Settings, decode
@@ -200,7 +200,7 @@ def restore(
     check_prefix(prefix)
     source = find(convention)
     with opened(path) as archive:
-        if is_whole(type(layer)):
+        if not is_averaged(layer):
             _check_kind(type(layer), decode(archive.metadata, prefix)[1])
             whole.load(layer, archive, without_prefix({name: name for name in archive.under(prefix)}, prefix))
             return

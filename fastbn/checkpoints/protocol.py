@@ -11,12 +11,7 @@ if TYPE_CHECKING:
 
 
 class Checkpointable(Protocol):
-    """A layer with a state and settings, such as `fastbn.BatchNorm`.
-
-    The settings are those attributes that `fastbn.checkpoints.settings` lists.
-    """
-
-    unbiased: bool
+    """A layer with a state and settings."""
 
     def _arguments(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""
@@ -25,10 +20,19 @@ class Checkpointable(Protocol):
         """Set training mode, or evaluation mode."""
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Return copies of parameters and running averages."""
+        """Return copies of the arrays of a state."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load parameters and running averages: all of them or, after an error, none."""
+        """Load the arrays of a state: all of them or, after an error, none."""
+
+
+class Averaged(Checkpointable, Protocol):
+    """A layer whose state other frameworks have too, such as `fastbn.BatchNorm`.
+
+    The settings are those attributes that `fastbn.checkpoints.settings` lists.
+    """
+
+    unbiased: bool
 
 
 Layer = TypeVar("Layer", bound=Checkpointable)

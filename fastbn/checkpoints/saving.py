@@ -11,7 +11,7 @@ from fastbn.checkpoints import whole
 from fastbn.checkpoints.conventions import FASTBN, Convention, averaging, find
 from fastbn.checkpoints.conversion import ConversionOptions, convert
 from fastbn.checkpoints.formats.files import format_of, located, opened, write
-from fastbn.checkpoints.kinds import check_layer, is_whole, name_in_file
+from fastbn.checkpoints.kinds import check_layer, is_averaged, name_in_file
 from fastbn.checkpoints.matching import check_prefix
 from fastbn.checkpoints.prefixes import check_apart, layers_in, names_of_layers
 from fastbn.checkpoints.settings import encode, prefix_of
@@ -133,7 +133,7 @@ def _entries(
     layer: Checkpointable, prefix: str, convention: Convention, **choices: Unpack[ConversionOptions]
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     # The arrays and the metadata of a layer in a file.
-    if is_whole(type(layer)):
+    if not is_averaged(layer):
         _check_whole(layer, convention, choices)
         return whole.entries(layer, prefix)
     source = averaging(layer.unbiased)

@@ -62,8 +62,8 @@ def state_array(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[A
         array = given.astype(dtype)
     if not np.isfinite(array).all():
         raise ValueError(f"{name} has values that are not finite in {dtype}, in {places(~np.isfinite(array))}")
-    if name == "running_var" and (array < 0).any():
-        raise ValueError(f"running_var has negative values, down to {array.min()}, in {places(array < 0)}")
+    if name in ("running_var", "renorm_var") and (array < 0).any():
+        raise ValueError(f"{name} has negative values, down to {array.min()}, in {places(array < 0)}")
     return array
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def arguments_in(archive: Archive, prefix: str) -> dict[str, Any]:
     text = archive.metadata.get(key_of(prefix, ARGUMENTS))
     if text is None:
         return {}
-    return decoded(text, max(int(np.prod(archive.shape(name), dtype=object)) for name in archive.under(prefix)))
+    return decoded(text, max(math.prod(archive.shape(name)) for name in archive.under(prefix)))
 
 
 def decoded(text: str, largest: int) -> dict[str, Any]:
@@ -89,11 +90,11 @@ def decoded(text: str, largest: int) -> dict[str, Any]:
 
 def restored(name: str, value: Any, largest: int) -> Any:
     """Return an argument from JSON."""
-    if isinstance(value, list):
-        return tuple(restored(name, item, largest) for item in value)
-    if isinstance(value, dict) or (isinstance(value, int) and abs(value) > largest):
-        raise ValueError(f"metadata has {shortened(str(value))} as {name} of a layer")
-    return value
+    items = value if isinstance(value, list) else [value]
+    simple = all(item is None or isinstance(item, (bool, int, float, str)) for item in items)
+    if not simple or math.prod(abs(item) for item in items if isinstance(item, int)) > largest:
+        raise ValueError(f"metadata has {shortened(json.dumps(value))} as {name} of a layer")
+    return tuple(items) if isinstance(value, list) else value
 
 
 def read(archive: Archive, prefix: str, arguments: Mapping[str, Any], layer_type: type[Layer]) -> Layer:
@@ -121,7 +122,7 @@ def read(archive: Archive, prefix: str, arguments: Mapping[str, Any], layer_type
         raise ValueError("metadata describes a layer that is too large") from None
     except TypeError as error:
         # An argument that the caller gave, or a missing one, is a TypeError; one in the file is not.
-        if stored and not arguments:
+        if key_of(prefix, ARGUMENTS) in archive.metadata and not arguments:
             raise ValueError(str(error)) from error
         raise
     load(layer, archive, full)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from fastbn._core.checks import Activation
+    from fastbn._core.saved import Saved
     from fastbn.layers.masked import Padding
     from fastbn.layers.options import NormWithOptions
     from fastbn.layers.tape import Tape
@@ -102,6 +103,8 @@ class WholeBatch:
         masks: Iterable[ArrayLike | None] | None = None,
         lengths: Iterable[ArrayLike | None] | None = None,
     ) -> None:
+        if not hasattr(layer, "accumulate"):      # such as a BatchRenorm, which normalizes by more than the batch
+            raise TypeError(f"layer must be a BatchNorm, got {type(layer).__name__}")
         source = layer._source
         with source.guard(FORWARD):
             if not layer.training:
@@ -242,8 +245,7 @@ class WholeBatch:
     def _rstd(self) -> NDArray[np.float64]:
         # A rank may have no micro-batch, and no forward pass that left it.
         if self._tapes:
-            saved = self._tapes[0].saved
-            assert saved is not None
+            saved: Saved = self._tapes[0].saved
             return saved.rstd
         return normalizing(self._statistics.mean, self._statistics.var, self._layer.eps)[2]
 

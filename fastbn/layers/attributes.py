@@ -64,7 +64,21 @@ def unknown(cls: type[Checked], name: str) -> str:
     hint = f"; it is called {RENAMED[name]}" if name in RENAMED else f"; did you mean {similar[0]}?" if similar else ""
     if name == "activation":
         hint = "; pass it to each call"
-    return f"a {cls.__name__} has no attribute {name}{hint}"
+    return f"{with_article(cls)} has no attribute {name}{hint}"
+
+
+def with_article(cls: type) -> str:
+    """Return the name of a class after "a" or "an".
+
+    Examples
+    --------
+    >>> from fastbn.layers.attributes import with_article
+    >>> with_article(int), with_article(type("RMSNorm", (), {}))
+    ('an int', 'an RMSNorm')
+    """
+    name = cls.__name__
+    spelt = name[:2].isupper()      # the first letter by its name: an RMSNorm
+    return f"{'an' if name[0] in ('AEFHILMNORSX' if spelt else 'AEIOaeio') else 'a'} {name}"
 
 
 class Renamed:
@@ -100,7 +114,7 @@ def forwarded(part: str, name: str, doc: str) -> Any:
 def refusal(hint: str) -> Check:
     """Return a check that refuses every assignment, with a hint at the alternative."""
     def refuse(owner: object, value: object, name: str) -> NoReturn:
-        raise AttributeError(f"{name} of a {type(owner).__name__} cannot be assigned; {hint}")
+        raise AttributeError(f"{name} of {with_article(type(owner))} cannot be assigned; {hint}")
 
     return refuse
 
@@ -137,6 +151,14 @@ def check_shape(value: Any, shape: tuple[int, ...], name: str) -> Any:
     return value
 
 
+def check_channel_axis(owner: Any, value: Any, name: str) -> int:
+    """Return the channel axis of a layer whose first axis is that of the samples."""
+    axis = check_integer(value, name)
+    if axis == 0:
+        raise ValueError(f"{name} must be that of the channels, and 0 is that of the samples; got 0")
+    return axis
+
+
 def check_dtype(dtype: Any) -> np.dtype[Any]:
     """Return float32 or float64; None stands for float32."""
     try:
@@ -148,16 +170,14 @@ def check_dtype(dtype: Any) -> np.dtype[Any]:
     return kind
 
 
-# Of all layers; each has some of these attributes.
+# Of all layers.
 CHECKS: Mapping[str, Check] = {
-    "axis": lambda _, value, name: check_integer(value, name),
     "eps": lambda _, value, name: check_eps(value),
     "num_threads": lambda _, value, name: None if value is None else check_threads(value),
     "training": lambda _, value, name: check_flag(value, name),
     "learn_affine": lambda _, value, name: check_flag(value, name),
     "gamma": check_vector,
     "beta": check_vector,
-    "num_features": refusal("make a new layer"),
     "dtype": refusal("make a new layer"),
     "affine": refusal("assign gamma and beta, or None to do without"),
     "scale": refusal("assign gamma, or None to do without"),

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 # The names of the vectors in a state, which are PyTorch's.
-STATE_NAMES = {"gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_var": "running_var"}
+STATE_NAMES = {"gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_var": "running_var",
+               "renorm_mean": "renorm_mean", "renorm_var": "renorm_var"}
 
 RELU: int = ACTIVATIONS["relu"]
 
@@ -46,7 +47,7 @@ class Norm(Checked, ABC):
     ----------
     shape : tuple of int
         Of gamma and beta.
-    eps : float
+    eps : float or None
     scale, center : bool
         Whether there are a gamma and a beta.
     dtype : dtype or None
@@ -65,7 +66,7 @@ class Norm(Checked, ABC):
     _modes: ClassVar[Mapping[str, bool]] = {"training": True, "learn_affine": True}     # and their defaults
 
     dtype: np.dtype[Any]
-    eps: float
+    eps: float | Any            # None in an RMSNorm
     num_threads: int | None
     training: bool
     learn_affine: bool
@@ -81,7 +82,7 @@ class Norm(Checked, ABC):
     _tape: Tape | tuple[Any, Any, tuple[int, float]] | None
 
     def __init__(
-        self, shape: tuple[int, ...], *, eps: float, scale: bool, center: bool, dtype: DTypeLike | None,
+        self, shape: tuple[int, ...], *, eps: float | None, scale: bool, center: bool, dtype: DTypeLike | None,
         num_threads: int | None,
     ) -> None:
         self._shape = shape
@@ -90,8 +91,8 @@ class Norm(Checked, ABC):
         self.num_threads = num_threads
         for name, mode in self._modes.items():
             set_unchecked(self, name, mode)
-        self.gamma = np.ones(shape, self.dtype) if scale else None
-        self.beta = np.zeros(shape, self.dtype) if center else None
+        set_unchecked(self, "gamma", np.ones(shape, self.dtype) if scale else None)
+        set_unchecked(self, "beta", np.zeros(shape, self.dtype) if center else None)
         self.grad_gamma = None
         self.grad_beta = None
         set_tape(self, None)

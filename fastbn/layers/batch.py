@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from fastbn._core.dispatch import kernels
 from fastbn._core.saved import in_range
 from fastbn.statistics.channel_stats import ChannelStats
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastbn._core.saved import Saved
+    from fastbn._core.views import View
 
 
 class Statistics(NamedTuple):
@@ -52,6 +54,8 @@ class Batch:
         Values of each channel, if channels differ.
     unbiased : ndarray of float64, shape (C,), or None
         The unbiased variance, if it does not follow from var and the number of values.
+    instances : int
+        The number of such statistics whose averages `mean` and `var` are.
     """
 
     size: int
@@ -61,12 +65,20 @@ class Batch:
     stats: ChannelStats | None = None
     counts: NDArray[np.float64] | None = None
     unbiased: NDArray[np.float64] | None = None
+    instances: int = 1
 
     @classmethod
     def from_saved(cls, saved: Saved) -> Batch:
         """Return the statistics that a fused forward has found."""
         kept = saved._kept
         return cls(saved._count, kept.mean, saved._var, kept.low)
+
+    @classmethod
+    def from_view(cls, view: View, num_threads: int | None) -> Batch:
+        """Return the statistics of two or more values per channel, all of which count, as `from_stats` does."""
+        n, _, s = view.shape
+        mean, low, m2 = kernels.reduce(view, whole=False, num_threads=num_threads)
+        return cls(n * s, mean, m2 / (n * s), low)
 
     @classmethod
     def from_stats(cls, stats: ChannelStats) -> Batch:
@@ -90,7 +102,10 @@ class Batch:
 
         The gradients of such a channel are then 0 for any eps.
         """
-        var = np.where(np.asarray(self.size if self.counts is None else self.counts) > 0, in_range(self.var), 1.0)
+        if self.counts is None:
+            var = in_range(self.var) if self.size else np.ones(len(self.var))
+        else:
+            var = np.where(self.counts > 0, in_range(self.var), 1.0)
         return Statistics(self.mean, var, self.mean_low, self.counts)
 
     def without(self, channels: list[int]) -> Batch:

@@ -256,6 +256,8 @@ class BatchNorm(NormWithOptions):
             if jagged:
                 values, offsets = x
                 return self(values, residual, activation, out), offsets
+        if self._blend is not None and not (self.training or by_statistics):
+            return self._blend.evaluate(self, x, residual, activation, out, marks=Marks(mask, lengths, padding))
         if reads or mask is not None or lengths is not None or type(self._channels) is tuple:
             marks = None if mask is None and lengths is None else Marks(mask, lengths, padding)
             forward = by_batch.forward if by_statistics else by_average.forward

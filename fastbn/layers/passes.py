@@ -80,7 +80,7 @@ class Operands:
 
 def forward(
     operands: Operands, selection: Selection | None, source: Source, parameters: Parameters,
-    settle: Callable[[Batch], Statistics],
+    settle: Callable[[Batch], Statistics] = Batch.statistics,
 ) -> tuple[Any, Batch, Tape]:
     """Normalize the values that count by the statistics of their batch.
 
@@ -201,10 +201,10 @@ def complete(tape: Tape, axis: Axis, parameters: Parameters, mean: ArrayLike, va
         tape.rows = None if selection.by_channel else x
         if residual is not None and residual is not True:
             residual = selection.take(views.like(view, residual, "residual").array)
-    tape.saved = parts.inference_saved(
+    tape.saved = saved = parts.inference_saved(
         x, mean, var, parameters.gamma, parameters.beta, axis=axis, eps=parameters.eps,
         activation=tape.activation, residual=residual, num_threads=parameters.num_threads)
-    return tape.saved
+    return saved
 
 
 class Gradient:
@@ -232,7 +232,7 @@ class Gradient:
         self, dy: ArrayLike, tape: Tape, axis: Axis, parameters: Parameters, out: NDArray[Any] | None = None
     ) -> None:
         assert tape.saved is not None
-        self._saved, self._selection, self._counts = tape.saved, tape.selection, tape.counts
+        self._saved, self._selection, self._counts, self._shift = tape.saved, tape.selection, tape.counts, tape.shift
         self._parameters, self._out = parameters, out
         self._view = views.view(tape.x, axis)
         self._dy = views.like(self._view, dy, "dy")
@@ -249,7 +249,7 @@ class Gradient:
 
     @property
     def scaled(self) -> bool:
-        """Whether channels differ in size, so that fused kernels cannot compute dx."""
+        """Whether channels differ in size or weight, so that fused kernels cannot compute dx."""
         return self._counts is not None
 
     @property
@@ -286,6 +286,8 @@ class Gradient:
             # divide by one count for all channels, so they get sums that are scaled to it.
             given = sums * np.divide(
                 saved._count, self._counts, out=np.zeros(len(self._counts)), where=self._counts > 0)
+            if self._shift is not None:     # the variance is one about the mean of the batch, x_hat is not
+                given[0] += self._shift * given[1]
         dx, dgamma, dbeta, *others = batchnorm.gradients(
             *self._operands, saved, self._parameters.gamma, axis=self._axis, out=out,
             num_threads=self._parameters.num_threads, sums=given)

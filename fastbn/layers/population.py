@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from fastbn._core.checks import channels, check_flag, check_iterable
 from fastbn._core.extras import missing
 from fastbn.layers.batch import Batch, values_per_channel
 from fastbn.layers.batchnorm import BatchNorm
+from fastbn.layers.renorm import BatchRenorm
 from fastbn.layers.running import Progress, RunningStatistics, Weights
 from fastbn.statistics.channel_stats import ChannelStats
 
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+Layers: TypeAlias = BatchNorm | BatchRenorm | Iterable[BatchNorm | BatchRenorm]
+
 
 def population_statistics(
-    bn_layers: BatchNorm | Iterable[BatchNorm],
+    bn_layers: Layers,
     batches: Iterable[Any],
     forward: Callable[[Any], object],
     *,
@@ -46,7 +49,7 @@ def population_statistics(
 
     Parameters
     ----------
-    bn_layers : BatchNorm or iterable of BatchNorm
+    bn_layers : BatchNorm, BatchRenorm or iterable of them
         Layers with running averages, which are not frozen. Other layers of the network keep their mode.
     batches : iterable
         The arguments of `forward`. A batch with a single value per channel in a layer is an error, as in training.
@@ -86,7 +89,11 @@ def population_statistics(
     >>> bn.running_mean, bn.running_var        # of 1, 3, 10, 10, 16
     (array([8.], dtype=float32), array([29.2], dtype=float32))
     """
-    layers = _check_layers(bn_layers)
+    layers = check_layers(bn_layers)
+    for i, layer in enumerate(layers):
+        if isinstance(layer, BatchNorm) and (layer.use_running_stats or not layer.update_running_stats):
+            raise ValueError(f"bn_layers[{i}] is frozen; expected use_running_stats=False and "
+                             "update_running_stats=True, as after unfreeze()")
     if not callable(forward):
         raise TypeError(f"forward must be callable, got {type(forward).__name__}")
     check_iterable(batches, "batches", "an iterable")
@@ -146,27 +153,24 @@ class Gathering:
         return True
 
 
-def _check_layers(bn_layers: BatchNorm | Iterable[BatchNorm]) -> list[BatchNorm]:
-    if not isinstance(bn_layers, (BatchNorm, Iterable)):
+def check_layers(bn_layers: Layers) -> list[BatchNorm | BatchRenorm]:
+    """Return distinct layers with running averages, or raise an error."""
+    if not isinstance(bn_layers, (BatchNorm, BatchRenorm, Iterable)):
         raise TypeError(f"bn_layers must be a BatchNorm or an iterable of them, got {type(bn_layers).__name__}")
-    layers = [bn_layers] if isinstance(bn_layers, BatchNorm) else list(bn_layers)
+    layers = [bn_layers] if isinstance(bn_layers, (BatchNorm, BatchRenorm)) else list(bn_layers)
     if not layers:
         raise ValueError("bn_layers is empty; expected one BatchNorm or more")
     for i, layer in enumerate(layers):
-        if not isinstance(layer, BatchNorm):
-            raise TypeError(f"bn_layers[{i}] must be a BatchNorm, got {type(layer).__name__}")
+        if not isinstance(layer, (BatchNorm, BatchRenorm)):
+            raise TypeError(f"bn_layers[{i}] must be a BatchNorm or BatchRenorm, got {type(layer).__name__}")
         if layer.running_mean is None or layer.running_var is None:
             raise ValueError(f"bn_layers[{i}] keeps no running averages; expected track_running_stats=True")
-        for name, needed in (("use_running_stats", False), ("update_running_stats", True)):
-            if getattr(layer, name) is not needed:
-                raise ValueError(f"bn_layers[{i}] has {name}={not needed}; expected a layer that is not frozen; call "
-                                 "unfreeze()")
         if any(layer is other for other in layers[:i]):
             raise ValueError(f"bn_layers[{i}] appears twice; expected each layer once")
     return layers
 
 
-def _averages(name: str, layer: BatchNorm, gathering: Gathering) -> dict[str, NDArray[Any]]:
+def _averages(name: str, layer: BatchNorm | BatchRenorm, gathering: Gathering) -> dict[str, NDArray[Any]]:
     # In the dtypes of its arrays, finite.
     stats = gathering.stats
     if not values_per_channel(stats):

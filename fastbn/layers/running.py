@@ -55,7 +55,7 @@ class Weights:
         self.initial *= kept
         earlier, new = kept * kept, factor * factor
         self.squares = earlier * self.squares + new
-        self.squares_by_count = earlier * self.squares_by_count + new / batch.size
+        self.squares_by_count = earlier * self.squares_by_count + new / (batch.size * batch.instances)
         if batch.counts is not None:    # no single number fits all channels
             self.squares = self.squares_by_count = np.nan
 

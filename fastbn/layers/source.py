@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from fastbn.statistics.channel_stats import ChannelStats
 
-__all__ = ["BACKWARD", "FORWARD", "Local", "MicroBatches", "Ranks", "Source", "merge", "total"]
+__all__ = ["BACKWARD", "FORWARD", "Local", "MicroBatches", "Ranks", "Source", "merge", "reduce_several", "total"]
 
 
 class Source(Protocol):
@@ -167,6 +167,14 @@ class Ranks:
     def guard(self, operation: int) -> AbstractContextManager[None]:
         """Return a context that reports an error to the other ranks."""
         return self.peers.telling(operation)
+
+
+def reduce_several(source: Source, read: Callable[[], ChannelStats]) -> Batch:
+    """Return the statistics of the whole batch; a channel with a single value, which has no variance, is an error."""
+    batch = source.reduce(read)
+    if batch.single():
+        source.refuse_single(batch)
+    return batch
 
 
 def total(parts: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from fastbn._core.views import same_memory
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -29,23 +31,36 @@ class Tape:
         read.
     activation : tuple of int and float
         Its code in the kernels, and its parameter.
-    saved : Saved or None
-        None after a forward pass by running averages, whose backward pass makes it.
+    saved : Saved, what another member of the family saves, or None
+        None after a forward pass in evaluation mode by running averages or
+        statistics of single samples, whose backward pass makes it.
     selection : Selection or None
         Which values counted, if not all.
     rows : ndarray, shape (K, C), or None
         The values of x that counted, if the forward pass gathered and kept them.
     counts : ndarray of float64, shape (C,), or None
-        Values of the whole batch in each channel, if channels differ.
+        Values of the whole batch in each channel, if channels differ. Of statistics that depend on the batch with a
+        weight less than 1, the values divided by it.
+    shift : ndarray of float64, shape (C,), or None
+        (mean - mean of the batch) * rstd^2, if the mean is not that of the batch alone.
+    correction : tuple of ndarray of float64, shape (C,), or None
+        r and d of a batch renormalization.
     """
 
     x: Any
     residual: Any
     activation: tuple[int, float]
-    saved: Saved | None = None
+    saved: Any = None
     selection: Selection | None = None
     rows: NDArray[Any] | None = None
     counts: NDArray[np.float64] | None = None
+    shift: NDArray[np.float64] | None = None
+    correction: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether all values counted, with their full weight, so that fused kernels can do the backward pass."""
+        return self.selection is None and self.counts is None
 
     @classmethod
     def of_batch(
@@ -60,6 +75,28 @@ class Tape:
         tape = copy(self)
         tape.x, tape.residual = x, residual
         return tape
+
+
+def of_evaluation(
+    x: Any, residual: Any, activation: tuple[int, float], out: NDArray[Any] | None
+) -> tuple[Any, Any, tuple[int, float]]:
+    """Return the first fields of the Tape of a forward pass in evaluation mode, which keeps weak references.
+
+    x is None if `out` was written over it, or over the residual, without which the bits of a ReLU cannot be computed
+    again.
+
+    Parameters
+    ----------
+    x, residual, out
+        The arguments of the call.
+    activation : tuple of int and float
+        What `check_activation` returned.
+    """
+    lost = out is not None and (
+        same_memory(out, x) or (activation[0] > 0 and residual is not None and same_memory(out, residual)))
+    if residual is not None:
+        residual = weakly(residual) if activation[0] else True
+    return None if lost else weakly(x), residual, activation
 
 
 def weakly(array: Any) -> Any:

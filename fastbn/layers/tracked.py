@@ -55,6 +55,8 @@ class TrackedNorm(StoredNorm):
 
     _checks: ClassVar[Mapping[str, Check]] = {
         **StoredNorm._checks,
+        "axis": lambda _, value, name: check_integer(value, name),
+        "num_features": refusal("make a new layer"),
         "averaging": refusal("make a new layer, or assign momentum, of which None is 'cumulative'"),
         "track_running_stats": refusal("assign running_mean and running_var, or None to do without"),
     }
@@ -74,6 +76,7 @@ class TrackedNorm(StoredNorm):
     _follower: Follower     # the running statistics, unless something else receives the batches
     _warned: bool           # of a batch that was left out
     _constants: Any
+    _blend: Any = None      # a Blend of the running averages and the batch, for evaluation
 
     def __init__(
         self, num_features: int, *, axis: Axis, eps: float, scale: bool, center: bool, dtype: DTypeLike | None,
@@ -144,7 +147,7 @@ class TrackedNorm(StoredNorm):
             set_tape(self, tape)
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_constants": None}
+        return super().__getstate__() | {"_constants": None, "_blend": None}
 
     def backward(self, dy: ArrayLike, out: NDArray[Any] | None = None) -> Any:
         """Compute the gradients of the last forward pass.
@@ -185,13 +188,13 @@ class TrackedNorm(StoredNorm):
             return self._backward(tape, dy, out)
 
     def _gradients(self, tape: Tape, x: Any, dy: ArrayLike, out: NDArray[Any] | None) -> tuple[Any, ...]:
-        saved, source = tape.saved, self._source
-        parts = tape.selection is not None or tape.counts is not None
-        if saved is None or parts or not source.whole:
+        saved: Saved | None = tape.saved
+        source = self._source
+        if saved is None or not tape.whole or not source.whole:
             tape = tape.with_input(x, alive(tape.residual, "residual"))
             if saved is None:
                 saved = passes.complete(tape, self.axis, self._parameters(), *self._constant_statistics())
-            if parts or not (saved._kept.frozen or source.whole):
+            if not (tape.whole and (saved._kept.frozen or source.whole)):
                 gradient = passes.Gradient(dy, tape, self.axis, self._parameters(), out)
                 return passes.backward(gradient, source, saved._kept.frozen)
         # The sums of constant statistics belong to gamma and beta only.

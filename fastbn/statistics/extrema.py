@@ -1,4 +1,4 @@
-"""The minimum and maximum of each channel."""
+"""The minimum and maximum of each channel, and assignment of one number to each."""
 
 from __future__ import annotations
 
@@ -55,3 +55,27 @@ def reduced(array: NDArray[Any], axis: int, ufunc: np.ufunc) -> NDArray[Any]:
         ends = np.concatenate([wide.reshape(fold, channels), ends])
     result = ufunc.reduce(ends, axis=0)
     return result
+
+
+def put(array: NDArray[Any], axis: int, values: NDArray[Any], where: NDArray[np.bool_]) -> None:
+    """Write the number of each channel, (C,), to some places of an array.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbn.statistics.extrema import put
+    >>> x = np.zeros((2, 2))
+    >>> put(x, 1, np.array([3.0, 5.0]), np.array([[True, False], [True, True]]))
+    >>> x
+    array([[3., 0.],
+           [3., 5.]])
+    """
+    channels = len(values)
+    if axis == array.ndim - 1 and array.flags.c_contiguous and where.flags.c_contiguous and 2 * channels <= WIDTH:
+        # NumPy loops over one row at a time; narrow rows are joined.
+        array, where, axis = array.reshape(-1, channels), where.reshape(-1, channels), 1
+        fold = WIDTH // channels
+        whole, wide = len(array) // fold * fold, (-1, fold * channels)
+        np.copyto(array[:whole].reshape(wide), np.tile(values, fold), where=where[:whole].reshape(wide))
+        array, where = array[whole:], where[whole:]
+    np.copyto(array, values.reshape([-1 if k == axis else 1 for k in range(array.ndim)]), where=where)

@@ -1,12 +1,13 @@
 """The moments of an array.
 
 The kernels reduce what they can address: whole arrays of floating-point numbers and uint8. Other integers are converted
-block by block, and selected values are gathered block by block. NumPy reduces blocks with weights, with NaN to omit, or
-with a mask that differs between channels.
+block by block, and selected positions are gathered block by block. Where the values that count differ between channels,
+as with NaN to omit, the others are replaced block by block. NumPy reduces blocks with weights.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,10 +15,12 @@ import numpy as np
 
 from fastbn._core import views
 from fastbn._core.checks import check_choice
-from fastbn._core.dispatch import kernels
-from fastbn.statistics.extrema import extrema, reduced
+from fastbn.statistics.dense import dense_moments
+from fastbn.statistics.extrema import extrema
+from fastbn.statistics.filled import filled_moments
+from fastbn.statistics.integers import INTEGERS, from_origin, is_wide, to_floats, without_absent
 from fastbn.statistics.moments import Moments
-from fastbn.statistics.selection import NAN_POLICIES, NanPolicy, selection, without_repeats
+from fastbn.statistics.selection import NAN_POLICIES, NanPolicy, refuse_nan, selection, without_repeats
 from fastbn.statistics.weighted import weighted_moments
 
 if TYPE_CHECKING:
@@ -25,14 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-# Integers without a kernel become floating-point numbers that represent all of them; those of 64 bits are converted
-# after the subtraction of an integer.
-INTEGERS: dict[np.dtype[Any], type[np.float32] | type[np.float64]] = {
-    np.dtype(np.int8): np.float32, np.dtype(np.int16): np.float32, np.dtype(np.uint16): np.float32,
-    np.dtype(np.int32): np.float64, np.dtype(np.uint32): np.float64, np.dtype(np.int64): np.float64,
-    np.dtype(np.uint64): np.float64,
-}
-BLOCK_VALUES = 1 << 18      # of a block that is gathered or converted
+BLOCK_VALUES = 1 << 18      # of a block that is gathered, converted or filled
 
 
 class Options(NamedTuple):
@@ -86,6 +82,8 @@ def moments(
 
 def selected_moments(array: NDArray[Any], axis: int, selected: NDArray[Any], options: Options) -> Moments:
     """Return the moments of the values that a `selection` leaves."""
+    if selected.dtype == np.bool_ and selected.ndim == array.ndim:
+        return moments_by_channel(array, np.moveaxis(selected, -1, axis), axis, options)
     out = Moments.empty(array.shape[axis], options.extrema)
     for rows, weights in selected_rows(np.moveaxis(array, axis, -1), selected):
         out = out.merged(block_moments(rows, weights, 1, options))
@@ -118,11 +116,19 @@ def blocks(array: NDArray[Any], axis: int) -> Iterator[NDArray[Any]]:
     if array.dtype.newbyteorder("=") not in INTEGERS:
         yield array
         return
-    # Blocks along the longest axis other than the channel axis.
-    along = max((k for k in range(array.ndim) if k != axis), key=lambda k: array.shape[k])
-    step = max(1, BLOCK_VALUES * array.shape[along] // max(1, array.size))
-    for first in range(0, array.shape[along], step):
-        yield array[(slice(None),) * along + (slice(first, first + step),)]
+    for box in boxes(array.shape, axis):
+        yield array[box]
+
+
+def boxes(shape: tuple[int, ...], axis: int) -> Iterator[tuple[slice, ...]]:
+    """Yield the slices of blocks that have all channels, and extend along the last axes first."""
+    steps = [1] * len(shape)
+    steps[axis] = shape[axis]
+    for k in reversed(range(len(shape))):
+        if k != axis:
+            steps[k] = max(1, min(shape[k], BLOCK_VALUES // max(1, math.prod(steps))))
+    return itertools.product(*([slice(first, first + step) for first in range(0, length, step)]
+                               for length, step in zip(shape, steps, strict=True)))
 
 
 def selected_rows(
@@ -142,7 +148,7 @@ def selected_rows(
         part, here = last[first:first + step], selected[first:first + step]
         if here.ndim == last.ndim:
             some = here.any(axis=-1)
-            yield part[some], here[some].astype(np.float64)
+            yield part[some], here[some]
         elif here.dtype == np.bool_:
             yield part[here], None
         else:
@@ -153,73 +159,78 @@ def block_moments(
     block: NDArray[Any], weights: NDArray[np.float64] | None, axis: int, options: Options,
 ) -> Moments:
     """Return the moments of a block of any dtype; a block with weights is (rows, C)."""
+    if weights is not None and weights.shape[1] > 1 and is_wide(block.dtype):
+        block = without_absent(block, weights == 0, axis)
     floats, origin = to_floats(block, axis)
     if weights is None:
         found = plain_moments(floats, axis, options, whole=block.dtype.kind in "iu")
     else:
         found = weighted_moments(floats.astype(np.float64), weights, options.nan_policy, options.extrema)
-    if origin is None:
-        return found
-    found = found.shifted(origin)
-    if options.extrema:
-        found.min, found.max = integer_extrema(block, weights, axis)
-    return found
-
-
-def integer_extrema(
-    block: NDArray[Any], weights: NDArray[np.float64] | None, axis: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the minimum and maximum of each channel of integers with a weight above zero, rounded once."""
-    if weights is None or weights.shape[1] == 1:
-        return extrema(block, axis)
-    info, absent = np.iinfo(block.dtype), weights == 0
-    low, high = np.where(absent, info.max, block).min(axis=0), np.where(absent, info.min, block).max(axis=0)
-    none = absent.all(axis=0)
-    return np.where(none, np.inf, low), np.where(none, -np.inf, high)
-
-
-def to_floats(block: NDArray[Any], axis: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Return a block in a dtype with a kernel, and the integers subtracted from its channels, (C,), if there are any.
-
-    Integers of 64 bits become their distances from the middle of their range. These are exact up to 2**53; beyond, the
-    rounding is at most 2**-53 of the value, as for any float64.
-    """
-    native = block.dtype.newbyteorder("=")
-    kind = INTEGERS.get(native)
-    if kind is None:
-        return block, None
-    if native.itemsize < 8 or not block.size:
-        return block.astype(kind, order="K"), None
-    block = block.astype(native, copy=False)
-    # Unsigned differences wrap around at 2**64, so that the distances are right for signed integers too.
-    low, high = (reduced(block, axis, ufunc).astype(native).view(np.uint64) for ufunc in (np.minimum, np.maximum))
-    middle = low + (high - low) // 2 + (high - low) % 2
-    distances = block.view(np.uint64) - middle.reshape([-1 if k == axis else 1 for k in range(block.ndim)])
-    return distances.view(np.int64).astype(kind), middle.view(native)
+    return found if origin is None else from_origin(found, origin, block, axis, with_extrema=options.extrema)
 
 
 def plain_moments(block: NDArray[Any], axis: int, options: Options, *, whole: bool) -> Moments:
-    """Return the moments of all values of an array, by the kernels unless there are NaN to omit.
+    """Return the moments of all values of an array, or without NaN that are omitted.
 
     Parameters
     ----------
     whole : bool
         Whether all values are integers.
     """
-    channels = block.shape[axis]
-    view = views.view(block, axis, channels, statistics=True)
-    if not view.size:
-        return Moments.empty(channels, options.extrema)
-    n, _, s = view.shape
-    mean, mean_low, m2 = kernels.reduce(view, whole=whole, num_threads=options.num_threads)
-    if options.nan_policy != "propagate" and np.isnan(mean).any():
-        out = Moments.empty(channels, options.extrema)
-        last = np.moveaxis(block, axis, -1)
-        for rows, _ in selected_rows(last, np.broadcast_to(np.True_, last.shape[:-1])):
-            ones = np.ones((len(rows), 1))
-            out = out.merged(weighted_moments(rows.astype(np.float64), ones, options.nan_policy, options.extrema))
-        return out
-    out = Moments(np.full(channels, float(n * s)), mean, mean_low, m2)
+    if not block.size:
+        return Moments.empty(block.shape[axis], options.extrema)
+    out = dense_moments(block, axis, options.num_threads, whole=whole)
+    if options.nan_policy != "propagate" and np.isnan(out.mean).any():
+        return moments_by_channel(block, None, axis, options)
     if options.extrema:
         out.min, out.max = extrema(block, axis)
     return out
+
+
+def moments_by_channel(
+    array: NDArray[Any], counted: NDArray[np.bool_] | None, axis: int, options: Options,
+) -> Moments:
+    """Return the moments of the values that count, where these differ between channels.
+
+    Parameters
+    ----------
+    counted : ndarray of bool, optional
+        In the shape of the array. By default, the policy for NaN decides alone.
+
+    Raises
+    ------
+    ValueError
+        For a NaN that counts, if the policy is "raise".
+    """
+    out = Moments.empty(array.shape[axis], options.extrema)
+    decided = options._replace(nan_policy="propagate")
+    for box in boxes(array.shape, axis):
+        block, chosen = array[box], None if counted is None else counted[box]
+        if block.dtype.kind not in "iu" and block.dtype.itemsize == 2:
+            block = block.astype(np.float32)
+        if options.nan_policy != "propagate" and block.dtype.kind == "f":
+            missing = np.isnan(block) if chosen is None else np.isnan(block) & chosen
+            if missing.any():
+                if options.nan_policy == "raise":
+                    refuse_nan(missing, axis)
+                chosen = ~missing if chosen is None else chosen & ~missing
+        if chosen is None or chosen.all():
+            out = out.merged(block_moments(block, None, axis, decided))
+        elif chosen.any():
+            guess = np.where(out.count > 0, out.mean, np.nan)
+            out = out.merged(holed_moments(block, ~chosen, axis, guess, decided))
+    return out
+
+
+def holed_moments(
+    block: NDArray[Any], absent: NDArray[np.bool_], axis: int, guess: NDArray[np.float64], options: Options,
+) -> Moments:
+    """Return the moments of a block without its absent values; `guess` is a number near each mean, (C,), or NaN."""
+    whole = block.dtype.kind in "iu"
+    if is_wide(block.dtype):
+        block = without_absent(block, absent, axis)
+        guess = np.full(len(guess), np.nan)
+    floats, origin = to_floats(block, axis)
+    out = filled_moments(floats, absent, axis, guess, whole=whole,
+                         with_extrema=options.extrema and origin is None, num_threads=options.num_threads)
+    return out if origin is None else from_origin(out, origin, block, axis, with_extrema=options.extrema)

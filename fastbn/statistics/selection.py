@@ -100,3 +100,11 @@ def check_samples(values: ArrayLike, name: str, samples: int, kinds: str, expect
 def without_repeats(array: NDArray[Any]) -> NDArray[Any]:
     """Return a view with length 1 along all axes whose stride is zero."""
     return array[tuple(slice(0, 1) if step == 0 else slice(None) for step in array.strides)] if array.size else array
+
+
+def refuse_nan(missing: NDArray[np.bool_], axis: int) -> None:
+    """Raise ValueError if any value of a block is NaN."""
+    if missing.any():
+        spoilt = missing.any(axis=tuple(k for k in range(missing.ndim) if k != axis))
+        raise ValueError(f"x has {np.count_nonzero(missing)} or more NaN, the first in channel {np.argmax(spoilt)}; "
+                         "nan_policy is 'raise'")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastbn.statistics.moments import Moments, two_sum
+from fastbn.statistics.selection import refuse_nan
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,8 +40,7 @@ def weighted_moments(
         missing = np.isnan(x)
         if missing.any():
             if nan_policy == "raise":
-                raise ValueError(f"x has {int(missing.sum())} or more NaN, the first in channel "
-                                 f"{int(np.argmax(missing.any(axis=0)))}; nan_policy is 'raise'")
+                refuse_nan(missing, 1)
             if nan_policy == "omit":
                 w = np.where(missing, 0.0, w)
                 x = np.where(missing, 0.0, x)

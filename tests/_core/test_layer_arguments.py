@@ -110,3 +110,40 @@ MEAN, LOW, RSTD = STATISTICS
 ], ids=str)
 def test_backward(changes, message):
     assert of_backward(**changes).startswith(message)
+
+
+RELU, SILU = (1, 0.0), (7, 0.0)
+BITS = np.zeros(6 * 5, np.uint16)
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_residual_that_is_not_like_x(other):
+    for call in (kernels.layer_forward, kernels.layer_inference):
+        assert of_forward(call, residual=OTHERS[other]).startswith("ValueError: residual does not have the shape")
+    assert of_backward(dresidual=OTHERS[other]).startswith("ValueError: dresidual does not have the shape")
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"activation": (14, 0.0)}, "ValueError: activation has the code 14; expected 0 to 13"),
+    ({"bits": BITS}, "ValueError: bits requires a residual and a ReLU"),
+    ({"bits": BITS, "residual": ROWS}, "ValueError: bits requires a residual and a ReLU"),
+    ({"bits": BITS, "activation": RELU}, "ValueError: bits requires a residual and a ReLU"),
+    ({"bits": BITS[1:], "activation": RELU, "residual": ROWS}, "ValueError: bits must be uint16[30], C-contiguous"),
+    ({"bits": list(BITS), "activation": RELU, "residual": ROWS}, "TypeError: bits must be a numpy.ndarray, got list"),
+], ids=str)
+def test_activation_and_bits(changes, message):
+    assert of_forward(kernels.layer_forward, **changes).startswith(message)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"activation": (-1, 0.0)}, "ValueError: activation has the code -1; expected 0 to 13"),
+    ({"bits": BITS}, "ValueError: bits and dresidual must be given together"),
+    ({"bits": BITS, "activation": RELU}, "ValueError: bits and dresidual must be given together"),
+    ({"dresidual": views.view(X.copy(), 1), "activation": RELU}, "ValueError: bits and dresidual must be given"),
+    ({"dresidual": views.view(X.copy(), 1), "activation": SILU}, "ValueError: an activation after a residual has no"),
+    ({"dresidual": read_only()}, "ValueError: dresidual is read-only"),
+    ({"gamma": None, "beta": BETA}, "ValueError: beta requires gamma"),
+    ({"beta": BETA[1:]}, "ValueError: beta has shape (64,); expected (65,)"),
+], ids=str)
+def test_backward_of_activation_and_bits(changes, message):
+    assert of_backward(**changes).startswith(message)

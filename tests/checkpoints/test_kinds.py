@@ -45,8 +45,8 @@ def test_a_name_belongs_to_one_class(other):
     assert kinds.register(other) is other
     with pytest.raises(ValueError, match="a class named BatchNorm is already registered"):
         kinds.register(type("BatchNorm", (BatchNorm,), {}))
-    with pytest.raises(ValueError, match="kind must be one of BatchNorm, OtherNorm, got 'LayerNorm'"):
-        kinds.named("LayerNorm")
+    with pytest.raises(ValueError, match=r"kind must be one of BatchNorm, .*, OtherNorm, got 'MissingNorm'"):
+        kinds.named("MissingNorm")
 
 
 def test_each_layer_gets_its_class_back(path, other):
@@ -96,7 +96,7 @@ def test_only_registered_classes_are_made(path):
 @pytest.mark.parametrize("value", [None, {}, np.ones(3)], ids=repr)
 def test_what_is_not_a_layer(value, path):
     trained().save(path)
-    with pytest.raises(TypeError, match=f"layer must be a BatchNorm.*, got {type(value).__name__}"):
+    with pytest.raises(TypeError, match=f"layer must be a layer, one of BatchNorm, .*, got {type(value).__name__}"):
         restore(value, path)
 
 

@@ -150,6 +150,32 @@ def kinds():
     assert (stats.count == 2 * np.count_nonzero(mask, axis=(0, 1))).all()
 
 
+def adapted():
+    """Evaluation by a blend with the batch of all ranks."""
+    for layout in ("planes", "rows"):
+        *arrays, mask = batch(5, layout, np.float64)
+        x, residual, dy = arrays
+        for kind in ("even", "uneven", "empty first"):
+            edges = bounds(len(x), kind)
+            mine = slice(edges[RANK], edges[RANK + 1])
+            own, own_residual = x[mine], residual[mine]
+            for selected in ({}, {"mask": mask}):
+                one, bn = (layer.eval() for layer in pair(5, layout, np.float64))
+                with fastbn.adapt([one, bn], n0=2.5):
+                    y = one(x, residual, "relu", **selected)
+                    near(bn(own, own_residual, "relu", **{name: a[mine] for name, a in selected.items()}), y[mine])
+                    for ours, theirs in zip(bn.backward(dy[mine]), one.backward(dy), strict=True):
+                        near(ours, theirs[mine], np.abs(theirs).max())
+                    near(bn.grad_gamma, one.grad_gamma)
+                    of_all(bn.grad_gamma)
+                near(bn(own), one(x)[mine])     # of this rank alone
+    with fastbn.adapt(bn, n0=1):
+        if RANK == RANKS - 1:
+            expect(ValueError, "x has shape", lambda: bn(np.ones((2, 4))))
+        elif RANKS > 1:
+            expect(RuntimeError, f"rank {RANKS - 1} failed with ValueError: x has shape", lambda: bn(own))
+
+
 def nothing():
     """No value counts anywhere: a warning on every rank, and an empty batch; and what is refused."""
     *arrays, mask = batch(4, "rows", np.float32)

@@ -335,6 +335,26 @@ def test_nan_are_omitted_and_kept(shape, dtype):
         np.testing.assert_allclose(ours.transform(wide), theirs.transform(wide), rtol=1e-7)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_nan_as_in_standard_scaler(weighted, parts):
+    rng = np.random.default_rng(3)
+    x, weights = rng.normal(3, 2, (60, 4)), rng.random(60) + 0.1 if weighted else np.ones(60)
+    x[rng.random(x.shape) < 0.4] = np.nan
+    x[:, 3] = np.nan
+    ours, theirs = ChannelScaler(), StandardScaler()
+    for scaler in (ours, theirs):
+        with np.errstate(invalid="ignore"):
+            for rows in np.array_split(np.arange(60), parts):
+                scaler.partial_fit(x[rows], sample_weight=weights[rows] if weighted else None)
+    for name in ("mean_", "var_", "scale_", "n_samples_seen_"):
+        np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-12)
+    kept = np.ma.masked_invalid(x[:, :3])
+    np.testing.assert_allclose(ours.mean_[:3], np.ma.average(kept, axis=0, weights=weights), rtol=1e-12)
+    np.testing.assert_allclose(ours.n_samples_seen_[:3], (~kept.mask * weights[:, None]).sum(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(ours.transform(x), theirs.transform(x), rtol=1e-12, atol=1e-14)
+
+
 def test_a_channel_of_nan_alone():
     x = np.array([[1.0, np.nan], [3.0, np.nan]])
     ours = ChannelScaler().fit(x)

@@ -134,6 +134,24 @@ def test_zarr(shape, chunks, axis, version, tmp_path, monkeypatch):
         expect(stats(tmp_path, tmp_path / "x.zarr", "--axis", axis), [x], axis)
 
 
+@pytest.mark.parametrize("version", [2, 3])
+def test_missing_values_of_zarr(version, tmp_path, monkeypatch):
+    # A chunk that was never written is full of the fill value.
+    x = normal(50, 20, 6)
+    x[:7, :9], x[8:30:3, 11, 2] = -9999, np.nan
+    array = zarr.create_array(
+        tmp_path / "x.zarr", shape=x.shape, chunks=(7, 9, 5), dtype="f4", fill_value=-9999, zarr_format=version)
+    array[7:], array[:, 9:] = x[7:], x[:, 9:]
+    monkeypatch.setattr(grid, "BLOCK_BYTES", 2048)
+    found = stats(tmp_path, tmp_path / "x.zarr", "--nodata", "-9999", "--nan", "omit")
+    missing = (x == -9999) | np.isnan(x)
+    kept = np.ma.masked_array(x.astype(np.float64), missing)
+    assert found["omitted"] == missing.sum(axis=(0, 1)).tolist() == [63, 63, 63 + 8, 63, 63, 63]
+    assert found["count"] == kept.count(axis=(0, 1)).tolist()
+    np.testing.assert_allclose(found["mean"], kept.mean(axis=(0, 1)), rtol=1e-12)
+    np.testing.assert_allclose(found["std"], kept.std(axis=(0, 1)), rtol=1e-12)
+
+
 def test_zarr_with_other_inputs(tmp_path):
     x, y = normal(40, 8, 3, dtype="uint8"), picture(tmp_path / "y.png")
     group = zarr.open_group(tmp_path / "x.zarr", mode="w")

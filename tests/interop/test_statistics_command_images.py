@@ -85,6 +85,38 @@ def test_more_than_8_bits_are_exact(name, block, tmp_path, monkeypatch):
     assert found["scaled"] is None      # only uint8 values are scaled
 
 
+RASTERS = {
+    # name: bytes of the file, values, nodata
+    "rgb.png": (encoded(Image.fromarray(RGB)), RGB, 7),
+    "gray.png": (encoded(Image.fromarray(RGB[..., 0])), RGB[..., :1], 255),
+    "absent.png": (encoded(Image.fromarray(RGB[..., 0])), RGB[..., :1], -9999),
+    "sixteen bits.tiff": (*EXACT["sixteen bits.tiff"], int(UINT16[3, 4])),
+    "int32.tiff": (*EXACT["int32.tiff"], int(INT32[5, 6])),
+    "uint32.tiff": (*EXACT["uint32.tiff"], int(INT32.view(np.uint32)[5, 6])),
+    "float.tiff": (*EXACT["float.tiff"], float(FLOAT[7, 8])),
+    "nan.tiff": (encoded(Image.fromarray(np.where(FLOAT > 1, np.float32(np.nan), FLOAT)), "tiff"),
+                 np.where(FLOAT > 1, np.float32(np.nan), FLOAT), np.nan),
+}
+
+
+@pytest.mark.parametrize("block", [4 << 20, 100], ids=["a block", "many"])
+@pytest.mark.parametrize("name", RASTERS)
+def test_nodata_of_rasters(name, block, tmp_path, monkeypatch):
+    data, values, nodata = RASTERS[name]
+    monkeypatch.setattr(grid, "BLOCK_BYTES", block)
+    (tmp_path / name).write_bytes(data)
+    found = stats(tmp_path, tmp_path / name, "--nodata", nodata)
+    values = values.reshape(SIZE[0] * SIZE[1], -1).astype(np.float64)
+    missing = np.isnan(values) if np.isnan(nodata) else values == nodata
+    assert missing.any() == (name != "absent.png")
+    kept = np.ma.masked_array(values, missing)
+    assert found["omitted"] == missing.sum(axis=0).tolist()
+    assert found["count"] == kept.count(axis=0).tolist()
+    assert (found["min"], found["max"]) == (kept.min(axis=0).tolist(), kept.max(axis=0).tolist())
+    np.testing.assert_allclose(found["mean"], kept.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found["std"], kept.std(axis=0), rtol=1e-12)
+
+
 @pytest.mark.parametrize("form", ["png", "tiff", "bmp"])
 def test_bilevel_images_count_as_0_and_255(form, tmp_path):
     bits = np.random.default_rng(0).integers(0, 2, SIZE).astype(bool)

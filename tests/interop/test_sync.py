@@ -25,7 +25,7 @@ def test_equals_one_process(name, ranks):
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
-@pytest.mark.parametrize("name", ["positions", "by_channel", "kinds", "nothing", "accumulated"])
+@pytest.mark.parametrize("name", ["positions", "by_channel", "kinds", "nothing", "accumulated", "adapted"])
 def test_masks(name, ranks):
     succeed(ranks, name, MASKS)
 

@@ -56,6 +56,9 @@ def layer_forward(
     *,
     about_zero: bool,
     num_threads: int | None,
+    residual: View | None = None,
+    activation: tuple[int, float] = (0, 0.0),
+    bits: _Bits | None = None,
 ) -> tuple[_Vector | None, _Vector | None, _Vector]: ...
 def layer_inference(
     x: View,
@@ -66,6 +69,8 @@ def layer_inference(
     *,
     about_zero: bool,
     num_threads: int | None,
+    residual: View | None = None,
+    activation: tuple[int, float] = (0, 0.0),
 ) -> None: ...
 def layer_backward(
     dy: View,
@@ -75,6 +80,10 @@ def layer_backward(
     gamma: ArrayLike | None,
     *,
     num_threads: int | None,
+    dresidual: View | None = None,
+    beta: ArrayLike | None = None,
+    activation: tuple[int, float] = (0, 0.0),
+    bits: _Bits | None = None,
 ) -> tuple[_Vector | None, _Vector | None]: ...
 def reduce(x: View, *, whole: bool, num_threads: int | None) -> tuple[_Vector, _Vector, _Vector]: ...
 def reduce_gradient(dy: View, x: View, kept: Kept, *, num_threads: int | None) -> tuple[_Vector, _Vector]: ...

@@ -93,7 +93,10 @@ def _sibling(
     vectors = {name: as_native(value) if value.is_floating_point() else value.cpu().numpy()
                for name, value in state.items()}
     wide = any(array.dtype == np.float64 for array in vectors.values())
-    options = {"scale": "weight" in state, "center": "bias" in state, "dtype": np.float64 if wide else np.float32}
+    options = {"elementwise_affine": "weight" in state, "scale": "weight" in state, "center": "bias" in state,
+               "dtype": np.float64 if wide else np.float32}
+    if "momentum" in arguments and arguments["momentum"] is None:
+        arguments["momentum"] = 0.0     # as an InstanceNorm of PyTorch takes it
     known = signature(layer_type).parameters
     constructor: Any = layer_type
     layer: Layer = constructor(**arguments, **{name: value for name, value in options.items() if name in known})

@@ -55,7 +55,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--nan", choices=NAN_POLICIES, default="propagate",
         help="treatment of NaN: the channel becomes NaN, the input is an error, or the value is ignored "
         "(default: propagate)")
-    counted.add_argument("--nodata", type=number, metavar="VALUE", help="ignore values equal to VALUE, as in rasters")
+    counted.add_argument(
+        "--nodata", type=number, metavar="VALUE",
+        help="ignore values equal to VALUE, as in rasters; the table shows how many")
     counted.add_argument(
         "--convert", choices=("RGB", "L", "none"), default="none",
         help="convert all images to this mode (default: none, which counts the stored values)")

@@ -8,6 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from fastbn._core.checks import counted
 from fastbn._core.files import NotRegularError, open_regular
 from fastbn.cli.stats import limits
 from fastbn.cli.stats.counting.count import Partial, State
@@ -18,7 +21,7 @@ from fastbn.cli.stats.readers import grid
 from fastbn.cli.stats.settings import Settings
 from fastbn.statistics.channel_stats import ChannelStats
 
-FORMAT = "fastbn stats, interrupted; version 3"
+FORMAT = "fastbn stats, interrupted; version 4"
 BEGINNING = json.dumps({"format": FORMAT})[:-1].encode()
 NAME = "fastbn-stats{}.resume"
 
@@ -129,7 +132,7 @@ def encoded(tally: Tally | None) -> dict[str, Any] | None:
     if tally is None:
         return None
     stats = {name: vector.tolist() for name, vector in tally.stats.to_arrays().items()}
-    return {"uint8": tally.uint8, "shape": tally.shape, "stats": stats}
+    return {"uint8": tally.uint8, "shape": tally.shape, "stats": stats, "omitted": tally.omitted.tolist()}
 
 
 def tally_of(content: dict[str, Any] | None) -> Tally | None:
@@ -139,13 +142,16 @@ def tally_of(content: dict[str, Any] | None) -> Tally | None:
     stats = ChannelStats.from_arrays(**content["stats"])
     if stats.min is None or not isinstance(content["uint8"], bool):
         raise ValueError("it has no extrema, or uint8 is not a boolean")
-    shape = content["shape"]
-    return Tally(stats, content["uint8"], None if shape is None else tuple(natural(length, 1) for length in shape))
+    shape, omitted = content["shape"], [natural(number) for number in content["omitted"]]
+    if len(omitted) != len(stats.mean):
+        raise ValueError(f"it has {len(omitted)} numbers of values omitted, and {counted(len(stats.mean), 'channel')}")
+    return Tally(stats, np.array(omitted, np.int64), content["uint8"],
+                 None if shape is None else tuple(natural(length, 1) for length in shape))
 
 
 def natural(value: object, least: int = 0) -> int:
-    """Return an integer of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    """Return an integer of 64 bits of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 1 << 63:
         raise ValueError(f"expected an integer of at least {least}, got {value!r}")
     return value
 

@@ -157,7 +157,7 @@ class Run:
         if total is None:
             raise CommandError(f"nothing was counted; inputs skipped: {len(skipped)}")
         number = self.state.finished - len(skipped)
-        content = json.dumps(report(total, self.settings.axis, number, skipped), indent=2, allow_nan=False)
+        content = json.dumps(report(total, self.settings, number, skipped), indent=2, allow_nan=False)
         lost = self.show_result(total, content)
         if self.arguments.json not in (None, STANDARD_OUTPUT):
             write_file(self.arguments.json, f"{content}\n".encode())
@@ -174,7 +174,7 @@ class Run:
         """Print the result, or return the error, which must not prevent the writing of files."""
         to_standard_output = self.arguments.json == STANDARD_OUTPUT
         try:
-            show(*content.split("\n") if to_standard_output else text(total, self.settings.axis))
+            show(*content.split("\n") if to_standard_output else text(total, self.settings))
         except OutputError as error:
             return error
         self.shown = True
@@ -208,7 +208,7 @@ class Run:
         if total is None or self.shown:
             return
         lines = [*([] if self.complete else ["# interrupted: only a part of the inputs was counted"]),
-                 *text(total, self.settings.axis)]
+                 *text(total, self.settings)]
         if self.arguments.json != STANDARD_OUTPUT:
             show(*lines)
         elif not self.kept:     # the result would be lost; a reader of JSON must not take it for a complete one

@@ -27,6 +27,11 @@ class Missing:
     nan: NanPolicy = "propagate"
     nodata: int | float | None = None
 
+    @property
+    def some(self) -> bool:
+        """Whether any value can be missing."""
+        return self.nan == "omit" or self.nodata is not None
+
 
 NOTHING_MISSING = Missing()
 

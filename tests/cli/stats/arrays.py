@@ -31,6 +31,7 @@ def expect(found, arrays, axis=-1, rel=1e-12):
     channels = np.concatenate([np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1) for x in arrays], axis=1)
     mean, var = oracle.moments(channels, 0)
     assert found["count"] == [channels.shape[1]] * len(channels)
+    assert found["omitted"] == [0] * len(channels)
     assert found["channels"] == len(channels)
     assert found["min"] == channels.min(axis=1).tolist()
     assert found["max"] == channels.max(axis=1).tolist()
@@ -40,7 +41,7 @@ def expect(found, arrays, axis=-1, rel=1e-12):
 
 def same(found, wanted, rel=1e-12):
     """Compare two runs; counts and extrema must be equal."""
-    for key in ("channels", "axis", "inputs", "skipped", "count", "min", "max"):
+    for key in ("channels", "axis", "inputs", "skipped", "count", "omitted", "min", "max"):
         assert found[key] == wanted[key], key
     for key in ("mean", "std"):
         np.testing.assert_allclose(found[key], wanted[key], rtol=rel, atol=rel)

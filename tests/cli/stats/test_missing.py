@@ -1,5 +1,6 @@
 """fastbn stats --nan and --nodata: missing values."""
 
+import io
 import signal
 
 import numpy as np
@@ -24,6 +25,7 @@ def expect(found, x, counted, axis=-1):
     for channel in range(x.shape[axis]):
         values = np.take(x, channel, axis)[np.take(counted, channel, axis)].reshape(1, -1)
         assert found["count"][channel] == values.size
+        assert found["omitted"][channel] == x.size // x.shape[axis] - values.size
         if not values.size:
             assert [found[key][channel] for key in ("mean", "std", "min", "max")] == [None] * 4
             continue
@@ -138,11 +140,62 @@ def test_what_is_printed(tmp_path, capsys):
         "# normalize is omitted: channel 1 is constant; channel 2 has no values",
         "# channel axis -1; the first array has shape (3, 3)",
         "",
-        "channel            count             min             max            mean             std",
-        "      0                3               1               3      2.33333333     0.942809042",
-        "      1                2               9               9               9               0",
-        "      2                0             nan             nan             nan             nan",
+        "channel            count         omitted             min             max            mean             std",
+        "      0                3               0               1               3      2.33333333     0.942809042",
+        "      1                2               1               9               9               9               0",
+        "      2                0               3             nan             nan             nan             nan",
     ]
+
+
+@pytest.mark.parametrize(("options", "shown"), [
+    (["--nan", "omit"], True), (["--nodata", "7"], True), (["--nan", "raise"], False), ([], False)], ids=str)
+def test_the_table_has_the_numbers_omitted_if_there_can_be_any(options, shown, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.array([[1.0, 9.0], [3.0, 5.0]]))
+    assert main(["stats", str(tmp_path / "x.npy"), *options]) == 0
+    names, *rows = (line.split() for line in capsys.readouterr().out.splitlines()[-3:])
+    assert names == ["channel", "count", *["omitted"] * shown, "min", "max", "mean", "std"]
+    assert [row[:3] for row in rows] == ([["0", "2", "0"], ["1", "2", "0"]] if shown else
+                                         [["0", "2", "1"], ["1", "2", "5"]])
+
+
+@pytest.mark.parametrize("nodata", [-9999, np.nan], ids=str)
+@pytest.mark.parametrize("source", ["C order", "F order", "archive", "standard input", "inputs"])
+def test_every_source_counts_as_numpy_does(source, nodata, tmp_path, monkeypatch):
+    x = normal(300, 7, 3)
+    missing = holes(x.shape, "values")
+    x[missing] = nodata
+    paths = [tmp_path / "x.npy"]
+    np.save(paths[0], np.asfortranarray(x) if source == "F order" else x)
+    if source == "archive":
+        paths = [tmp_path / "x.npz"]
+        np.savez_compressed(paths[0], a=x[:120], b=x[120:])
+    elif source == "inputs":
+        paths = [tmp_path / "a.npy", tmp_path / "b.npy"]
+        np.save(paths[0], x[:1])
+        np.save(paths[1], x[1:])
+    elif source == "standard input":
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(paths[0].read_bytes())))
+        paths = ["-"]
+    found = stats(tmp_path, *paths, *(["--nan", "omit"] if np.isnan(nodata) else ["--nodata", nodata]))
+    kept = np.ma.masked_array(x.astype(np.float64), missing)
+    holed = kept.filled(np.nan)
+    assert found["count"] == kept.count(axis=(0, 1)).tolist()
+    assert found["omitted"] == missing.sum(axis=(0, 1)).tolist()
+    for name, masked, with_nan in (("mean", kept.mean, np.nanmean), ("std", kept.std, np.nanstd)):
+        np.testing.assert_allclose(found[name], masked(axis=(0, 1)), rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(found[name], with_nan(holed, axis=(0, 1)), rtol=1e-12, atol=1e-14)
+    assert found["min"] == kept.min(axis=(0, 1)).tolist()
+    assert found["max"] == kept.max(axis=(0, 1)).tolist()
+
+
+def test_the_numbers_omitted_of_the_last_blocks(tmp_path):
+    # A block has a part of the channels, and its own number of values.
+    x = np.zeros((1, 5000), np.float64)
+    x[0, ::3], x[0, 4999] = np.nan, 1
+    np.save(tmp_path / "x.npy", x)
+    found = stats(tmp_path, tmp_path / "x.npy", "--nan", "omit")
+    assert found["omitted"] == np.isnan(x[0]).astype(int).tolist()
+    assert found["count"] == (1 - np.isnan(x[0])).astype(int).tolist()
 
 
 @pytest.mark.parametrize("options", [["--nan", "omit"], ["--nodata", "-1"], ["--nodata", "nan"]], ids=str)

@@ -75,9 +75,13 @@ cdef int execute_layer(Job* job, object num_threads) except -1:
     return 0
 
 
-cdef int forward_layer(Job* job, View y, gamma, beta, double eps, num_threads) except -1:
+cdef int forward_layer(Job* job, View x, View y, gamma, beta, double eps, View residual, num_threads) except -1:
     cdef double* parameters
+    check_beside(x, y, "y", True)
     job.y = array_of(y)
+    if residual is not None:
+        check_beside(x, residual, "residual")
+        job.residual = array_of(residual)
     job.eps = eps
     parameters = load_parameters(job, gamma, beta)
     try:
@@ -87,7 +91,10 @@ cdef int forward_layer(Job* job, View y, gamma, beta, double eps, num_threads) e
     return 0
 
 
-def layer_forward(View x not None, View y not None, gamma, beta, double eps, *, bint about_zero, num_threads):
+def layer_forward(
+    View x not None, View y not None, gamma, beta, double eps, *, bint about_zero, num_threads,
+    View residual=None, tuple activation=(NO_ACTIVATION, 0.0), bits=None,
+):
     """Normalize every row of `x` with its own statistics into `y`.
 
     Parameters
@@ -95,12 +102,17 @@ def layer_forward(View x not None, View y not None, gamma, beta, double eps, *, 
     x : View                    IN
         Rows (R, C), one statistic per row.
     y : View                    OUT
-        May be `x`.
+        May be `x`, or `residual`.
     gamma, beta : array_like of float32 or float64, shape (C,), or None
     eps : float
     about_zero : bool
         RMS norm: ``x / sqrt(mean(x**2) + eps)`` instead of ``(x - mean) / sqrt(var + eps)``.
     num_threads : int or None
+    residual : View or None     IN
+    activation : tuple of int and float
+        What `check_activation` returns. After a residual, only a ReLU has a backward.
+    bits : ndarray of uint16, shape (bits_words(x, 1),), or None  OUT
+        Where the ReLU is open; used with a residual only.
 
     Returns
     -------
@@ -110,8 +122,11 @@ def layer_forward(View x not None, View y not None, gamma, beta, double eps, *, 
     cdef Job job
     cdef cnp.ndarray mean = None, low = None, rstd
     check_rows(x)
-    check_beside(x, y, "y", True)
     begin_layer(&job, x, about_zero)
+    set_activation(&job, activation)
+    if bits is not None and (residual is None or job.activation != RELU):
+        raise ValueError("bits requires a residual and a ReLU")
+    set_bits(&job, x, bits, True)
     rstd = np.empty(x.n)
     job.rstd = vector(rstd)
     if not about_zero:
@@ -119,21 +134,25 @@ def layer_forward(View x not None, View y not None, gamma, beta, double eps, *, 
         low = np.empty(x.n)
         job.mean = vector(mean)
         job.low = vector(low)
-    forward_layer(&job, y, gamma, beta, eps, num_threads)
+    forward_layer(&job, x, y, gamma, beta, eps, residual, num_threads)
     return mean, low, rstd
 
 
-def layer_inference(View x not None, View y not None, gamma, beta, double eps, *, bint about_zero, num_threads):
+def layer_inference(
+    View x not None, View y not None, gamma, beta, double eps, *, bint about_zero, num_threads,
+    View residual=None, tuple activation=(NO_ACTIVATION, 0.0),
+):
     """Normalize as `layer_forward` does, with the same bits, without keeping statistics."""
     cdef Job job
     check_rows(x)
-    check_beside(x, y, "y", True)
     begin_layer(&job, x, about_zero)
-    forward_layer(&job, y, gamma, beta, eps, num_threads)
+    set_activation(&job, activation)
+    forward_layer(&job, x, y, gamma, beta, eps, residual, num_threads)
 
 
 def layer_backward(
     View dy not None, View x not None, View dx not None, tuple statistics not None, gamma, *, num_threads,
+    View dresidual=None, beta=None, tuple activation=(NO_ACTIVATION, 0.0), bits=None,
 ):
     """Compute the gradients of `layer_forward`.
 
@@ -147,6 +166,14 @@ def layer_backward(
     gamma : array_like of float32 or float64, shape (C,), or None
         None without parameters; ones for beta alone.
     num_threads : int or None
+    dresidual : View or None    OUT
+        If the forward had a residual.
+    beta : array_like of float32 or float64, shape (C,), or None
+        That of the forward, which an activation without bits needs.
+    activation : tuple of int and float
+        That of the forward; after a residual a ReLU or none.
+    bits : ndarray of uint16, shape (bits_words(x, 1),), or None  IN
+        What the forward left: after a residual and a ReLU.
 
     Returns
     -------
@@ -156,6 +183,7 @@ def layer_backward(
     cdef Job job
     cdef cnp.ndarray dgamma = None, dbeta = None
     cdef double* vectors
+    cdef View before
     check_rows(x)
     check_beside(x, dy, "dy")
     check_beside(x, dx, "dx", True)
@@ -170,14 +198,39 @@ def layer_backward(
         job.low = row_vector(low, x.n, "mean_low")
     job.dy = array_of(dy)
     job.dx = array_of(dx)
+    before = before_layer(&job, x, dx, dresidual, activation, bits)
     if gamma is not None:
         dgamma = np.empty(x.c)
         dbeta = np.empty(x.c)
         job.dgamma = vector(dgamma)
         job.sum_dy = vector(dbeta)
-    vectors = load_parameters(&job, gamma, None)
+    elif beta is not None:
+        raise ValueError("beta requires gamma")
+    vectors = load_parameters(&job, gamma, beta)
     try:
         execute_layer(&job, num_threads)
     finally:
         free(vectors)
     return dgamma, dbeta
+
+
+cdef View before_layer(Job* job, View x, View dx, View dresidual, tuple activation, bits):
+    # Sets where the gradient before activation and residual is written, and returns the array, to be kept alive: it is
+    # that of the residual, or dx, or a new one if x is read from dx.
+    cdef View out = dx
+    set_activation(job, activation)
+    set_bits(job, x, bits)
+    if (bits is not None) != (dresidual is not None and job.activation == RELU):
+        raise ValueError("bits and dresidual must be given together for a ReLU after a residual, and bits only then")
+    if dresidual is not None:
+        if job.activation > RELU:
+            raise ValueError("an activation after a residual has no backward, except for a ReLU")
+        check_beside(x, dresidual, "dresidual", True)
+        out = dresidual
+    elif job.activation == NO_ACTIVATION:
+        return None
+    elif dx.p == x.p:
+        out = output(x)
+    job.upstream = job.dy
+    job.dy = array_of(out)
+    return out

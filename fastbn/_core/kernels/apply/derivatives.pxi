@@ -1,6 +1,7 @@
 # Backward passes of activations: dy times the derivative, elementwise, on a piece in the first-level cache.
 #
-# a) Loops and arithmetic are those of activations.pxi. That of ReLU is part of the reduction and of the gradient pass.
+# a) Loops and arithmetic are those of activations.pxi. That of ReLU is part of the reduction and of the gradient pass,
+#    except in layer norm.
 # b) q = exp(-abs(x)), or of another argument that is not positive, so nothing overflows. e is the unit times q.
 # c) The derivatives of silu, gelu and gelu_tanh are w at x < 0 and 1 - w at the other side, with w that at -abs(x).
 # d) At a kink the derivative is that of PyTorch. NaN gives NaN, and an infinity the limit, 0 or 1.
@@ -102,7 +103,10 @@ cdef void derive(
 ) noexcept nogil:
     # t becomes dy times the derivative there. The other arguments are those of activate().
     cdef Py_ssize_t j
-    if activation == RELU6:
+    if activation == RELU:
+        for j in range(n):
+            t[j] = 0 if t[j] <= 0 else dy[j]
+    elif activation == RELU6:
         for j in range(n):
             t[j] = dy[j] * (0 if t[j] <= 0 or t[j] >= 6 else (1 if t[j] < 6 else t[j]))
     elif activation == LEAKY_RELU:

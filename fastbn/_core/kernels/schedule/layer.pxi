@@ -30,6 +30,17 @@ cdef inline LayerMode layer_mode(const Job* job) noexcept nogil:
     return LayerMode(job.type, job.from_zero, job.gamma != NULL, job.beta != NULL, job.cut.stream)
 
 
+cdef inline Runs runs_of(const Job* job, const Array* a, RowGroup rows) noexcept nogil:
+    return Runs(at(job, a, rows.first, 0, 0), a.step_n * job.itemsize)
+
+
+cdef inline Words bits_of(const Job* job, RowGroup rows) noexcept nogil:
+    cdef Py_ssize_t step = parts(job.c, LANES)
+    if job.bits == NULL:
+        return Words(<uint16_t*> job.x.p, 0)
+    return Words(job.bits + rows.first * step, step)
+
+
 cdef void layer_forward_group(Job* job, RowGroup rows, const real* kind) noexcept nogil:
     cdef Moments moments[ROWS_ABREAST]
     cdef real coefs[ROW_COEFS * ROWS_ABREAST]
@@ -40,9 +51,11 @@ cdef void layer_forward_group(Job* job, RowGroup rows, const real* kind) noexcep
     forward_row_coefs(&statistics, rows.count, <real*> coefs)
     a.runs = rows.count
     a.length = job.c
-    a.x = Runs(at(job, &job.x, rows.first, 0, 0), job.x.step_n * job.itemsize)
-    a.y = Runs(at(job, &job.y, rows.first, 0, 0), job.y.step_n * job.itemsize)
-    layer(layer_mode(job), a, job.coefs, <const real*> coefs)
+    a.x = runs_of(job, &job.x, rows)
+    a.y = runs_of(job, &job.y, rows)
+    a.residual = runs_of(job, present(&job.residual, &job.x), rows)
+    a.bits = bits_of(job, rows)
+    forward_runs(ROW_CONSTANTS, job, a, job.coefs, <const real*> coefs)
 
 
 cdef void layer_backward_group(Job* job, RowGroup rows, real* sums, const real* kind) noexcept nogil:
@@ -52,18 +65,24 @@ cdef void layer_backward_group(Job* job, RowGroup rows, real* sums, const real* 
     cdef GradientRuns a
     kept_statistics(job, rows, &statistics)
     forward_row_coefs(&statistics, rows.count, <real*> coefs)
+    a.runs = rows.count
+    a.length = job.c
+    a.x = runs_of(job, &job.x, rows)
+    a.bits = bits_of(job, rows)
+    a.dy = runs_of(job, &job.upstream, rows)
+    a.dx = runs_of(job, &job.dy, rows)
+    a.dresidual = a.dx
+    if job.upstream.p != NULL and job.activation != NO_ACTIVATION and job.bits == NULL:
+        derive_runs(ROW_CONSTANTS, job, a, job.coefs, <const real*> coefs)
+    elif job.upstream.p != NULL:
+        open_runs(job, a, kind)
     if real is float and job.c > FEW:
         row_products(job, rows, <const real*> coefs, products, <float> 0)
     else:
         row_products(job, rows, <const real*> coefs, products, <double> 0)
     gradient_row_coefs(job, &statistics, rows.count, products, <real*> coefs)
-    a.runs = rows.count
-    a.length = job.c
-    a.dy = Runs(at(job, &job.dy, rows.first, 0, 0), job.dy.step_n * job.itemsize)
-    a.x = Runs(at(job, &job.x, rows.first, 0, 0), job.x.step_n * job.itemsize)
-    a.dx = Runs(at(job, &job.dx, rows.first, 0, 0), job.dx.step_n * job.itemsize)
-    a.dresidual = a.dx
-    a.bits = Words(<uint16_t*> a.x.p, 0)
+    a.dy = runs_of(job, &job.dy, rows)
+    a.dx = runs_of(job, &job.dx, rows)
     layer_gradient(layer_mode(job), a, job.coefs, <const real*> coefs, sums)
 
 

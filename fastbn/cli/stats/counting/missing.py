@@ -46,6 +46,8 @@ def measure(
     array([2., 1.])
     """
     counted = None if missing.nodata is None else ~equal(block, missing.nodata)
+    if counted is not None and counted.all():
+        counted = None      # without a mask, which takes longer
     if missing.nan == "raise" and block.dtype.kind == "f":
         refuse_nan(block if counted is None else np.where(counted, block, 0), axis)
     policy: NanPolicy = "omit" if missing.nan == "omit" else "propagate"

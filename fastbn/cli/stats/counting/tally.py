@@ -28,6 +28,8 @@ class Tally:
     ----------
     stats : ChannelStats
         With extrema.
+    omitted : ndarray of int64, shape (C,)
+        Number of missing values of each channel, which do not count.
     uint8 : bool
         Whether the dtype is uint8.
     shape : tuple of int or None
@@ -35,6 +37,7 @@ class Tally:
     """
 
     stats: ChannelStats
+    omitted: NDArray[np.int64]
     uint8: bool
     shape: tuple[int, ...] | None = None
 
@@ -75,13 +78,15 @@ class Tally:
         """
         width = block.shape[axis]
         stats = measure(block, axis, missing, threads)
+        omitted = np.zeros(channels, np.int64)
+        omitted[first:first + width] = block.size // width - stats.count
         if width < channels:
             spread: dict[str, Any] = {}
             for name, vector in stats.to_arrays().items():
                 spread[name] = np.full(channels, EMPTY.get(name, 0.0))
                 spread[name][first:first + width] = vector
             stats = ChannelStats.from_arrays(**spread)
-        return cls(stats, block.dtype == np.uint8)
+        return cls(stats, omitted, block.dtype == np.uint8)
 
     @property
     def spoilt(self) -> list[int]:
@@ -90,7 +95,7 @@ class Tally:
         return [int(channel) for channel in np.flatnonzero((stats.count > 0) & ~np.isfinite(stats.mean))]
 
     def __add__(self, other: Tally) -> Tally:
-        return Tally(self.stats + other.stats, self.uint8, self.shape or other.shape)
+        return Tally(self.stats + other.stats, self.omitted + other.omitted, self.uint8, self.shape or other.shape)
 
 
 def merged(first: Tally | None, second: Tally | None) -> Tally | None:

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastbn.cli.stats.counting.tally import Tally
+    from fastbn.cli.stats.settings import Settings
     from fastbn.statistics.channel_stats import ChannelStats
 
 BYTE_SCALE = 1 / 255        # scales uint8 values to 0..1
-COLUMNS = ("count", "min", "max", "mean", "std")
+COUNTS, VALUES = ("count", "omitted"), ("min", "max", "mean", "std")     # columns of the table
 
 
 def number(value: float) -> str:
@@ -32,21 +33,22 @@ def vector(values: Iterable[float]) -> str:
     return f"({texts[0]},)" if len(texts) == 1 else f"({', '.join(texts)})"
 
 
-def text(tally: Tally, axis: int) -> list[str]:
+def text(tally: Tally, settings: Settings) -> list[str]:
     """Return lines of Python for training code, and a table of the channels.
 
     Parameters
     ----------
     tally : Tally
-    axis : int
-        The channel axis, as given on the command line.
+    settings : Settings
+        The table has the number of values omitted if any can be missing.
 
     Examples
     --------
     >>> import numpy as np
     >>> from fastbn.cli.stats.counting.tally import Tally
     >>> from fastbn.cli.stats.output.report import text
-    >>> for line in text(Tally.of(np.array([[0, 51], [102, 255]], np.uint8), 1, 0, 2), 1):
+    >>> from fastbn.cli.stats.settings import Settings
+    >>> for line in text(Tally.of(np.array([[0, 51], [102, 255]], np.uint8), 1, 0, 2), Settings(axis=1)):
     ...     print(line)
     mean, std = (51, 153), (51, 102)
     normalize = fastbn.ChannelAffine.from_mean_std((0.2, 0.6), (0.2, 0.4))  # of values / 255
@@ -66,11 +68,13 @@ def text(tally: Tally, axis: int) -> list[str]:
                      f"normalize = fastbn.ChannelAffine.from_mean_std({vector(mean * BYTE_SCALE)}, "
                      f"{vector(std * BYTE_SCALE)})  # of values / 255")
     if tally.shape is not None:
-        lines.append(f"# channel axis {axis}; the first array has shape {tally.shape}")
-    lines += ["", "channel " + "".join(f"{name:>16}" for name in COLUMNS)]
-    rows = zip(tally.stats.count, *extrema(tally.stats), mean, std, strict=True)
-    for channel, (count, *values) in enumerate(rows):
-        lines.append(f"{channel:>7} {int(count):>16}" + "".join(f"{number(value):>16}" for value in values))
+        lines.append(f"# channel axis {settings.axis}; the first array has shape {tally.shape}")
+    counts = COUNTS if settings.missing.some else COUNTS[:1]
+    lines += ["", "channel " + "".join(f"{name:>16}" for name in (*counts, *VALUES))]
+    rows = zip(*(tally.stats.count, tally.omitted)[:len(counts)], *extrema(tally.stats), mean, std, strict=True)
+    for channel, row in enumerate(rows):
+        lines.append(f"{channel:>7} " + "".join(f"{int(count):>16}" for count in row[:len(counts)])
+                     + "".join(f"{number(value):>16}" for value in row[len(counts):]))
     return lines
 
 
@@ -90,14 +94,13 @@ def extrema(stats: ChannelStats) -> tuple[NDArray[np.float64], NDArray[np.float6
     return np.where(some, stats.min, np.nan), np.where(some, stats.max, np.nan)
 
 
-def report(tally: Tally, axis: int, counted: int, skipped: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def report(tally: Tally, settings: Settings, counted: int, skipped: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Return the result as values for JSON.
 
     Parameters
     ----------
     tally : Tally
-    axis : int
-        The channel axis, as given on the command line.
+    settings : Settings
     counted : int
         The number of inputs counted.
     skipped : sequence of (str, str)
@@ -107,11 +110,12 @@ def report(tally: Tally, axis: int, counted: int, skipped: Sequence[tuple[str, s
     low, high = extrema(tally.stats)
     return {
         "channels": len(mean),
-        "axis": axis,
+        "axis": settings.axis,
         "shape": tally.shape,
         "inputs": counted,
         "skipped": [{"path": path, "reason": reason} for path, reason in skipped],
         "count": [int(count) for count in tally.stats.count],
+        "omitted": tally.omitted.tolist(),
         "min": finite(low),
         "max": finite(high),
         "mean": finite(mean),
