@@ -22,13 +22,17 @@ class View:
     @property
     def arrangement(self) -> tuple[int, tuple[int, ...] | None]: ...
     @property
+    def merges(self) -> bool: ...
+    @property
     def whole(self) -> tuple[int, ...]: ...
     def finish(self) -> NDArray[Any]: ...
+    def merged(self, a: NDArray[Any]) -> NDArray[Any]: ...
+    def split(self, a: NDArray[Any]) -> NDArray[Any]: ...
 
 def view(
     x: ArrayLike,
-    axis: int,
-    channels: int | None = None,
+    axis: int | tuple[int, ...],
+    channels: int | tuple[int, ...] | None = None,
     name: str = "x",
     arrangement: tuple[int, tuple[int, ...] | None] | None = None,
     statistics: bool = False,

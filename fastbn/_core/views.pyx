@@ -23,6 +23,7 @@ from fastbn._core.tensors import SUPPORTED, as_array, as_constant, is_tensor, to
 
 include "kernels/common/sizes.pxi"
 include "arrays/arguments.pxi"
+include "arrays/merge.pxi"
 include "arrays/walk.pxi"
 include "arrays/overlap.pxi"
 include "arrays/vectors.pxi"
@@ -31,7 +32,7 @@ cnp.import_array()
 
 
 cdef class View:
-    """An array as the kernels walk it."""
+    """An array as the kernels walk it, with one channel axis."""
 
     @property
     def shape(self):
@@ -40,7 +41,7 @@ cdef class View:
 
     @property
     def axis(self):
-        """The channel axis, counted from 0."""
+        """The channel axis of `array`, counted from 0."""
         return self.outer if self.order is None else self.order[self.outer]
 
     @property
@@ -56,10 +57,25 @@ cdef class View:
     cpdef finish(self):
         """Return the array for the caller; a packed result is copied to its target first."""
         if self.target is not None:
-            np.copyto(self.target, self.array.reshape(self.target.shape) if self.joined else self.array)
+            np.copyto(self.target, self.split(self.array))
         if self.result is None:
             return self.source
         return to_tensor(self.source) if self.result is True else self.result
+
+    @property
+    def merges(self):
+        """Whether several channel axes of the caller's array are one axis of `array`."""
+        return self.merge is not None
+
+    def merged(self, cnp.ndarray a not None):
+        """Return another array of the caller's shape in the shape of `array`."""
+        return joined(self, a)
+
+    def split(self, cnp.ndarray a not None):
+        """Return an array of the shape of `array` in the caller's shape, without a copy."""
+        if self.merge is not None:
+            return self.merge.split(a)
+        return (<object> a).reshape(self.whole) if self.joined else a
 
 
 def is_walkable(cnp.ndarray a not None, int axis):
@@ -75,10 +91,10 @@ cpdef View view(x, axis, channels=None, str name="x", arrangement=None, bint sta
     Parameters
     ----------
     x : array_like of float32, float64, float16 or bfloat16, two or more dimensions
-    axis : int
-        The channel axis.
-    channels : int, optional
-        The expected number of channels.
+    axis : int or tuple of int
+        The channel axis, or several.
+    channels : int or tuple of int, optional
+        The expected number of channels; a tuple for the number along each of several axes.
     name : str
         The name of `x` in errors.
     arrangement : tuple, optional
@@ -93,11 +109,17 @@ cpdef View view(x, axis, channels=None, str name="x", arrangement=None, bint sta
     """
     cdef cnp.ndarray a = array_of(x, name, statistics)
     cdef View v = View.__new__(View)
-    cdef int k = channel_axis(a, axis, channels, name)
+    cdef int k
     v.name = name
-    v.tensor = not cnp.PyArray_CheckExact(x) and is_tensor(x)
     v.source = a
     v.broadcast = statistics
+    if isinstance(axis, tuple):
+        v.merge = merge_of(a, axis, channels, name)
+        a = v.merge.merge(a)
+        k = v.merge.axis
+    else:
+        k = channel_axis(a, axis, channels, name)
+    v.tensor = not cnp.PyArray_CheckExact(x) and is_tensor(x)
     if arrangement is not None:
         v.outer, v.order = arrangement
         if not walk(v, a, k):
@@ -145,7 +167,10 @@ cpdef View rows(x, tuple lengths):
 
 
 cdef cnp.ndarray joined(View x, cnp.ndarray a):
-    # The rows of an array of the shape of `x`; a copy if memory does not allow a view.
+    # An array of the caller's shape as it is walked: as rows, or with one channel axis; a copy if memory does not allow
+    # a view.
+    if x.merge is not None:
+        return x.merge.merge(a)
     return a.reshape(x.n, x.c) if x.joined else a
 
 
@@ -157,6 +182,7 @@ cdef View beside(View x, cnp.ndarray a, cnp.ndarray source, str name, object tar
     v.joined = x.joined
     v.order = x.order
     v.outer = x.outer
+    v.merge = x.merge
     v.target = target
     if walk(v, a, x.outer if x.order is None else x.order[x.outer]) and x.chosen is not None:
         set_chosen(v, x.chosen)
@@ -197,7 +223,7 @@ cpdef bint choose(View x, cnp.ndarray index) except -1:
     Returns
     -------
     bool
-        Whether the View was restricted. The channels must be contiguous and must not be narrow.
+        Whether the View was restricted. The channels must be those of one axis, contiguous, and not narrow.
 
     Raises
     ------
@@ -206,7 +232,8 @@ cpdef bint choose(View x, cnp.ndarray index) except -1:
     """
     refuse_none(x, "x")
     refuse_none(index, "index")
-    if x.s != 1 or x.order is not None or x.outer != cnp.PyArray_NDIM(<cnp.ndarray> x.array) - 1 or narrow(x.c):
+    if (x.merge is not None or x.s != 1 or x.order is not None
+            or x.outer != cnp.PyArray_NDIM(<cnp.ndarray> x.array) - 1 or narrow(x.c)):
         return False
     check_index(index, x.n)
     set_chosen(x, index)
@@ -249,10 +276,15 @@ cpdef View output(View x, out=None, View other=None):
     """
     cdef View v
     cdef cnp.ndarray a, b
+    cdef bint fits
     refuse_none(x, "x")
     if out is None:
-        a = arranged(x, x.source, True)
-        v = beside(x, joined(x, a), a, "out", None)
+        if x.merge is None:
+            a = arranged(x, x.source, True)
+            v = beside(x, joined(x, a), a, "out", None)
+        else:
+            a = arranged(x, <cnp.ndarray> x.array, True)
+            v = beside(x, a, x.merge.split(a), "out", None)
         v.result = True if x.tensor else None
         return v
     a = as_target(out)
@@ -264,9 +296,10 @@ cpdef View output(View x, out=None, View other=None):
     refuse_overlap(a, x)
     if other is not None:
         refuse_overlap(a, other)
-    b = joined(x, a)
+    fits = x.merge is None or x.merge.fits(a)
+    b = joined(x, a) if fits else <cnp.ndarray> x.array
     v = beside(x, b, a, "out", None)
-    if v.p == NULL or not (b is a or np.may_share_memory(a, b)):
+    if not fits or v.p == NULL or not (b is a or np.may_share_memory(a, b)):
         v = beside(x, arranged(x, b, True), a, "out", a)
     v.result = out
     return v

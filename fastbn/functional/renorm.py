@@ -13,7 +13,7 @@ from fastbn._core.dispatch import kernels
 from fastbn._core.saved import Saved, in_range
 from fastbn._core.tensors import as_constant
 from fastbn._core.threads import check as check_threads
-from fastbn.functional import batchnorm
+from fastbn.functional import batchnorm, parts
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -173,7 +173,7 @@ def batch_renorm_training(
     batch_mean, low, m2 = kernels.reduce(view, whole=False, num_threads=num_threads)
     var = in_range(m2 / (n * s))
     r, d = correction((batch_mean, low), var, eps, (mean, std), limits)
-    y, batch = batchnorm.normalize(
+    y, batch = parts.normalize(
         x, batch_mean, var, *corrected(gamma, beta, r, d), axis=axis, eps=eps, activation=coded, residual=residual,
         num_threads=num_threads, mean_low=low, count=n * s, out=out)
     return y, SavedRenorm(batch, r, d)

@@ -14,7 +14,7 @@ from fastbn.layers import passes
 from fastbn.layers.base import set_tape
 from fastbn.layers.batch import Batch
 from fastbn.layers.masked import Marks, read, select
-from fastbn.layers.source import FORWARD, MicroBatches
+from fastbn.layers.source import FORWARD, MicroBatches, reduce_several
 from fastbn.layers.tape import weakly
 from fastbn.statistics.moments import two_sum
 
@@ -70,7 +70,7 @@ class Blend:
             return Batch.from_view(view, layer.num_threads)
         if source.whole and self.n0:        # with stored statistics, a single value per channel is enough
             return Batch.from_stats(read(view, selection, layer.num_threads))
-        return source.reduce(lambda: read(view, selection, layer.num_threads))
+        return reduce_several(source, lambda: read(view, selection, layer.num_threads))
 
     def mix(
         self, batch: Batch, positions: int, mean: NDArray[Any], var: NDArray[Any]

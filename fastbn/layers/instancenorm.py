@@ -103,6 +103,7 @@ class InstanceNorm(TrackedNorm):
     """
 
     _checks: ClassVar[Mapping[str, Check]] = {**TrackedNorm._checks, "axis": check_channel_axis}
+    axis: int
 
     def __init__(
         self,

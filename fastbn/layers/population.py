@@ -50,7 +50,7 @@ def population_statistics(
     Parameters
     ----------
     bn_layers : BatchNorm, BatchRenorm or iterable of them
-        Layers with running averages. Other layers of the network keep their mode.
+        Layers with running averages, which are not frozen. Other layers of the network keep their mode.
     batches : iterable
         The arguments of `forward`. A batch with a single value per channel in a layer is an error, as in training.
     forward : callable
@@ -90,12 +90,16 @@ def population_statistics(
     (array([8.], dtype=float32), array([29.2], dtype=float32))
     """
     layers = check_layers(bn_layers)
+    for i, layer in enumerate(layers):
+        if isinstance(layer, BatchNorm) and (layer.use_running_stats or not layer.update_running_stats):
+            raise ValueError(f"bn_layers[{i}] is frozen; expected use_running_stats=False and "
+                             "update_running_stats=True, as after unfreeze()")
     if not callable(forward):
         raise TypeError(f"forward must be callable, got {type(forward).__name__}")
     check_iterable(batches, "batches", "an iterable")
     if progress is not None:
         check_flag(progress, "progress")
-    gatherings = [Gathering(layer._running, ChannelStats(layer.num_features, axis=layer.axis)) for layer in layers]
+    gatherings = [Gathering(layer._running, layer._no_values()) for layer in layers]
     with contextlib.ExitStack() as stack:
         for layer, gathering in zip(layers, gatherings, strict=True):
             stack.enter_context(layer._followed_by(gathering))

@@ -22,7 +22,7 @@ from fastbn.layers.batch import Batch
 from fastbn.layers.deviations import RunningDeviations
 from fastbn.layers.masked import Marks, is_jagged, read, refuse_marks, select
 from fastbn.layers.running import MOMENTUM, AveragingOptions
-from fastbn.layers.source import MicroBatches
+from fastbn.layers.source import MicroBatches, reduce_several
 from fastbn.layers.tape import Tape, weakly
 from fastbn.layers.tracked import TrackedNorm, of_running
 
@@ -226,7 +226,7 @@ class BatchRenorm(TrackedNorm):
         reference = self._running.reference()
         batch = self._read(operands.view, selection)
         self._follower.accepts(batch)
-        r, d = correction((batch.mean, batch.mean_low), batch.divisor(), self.eps, reference, limits)
+        r, d = correction((batch.mean, batch.mean_low), batch.statistics().var, self.eps, reference, limits)
         parameters = passes.Parameters(*corrected(self.gamma, self.beta, r, d), self.eps, self.num_threads)
         y, _, tape = passes.forward(operands, selection, MicroBatches(batch), parameters)
         followed = self._follower.follow(batch)
@@ -244,7 +244,7 @@ class BatchRenorm(TrackedNorm):
     def _read(self, view: views.View, selection: Selection | None) -> Batch:
         if selection is None and view.size > self.num_features:
             return Batch.from_view(view, self.num_threads)
-        return self._source.reduce(lambda: read(view, selection, self.num_threads))
+        return reduce_several(self._source, lambda: read(view, selection, self.num_threads))
 
     def _limit(self, name: str) -> float:
         limit = getattr(self, name)
