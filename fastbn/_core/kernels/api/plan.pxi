@@ -139,6 +139,7 @@ cdef bint streamable(const Job* job, const Array* a) noexcept:
 cdef void choose_stores(Job* job, Py_ssize_t last_cache) noexcept:
     # Streams the outputs of a call whose arrays fill the last cache twice, because the host of a virtual machine may
     # have more than it reports.
+    job.cut.far = elements_of(job) * job.itemsize > last_cache
     job.cut.stream = (FASTBN_STREAMS and job.applies
                       and elements_of(job) * job.itemsize >= 2 * last_cache
                       and streamable(job, &job.y) and streamable(job, &job.dx) and streamable(job, &job.dresidual))

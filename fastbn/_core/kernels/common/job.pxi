@@ -91,6 +91,7 @@ cdef struct Cut:            # how the work is cut into units
     Phase[4] phases
     int count               # of phases
 
+    bint far                # the arrays exceed the last cache
 cdef struct Groups          # schedule/groups.pxi
 cdef struct Lookup          # apply/lookup.pxi
 
