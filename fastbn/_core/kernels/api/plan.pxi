@@ -169,12 +169,12 @@ cdef void plan(Job* job, int threads, Py_ssize_t last_cache) noexcept:
         add_phase(job, ROWS_REDUCE, cut.units * cut.slabs)
         add_phase(job, ROWS_MERGE, parts(job.c, cut.merged))
     elif job.reduces:
-        add_phase(job, PLANES_SPAN, cut.spans * job.c)
+        add_phase(job, PLANES_SPAN, cut.spans * (job.c // cut.joined))
         add_phase(job, PLANES_MERGE, job.c // job.geometry.channels)
     if job.applies and rows:
         add_phase(job, ROWS_APPLY, cut.units * cut.slabs)
     elif job.applies:
-        add_phase(job, PLANES_APPLY, parts(job.n * job.c, cut.unit_planes) * cut.pieces)
+        add_phase(job, PLANES_APPLY, parts(job.n * job.c, cut.unit_planes) * cut.plane_pieces)
 
 
 cdef int set_activation(Job* job, tuple activation) except -1:

@@ -44,6 +44,7 @@ def forward(
         check_beside(x, residual, "residual")
     begin(&job, x)
     set_geometry(&job, x, samples, channels)
+    packed = join_planes(&job)
     statistics = statistics_of(&job)
     mean = np.empty(statistics)
     low = np.empty(statistics)
@@ -75,6 +76,30 @@ def forward(
     finally:
         free(parameters)
     return mean, low, var, rstd
+
+
+cdef object join_planes(Job* job):
+    # The channels of a statistic are reduced as one (schedule/planes.pxi): planes with gaps between them are packed.
+    # Returns what keeps the copy alive.
+    cdef cnp.ndarray packed
+    cdef Array x
+    cdef Py_ssize_t n, c
+    if job.s == 1 or job.x.step_c == job.s or not joins(&job.geometry, job.gradient):
+        return None
+    packed = np.empty(job.n * job.c * job.s * job.itemsize, np.uint8)
+    x = Array(<char*> cnp.PyArray_DATA(packed), job.c * job.s, job.s)
+    for n in range(job.n):
+        for c in range(job.c):
+            memcpy(at(job, &x, n, c, 0), at(job, &job.x, n, c, 0), job.s * job.itemsize)
+    job.x = x
+    return packed
+
+
+cdef bint are_doubles(object a, Py_ssize_t n) noexcept:
+    # Whether the kernels can read a vector of `kept` where it is.
+    return (cnp.PyArray_CheckExact(a) and cnp.PyArray_TYPE(<cnp.ndarray> a) == cnp.NPY_DOUBLE
+            and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> a) and cnp.PyArray_NDIM(<cnp.ndarray> a) == 1
+            and cnp.PyArray_DIMS(<cnp.ndarray> a)[0] == n)
 
 
 cdef double* doubles_of(object a, double* room, Py_ssize_t n, str name) except NULL:
