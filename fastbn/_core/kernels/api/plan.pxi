@@ -198,10 +198,23 @@ cdef void plan_groups(Job* job, Groups* out, int threads) noexcept:
     out.bytes = workspace_of(&out.full, out.team)
     if out.bytes < workspace_of(&out.last, out.team):
         out.bytes = workspace_of(&out.last, out.team)
-    job.cut.count = 0
-    add_phase(job, SAMPLE_GROUP, g.groups)
-    if job.gradient and g.groups > 1:
-        add_phase(job, GROUP_SUMS, parts(job.c, TILE))
+    out.batch = g.groups
+    if job.gradient:
+        out.batch = least(g.groups, MOST_SUMS // job.c if job.c * threads < MOST_SUMS else threads)
+
+
+cdef int execute_groups(Job* job, int threads, bint large) except -1:
+    # Batch by batch.
+    cdef Groups* groups = job.groups
+    groups.first = 0
+    while groups.first < job.geometry.groups:
+        job.cut.count = 0
+        add_phase(job, SAMPLE_GROUP, least(groups.batch, job.geometry.groups - groups.first))
+        if adds_sums(job):
+            add_phase(job, GROUP_SUMS, parts(job.c, TILE))
+        run_large(job, threads, large)
+        groups.first += groups.batch
+    return 0
 
 
 cdef int execute(Job* job, object num_threads) except -1:
@@ -219,18 +232,17 @@ cdef int execute(Job* job, object num_threads) except -1:
         else:
             plan_groups(job, &groups, threads)
             threads = threads // groups.team
-            bytes = threads * groups.bytes
+            bytes = threads * groups.bytes + sums_of_groups(job) * <Py_ssize_t> sizeof(double)
         work = <char*> malloc(bytes)
         if work == NULL:
             raise MemoryError("no memory for the workspace of a batch normalization")
         if whole:
             set_workspace(job, work, threads)
+            run_large(job, threads, large)
         else:
             groups.work = work
-        if large:
-            run_team(job, threads)
-        else:
-            run(job, 1)
+            set_group_sums(job, <double*> (work + threads * groups.bytes))
+            execute_groups(job, threads, large)
     finally:
         free(work)
         if large:
