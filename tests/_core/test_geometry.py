@@ -159,8 +159,8 @@ def test_a_residual_before_silu(shape, samples, channels, layout, dtype):
     out = views.output(view)
     rows = samples * (1 if layout == "planes" else shape[2])
     kernels.forward(
-        view, out, views.like(view, r, "residual"), i.gamma, i.beta, EPS, activation=check_activation("silu"), bits=None,
-        fill=False, num_threads=1, samples=rows, channels=channels)
+        view, out, views.like(view, r, "residual"), i.gamma, i.beta, EPS, activation=check_activation("silu"),
+        bits=None, fill=False, num_threads=1, samples=rows, channels=channels)
     z = reference(i, shape, samples, channels, residual=True).y
     y = as_planes(out.finish().reshape(i.x.shape), shape, layout)
     assert units_off(y, silu(z)[0], dtype, np.abs(z).max()) <= (4 if dtype in (np.float32, np.float64) else 1.01)
