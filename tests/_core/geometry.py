@@ -24,8 +24,10 @@ SHAPES = (
     (1, 1, 3), (3, 4, 2), (5, 6, 7), (4, 6, LANES), (5, 12, 49), (3, TILE, LANES + 1), (5, TILE + 2, 9),
     (2, 18, 4 * LANES), (9, 2, SIZES["few"]), (TILE + 3, 3, 3), (3, SLAB + 4, 2), (2, SIZES["narrow"], 5),
     (2, 3 * TILE, SIZES["flush_rows"] + 1))
-# A plane of several spans; a unit of several images; rows of several units.
-LONG_SHAPES = ((3, 2, SIZES["span"] + 1), (SIZES["span"] // 49 + 3, 2, 49), (3, TILE + 2, SIZES["most_rows"] + 1))
+# A plane of several spans; a unit of several images; rows of several units; several batches of sample groups.
+LONG_SHAPES = (
+    (3, 2, SIZES["span"] + 1), (SIZES["span"] // 49 + 3, 2, 49), (3, TILE + 2, SIZES["most_rows"] + 1),
+    (SIZES["most_sums"] // TILE + 1, TILE, 2))
 
 
 class Results(NamedTuple):

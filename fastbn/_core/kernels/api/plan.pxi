@@ -139,6 +139,7 @@ cdef bint streamable(const Job* job, const Array* a) noexcept:
 cdef void choose_stores(Job* job, Py_ssize_t last_cache) noexcept:
     # Streams the outputs of a call whose arrays fill the last cache twice, because the host of a virtual machine may
     # have more than it reports.
+    job.cut.far = elements_of(job) * job.itemsize > last_cache
     job.cut.stream = (FASTBN_STREAMS and job.applies
                       and elements_of(job) * job.itemsize >= 2 * last_cache
                       and streamable(job, &job.y) and streamable(job, &job.dx) and streamable(job, &job.dresidual))
@@ -168,12 +169,12 @@ cdef void plan(Job* job, int threads, Py_ssize_t last_cache) noexcept:
         add_phase(job, ROWS_REDUCE, cut.units * cut.slabs)
         add_phase(job, ROWS_MERGE, parts(job.c, cut.merged))
     elif job.reduces:
-        add_phase(job, PLANES_SPAN, cut.spans * job.c)
+        add_phase(job, PLANES_SPAN, cut.spans * (job.c // cut.joined))
         add_phase(job, PLANES_MERGE, job.c // job.geometry.channels)
     if job.applies and rows:
         add_phase(job, ROWS_APPLY, cut.units * cut.slabs)
     elif job.applies:
-        add_phase(job, PLANES_APPLY, parts(job.n * job.c, cut.unit_planes) * cut.pieces)
+        add_phase(job, PLANES_APPLY, parts(job.n * job.c, cut.unit_planes) * cut.plane_pieces)
 
 
 cdef int set_activation(Job* job, tuple activation) except -1:
@@ -197,10 +198,23 @@ cdef void plan_groups(Job* job, Groups* out, int threads) noexcept:
     out.bytes = workspace_of(&out.full, out.team)
     if out.bytes < workspace_of(&out.last, out.team):
         out.bytes = workspace_of(&out.last, out.team)
-    job.cut.count = 0
-    add_phase(job, SAMPLE_GROUP, g.groups)
-    if job.gradient and g.groups > 1:
-        add_phase(job, GROUP_SUMS, parts(job.c, TILE))
+    out.batch = g.groups
+    if job.gradient:
+        out.batch = least(g.groups, MOST_SUMS // job.c if job.c * threads < MOST_SUMS else threads)
+
+
+cdef int execute_groups(Job* job, int threads, bint large) except -1:
+    # Batch by batch.
+    cdef Groups* groups = job.groups
+    groups.first = 0
+    while groups.first < job.geometry.groups:
+        job.cut.count = 0
+        add_phase(job, SAMPLE_GROUP, least(groups.batch, job.geometry.groups - groups.first))
+        if adds_sums(job):
+            add_phase(job, GROUP_SUMS, parts(job.c, TILE))
+        run_large(job, threads, large)
+        groups.first += groups.batch
+    return 0
 
 
 cdef int execute(Job* job, object num_threads) except -1:
@@ -218,18 +232,17 @@ cdef int execute(Job* job, object num_threads) except -1:
         else:
             plan_groups(job, &groups, threads)
             threads = threads // groups.team
-            bytes = threads * groups.bytes
+            bytes = threads * groups.bytes + sums_of_groups(job) * <Py_ssize_t> sizeof(double)
         work = <char*> malloc(bytes)
         if work == NULL:
             raise MemoryError("no memory for the workspace of a batch normalization")
         if whole:
             set_workspace(job, work, threads)
+            run_large(job, threads, large)
         else:
             groups.work = work
-        if large:
-            run_team(job, threads)
-        else:
-            run(job, 1)
+            set_group_sums(job, <double*> (work + threads * groups.bytes))
+            execute_groups(job, threads, large)
     finally:
         free(work)
         if large:

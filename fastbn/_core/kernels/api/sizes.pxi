@@ -23,6 +23,7 @@ def sizes():
         "least_rows": LEAST_ROWS,           # at least so many rows,
         "most_rows": MOST_ROWS,             # and at most
         "long_row": LONG_ROW,               # bytes of a row above which four rows share their coefficients
+        "most_sums": MOST_SUMS,             # sums of the sample groups that run at once, of dgamma and of dbeta each
         "stage": STAGE,                     # elements of float16 or bfloat16 that are converted at a time
         "bytes_unit": BYTES_UNIT,           # elements of a unit of bytes
         "bytes_rows": BYTES_ROWS,           # rows of bytes after which sums of 16 bits go to double

@@ -44,6 +44,7 @@ def forward(
         check_beside(x, residual, "residual")
     begin(&job, x)
     set_geometry(&job, x, samples, channels)
+    packed = join_planes(&job)
     statistics = statistics_of(&job)
     mean = np.empty(statistics)
     low = np.empty(statistics)
@@ -77,26 +78,50 @@ def forward(
     return mean, low, var, rstd
 
 
+cdef object join_planes(Job* job):
+    # The channels of a statistic are reduced as one (schedule/planes.pxi): planes with gaps between them are packed.
+    # Returns what keeps the copy alive.
+    cdef cnp.ndarray packed
+    cdef Array x
+    cdef Py_ssize_t n, c
+    if job.s == 1 or job.x.step_c == job.s or not joins(&job.geometry, job.gradient):
+        return None
+    packed = np.empty(job.n * job.c * job.s * job.itemsize, np.uint8)
+    x = Array(<char*> cnp.PyArray_DATA(packed), job.c * job.s, job.s)
+    for n in range(job.n):
+        for c in range(job.c):
+            memcpy(at(job, &x, n, c, 0), at(job, &job.x, n, c, 0), job.s * job.itemsize)
+    job.x = x
+    return packed
+
+
+cdef bint are_doubles(object a, Py_ssize_t n) noexcept:
+    # Whether the kernels can read a vector of `kept` where it is.
+    return (cnp.PyArray_CheckExact(a) and cnp.PyArray_TYPE(<cnp.ndarray> a) == cnp.NPY_DOUBLE
+            and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> a) and cnp.PyArray_NDIM(<cnp.ndarray> a) == 1
+            and cnp.PyArray_DIMS(<cnp.ndarray> a)[0] == n)
+
+
 cdef double* doubles_of(object a, double* room, Py_ssize_t n, str name) except NULL:
     # The values of a vector of `kept`: those of an array of double as they are, others in `room`. A copy would move
     # from the cache of this thread to those of the others. They must not change during the call.
     if not isinstance(a, np.ndarray):
         raise TypeError(f"{name} of kept must be a numpy.ndarray, got {type(a).__name__}")
-    if (cnp.PyArray_CheckExact(a) and cnp.PyArray_TYPE(<cnp.ndarray> a) == cnp.NPY_DOUBLE
-            and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> a) and cnp.PyArray_NDIM(<cnp.ndarray> a) == 1
-            and cnp.PyArray_DIMS(<cnp.ndarray> a)[0] == n):
+    if are_doubles(a, n):
         return vector(<cnp.ndarray> a)
     load_vector(a, room, n, 0.0, name)
     return room
 
 
-cdef double* vectors_of_backward(const Job* job) except NULL:
-    return scratch_of(3 * statistics_of(job) + (5 + job.geometry.groups) * job.c)
+cdef inline Py_ssize_t room_of(object a, Py_ssize_t n) noexcept:
+    # Numbers that doubles_of() writes.
+    return 0 if are_doubles(a, n) else n
 
 
-cdef int begin_backward(Job* job, View dy, View x, kept, gamma, double* vectors) except -1:
-    # What all backward calls share; `vectors` is that of vectors_of_backward().
-    cdef Py_ssize_t c = job.c, statistics = statistics_of(job)
+cdef int begin_backward(Job* job, View dy, View x, kept, gamma, double** vectors) except -1:
+    # What all backward calls share. The caller frees `vectors`, which is NULL before, after an error too.
+    cdef Py_ssize_t c = job.c, statistics = statistics_of(job), scales = job.geometry.groups * job.c
+    cdef double* room
     if not isinstance(kept, tuple):
         raise TypeError(f"kept must be a Kept, got {type(kept).__name__}")
     check_beside(x, dy, "dy")
@@ -108,24 +133,30 @@ cdef int begin_backward(Job* job, View dy, View x, kept, gamma, double* vectors)
     if (kept_scale is None) != (kept_shift is None):
         raise ValueError("kept must have both scale and shift, or neither")
     set_gate(job, activation, kept_scale is not None)
-    job.products = vectors
-    job.sum_dy = vectors + c
-    job.dgamma = vectors + 2 * c
-    job.gamma = vectors + 3 * c
+    if kept_scale is None:
+        scales = 0
+    vectors[0] = room = scratch_of(5 * c + room_of(mean, statistics) + room_of(rstd, statistics)
+                                   + room_of(low, statistics) + room_of(kept_scale, scales))
+    job.products = room
+    job.sum_dy = room + c
+    job.dgamma = room + 2 * c
+    job.gamma = room + 3 * c
     load_vector(gamma, job.gamma, c, 1.0, "gamma")
-    vectors += 4 * c
-    job.mean = doubles_of(mean, vectors, statistics, "mean")
-    job.rstd = doubles_of(rstd, vectors + statistics, statistics, "rstd")
-    vectors += 2 * statistics
+    if kept_scale is not None:      # as set_gate() found, exactly if the gate reads them
+        job.shift = doubles_of(kept_shift, room + 4 * c, c, "shift")
+    room += 5 * c
+    job.mean = doubles_of(mean, room, statistics, "mean")
+    room += room_of(mean, statistics)
+    job.rstd = doubles_of(rstd, room, statistics, "rstd")
+    room += room_of(rstd, statistics)
     if low is None:
-        job.low = vectors
+        job.low = room
         load_vector(None, job.low, statistics, 0.0, "mean_low")
     else:
-        job.low = doubles_of(low, vectors, statistics, "mean_low")
-    if kept_scale is not None:      # as set_gate() found, exactly if the gate reads them
-        vectors += statistics
-        job.shift = doubles_of(kept_shift, vectors, c, "shift")
-        job.scale = doubles_of(kept_scale, vectors + c, job.geometry.groups * c, "scale")
+        job.low = doubles_of(low, room, statistics, "mean_low")
+    room += room_of(low, statistics)
+    if kept_scale is not None:
+        job.scale = doubles_of(kept_scale, room, scales, "scale")
     return 0
 
 
@@ -196,16 +227,15 @@ def backward(
     """
     cdef Job job
     cdef cnp.ndarray dgamma, dbeta
-    cdef double* vectors
+    cdef double* vectors = NULL
     cdef View before
     check_input(x)
     begin(&job, x)
     set_geometry(&job, x, samples, channels)
-    dgamma = np.empty(job.geometry.groups * x.c)
-    dbeta = np.empty(job.geometry.groups * x.c)
-    vectors = vectors_of_backward(&job)
+    dgamma = np.empty(x.c)
+    dbeta = np.empty(x.c)
     try:
-        begin_backward(&job, dy, x, kept, gamma, vectors)
+        begin_backward(&job, dy, x, kept, gamma, &vectors)
         set_gradients(&job, x, dx, dresidual, fill)
         before = before_activation(&job, x, dx)
         job.reduces = True
@@ -216,9 +246,7 @@ def backward(
         execute(&job, num_threads)
     finally:
         free(vectors)
-    if job.geometry.groups == 1:
-        return dgamma, dbeta
-    return dgamma[:x.c].copy(), dbeta[:x.c].copy()     # without the memory of the other groups
+    return dgamma, dbeta
 
 
 def reduce_gradient(View dy not None, View x not None, kept, *, num_threads):
@@ -237,15 +265,14 @@ def reduce_gradient(View dy not None, View x not None, kept, *, num_threads):
     """
     cdef Job job
     cdef cnp.ndarray products, sum_dy
-    cdef double* vectors
+    cdef double* vectors = NULL
     cdef View before
     check_input(x)
     begin(&job, x)
     products = np.empty(x.c)
     sum_dy = np.empty(x.c)
-    vectors = vectors_of_backward(&job)
     try:
-        begin_backward(&job, dy, x, kept, None, vectors)
+        begin_backward(&job, dy, x, kept, None, &vectors)
         before = before_activation(&job, x, None)
         job.reduces = True
         job.products = vector(products)
@@ -272,14 +299,13 @@ def apply_gradient(
         Values per channel of the whole batch.
     """
     cdef Job job
-    cdef double* vectors
+    cdef double* vectors = NULL
     cdef View before
     products, sum_dy = sums
     check_input(x)
     begin(&job, x)
-    vectors = vectors_of_backward(&job)
     try:
-        begin_backward(&job, dy, x, kept, gamma, vectors)
+        begin_backward(&job, dy, x, kept, gamma, &vectors)
         set_gradients(&job, x, dx, dresidual, fill)
         before = before_activation(&job, x, dx)
         job.values = count

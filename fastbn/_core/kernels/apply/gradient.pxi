@@ -53,18 +53,23 @@ cdef inline void gradient_block(
     Block block,
     const real* kind,
 ) noexcept nogil:
-    cdef real m[TILE]
+    cdef real m_room[TILE]
     cdef real scale[TILE]
     cdef real shift[TILE]
-    cdef real a[TILE]
-    cdef real b[TILE]
-    cdef real c[TILE]
-    cdef real g[TILE]
+    cdef real a_room[TILE]
+    cdef real b_room[TILE]
+    cdef real c_room[TILE]
+    cdef real g_room[TILE]
     cdef real t[4 * STEP]
     cdef real v[4 * STEP]
     cdef float dy_room[TILE]
     cdef float x_room[TILE]
     cdef const real* row = coef_row(coefs, 0, kind)
+    cdef const real* m = m_room
+    cdef const real* a = a_room
+    cdef const real* b = b_room
+    cdef const real* c = c_room
+    cdef const real* g = g_room
     cdef const real* w
     cdef const real* u
     cdef const char* dy = arrays.dy.p
@@ -78,13 +83,20 @@ cdef inline void gradient_block(
     cdef bint loose = not mode.spread and mode.gate != BITS
     for j in range(lanes if mode.spread else 1):
         there = not mode.spread or j < block.width
-        m[j] = row[SUBTRACT * step + j] if there else 0
+        m_room[j] = row[SUBTRACT * step + j] if there else 0
         scale[j] = row[SCALE * step + j] if there and mode.gate == REPLAY else 0
         shift[j] = row[SHIFT * step + j] if there and mode.gate == REPLAY else 0
-        a[j] = row[DX_SCALE * step + j] if there else 0
-        b[j] = row[DX_X * step + j] if there else 0
-        c[j] = row[DX_1 * step + j] if there else 0
-        g[j] = row[DX_WEIGHT * step + j] if there and mode.weighted else 0
+        a_room[j] = row[DX_SCALE * step + j] if there else 0
+        b_room[j] = row[DX_X * step + j] if there else 0
+        c_room[j] = row[DX_1 * step + j] if there else 0
+        g_room[j] = row[DX_WEIGHT * step + j] if there and mode.weighted else 0
+    if mode.weighted and mode.spread and block.width == lanes:
+        # gcc 12 may store the local copies of five constants for every block.
+        m = row + SUBTRACT * step
+        a = row + DX_SCALE * step
+        b = row + DX_X * step
+        c = row + DX_1 * step
+        g = row + DX_WEIGHT * step
     while i < block.rows:
         for k in range(block.group):
             w = load_block(mode.type, loose, dy + k * arrays.dy.step, block.width, dy_room, kind)

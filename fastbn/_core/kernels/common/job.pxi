@@ -71,9 +71,12 @@ cdef struct Phase:
 
 cdef struct Cut:            # how the work is cut into units
     # schedule/planes.pxi
-    Py_ssize_t spans        # of a channel
+    Py_ssize_t joined       # channels that are reduced as one
+    Py_ssize_t length       # of a plane of them
+    Py_ssize_t pieces       # of such a plane
+    Py_ssize_t spans        # of them
     Py_ssize_t span_images
-    Py_ssize_t pieces       # of a plane
+    Py_ssize_t plane_pieces     # of a plane
     Py_ssize_t unit_planes  # that a unit applies
     # schedule/rows.pxi
     Py_ssize_t repeats
@@ -88,6 +91,7 @@ cdef struct Cut:            # how the work is cut into units
     bint four
     bint stream
     bint fetch              # prefetch small planes before they are reduced; rows of layer norm from memory
+    bint far                # the arrays exceed the last cache
     Phase[4] phases
     int count               # of phases
 
@@ -134,7 +138,7 @@ cdef struct Job:
     # (c,); of all groups (groups, c), except for gamma, beta and shift
     double* gamma               # IN
     double* beta                # IN
-    double* channel_mean        # of single channels: mean and low, or scratch
+    double* channel_mean        # of what is reduced, single or joined channels: mean and low, or scratch
     double* channel_low
     double* m2                  # OUT of reduce, scratch of a forward
     double* sum_dy              # OUT of reduce_gradient and backward, IN of apply_gradient

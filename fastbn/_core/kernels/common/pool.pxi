@@ -4,7 +4,8 @@
 #    and M2 is the sum of the channels' M2 and of the squared distances between the means: no sum cancels.
 # b) With G1 and G2 the sums of gamma * dbeta and gamma * dgamma over the channels, and x_hat the normalized x,
 #    dx = rstd * ((gamma * dy - x_hat * G2 / n) - G1 / n). Nothing is divided by gamma, which may be 0.
-# c) Up to TILE statistics are finished side by side, and then the constants of their channels, tile by tile.
+# c) Joined channels (schedule/planes.pxi) have common moments already.
+# d) Up to TILE statistics are finished side by side, and then the constants of their channels, tile by tile.
 
 
 cdef inline void spread(
@@ -72,7 +73,7 @@ cdef void pooled_forward(Job* job, Py_ssize_t k, int statistics, const real* kin
     cdef double scale[TILE]
     cdef int j, width
     for j in range(statistics):
-        m2[j] = pool_moments(job, k + j, kind)
+        m2[j] = job.m2[k + j] if job.cut.joined > 1 else pool_moments(job, k + j, kind)
     set_rstd(job, k, statistics, m2, rstd, left, kind)
     while c < statistics * channels:
         width = <int> least(TILE, statistics * channels - c)

@@ -11,10 +11,13 @@
 # e) Rows are prefetched early, in the order in which they lie, one after the other, while four are reduced side by
 #    side. In a backward, where these are eight streams, that pays for rows of FETCH_FROM to FETCH_TO bytes: the CPU's
 #    own prefetcher follows longer rows, and shorter ones share cache lines.
+# f) From memory the CPU's own prefetcher is faster, and follows rows that are read one after the other. So moments touch
+#    four rows before they are reduced, and a backward adds row by row, in pairs whose sums give the bits of four rows.
 
 cdef enum:
     FETCH_FROM = 512
     FETCH_TO = 2048
+    LONG_ROW = 4096         # bytes of a row from which the CPU's prefetcher follows four, and four share their constants
     FLUSH_ROWS = 24
     FLUSH_EXACT = 8
     ROOM = SLAB + PADDING
@@ -40,6 +43,7 @@ cdef struct Columns:        # some columns of a unit
     Words bits
     Coefs coefs
     Py_ssize_t flush        # rows after which sums go to double, or to two words
+    bint far                # larger than the last cache
     bint fetch              # prefetch rows of a backward
 
 cdef struct Sums:           # (width,) each
@@ -65,7 +69,7 @@ cdef inline Columns columns_from(Columns u, Py_ssize_t first, Py_ssize_t width) 
     u.bits.p += first // LANES
     u.coefs.p += first * (8 if u.type == FLOAT64 else 4)
     u.width = width
-    u.fetch = FETCH_FROM <= width * size_of(u.type) <= FETCH_TO
+    u.fetch = not u.far and (u.gate == MOMENTS or FETCH_FROM <= width * size_of(u.type) <= FETCH_TO)
     return u
 
 
@@ -164,7 +168,7 @@ cdef inline void add_rows(
     cdef Py_ssize_t quarter = parts(width, 4 * LANES) * LANES       # columns after which the next row is prefetched
     cdef int k = 0
     while w + LANES <= width:
-        if four and (fetch or mode.gate == MOMENTS):
+        if four and fetch:
             if w == begun + quarter:
                 begun = w
                 k += 1
@@ -177,13 +181,37 @@ cdef inline void add_rows(
         add_step(mode, rows, four, w, <int> (width - w), coef, sums)
 
 
+cdef inline void add_in_order(
+    Mode mode, const FourRows* rows, Py_ssize_t width, const real* coef,
+    lane* pairs,                                                                # (2, 2, width): zero before and after
+    lane* sums,                                                                 # OUT (2, width), added to
+) noexcept nogil:
+    # add_rows() of four rows, one after the other.
+    cdef FourRows row
+    cdef Py_ssize_t step = sums_step_of(sums[0]), pair = step // 2, i, w
+    cdef int k
+    for k in range(4):
+        row.x[0] = rows.x[k]
+        row.dy[0] = rows.dy[k]
+        row.bits[0] = rows.bits[k]
+        add_rows(mode, &row, &row, False, False, width, coef, pairs + (pair if k > 1 else 0))
+    for k in range(2):
+        for w in range(width):
+            i = k * step + w
+            sums[i] += pairs[i] + pairs[i + pair]
+            pairs[i] = 0
+            pairs[i + pair] = 0
+
+
 cdef inline void add_block(
     Mode mode, Columns u, Py_ssize_t first, Py_ssize_t stop,                    # rows first .. stop
     const real* coef,
+    lane* pairs,                                                                # room of add_in_order(), or NULL
     lane* sums,
 ) noexcept nogil:
     cdef FourRows rows, ahead
-    cdef Py_ssize_t i = first, row
+    cdef Py_ssize_t i = first, row, size = size_of(mode.type)
+    cdef bint touched = mode.gate == MOMENTS and u.far and u.width * size < LONG_ROW
     cdef int k, some
     while i < stop:
         some = 4 if i + 4 <= stop else 1
@@ -195,7 +223,11 @@ cdef inline void add_block(
             row = row_ahead(&u, i + k)
             ahead.x[k] = u.x.p + row * u.x.step
             ahead.dy[k] = u.dy.p + row * u.dy.step
-        if some == 4:
+            if touched:
+                touch(rows.x[k], 1, u.width * size, 0)
+        if some == 4 and mode.gate != MOMENTS and pairs != NULL:
+            add_in_order(mode, &rows, u.width, coef, pairs, sums)
+        elif some == 4:
             add_rows(mode, &rows, &ahead, True, u.fetch, u.width, coef, sums)
         else:
             add_rows(mode, &rows, &ahead, False, False, u.width, coef, sums)
@@ -208,19 +240,24 @@ cdef inline void sum_columns_of(
     const real* kind, lane of,
 ) noexcept nogil:
     cdef float float_sums[2 * ROOM]
+    cdef float float_pairs[2 * ROOM]
     cdef double double_sums[2 * ROOM_OF_SUMS]
+    cdef double double_pairs[2 * ROOM_OF_SUMS]
     cdef float float_coefs[FORWARD_COEFS * ROOM]
     cdef double double_coefs[FORWARD_COEFS * ROOM_OF_DOUBLES]
     cdef double rest1[ROOM_OF_DOUBLES]
     cdef double rest2[ROOM_OF_DOUBLES]
     cdef lane* sums
+    cdef lane* pairs
     cdef real* coef
     cdef const real* given = coef_row(u.coefs, 0, kind)
     cdef Py_ssize_t i = 0, w, stop, step = coef_step_of(kind), sums_step = sums_step_of(of)
     if lane is float:
         sums = float_sums
+        pairs = float_pairs
     else:
         sums = double_sums
+        pairs = double_pairs
     if real is float:
         coef = float_coefs
     else:
@@ -232,6 +269,10 @@ cdef inline void sum_columns_of(
         if real is double and u.gate == MOMENTS:
             rest1[w] = 0
             rest2[w] = 0
+    if u.far and u.gate != MOMENTS and u.width * <Py_ssize_t> sizeof(lane) <= FETCH_TO:
+        memset(pairs, 0, 2 * sums_step * sizeof(lane))
+    else:
+        pairs = NULL
     if u.gate == REPLAY:
         for w in range(u.width):
             coef[SCALE * step + w] = given[SCALE * u.coefs.step + w]
@@ -242,13 +283,13 @@ cdef inline void sum_columns_of(
             sums[w] = 0
             sums[sums_step + w] = 0
         if u.gate == MOMENTS:
-            add_block(reduction(type, MOMENTS), u, i, stop, <const real*> coef, sums)
+            add_block(reduction(type, MOMENTS), u, i, stop, <const real*> coef, pairs, sums)
         elif u.gate == OPEN:
-            add_block(reduction(type, OPEN), u, i, stop, <const real*> coef, sums)
+            add_block(reduction(type, OPEN), u, i, stop, <const real*> coef, pairs, sums)
         elif u.gate == REPLAY:
-            add_block(reduction(type, REPLAY), u, i, stop, <const real*> coef, sums)
+            add_block(reduction(type, REPLAY), u, i, stop, <const real*> coef, pairs, sums)
         else:
-            add_block(reduction(type, BITS), u, i, stop, <const real*> coef, sums)
+            add_block(reduction(type, BITS), u, i, stop, <const real*> coef, pairs, sums)
         if real is double and u.gate == MOMENTS:
             for w in range(u.width):
                 add_to_long_sum(out.v + w, rest1 + w, sums[w])

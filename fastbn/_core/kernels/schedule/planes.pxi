@@ -7,6 +7,8 @@
 #    not how.
 # c) With too few channels for the threads, `group` is 0, the units are spans, and one phase each reduces, merges and
 #    applies. The units of the elementwise pass may depend on the threads: no sum crosses them.
+# d) The forward of a single image joins the channels of a statistic: they lie side by side, so they are reduced as one
+#    channel, and none of them has sums of its own.
 
 cdef enum:
     SPAN = 32768        # elements of a span
@@ -18,14 +20,22 @@ cdef inline Py_ssize_t evenly(Py_ssize_t total, Py_ssize_t most, int threads) no
     return parts(total, parts(parts(total, most), threads) * threads)
 
 
+cdef inline bint joins(const Geometry* g, bint gradient) noexcept nogil:
+    # Whether the channels of a statistic of planes are reduced as one. This follows from the shape alone.
+    return g.channels > 1 and g.samples == 1 and not gradient
+
+
 cdef void plan_planes(Job* job, Py_ssize_t cache, Py_ssize_t last_cache, int threads) noexcept nogil:
     cdef Py_ssize_t channels = job.geometry.channels
     cdef Py_ssize_t channel_bytes = job.n * job.s * job.itemsize * arrays_of(job)
     cdef Py_ssize_t share
     cdef Cut* cut = &job.cut
     cut.fetch = job.s < SMALL and job.n > 1 and not job.gradient and job.c * channel_bytes > 4 * cache
-    cut.pieces = parts(job.s, SPAN)
-    cut.span_images = 1 if cut.pieces > 1 else least(job.n, SPAN // job.s)
+    cut.joined = channels if joins(&job.geometry, job.gradient) else 1
+    cut.length = job.s * cut.joined
+    cut.plane_pieces = parts(job.s, SPAN)
+    cut.pieces = parts(cut.length, SPAN)
+    cut.span_images = 1 if cut.pieces > 1 else least(job.n, SPAN // cut.length)
     cut.spans = parts(job.n, cut.span_images) * cut.pieces
     if job.c // channels < 2 * threads and (cut.spans > 1 or (channels > 1 and threads > 1)):
         cut.group = 0
@@ -37,7 +47,7 @@ cdef void plan_planes(Job* job, Py_ssize_t cache, Py_ssize_t last_cache, int thr
         cut.group = cache // channel_bytes if cache > channel_bytes else 1
         cut.group = evenly(job.c, cut.group, threads)
         cut.group = parts(cut.group, channels) * channels
-    cut.unit_planes = 1 if cut.pieces > 1 else evenly(job.n * job.c, SPAN // job.s, threads)
+    cut.unit_planes = 1 if cut.plane_pieces > 1 else evenly(job.n * job.c, SPAN // job.s, threads)
     job.coefs = Coefs(NULL, job.c, job.c, 1)
 
 
@@ -47,7 +57,7 @@ cdef inline Py_ssize_t plane_words(const Job* job, Py_ssize_t n, Py_ssize_t c) n
 
 
 cdef inline Span span_of(const Job* job, Py_ssize_t c, int channels, Py_ssize_t u) noexcept nogil:
-    # Span u of some channels.
+    # Span u of some channels, or joined channels.
     cdef Py_ssize_t image = u if job.cut.pieces == 1 else u // job.cut.pieces
     cdef Py_ssize_t n = image * job.cut.span_images
     cdef Py_ssize_t i = (u - image * job.cut.pieces) * SPAN
@@ -56,7 +66,8 @@ cdef inline Span span_of(const Job* job, Py_ssize_t c, int channels, Py_ssize_t 
     out.whole = job.whole
     out.itemsize = job.itemsize
     out.x = job.x
-    out.x.p = at(job, &job.x, n, c, i)
+    out.x.step_c *= job.cut.joined
+    out.x.p = at(job, &out.x, n, c, i)
     out.dy = out.x                          # if absent, not used; nor the bits
     if job.gradient:
         out.dy = job.dy
@@ -68,7 +79,7 @@ cdef inline Span span_of(const Job* job, Py_ssize_t c, int channels, Py_ssize_t 
     out.bits_step_n = job.c * out.bits_step_c
     out.channels = channels
     out.runs = least(job.cut.span_images, job.n - n)
-    out.length = least(SPAN, job.s - i)
+    out.length = least(SPAN, job.cut.length - i)
     return out
 
 
@@ -173,7 +184,7 @@ cdef void reduce_channels(Job* job, Py_ssize_t c, int channels, const real* kind
 cdef void planes_group(Job* job, Py_ssize_t unit, const real* kind) noexcept nogil:
     cdef Py_ssize_t c0 = unit * job.cut.group
     cdef Py_ssize_t c1 = least(c0 + job.cut.group, job.c)
-    cdef Py_ssize_t c = c0, n
+    cdef Py_ssize_t c = c0 // job.cut.joined, stop = c1 // job.cut.joined, n
     if job.gradient:
         prepare_channels(job, c0, c1, kind)
     if job.upstream.p != NULL:
@@ -183,8 +194,8 @@ cdef void planes_group(Job* job, Py_ssize_t unit, const real* kind) noexcept nog
             derive_planes(job, Planes(n, c0, c1 - c0, 0, job.s), kind)
     elif job.cut.fetch and c1 > c0 + 1:
         fetch_group(job, &job.x, c0, c1)
-    while c < c1:
-        reduce_channels(job, c, <int> least(ABREAST, c1 - c), kind)
+    while c < stop:
+        reduce_channels(job, c, <int> least(ABREAST, stop - c), kind)
         c += ABREAST
     if not job.applies:
         return
@@ -215,7 +226,7 @@ cdef inline double span_values(const Job* job, Py_ssize_t u) noexcept nogil:
     # Values of span u.
     cdef Py_ssize_t n = (u // job.cut.pieces) * job.cut.span_images
     return (<double> (least(n + job.cut.span_images, job.n) - n)
-            * <double> least(SPAN, job.s - (u % job.cut.pieces) * SPAN))
+            * <double> least(SPAN, job.cut.length - (u % job.cut.pieces) * SPAN))
 
 
 cdef void merge_spans(Job* job, Py_ssize_t c) noexcept nogil:
@@ -239,16 +250,16 @@ cdef void merge_spans(Job* job, Py_ssize_t c) noexcept nogil:
 
 cdef void planes_merge(Job* job, Py_ssize_t statistic, const real* kind) noexcept nogil:
     cdef Py_ssize_t c0 = statistic * job.geometry.channels, c1 = c0 + job.geometry.channels, c
-    for c in range(c0, c1):
+    for c in range(c0 // job.cut.joined, c1 // job.cut.joined):
         merge_spans(job, c)
     if job.applies:
         finish_channels(job, c0, c1, kind)
 
 
 cdef void planes_apply(Job* job, Py_ssize_t unit, const real* kind) noexcept nogil:
-    cdef Py_ssize_t p = unit // job.cut.pieces * job.cut.unit_planes
+    cdef Py_ssize_t p = unit // job.cut.plane_pieces * job.cut.unit_planes
     cdef Py_ssize_t stop = least(p + job.cut.unit_planes, job.n * job.c)
-    cdef Py_ssize_t i = (unit % job.cut.pieces) * SPAN
+    cdef Py_ssize_t i = (unit % job.cut.plane_pieces) * SPAN
     cdef Py_ssize_t n = p // job.c
     cdef Py_ssize_t c = p % job.c
     cdef Py_ssize_t planes

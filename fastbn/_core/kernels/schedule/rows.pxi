@@ -13,7 +13,6 @@ cdef enum:
     UNIT_ELEMENTS = 262144
     MOST_ROWS = 1024        # of a unit
     LEAST_ROWS = 32
-    LONG_ROW = 4096         # bytes of a row above which four rows share the loads of their constants
     PIVOT_ROWS = 16         # most rows in the sample of a pivot
     MOST_NARROW = 512       # most channels of a wide row: a slab holds two rows
 
@@ -126,6 +125,7 @@ cdef inline Columns slab_of(const Job* job, const Strip* strip, Py_ssize_t first
     out.bits = Words(<uint16_t*> out.x.p, strip.bits_step)      # if absent, not used
     if job.bits != NULL:
         out.bits.p = job.bits + strip.bits + first // LANES
+    out.far = job.cut.far
     out.fetch = False           # set for the columns that are summed at once
     out.flush = FLUSH_EXACT if job.type == FLOAT64 and not job.gradient and not job.exact else FLUSH_ROWS
     return out

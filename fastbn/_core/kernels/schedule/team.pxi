@@ -138,3 +138,11 @@ cdef int run_team(Job* job, int threads) except -1:
         Py_XDECREF(job.error)
         raise error
     return 0
+
+
+cdef inline int run_large(Job* job, int threads, bint large) except -1:
+    # A team and the release of the GIL are for large jobs only.
+    if large:
+        return run_team(job, threads)
+    run(job, 1)
+    return 0

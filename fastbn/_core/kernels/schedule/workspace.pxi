@@ -35,14 +35,15 @@ cdef Py_ssize_t workspace_of(const Job* job, int threads) noexcept nogil:
 
 cdef void set_workspace(Job* job, char* work, int threads) noexcept nogil:
     cdef Py_ssize_t count = results_of(job)
+    cdef bint pooled = job.geometry.channels > 1 and job.cut.joined <= 1
     cdef double* p = <double*> work
     if channel_vectors(job) != 0:
         if job.gradient:
             job.products = p
         else:
             job.m2 = p
-            job.channel_mean = p + job.c if job.geometry.channels > 1 else job.mean
-            job.channel_low = p + 2 * job.c if job.geometry.channels > 1 else job.low
+            job.channel_mean = p + job.c if pooled else job.mean
+            job.channel_low = p + 2 * job.c if pooled else job.low
         p += channel_vectors(job) * job.c
     if job.reduces:
         job.partials.mean = job.partials.sum_dy = p
