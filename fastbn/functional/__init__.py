@@ -20,12 +20,15 @@ from fastbn.functional.jvp import batch_norm_jvp, group_norm_jvp, instance_norm_
 from fastbn.functional.layernorm import layer_norm_backward, layer_norm_inference, layer_norm_training
 from fastbn.functional.renorm import SavedRenorm, batch_renorm_backward, batch_renorm_training
 from fastbn.functional.rmsnorm import rms_norm_backward, rms_norm_inference, rms_norm_training
+from fastbn.functional.whitening import whitening_backward, whitening_inference, whitening_training
+from fastbn.functional.whitening_saved import WhiteningSaved
 
 __all__ = [
     "GroupSaved",
     "RowSaved",
     "Saved",
     "SavedRenorm",
+    "WhiteningSaved",
     "batch_norm_backward",
     "batch_norm_backward_backward",
     "batch_norm_inference",
@@ -53,4 +56,7 @@ __all__ = [
     "rms_norm_inference",
     "rms_norm_jvp",
     "rms_norm_training",
+    "whitening_backward",
+    "whitening_inference",
+    "whitening_training",
 ]
