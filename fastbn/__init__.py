@@ -2,9 +2,10 @@
 
 Results have the same bits for any number of threads and any instruction set.
 
-`BatchNorm` is the layer, and `SyncBatchNorm` the layer for several processes; `functional` has the same operations
-without state. `ChannelStats` holds mergeable statistics of channels. `ChannelAffine` is batch normalization at
-inference, `Plan` a transform for one shape, and `fold_conv` and its relatives fold a layer into its neighbour.
+`BatchNorm` is the layer, and `SyncBatchNorm` the layer for several processes; `Whitening` also removes the correlation
+of channels. `functional` has the same operations without state. `ChannelStats` holds mergeable statistics of channels.
+`ChannelAffine` is batch normalization at inference, `Plan` a transform for one shape, and `fold_conv` and its relatives
+fold a layer into its neighbour.
 """
 
 from fastbn._core.startup import guard_imports
@@ -34,6 +35,7 @@ from fastbn.layers.renorm import BatchRenorm  # noqa: E402
 from fastbn.layers.report import Report  # noqa: E402
 from fastbn.layers.rmsnorm import RMSNorm  # noqa: E402
 from fastbn.layers.sync import SyncBatchNorm  # noqa: E402
+from fastbn.layers.whitening import Whitening  # noqa: E402
 from fastbn.statistics.channel_stats import ChannelStats  # noqa: E402
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "Ramp",
     "Report",
     "SyncBatchNorm",
+    "Whitening",
     "WholeBatch",
     "__version__",
     "adapt",
