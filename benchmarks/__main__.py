@@ -9,6 +9,7 @@
     python -m benchmarks row-accuracy               errors of layer norm and RMS norm
     python -m benchmarks neighbour                  latency while another process keeps a core busy
     python -m benchmarks placement                  the cost of where arrays begin in a page and in a cache line
+    python -m benchmarks whitening                  the cost of whitening against the number of channels
     mpiexec -n 2 python -m benchmarks collective    the cost of SyncBatchNorm
 
 Every command takes --tiny for a smoke test. Figures are saved as they come. Further runs of the same build on the same
@@ -22,7 +23,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import accuracy, charts, neighbour, placement, report, row_accuracy
+from benchmarks import accuracy, charts, neighbour, placement, report, row_accuracy, whitening
 from benchmarks.cases import LAYOUTS, OPERATIONS, SUITES, TINY_SUITES, Suite
 from benchmarks.results import ROOT, Results, configuration
 from benchmarks.runner import measure
@@ -75,6 +76,8 @@ def parser() -> argparse.ArgumentParser:
         "print latencies while another process keeps a core busy")
     add("placement", lambda options: placement.main(options.tiny),
         "print the cost of where arrays begin in a page and in a cache line")
+    add("whitening", lambda options: whitening.main(options.tiny),
+        "print the cost of whitening against the number of channels")
     sub = add("collective", collective, "print the cost of SyncBatchNorm; start it with mpiexec")
     sub.add_argument("--batch", type=int, default=8, metavar="N", help="samples a rank; default 8")
     return top
