@@ -123,7 +123,7 @@ def test_a_refused_call_keeps_the_last_one(member):
     with pytest.raises(ValueError, match="x has shape"):
         layer(G.x[:, :5])
     same_bits(layer.backward(G.dy), want)
-    with pytest.raises(RuntimeError, match="backward needs a forward pass first$"):
+    with pytest.raises(RuntimeError, match=r"backward needs a forward pass first$"):
         copy.copy(layer).backward(G.dy)
 
 
