@@ -10,8 +10,9 @@ import numpy as np
 
 from fastbn._core.checks import listed, shortened
 from fastbn.checkpoints.kinds import name_of
-from fastbn.checkpoints.matching import as_native, without_prefix
+from fastbn.checkpoints.matching import without_prefix
 from fastbn.checkpoints.settings import ARGUMENTS, KIND, key_of
+from fastbn.checkpoints.state import as_native
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -11,7 +11,7 @@ from fastbn._core.extras import missing
 from fastbn.checkpoints.build import build
 from fastbn.checkpoints.conventions import CONVENTIONS, FASTBN, averaging
 from fastbn.checkpoints.conversion import convert, convert_momentum
-from fastbn.checkpoints.matching import as_native
+from fastbn.checkpoints.state import as_native
 
 if TYPE_CHECKING:
     from fastbn.checkpoints.protocol import Layer

@@ -14,7 +14,7 @@ from fastbn.checkpoints.build import build, construct
 from fastbn.checkpoints.conventions import FASTBN
 from fastbn.checkpoints.conversion import convert
 from fastbn.checkpoints.kinds import is_whole, name_of
-from fastbn.checkpoints.matching import as_native
+from fastbn.checkpoints.state import as_native
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
