@@ -59,7 +59,10 @@ def check_flag(value: object, name: str) -> bool:
 def check_lengths(value: object, name: str) -> tuple[int, ...]:
     """Return the lengths of one or more axes; an integer stands for one axis."""
     given = tuple(value) if isinstance(value, Iterable) else (value,)
-    lengths = tuple(check_integer(length, name, 0) for length in given)
+    try:
+        lengths = tuple(check_integer(length, name, 0) for length in given)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer or a sequence of integers, got {value!r}") from None
     if not lengths:
         raise ValueError(f"{name} must have one or more axes, got {value!r}")
     return lengths
