@@ -161,12 +161,12 @@ def restore(
 ) -> None:
     """Load the state of a layer from a file: all of it or, after an error, nothing.
 
-    The layer keeps its settings (axis, eps, momentum and so on), as in `fastbn.BatchNorm.load_state_dict`.
+    The layer keeps its settings (axis, eps, momentum, num_groups and so on), as in `fastbn.BatchNorm.load_state_dict`.
 
     Parameters
     ----------
-    layer : BatchNorm
-        With the same number of channels and the same vectors as in the file.
+    layer : layer of any class
+        Its class, the shapes of its arrays and their names must be those in the file.
     path, prefix, convention
         As in `fastbn.BatchNorm.load`.
     **choices
