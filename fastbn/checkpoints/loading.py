@@ -11,7 +11,7 @@ from fastbn.checkpoints.build import build
 from fastbn.checkpoints.conventions import COUNTER, FASTBN, Convention, averaging, find
 from fastbn.checkpoints.conversion import ConversionOptions, convert, convert_momentum
 from fastbn.checkpoints.formats.files import located, opened
-from fastbn.checkpoints.kinds import check_layer, default, is_averaged, is_whole, name_of, named
+from fastbn.checkpoints.kinds import check_class, check_layer, default, is_averaged, is_whole, name_of, named
 from fastbn.checkpoints.matching import check_prefix, check_shapes, checked_vectors, match, without_prefix
 from fastbn.checkpoints.prefixes import layers_in
 from fastbn.checkpoints.settings import Settings, decode
@@ -141,6 +141,7 @@ def load_layer(
     >>> bn.num_features, bn.eps
     (3, 0.001)
     """
+    check_class(layer_type)
     check_prefix(prefix)
     source = find(convention)
     with opened(path) as archive:
