@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 # The smallest normal float32.
 LEAST_EPS = float(np.finfo(np.float32).tiny)
+# The most values of float64 that an array can have.
+MOST_VALUES = sys.maxsize // 8
 
 ActivationName: TypeAlias = Literal[
     "relu", "relu6", "leaky_relu", "hardswish", "hard_sigmoid", "sigmoid", "silu", "tanh", "gelu", "gelu_tanh", "mish",
@@ -52,6 +55,14 @@ def check_integer(value: object, name: str, least: int | None = None, most: int 
     return integer
 
 
+def check_size(value: object, name: str) -> int:
+    """Return a number of channels: an integer of at least 1, for which there can be an array."""
+    size = check_integer(value, name, 1)
+    if size > MOST_VALUES:
+        raise ValueError(f"{name} must be at most {MOST_VALUES}, the most values of an array, got {size}")
+    return size
+
+
 def check_flag(value: object, name: str) -> bool:
     """Return a bool."""
     if not isinstance(value, (bool, np.bool_)):
@@ -62,7 +73,10 @@ def check_flag(value: object, name: str) -> bool:
 def check_lengths(value: object, name: str) -> tuple[int, ...]:
     """Return the lengths of one or more axes; an integer stands for one axis."""
     given = tuple(value) if isinstance(value, Iterable) else (value,)
-    lengths = tuple(check_integer(length, name, 0) for length in given)
+    try:
+        lengths = tuple(check_integer(length, name, 0) for length in given)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer or a sequence of integers, got {value!r}") from None
     if not lengths:
         raise ValueError(f"{name} must have one or more axes, got {value!r}")
     return lengths

@@ -29,4 +29,4 @@ def check_methods(value: object, name: str, base: type[Any], methods: tuple[str,
             raise TypeError(
                 f"{name} of class {kind.__name__} overrides {method}, so its result may differ from that of "
                 f"{base.__name__}; expected a plain {base.__name__}. To convert it without the override, load its "
-                "state into a BatchNorm")
+                "state into a layer of fastbn")

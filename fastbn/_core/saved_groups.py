@@ -79,8 +79,8 @@ class GroupSaved:
         table.flags.writeable = False       # of this view only
         return table
 
-    def _view_of(self, x: ArrayLike, axis: int) -> views.View:
-        """Return a view of x of the forward pass as the kernels walk it.
+    def _view_of(self, x: ArrayLike, axis: int, instances: bool = False) -> views.View:
+        """Return a view of x of the forward pass, which for instance norm has one group per channel.
 
         Raises
         ------
@@ -101,6 +101,9 @@ class GroupSaved:
             raise ValueError(f"axis {axis} is not that of the forward pass, {self._axis}")
         if type(groups) is not int or groups < 1 or view.shape[1] % groups:
             refuse("number of groups", groups)
+        if instances and groups != view.shape[1]:
+            raise ValueError(f"saved is of a group norm with {groups} groups; expected that of an instance norm, one "
+                             f"group for each of {view.shape[1]} channels")
         if arrangement is not None:
             if not (is_arrangement(arrangement, view) and is_by_sample(arrangement, view)):
                 refuse("order of memory", arrangement)

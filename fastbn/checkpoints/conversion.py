@@ -10,7 +10,8 @@ import numpy as np
 
 from fastbn._core.checks import check_flag, check_integer, check_momentum
 from fastbn.checkpoints.conventions import VECTORS, Convention, find
-from fastbn.checkpoints.matching import as_native, checked_vectors, omissible, without_prefix
+from fastbn.checkpoints.matching import checked_vectors, omissible, without_prefix
+from fastbn.checkpoints.state import as_native
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -82,6 +82,21 @@ def check_layer(layer: object, name: str) -> None:
         raise TypeError(f"{name} must be a layer, one of {', '.join(_kinds)}, got {type(layer).__name__}")
 
 
+def check_class(layer_type: object, *, averaged: bool = False) -> None:
+    """Raise a TypeError unless an argument is a registered class, or one derived from it.
+
+    Parameters
+    ----------
+    layer_type : object
+    averaged : bool
+        Whether it must be one whose state other frameworks have.
+    """
+    known = [name for name in _kinds if not (averaged and name in _whole)]
+    if not isinstance(layer_type, type) or name_of(layer_type) not in known:
+        given = layer_type.__name__ if isinstance(layer_type, type) else repr(layer_type)
+        raise TypeError(f"layer_type must be the class of a layer, one of {', '.join(known)}, got {given}")
+
+
 def name_of(cls: type) -> str | None:
     """Return the name that a class, or the nearest of its bases, is registered under; None without one."""
     return next((name for base in cls.__mro__ for name, kind in _kinds.items() if base is kind), None)

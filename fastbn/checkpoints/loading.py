@@ -11,7 +11,7 @@ from fastbn.checkpoints.build import build
 from fastbn.checkpoints.conventions import COUNTER, FASTBN, Convention, averaging, find
 from fastbn.checkpoints.conversion import ConversionOptions, convert, convert_momentum
 from fastbn.checkpoints.formats.files import located, opened
-from fastbn.checkpoints.kinds import check_layer, default, is_averaged, is_whole, name_of, named
+from fastbn.checkpoints.kinds import check_class, check_layer, default, is_averaged, is_whole, name_of, named
 from fastbn.checkpoints.matching import check_prefix, check_shapes, checked_vectors, match, without_prefix
 from fastbn.checkpoints.prefixes import layers_in
 from fastbn.checkpoints.settings import Settings, decode
@@ -141,14 +141,14 @@ def load_layer(
     >>> bn.num_features, bn.eps
     (3, 0.001)
     """
+    check_class(layer_type)
     check_prefix(prefix)
     source = find(convention)
     with opened(path) as archive:
+        _check_kind(layer_type, archive, prefix)
         if is_whole(layer_type):
-            _check_kind(layer_type, decode(archive.metadata, prefix)[1])
             return whole.read(archive, prefix, settings, layer_type)
         stored = _read(archive, prefix, source)
-        _check_kind(layer_type, stored.kind)
         return _layer(layer_type, stored, settings, **choices)
 
 
@@ -162,12 +162,12 @@ def restore(
 ) -> None:
     """Load the state of a layer from a file: all of it or, after an error, nothing.
 
-    The layer keeps its settings (axis, eps, momentum and so on), as in `fastbn.BatchNorm.load_state_dict`.
+    The layer keeps its settings (axis, eps, momentum, num_groups and so on), as in `fastbn.BatchNorm.load_state_dict`.
 
     Parameters
     ----------
-    layer : BatchNorm
-        With the same number of channels and the same vectors as in the file.
+    layer : layer of any class
+        Its class, the shapes of its arrays and their names must be those in the file.
     path, prefix, convention
         As in `fastbn.BatchNorm.load`.
     **choices
@@ -200,23 +200,21 @@ def restore(
     check_prefix(prefix)
     source = find(convention)
     with opened(path) as archive:
+        _check_kind(type(layer), archive, prefix)
         if not is_averaged(layer):
-            _check_kind(type(layer), decode(archive.metadata, prefix)[1])
             whole.load(layer, archive, without_prefix({name: name for name in archive.under(prefix)}, prefix))
             return
         stored = _read(archive, prefix, source)
-        _check_kind(type(layer), stored.kind)
         layer.load_state_dict(convert(stored.state, stored.convention, averaging(layer.unbiased), **choices))
 
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """A layer in a file: its state, the convention of the state, its settings, and its registered name if known."""
+    """A layer in a file: its state, the convention of the state, and its settings."""
 
     state: dict[str, NDArray[Any]]
     convention: Convention
     settings: Settings
-    kind: str | None
 
 
 def _read(archive: Archive, prefix: str, convention: Convention) -> _Stored:
@@ -239,15 +237,16 @@ def _read(archive: Archive, prefix: str, convention: Convention) -> _Stored:
             check_initial_weight(state)
     except TypeError as error:      # a dtype in the file, not the type of an argument
         raise ValueError(str(error)) from error
+    settings, _ = decode(archive.metadata, prefix)
+    return _Stored(state, replace(convention, unbiased=settings.get("unbiased", convention.unbiased)), settings)
+
+
+def _check_kind(layer_type: type[Checkpointable], archive: Archive, prefix: str) -> None:
     settings, kind = decode(archive.metadata, prefix)
-    if kind is not None:
-        named(kind)       # an unknown name is an error
-    elif settings:
-        kind = default()
-    return _Stored(state, replace(convention, unbiased=settings.get("unbiased", convention.unbiased)), settings, kind)
-
-
-def _check_kind(layer_type: type[Checkpointable], kind: str | None) -> None:
+    if kind is None:        # of the default class, or of other origin
+        kind = default() if settings else None
+    else:
+        named(kind)         # an unknown name is an error
     expected = name_of(layer_type)
     if kind not in (None, expected):
         raise ValueError(f"the layer is of the class {kind}; expected {expected}")

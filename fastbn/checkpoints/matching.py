@@ -9,6 +9,7 @@ import numpy as np
 
 from fastbn._core.checks import listed, shortened
 from fastbn.checkpoints.conventions import COUNTER, VECTORS
+from fastbn.checkpoints.state import as_native
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -91,16 +92,6 @@ def checked_vectors(state: Mapping[str, Any], convention: Convention) -> tuple[d
         raise ValueError(f"{names['running_var']} has negative values, down to {vectors['running_var'].min()}")
     tracked = _tracked(as_native(state[names[COUNTER]]), names[COUNTER]) if COUNTER in names else 0
     return vectors, tracked
-
-
-def as_native(value: Any) -> NDArray[Any]:
-    """Return a new array, in native byte order, from an array or a tensor; float16 and bfloat16 become float32."""
-    if hasattr(value, "detach"):    # NumPy accepts only CPU tensors of PyTorch without a gradient, and no bfloat16
-        value = value.detach().cpu()
-        value = value.float() if str(value.dtype) == "torch.bfloat16" else value
-    array = np.asarray(value)
-    wide = np.dtype(np.float32) if array.dtype.name in ("float16", "bfloat16") else array.dtype.newbyteorder("=")
-    return array.astype(wide)
 
 
 def _tracked(array: NDArray[Any], name: str) -> int:

@@ -43,10 +43,10 @@ def save(
     ----------
     path : path-like
         Ends in .safetensors or .npz. An npz file has room for about 300 layers.
-    layers : mapping of str to BatchNorm
-        The layers by prefix, such as "layer1.0.bn1.". No prefix may begin with another one.
+    layers : mapping of str to layer
+        Layers of any class, by prefix, such as "layer1.0.bn1.". No prefix may begin with another one.
     convention, append, count, keep_variance
-        As in `fastbn.BatchNorm.save`, for all layers.
+        As in `fastbn.BatchNorm.save`, for all layers; if one is not a `fastbn.BatchNorm`, convention is "fastbn".
 
     Raises
     ------
@@ -98,7 +98,7 @@ def save_layer(
 
     Parameters
     ----------
-    layer : BatchNorm
+    layer : layer of any class
     path : path-like
     prefix : str
     convention : str or Convention

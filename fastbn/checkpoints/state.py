@@ -53,7 +53,9 @@ def check_state(
 
 def state_array(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return one array of a state, converted to a dtype."""
-    given = np.asarray(value)
+    if getattr(value, "is_meta", False):
+        raise TypeError(f"{name} is a tensor on the device meta, which holds no values")
+    given = as_native(value)
     if given.dtype.kind != "f":
         raise TypeError(f"{name} has dtype {given.dtype}; expected a floating-point type")
     if given.shape != shape:
@@ -65,6 +67,16 @@ def state_array(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[A
     if name in ("running_var", "renorm_var") and (array < 0).any():
         raise ValueError(f"{name} has negative values, down to {array.min()}, in {places(array < 0)}")
     return array
+
+
+def as_native(value: Any) -> NDArray[Any]:
+    """Return a new array, in native byte order, from an array or a tensor; float16 and bfloat16 become float32."""
+    if hasattr(value, "detach"):    # NumPy accepts only CPU tensors of PyTorch without a gradient, and no bfloat16
+        value = value.detach().cpu()
+        value = value.float() if str(value.dtype) == "torch.bfloat16" else value
+    array = np.asarray(value)
+    wide = np.dtype(np.float32) if array.dtype.name in ("float16", "bfloat16") else array.dtype.newbyteorder("=")
+    return array.astype(wide)
 
 
 def places(wrong: NDArray[np.bool_]) -> str:

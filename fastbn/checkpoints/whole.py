@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastbn._core.checks import listed, shortened
 from fastbn.checkpoints.kinds import name_of
-from fastbn.checkpoints.matching import as_native, without_prefix
+from fastbn.checkpoints.matching import without_prefix
 from fastbn.checkpoints.settings import ARGUMENTS, KIND, key_of
+from fastbn.checkpoints.state import as_native
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -115,6 +117,10 @@ def read(archive: Archive, prefix: str, arguments: Mapping[str, Any], layer_type
     """
     full = without_prefix({name: name for name in archive.under(prefix)}, prefix)
     stored = arguments_in(archive, prefix)
+    described = key_of(prefix, ARGUMENTS) in archive.metadata
+    check_given(layer_type, arguments)
+    if not described:
+        check_complete(layer_type, arguments, prefix, full)
     constructor: Any = layer_type
     try:
         layer: Layer = constructor(**{**stored, **arguments})
@@ -122,11 +128,28 @@ def read(archive: Archive, prefix: str, arguments: Mapping[str, Any], layer_type
         raise ValueError("metadata describes a layer that is too large") from None
     except TypeError as error:
         # An argument that the caller gave, or a missing one, is a TypeError; one in the file is not.
-        if key_of(prefix, ARGUMENTS) in archive.metadata and not arguments:
+        if described and not arguments:
             raise ValueError(str(error)) from error
         raise
     load(layer, archive, full)
     return layer
+
+
+def check_given(layer_type: type[Layer], given: Mapping[str, Any]) -> None:
+    """Raise a TypeError for an argument that the class does not have."""
+    known = signature(layer_type).parameters
+    unknown = [name for name in given if name not in known]
+    if unknown and not any(p.kind is Parameter.VAR_KEYWORD for p in known.values()):
+        raise TypeError(f"{layer_type.__name__} has no argument {listed(unknown)}; expected some of {', '.join(known)}")
+
+
+def check_complete(layer_type: type[Layer], given: Mapping[str, Any], prefix: str, entries: Iterable[str]) -> None:
+    """Raise a TypeError if a layer of another origin lacks arguments, which the caller has to give."""
+    needed = [name for name, p in signature(layer_type).parameters.items()
+              if p.default is Parameter.empty and p.kind is Parameter.POSITIONAL_OR_KEYWORD and name not in given]
+    if needed:
+        raise TypeError(f"the file has no arguments of a {layer_type.__name__} with the prefix {prefix!r}, only "
+                        f"{listed(sorted(map(shortened, entries)), 4)}; pass {' and '.join(needed)}")
 
 
 def load(layer: Checkpointable, archive: Archive, full: Mapping[str, str]) -> None:

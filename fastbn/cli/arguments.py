@@ -62,6 +62,8 @@ def number(text: str) -> int | float:
         value = float(text)
     except ValueError:
         raise ArgumentTypeError(f"expected a number, got {text!r}") from None
+    if math.isinf(value) and "inf" not in text.lower():
+        raise ArgumentTypeError(f"expected a number in the range of float64, got {text!r}")
     return int(value) if value.is_integer() else value
 
 

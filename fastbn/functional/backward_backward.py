@@ -299,7 +299,7 @@ def instance_norm_backward_backward(
     array([[[-1.,  1.],
             [-1.,  1.]]])
     """
-    member = members.group_norm(x, saved, axis, num_threads)
+    member = members.group_norm(x, saved, axis, num_threads, instances=True)
     return _gradients(member, dy, gamma, ddx=ddx, ddgamma=ddgamma, ddbeta=ddbeta)
 
 

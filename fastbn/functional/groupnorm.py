@@ -193,7 +193,7 @@ def group_norm_backward(
     >>> bool(abs(dx).max() < 1e-12), dbeta
     (True, array([1., 1., 1., 1.]))
     """
-    return gradients(dy, x, saved, gamma, axis=axis, out=out, num_threads=num_threads, forward="group_norm_training")
+    return gradients(dy, x, saved, gamma, axis=axis, out=out, num_threads=num_threads)
 
 
 class Operands(NamedTuple):
@@ -331,14 +331,15 @@ def gradients(
     axis: int,
     out: NDArray[Any] | None,
     num_threads: int | None,
-    forward: str,
+    instances: bool = False,
 ) -> tuple[NDArray[Any], ...]:
-    """Do what `group_norm_backward` does; `forward` is the name of the forward pass in an error."""
+    """Do what `group_norm_backward` does or, for `instances`, `instance_norm_backward`."""
     if not isinstance(saved, GroupSaved):
+        forward = "instance_norm_training" if instances else "group_norm_training"
         raise TypeError(f"saved must be a GroupSaved, the second value of {forward}, got {type(saved).__name__}")
     if num_threads is not None:
         check_threads(num_threads)
-    view = saved._view_of(x, axis)
+    view = saved._view_of(x, axis, instances)
     channels, groups = view.shape[1], saved._groups
     gradient = views.like(view, dy, "dy")
     gamma = per_channel(gamma, channels, groups, "gamma")

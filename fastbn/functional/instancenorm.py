@@ -160,7 +160,7 @@ def instance_norm_backward(
     Raises
     ------
     TypeError, ValueError
-        As in `instance_norm_training`.
+        As in `instance_norm_training`; also for a `saved` of a group norm with fewer groups than channels.
 
     Examples
     --------
@@ -173,7 +173,7 @@ def instance_norm_backward(
     (True, array([2., 2.]))
     """
     return groupnorm.gradients(
-        dy, x, saved, gamma, axis=axis, out=out, num_threads=num_threads, forward="instance_norm_training")
+        dy, x, saved, gamma, axis=axis, out=out, num_threads=num_threads, instances=True)
 
 
 def instance_view(x: ArrayLike, axis: int, channels: int | None = None) -> views.View:

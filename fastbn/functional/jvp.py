@@ -287,7 +287,7 @@ def instance_norm_jvp(
     >>> bool(np.allclose(instance_norm_jvp(None, x, saved, None, [1.0, 1.0], [2.0, 2.0]), y + 2))
     True
     """
-    member = members.group_norm(x, saved, axis, num_threads)
+    member = members.group_norm(x, saved, axis, num_threads, instances=True)
     return _tangent(
         member, gamma, out, x_tangent=x_tangent, gamma_tangent=gamma_tangent, beta_tangent=beta_tangent)
 

@@ -136,10 +136,13 @@ def layer_norm(x: ArrayLike, saved: RowSaved, num_threads: int | None, *, about_
     return Member(view, Statistics(mean, low, rstd, by_row), by_column, saved._lengths, saved._lengths)
 
 
-def group_norm(x: ArrayLike, saved: GroupSaved, axis: int, num_threads: int | None) -> Member:
-    """Return a group norm, or an instance norm."""
-    check_call(saved, GroupSaved, "group_norm_training or instance_norm_training", num_threads)
-    view = saved._view_of(x, axis)
+def group_norm(
+    x: ArrayLike, saved: GroupSaved, axis: int, num_threads: int | None, *, instances: bool = False
+) -> Member:
+    """Return a group norm or, for `instances`, an instance norm."""
+    forward = "instance_norm_training" if instances else "group_norm_training or instance_norm_training"
+    check_call(saved, GroupSaved, forward, num_threads)
+    view = saved._view_of(x, axis, instances)
     kept, groups, shape = saved._kept, saved._groups, view.array.shape
     refuse_more(kept.activation, saved._residual)
     order = (0, view.axis, *(k for k in range(1, len(shape)) if k != view.axis))

@@ -120,7 +120,8 @@ def gradients(
     Without `parameters`, dgamma and dbeta are None unless there is a gamma.
     """
     if not isinstance(saved, RowSaved):
-        raise TypeError(f"saved must be what the forward pass returned, a RowSaved; got {type(saved).__name__}")
+        forward = "rms_norm_training" if about_zero else "layer_norm_training"
+        raise TypeError(f"saved must be a RowSaved, the second value of {forward}, got {type(saved).__name__}")
     if num_threads is not None:
         check_threads(num_threads)
     view = saved._view_of(x, about_zero)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from fastbn._core.checks import check_flag, check_integer
+from fastbn._core.checks import check_flag, check_integer, check_size
 from fastbn.checkpoints.kinds import register_whole
 from fastbn.functional import groupnorm
 from fastbn.layers.attributes import Check, check_channel_axis, refusal, set_unchecked
@@ -116,7 +116,7 @@ class GroupNorm(SampleNorm):
         num_threads: int | None = None,
     ) -> None:
         groups = check_integer(num_groups, "num_groups", 1)
-        channels = check_integer(num_channels, "num_channels", 1)
+        channels = check_size(num_channels, "num_channels")
         if channels % groups:
             raise ValueError(f"num_groups must divide num_channels, got {groups} and {channels}")
         set_unchecked(self, "num_groups", groups)

@@ -178,6 +178,8 @@ class InstanceNorm(TrackedNorm):
         self, x: ArrayLike, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None
     ) -> NDArray[Any]:
         training, nan_policy = self.training, self._running.nan_policy
+        # Without running averages, a policy still examines the statistics, as in a batch norm.
+        follows = training and (self.track_running_stats or nan_policy != "propagate")
         view = instancenorm.instance_view(x, self.axis, self.num_features)
 
         def train(out: NDArray[Any] | None) -> tuple[NDArray[Any], GroupSaved]:
@@ -185,11 +187,11 @@ class InstanceNorm(TrackedNorm):
                 view, self.num_features, self.gamma, self.beta, eps=self.eps, residual=residual, activation=activation,
                 out=out, num_threads=self.num_threads)
 
-        if training and self.track_running_stats and out is not None and nan_policy == "raise":
+        if follows and out is not None and nan_policy == "raise":
             self._follower.accepts(batch_of(train(None)[1]))       # before anything is written
         y, saved = train(out)
         followed = True
-        if training and self.track_running_stats:
+        if follows:
             batch = batch_of(saved)
             followed = self._follower.follow(batch)
         tape = Tape(None, None, saved._kept.activation, saved)

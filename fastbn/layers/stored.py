@@ -29,7 +29,8 @@ class StoredNorm(Norm):
         prefix : str
             The beginning of the names, such as "encoder.norm1.".
         **arguments
-            Those of the constructor. They override the arguments in the file; a file of other origin has none.
+            Those of the constructor. They override the arguments in the file. A state that fastbn did not write has
+            none: pass those without a default, and those that differ from their defaults.
 
         Returns
         -------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from fastbn._core import views
-from fastbn._core.checks import as_vector, check_finite, check_integer
+from fastbn._core.checks import as_vector, check_finite, check_integer, check_size
 from fastbn._core.saved import Saved, check_variance
 from fastbn.affine import ChannelAffine
 from fastbn.checkpoints.state import EXTRA, check_tracked
@@ -82,7 +82,7 @@ class TrackedNorm(StoredNorm):
         self, num_features: int, *, axis: Axis, eps: float, scale: bool, center: bool, dtype: DTypeLike | None,
         num_threads: int | None,
     ) -> None:
-        set_unchecked(self, "num_features", check_integer(num_features, "num_features", 1))
+        set_unchecked(self, "num_features", check_size(num_features, "num_features"))
         self.axis = axis
         super().__init__(
             (self.num_features,), eps=eps, scale=scale, center=center, dtype=dtype, num_threads=num_threads)

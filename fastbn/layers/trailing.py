@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, ClassVar
 
-from fastbn._core.checks import check_lengths
+from fastbn._core.checks import MOST_VALUES, check_lengths
 from fastbn.layers.attributes import Check, refusal, set_unchecked
 from fastbn.layers.samplenorm import SampleNorm
 
@@ -38,6 +39,9 @@ class TrailingNorm(SampleNorm):
         dtype: DTypeLike | None, num_threads: int | None,
     ) -> None:
         lengths = check_lengths(normalized_shape, "normalized_shape")
+        if max(math.prod(lengths), *lengths) > MOST_VALUES:
+            raise ValueError(f"normalized_shape must have at most {MOST_VALUES} values, the most of an array, got "
+                             f"{lengths}")
         set_unchecked(self, "normalized_shape", lengths)
         super().__init__(lengths, eps=eps, scale=scale, center=center, dtype=dtype, num_threads=num_threads)
 

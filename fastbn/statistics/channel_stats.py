@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from fastbn._core.checks import check_flag, check_integer, counted
+from fastbn._core.checks import check_flag, check_integer, check_size, counted
 from fastbn._core.files import open_regular, replace
 from fastbn._core.threads import check as check_threads
 from fastbn.statistics import reduction, storage
@@ -80,7 +80,7 @@ class ChannelStats:
     __hash__: ClassVar[None] = None  # type: ignore[assignment]  # it is mutable
 
     def __init__(self, num_channels: int, *, axis: int = 1, extrema: bool = False) -> None:
-        channels = check_integer(num_channels, "num_channels", 1)
+        channels = check_size(num_channels, "num_channels")
         self.axis = axis
         self._moments = Moments.empty(channels, check_flag(extrema, "extrema"))
 

@@ -100,6 +100,25 @@ def test_what_is_not_a_layer(value, path):
         restore(value, path)
 
 
+@pytest.mark.parametrize("value", ["LayerNorm", int, None, trained()], ids=["text", "int", "None", "layer"])
+def test_what_is_not_a_class_of_layers(value, path):
+    trained().save(path)
+    for make in (lambda: checkpoints.load_layer(value, path, "", "fastbn", {}),
+                 lambda: checkpoints.from_torch(value, None)):
+        with pytest.raises(TypeError, match=r"layer_type must be the class of a layer, one of BatchNorm, .*LayerNorm"):
+            make()
+    for make in (checkpoints.from_keras, lambda value, _: checkpoints.from_onnx(value, None, {})):
+        with pytest.raises(TypeError, match="layer_type must be the class of a layer, one of BatchNorm, got"):
+            make(value, None)
+
+
+@pytest.mark.parametrize("cls", [fastbn.InstanceNorm, fastbn.LayerNorm, fastbn.BatchRenorm])
+def test_only_batch_norm_has_the_parameters_of_other_frameworks(cls):
+    for make in (checkpoints.from_keras, lambda value, _: checkpoints.from_onnx(value, None, {})):
+        with pytest.raises(TypeError, match=f"one of BatchNorm, got {cls.__name__}"):
+            make(cls, None)
+
+
 def test_import_does_not_load_the_file_formats():
     program = """
 import sys

@@ -94,8 +94,12 @@ def test_a_file_of_other_origin(path):
     layer = LayerNorm.load(path, prefix="norm.", normalized_shape=2, eps=1e-6)
     assert layer.eps == 1e-6
     same_bits(layer.gamma, weight)
-    with pytest.raises(TypeError, match="missing 1 required positional argument: 'normalized_shape'"):
+    with pytest.raises(TypeError, match=r"LayerNorm with the prefix 'norm\.', only 'bias', 'weight'; pass normalized"):
         LayerNorm.load(path, prefix="norm.")
+    with pytest.raises(TypeError, match="pass num_groups and num_channels"):
+        GroupNorm.load(path, prefix="norm.")
+    with pytest.raises(TypeError, match="LayerNorm has no argument convention; expected some of normalized_shape, "):
+        LayerNorm.load(path, prefix="norm.", convention="torch")
     with pytest.raises(ValueError, match=r"weight of shape \(2,\)"):
         LayerNorm.load(path, prefix="norm.", normalized_shape=3)
 
@@ -105,6 +109,17 @@ def test_another_class_is_refused(path):
     for cls in (RMSNorm, GroupNorm, BatchNorm):
         with pytest.raises(ValueError, match=f"the layer is of the class LayerNorm; expected {cls.__name__}"):
             cls.load(path)
+
+
+def test_the_class_is_named_before_the_arrays_are_compared(path):
+    checkpoints.save(path, {"bn.": BatchNorm(3), "ln.": LayerNorm((2, 3))})
+    for cls in (LayerNorm, GroupNorm, InstanceNorm):
+        with pytest.raises(ValueError, match=f"the layer is of the class BatchNorm; expected {cls.__name__}"):
+            cls.load(path, prefix="bn.")
+    with pytest.raises(ValueError, match="the layer is of the class LayerNorm; expected BatchNorm"):
+        BatchNorm.load(path, prefix="ln.")
+    with pytest.raises(ValueError, match="the layer is of the class BatchNorm; expected LayerNorm"):
+        checkpoints.restore(LayerNorm(3), path, prefix="bn.")
 
 
 @pytest.mark.parametrize(("layer", "options", "message"), [

@@ -15,7 +15,9 @@ from fastbn.functional import (
     group_norm_inference,
     group_norm_training,
     instance_norm_backward,
+    instance_norm_backward_backward,
     instance_norm_inference,
+    instance_norm_jvp,
     instance_norm_training,
 )
 from tests.compare import same_bits
@@ -144,6 +146,19 @@ def test_what_another_member_saves():
         instance_norm_backward(SIX, SIX, Saved.from_statistics(np.zeros(6), np.ones(6)))
     with pytest.raises(TypeError, match=r"saved must be a Saved, .* of batch_norm_training, got GroupSaved"):
         batch_norm_backward(SIX, SIX, GROUPED)
+
+
+@pytest.mark.parametrize("call", [
+    lambda saved: instance_norm_backward(SIX, SIX, saved),
+    lambda saved: instance_norm_backward_backward(SIX, None, None, SIX, SIX, saved),
+    lambda saved: instance_norm_jvp(SIX, SIX, saved),
+], ids=["backward", "backward_backward", "jvp"])
+def test_instance_norm_takes_what_a_group_norm_saves_only_with_a_group_per_channel(call):
+    message = "saved is of a group norm with 2 groups; expected that of an instance norm, one group for each of 6 chan"
+    with pytest.raises(ValueError, match=message):
+        call(GROUPED)
+    first, right = (call(saved) for saved in (group_norm_training(SIX, 6)[1], instance_norm_training(SIX)[1]))
+    same_bits(np.asarray(first[0]), np.asarray(right[0]))
 
 
 def of_residual():

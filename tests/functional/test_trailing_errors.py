@@ -24,10 +24,10 @@ BAD = {
     "one axis": ({"shape": 6}, ValueError, "x has shape (4, 6, 5); expected (6,) as the shape of its last axis"),
     "negative": ({"shape": (-1, 5)}, ValueError, "normalized_shape must be at least 0, got -1"),
     "empty": ({"shape": ()}, ValueError, "normalized_shape must have one or more axes, got ()"),
-    "bool": ({"shape": True}, TypeError, "normalized_shape must be an integer, got True"),
-    "float": ({"shape": (6.0, 5)}, TypeError, "normalized_shape must be an integer, got 6.0"),
-    "text": ({"shape": "65"}, TypeError, "normalized_shape must be an integer, got '6'"),
-    "None": ({"shape": None}, TypeError, "normalized_shape must be an integer, got None"),
+    "bool": ({"shape": True}, TypeError, "must be an integer or a sequence of integers, got True"),
+    "float": ({"shape": (6.0, 5)}, TypeError, "must be an integer or a sequence of integers, got (6.0, 5)"),
+    "text": ({"shape": "65"}, TypeError, "must be an integer or a sequence of integers, got '65'"),
+    "None": ({"shape": None}, TypeError, "must be an integer or a sequence of integers, got None"),
     "gamma shape": ({"gamma": np.ones(30)}, ValueError, "gamma has shape (30,); expected (6, 5)"),
     "gamma dtype": ({"gamma": np.ones((6, 5), int)}, TypeError, "gamma has dtype int64; expected float32 or float64"),
     "eps": ({"eps": -1.0}, ValueError, "eps must be 0, or finite and at least"),
@@ -83,8 +83,8 @@ def read_only(a):
 
 
 BAD_BACKWARD = {
-    "saved None": ({"saved": None}, TypeError, "saved must be what the forward pass returned, a RowSaved; got Non"),
-    "saved of batch norm": ({"saved": batch_norm_training(G.x)[1]}, TypeError, "a RowSaved; got Saved"),
+    "saved None": ({"saved": None}, TypeError, "saved must be a RowSaved, the second value of "),
+    "saved of batch norm": ({"saved": batch_norm_training(G.x)[1]}, TypeError, "_norm_training, got Saved"),
     "x shape": ({"x": G.x[:3]}, ValueError, "x has shape (3, 6, 5); expected that of the forward pass, (4, 6, 5)"),
     "x axes": ({"x": G.x[:, :5]}, ValueError, "x has shape (4, 5, 5); expected (6, 5)"),
     "dy shape": ({"dy": G.dy[:3]}, ValueError, "dy has shape (3, 6, 5); expected the shape of x"),

@@ -68,7 +68,7 @@ def test_what_is_refused():
         def forward(self, x):
             return x
 
-    with pytest.raises(TypeError, match="overrides forward"):
+    with pytest.raises(TypeError, match=r"class Own overrides forward, .* load its state into a layer of fastbn"):
         LayerNorm.from_torch(Own(4))
     with pytest.raises(TypeError, match=r"module must be a torch.nn.LayerNorm, got GroupNorm"):
         LayerNorm.from_torch(torch.nn.GroupNorm(2, 4))
@@ -78,3 +78,22 @@ def test_what_is_refused():
         BatchNorm.from_torch(torch.nn.LayerNorm(4))
     with pytest.raises(ValueError, match="LazyInstanceNorm1d without parameters"):
         InstanceNorm.from_torch(torch.nn.LazyInstanceNorm1d())
+
+
+@pytest.mark.parametrize(("layer", "module"), [
+    (LayerNorm(4), torch.nn.LayerNorm(4)), (GroupNorm(2, 4), torch.nn.GroupNorm(2, 4)),
+    (BatchNorm(4, track_running_stats=False), torch.nn.BatchNorm1d(4, track_running_stats=False)),
+], ids=["layer", "group", "batch"])
+def test_parameters_that_require_a_gradient_and_halves_are_a_state(layer, module):
+    values = torch.tensor([1.5, 2.0, -0.25, 3.0])
+    with torch.no_grad():
+        module.weight.copy_(values)
+    layer.load_state_dict(dict(module.named_parameters()))
+    np.testing.assert_array_equal(layer.gamma, values.numpy())
+    layer.gamma[...] = 7
+    layer.load_state_dict(module.bfloat16().state_dict())      # exact in bfloat16
+    np.testing.assert_array_equal(layer.gamma, values.numpy())
+    assert layer.gamma.dtype == np.float32
+    with pytest.raises(TypeError, match="weight is a tensor on the device meta"):
+        layer.load_state_dict(module.to("meta").state_dict())
+    np.testing.assert_array_equal(layer.gamma, values.numpy())

@@ -135,6 +135,22 @@ def test_nan_policy(out):
     assert np.isnan(norm.running_mean).tolist() == [c == 2 for c in range(6)]
 
 
+@pytest.mark.parametrize("out", [True, False])
+def test_nan_policy_without_running_averages_is_that_of_batch_norm(out):
+    x = inputs(SHAPE, "planes").x.copy()
+    good = x.copy()
+    x[1, 2, 0, 0] = np.nan
+    for norm in (InstanceNorm(6, nan_policy="raise"), BatchNorm(6, track_running_stats=False, nan_policy="raise")):
+        written = np.full_like(x, 7) if out else None
+        with pytest.raises(ValueError, match="not finite in float32 in channel 2; nan_policy='raise'"):
+            norm(x, out=written)
+        assert written is None or (written == 7).all()
+        same_bits(norm(good, out=written), type(norm)(6, track_running_stats=False)(good))
+    norm = InstanceNorm(6, nan_policy="skip_update")
+    with pytest.warns(RuntimeWarning, match="not finite .* in channel 2"):
+        assert np.isnan(norm(x)).any()
+
+
 @pytest.mark.parametrize("shape", [(0, 6, 4), (2, 6, 0)], ids=str)
 def test_empty_batches_are_counted_and_move_nothing(shape):
     norm = InstanceNorm(6, track_running_stats=True)

@@ -47,6 +47,12 @@ def test_short(name):
     (lambda: BatchNorm(9, nan_policy="raise")(spoilt(9)), "in channels 0, 1, 2, 3, 4, 5, 6, 7 and 1 more; nan_policy"),
     (lambda: BatchNorm(3)(np.ones((4, 1), np.float32)), r"which is 1 channel along axis 1; expected 3$"),
     (lambda: BatchNorm(3)(np.ones((4, 2), np.float32)), r"which is 2 channels along axis 1; expected 3$"),
+    (lambda: BatchNorm(2**60), "num_features must be at most 1152921504606846975, .* got 1152921504606846976$"),
+    (lambda: ChannelStats(10**30), "num_channels must be at most"),
+    (lambda: fastbn.GroupNorm(1, 10**30), "num_channels must be at most"),
+    (lambda: fastbn.InstanceNorm(10**30), "num_features must be at most"),
+    (lambda: fastbn.LayerNorm((2**31, 2**31)), r"normalized_shape must have at most .* got \(2147483648, 21474836"),
+    (lambda: fastbn.RMSNorm((0, 10**30)), "normalized_shape must have at most"),
     (lambda: BatchNorm(3).accumulate([np.ones((1, 3))]), "micro_batches have 1 value per channel in total"),
     (lambda: BatchNorm(3).report(np.ones((1, 3))), "x has 1 value per channel; expected two or more"),
 ])

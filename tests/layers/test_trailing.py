@@ -123,7 +123,7 @@ def test_a_refused_call_keeps_the_last_one(member):
     with pytest.raises(ValueError, match="x has shape"):
         layer(G.x[:, :5])
     same_bits(layer.backward(G.dy), want)
-    with pytest.raises(RuntimeError, match="backward needs a forward pass first"):
+    with pytest.raises(RuntimeError, match=r"backward needs a forward pass first$"):
         copy.copy(layer).backward(G.dy)
 
 
@@ -218,7 +218,7 @@ def test_assignments(member):
 BAD_ARGUMENTS = [
     (((),), {}, ValueError, "normalized_shape must have one or more axes"),
     ((-1,), {}, ValueError, "normalized_shape must be at least 0, got -1"),
-    ((4.0,), {}, TypeError, "normalized_shape must be an integer, got 4.0"),
+    ((4.0,), {}, TypeError, "normalized_shape must be an integer or a sequence of integers, got 4.0"),
     ((4, -1.0), {}, ValueError, "eps must be 0, or finite"),
     ((4, 1e-5, 1), {}, TypeError, "elementwise_affine must be True or False, got 1"),
     ((4,), {"dtype": np.float16}, TypeError, "dtype must be float32 or float64, got float16"),

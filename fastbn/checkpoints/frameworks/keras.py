@@ -9,6 +9,7 @@ from fastbn._core.overrides import check_methods
 from fastbn.checkpoints.build import build
 from fastbn.checkpoints.conventions import CONVENTIONS, FASTBN, averaging
 from fastbn.checkpoints.conversion import convert, convert_momentum
+from fastbn.checkpoints.kinds import check_class
 
 if TYPE_CHECKING:
     from fastbn.checkpoints.protocol import Layer
@@ -38,6 +39,7 @@ def from_keras(layer_type: type[Layer], layer: Any) -> Layer:
     >>> from fastbn import BatchNorm, checkpoints
     >>> bn = checkpoints.from_keras(BatchNorm, model.get_layer("bn"))       # doctest: +SKIP
     """
+    check_class(layer_type, averaged=True)
     keras = sys.modules.get("keras")
     # Keras 2 has no ops.
     if keras is None or not hasattr(keras, "ops") or not isinstance(layer, keras.layers.BatchNormalization):

@@ -11,7 +11,8 @@ from fastbn._core.extras import missing
 from fastbn.checkpoints.build import build
 from fastbn.checkpoints.conventions import CONVENTIONS, FASTBN, averaging
 from fastbn.checkpoints.conversion import convert, convert_momentum
-from fastbn.checkpoints.matching import as_native
+from fastbn.checkpoints.kinds import check_class
+from fastbn.checkpoints.state import as_native
 
 if TYPE_CHECKING:
     from fastbn.checkpoints.protocol import Layer
@@ -48,6 +49,7 @@ def from_onnx(layer_type: type[Layer], node: Any, initializers: Mapping[str, Any
     >>> bn.momentum, bn.training
     (0.25, False)
     """
+    check_class(layer_type, averaged=True)
     if not all(hasattr(node, name) for name in ("op_type", "domain", "input", "attribute")):
         raise TypeError(f"node must be an onnx.NodeProto, got {type(node).__name__}")
     if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx"):

@@ -13,8 +13,8 @@ from fastbn._core.overrides import check_methods
 from fastbn.checkpoints.build import build, construct
 from fastbn.checkpoints.conventions import FASTBN
 from fastbn.checkpoints.conversion import convert
-from fastbn.checkpoints.kinds import is_whole, name_of
-from fastbn.checkpoints.matching import as_native
+from fastbn.checkpoints.kinds import check_class, is_whole, name_of
+from fastbn.checkpoints.state import as_native
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,6 +61,7 @@ def from_torch(layer_type: type[Layer], module: Any) -> Layer:
     >>> bn.num_features, bn.eps, bn.training
     (8, 0.001, False)
     """
+    check_class(layer_type)
     torch = sys.modules.get("torch")  # imported, if the argument is a module of PyTorch
     if torch is not None and isinstance(module, _types(torch, LAZY)):
         raise ValueError(f"module is a {type(module).__name__} without parameters; run a batch through it first")

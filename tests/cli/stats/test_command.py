@@ -136,6 +136,7 @@ def test_standard_input(tmp_path):
     (["x.npy", "--json", ""], "argument --json: expected a file name, got ''"),
     (["x.npy", "--nan", "skip"], "argument --nan: invalid choice: 'skip'"),
     (["x.npy", "--nodata", "none"], "argument --nodata: expected a number, got 'none'"),
+    (["x.npy", "--nodata", "-1e400"], "argument --nodata: expected a number in the range of float64, got '-1e400'"),
 ], ids=lambda value: " ".join(value) if isinstance(value, list) else "")
 def test_usage(arguments, message):
     done = run("-m", "fastbn", "stats", *arguments)
