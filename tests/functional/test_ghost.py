@@ -166,5 +166,5 @@ def test_a_wrong_number_of_samples_in_saved_is_refused():
     _, saved = batch_norm_training(x, gamma, virtual_batch_size=2)
     for wrong in (0, -1, 3, 2.0, None):
         saved._samples = wrong
-        with pytest.raises(ValueError, match="saved must be|mask|mean|expected 20"):
+        with pytest.raises(ValueError, match=r"saved must be|mask|mean|expected 20"):
             fastbn.functional.batch_norm_backward(dy, x, saved, gamma)
