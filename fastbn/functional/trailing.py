@@ -34,7 +34,7 @@ def flat_parameter(value: ArrayLike | None, lengths: tuple[int, ...], name: str)
 
 
 def check_parameters(size: int, **vectors: Any) -> None:
-    """Raise an error for parameters of another size or dtype, if there are no elements and so no kernel does it."""
+    """Raise an error for parameters of another size or dtype, where no kernel has read them."""
     for name, vector in vectors.items():
         views.check_vector(vector, size, name)
 
@@ -61,6 +61,7 @@ def train(
     y = views.output(view, out, other)
     bits = kept_beta = None
     if coded[0] and other is None:
+        check_parameters(view.shape[1], beta=beta)
         kept_beta = np.zeros(view.shape[1]) if beta is None else np.array(as_constant(beta, "beta"), np.float64)
     elif coded[0]:
         bits = memory.empty((kernels.bits_words(view, 1),), np.dtype(np.uint16))

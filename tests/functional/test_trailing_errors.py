@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from fastbn.functional import batch_norm_training
+from fastbn.functional import batch_norm_training, layer_norm_training
 from tests.compare import same_bits
 from tests.trailing import MEMBERS, inputs
 
@@ -63,6 +63,14 @@ def test_beta():
             call(G.x, NORMALIZED, beta=np.ones((5, 6)))
         with pytest.raises(ValueError, match=re.escape("beta has shape (6,); expected (5,)")):
             call(G.x, 5, beta=np.ones(6))
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])      # after which beta is kept for the backward pass
+@pytest.mark.parametrize(("beta", "dtype"), [
+    (["a"] * 5, "<U1"), (np.ones(5, complex), "complex128"), (np.ones(5, np.float16), "float16")], ids=str)
+def test_beta_of_another_dtype(beta, dtype, activation):
+    with pytest.raises(TypeError, match=f"beta has dtype {dtype}; expected float32 or float64"):
+        layer_norm_training(G.x, 5, None, beta, activation=activation)
 
 
 def test_parameters_of_no_elements(member):
