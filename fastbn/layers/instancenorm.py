@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from fastbn._core.checks import Activation
     from fastbn.checkpoints.settings import UpdatePolicy
+    from fastbn.statistics.channel_stats import ChannelStats
 
 
 @register_whole
@@ -217,6 +218,13 @@ class InstanceNorm(TrackedNorm):
             return super()._gradients(tape, x, dy, out)
         return instancenorm.instance_norm_backward(
             dy, x, tape.saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads)
+
+    def _observed(self, x: ArrayLike) -> ChannelStats:
+        view = instancenorm.instance_view(x, self.axis, self.num_features)
+        _, saved = groupnorm.train(
+            view, self.num_features, None, None, eps=self.eps, residual=None, activation=None, out=None,
+            num_threads=self.num_threads)
+        return batch_of(saved).to_stats()
 
 
 def batch_of(saved: GroupSaved) -> Batch:

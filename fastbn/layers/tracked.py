@@ -18,6 +18,7 @@ from fastbn.layers.base import flat, set_tape, warn
 from fastbn.layers.source import BACKWARD, Local, Source
 from fastbn.layers.stored import StoredNorm
 from fastbn.layers.tape import Tape, alive
+from fastbn.statistics.channel_stats import ChannelStats
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -321,3 +322,8 @@ class TrackedNorm(StoredNorm):
         from fastbn.layers.report import make_report
 
         return make_report(self, x)
+
+    def _observed(self, x: ArrayLike) -> ChannelStats:
+        # The statistics of a batch that running averages would follow.
+        view = views.view(x, self.axis, self.num_features)      # refuses dtypes that only statistics accept
+        return ChannelStats(self.num_features, axis=self.axis).update(view.array, num_threads=self.num_threads)
