@@ -69,7 +69,7 @@ class GroupSaved:
     def count(self) -> int:
         """Values per statistic."""
         shape = self._shape
-        return int(np.prod(shape[1:])) // self._groups
+        return int(np.prod(shape[1:])) // max(self._groups, 1)
 
     def __repr__(self) -> str:
         return f"GroupSaved({self._shape[0]}, {self._groups}, count={self.count})"
@@ -99,7 +99,7 @@ class GroupSaved:
             raise ValueError(f"x has shape {view.array.shape}; expected that of the forward pass, {self._shape}")
         if view.axis != self._axis:
             raise ValueError(f"axis {axis} is not that of the forward pass, {self._axis}")
-        if type(groups) is not int or groups < 1 or view.shape[1] % groups:
+        if type(groups) is not int or not (groups == view.shape[1] or (groups > 0 and not view.shape[1] % groups)):
             refuse("number of groups", groups)
         if arrangement is not None:
             if not (is_arrangement(arrangement, view) and is_by_sample(arrangement, view)):

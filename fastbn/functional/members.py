@@ -144,7 +144,7 @@ def group_norm(x: ArrayLike, saved: GroupSaved, axis: int, num_threads: int | No
     refuse_more(kept.activation, saved._residual)
     order = (0, view.axis, *(k for k in range(1, len(shape)) if k != view.axis))
     samples, channels, space = shape[0], shape[view.axis], math.prod(shape[k] for k in order[2:])
-    rows = Frame((samples * groups, channels // groups * space), 0, num_threads)
+    rows = Frame((samples * groups, channels // max(groups, 1) * space), 0, num_threads)
     planes = Frame((samples, channels, space), 1, num_threads)
     gamma_shape, beta_shape = (((groups,) if per_group else (channels,)) for per_group in saved._per_group)
     return Member(view, Statistics(kept.mean, kept.low, kept.rstd, rows), planes, gamma_shape, beta_shape, order)
