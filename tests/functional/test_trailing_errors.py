@@ -28,6 +28,8 @@ BAD = {
     "float": ({"shape": (6.0, 5)}, TypeError, "normalized_shape must be an integer, got 6.0"),
     "text": ({"shape": "65"}, TypeError, "normalized_shape must be an integer, got '6'"),
     "None": ({"shape": None}, TypeError, "normalized_shape must be an integer, got None"),
+    "set": ({"shape": {6, 5}}, TypeError, "normalized_shape must be an integer or a sequence of integers, got {5, 6}"),
+    "array": ({"shape": np.array(5.0)}, TypeError, "normalized_shape must be an integer, got array(5.)"),
     "gamma shape": ({"gamma": np.ones(30)}, ValueError, "gamma has shape (30,); expected (6, 5)"),
     "gamma dtype": ({"gamma": np.ones((6, 5), int)}, TypeError, "gamma has dtype int64; expected float32 or float64"),
     "eps": ({"eps": -1.0}, ValueError, "eps must be 0, or finite and at least"),

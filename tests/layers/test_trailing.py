@@ -162,6 +162,10 @@ def test_parameters():
         assert (layer.grad_gamma is not None, layer.grad_beta is not None) == (scale, center)
         if center:
             np.testing.assert_array_equal(layer.grad_beta, np.full(4, 24))
+    for shape, lengths in (
+            (4, (4,)), ([4], (4,)), (np.int32(4), (4,)), (np.array(4), (4,)), (np.array([2, 3]), (2, 3)),
+            ((k for k in (2, 3)), (2, 3))):
+        assert LayerNorm(shape).normalized_shape == lengths
     assert RMSNorm(4).eps is None
     assert RMSNorm(4, dtype=None).gamma.dtype == np.float32
 
