@@ -9,7 +9,7 @@ import numpy as np
 from fastbn._core import views
 from fastbn._core.checks import check_integer
 from fastbn._core.dispatch import kernels
-from fastbn._core.saved import check_gate, check_kept, is_arrangement, refuse
+from fastbn._core.saved import check_gate, check_kept, check_origin, is_arrangement, refuse
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -95,10 +95,7 @@ class GroupSaved:
         if not is_pair_of_flags(self._per_group):
             refuse("choice of parameters per group", self._per_group)
         view = sample_view(x, axis)
-        if view.array.shape != self._shape:
-            raise ValueError(f"x has shape {view.array.shape}; expected that of the forward pass, {self._shape}")
-        if view.axis != self._axis:
-            raise ValueError(f"axis {axis} is not that of the forward pass, {self._axis}")
+        check_origin(view, axis, self._shape, self._axis)
         if type(groups) is not int or not (groups == view.shape[1] or (groups > 0 and not view.shape[1] % groups)):
             refuse("number of groups", groups)
         if arrangement is not None:

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from fastbn.functional import batch_norm_training, layer_norm_training
+from fastbn.functional import batch_norm_training, layer_norm_training, rms_norm_jvp
 from tests.compare import same_bits
 from tests.trailing import MEMBERS, inputs
 
@@ -131,7 +131,7 @@ BAD_CONTENT = [
         "_activation": (7, (1,), (99, 0.0), (-1, 0.0), (1, 0), ("relu", 0.0), [0, 0.0]),
         "_beta": (7, np.ones(29), np.ones((6, 5)), np.ones(30, np.float32), np.ones(60)[::2]),
         "_bits": (7, np.zeros(3, np.uint16), np.zeros(12), np.zeros(12, np.uint16)),
-        "_residual": (1, None, "yes"),
+        "_residual": (1, None, "yes", np.ones(3)),
     }.items() for value in values]
 
 
@@ -142,9 +142,16 @@ def test_content_that_no_forward_pass_saves(name, value, member):
         value = (None, None, value[2])
     setattr(saved, name, value)
     out = np.full(SHAPE, 7, np.float32)
-    with pytest.raises((TypeError, ValueError)):
+    with pytest.raises((TypeError, ValueError), match="saved|x has|expected|bits"):
         member.gradients(G.dy, G.x, saved, G.gamma, out=out)
     assert (out == 7).all()
+
+
+def test_an_rms_norm_has_no_second_word_of_a_mean():
+    saved = MEMBERS["RMS norm"].train(G.x, NORMALIZED)[1]
+    saved._statistics = (None, V, saved._statistics[2])
+    with pytest.raises(ValueError, match="saved must be as a forward pass returned it, and its mean is not"):
+        rms_norm_jvp(G.x, G.x, saved)
 
 
 def test_bits_of_another_length(member):
