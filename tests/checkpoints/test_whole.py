@@ -95,7 +95,7 @@ def test_restore_keeps_the_settings(path):
     assert layer.eps == 0.5
     same_bits(layer.gamma, saved.gamma)
     for choice in ({"convention": "keras"}, {"count": 5}, {"fix_gamma": False, "keep_variance": True}):
-        with pytest.raises(ValueError, match="convention must be|(count|variance) cannot be given for a GroupNorm"):
+        with pytest.raises(ValueError, match=r"convention must be|(count|variance) cannot be given for a GroupNorm"):
             checkpoints.restore(layer, path, **choice)
 
 
