@@ -189,6 +189,11 @@ def refuse(what: str, got: object) -> NoReturn:
     raise ValueError(f"saved must be as a forward pass returned it, and its {what} is not; got {text:.80}")
 
 
+def not_saved(got: object, kind: type, forward: str) -> TypeError:
+    """Return the error for an argument that is not what a forward pass saves; `forward` names the function."""
+    return TypeError(f"saved must be a {kind.__name__}, the second value of {forward}, got {type(got).__name__}")
+
+
 def check_kept(kept: Kept) -> None:
     """Raise an error unless this is a Kept with the fields that the kernels do not check: mean, frozen, activation."""
     if type(kept) is not Kept or len(kept) != KEPT_FIELDS:

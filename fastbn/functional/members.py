@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn._core import views
-from fastbn._core.saved import Saved
+from fastbn._core.saved import Saved, not_saved
 from fastbn._core.saved_groups import GroupSaved
 from fastbn._core.saved_rows import RowSaved
 from fastbn._core.second_order import Directions, Frame, Normalized, Statistics
@@ -153,8 +153,7 @@ def group_norm(x: ArrayLike, saved: GroupSaved, axis: int, num_threads: int | No
 def check_call(saved: object, kind: type, forward: str, num_threads: int | None) -> None:
     """Raise an error for an invalid number of threads, or if `saved` is not that of a forward pass."""
     if not isinstance(saved, kind):
-        raise TypeError(
-            f"saved must be a {kind.__name__}, the second value of {forward}, got {type(saved).__name__}")
+        raise not_saved(saved, kind, forward)
     if num_threads is not None:
         check_threads(num_threads)
 

@@ -12,6 +12,7 @@ import numpy as np
 from fastbn._core import memory, views
 from fastbn._core.checks import check_activation, check_trainable
 from fastbn._core.dispatch import kernels
+from fastbn._core.saved import not_saved
 from fastbn._core.saved_rows import RowSaved
 from fastbn._core.tensors import as_constant
 from fastbn._core.threads import check as check_threads
@@ -121,7 +122,7 @@ def gradients(
     Without `parameters`, dgamma and dbeta are None unless there is a gamma.
     """
     if not isinstance(saved, RowSaved):
-        raise TypeError(f"saved must be what the forward pass returned, a RowSaved; got {type(saved).__name__}")
+        raise not_saved(saved, RowSaved, "rms_norm_training" if about_zero else "layer_norm_training")
     if num_threads is not None:
         check_threads(num_threads)
     view = saved._view_of(x, about_zero)

@@ -93,8 +93,8 @@ def read_only(a):
 
 
 BAD_BACKWARD = {
-    "saved None": ({"saved": None}, TypeError, "saved must be what the forward pass returned, a RowSaved; got Non"),
-    "saved of batch norm": ({"saved": batch_norm_training(G.x)[1]}, TypeError, "a RowSaved; got Saved"),
+    "saved None": ({"saved": None}, TypeError, "_norm_training, got NoneType"),
+    "saved of batch norm": ({"saved": batch_norm_training(G.x)[1]}, TypeError, "_norm_training, got Saved"),
     "x shape": ({"x": G.x[:3]}, ValueError, "x has shape (3, 6, 5); expected that of the forward pass, (4, 6, 5)"),
     "x axes": ({"x": G.x[:, :5]}, ValueError, "x has shape (4, 5, 5); expected (6, 5)"),
     "dy shape": ({"dy": G.dy[:3]}, ValueError, "dy has shape (3, 6, 5); expected the shape of x"),
