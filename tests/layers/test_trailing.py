@@ -236,6 +236,11 @@ def test_bad_arguments(arguments, settings, error, message, member):
         member.layer(*arguments, **settings)
 
 
+def test_backward_without_a_forward_pass(member):
+    with pytest.raises(RuntimeError, match="^backward needs a forward pass first$"):
+        member.layer(NORMALIZED).backward(G.dy)
+
+
 def test_bad_flags_of_layer_norm():
     for name in ("bias", "scale", "center"):
         with pytest.raises(TypeError, match=f"{name} must be True or False, got 1"):
