@@ -7,6 +7,7 @@ import pytest
 
 from fastbn import BatchNorm, DomainSpecificBatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm, checkpoints
 from fastbn.checkpoints import whole
+from fastbn.checkpoints.prefixes import within
 from tests.checkpoints import files as made
 from tests.compare import same_bits
 
@@ -199,6 +200,21 @@ def test_a_small_file_does_not_demand_many_layers(tmp_path, monkeypatch, argumen
 def test_layers_of_many_values_or_labels_are_loaded(path, layer):
     layer.save(path)
     equal(type(layer).load(path), layer)
+
+
+def test_many_prefixes_take_no_quadratic_time():
+    class Prefix(str):
+        __slots__ = ()
+        calls = 0
+
+        def startswith(self, *others):
+            Prefix.calls += 1
+            return super().startswith(*others)
+
+    averaged = {Prefix(f"a{i}.") for i in range(1000)}
+    assert within(averaged, {Prefix(f"b{i}.") for i in range(1000)} | {Prefix("a1")}) == {
+        name for name in averaged if name.startswith("a1")}
+    assert Prefix.calls <= 3000
 
 
 def test_the_values_in_a_file_bound_those_of_the_layer():
