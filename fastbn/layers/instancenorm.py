@@ -14,7 +14,7 @@ from fastbn._core.views import same_memory
 from fastbn.checkpoints.kinds import register_whole
 from fastbn.functional import groupnorm, instancenorm
 from fastbn.layers.attributes import Check, check_channel_axis
-from fastbn.layers.base import set_tape
+from fastbn.layers.base import RELU, set_tape
 from fastbn.layers.batch import Batch
 from fastbn.layers.running import MOMENTUM, AveragingOptions, RunningStatistics
 from fastbn.layers.tape import Tape, of_evaluation, weakly
@@ -147,7 +147,7 @@ class InstanceNorm(TrackedNorm):
             Added before the activation.
         activation : str, tuple or None
             Applied last; NaN passes through. As in `fastbn.ChannelAffine`; with a residual only "relu", in training
-            mode, without running averages, and for a backward pass.
+            mode and for a backward pass.
         out : ndarray, shape and dtype of x, optional
             Buffer for y. With ``out=x`` (in place) no backward pass is possible.
 
@@ -179,6 +179,13 @@ class InstanceNorm(TrackedNorm):
     ) -> NDArray[Any]:
         training, nan_policy = self.training, self._running.nan_policy
         view = instancenorm.instance_view(x, self.axis, self.num_features)
+        coded = (0, 0.0) if training or residual is None else check_activation(activation)
+        if coded[0] > RELU:     # no backward pass
+            y = groupnorm.infer(
+                view, self.num_features, self.gamma, self.beta, eps=self.eps, residual=residual, activation=activation,
+                out=out, num_threads=self.num_threads)
+            set_tape(self, of_evaluation(x, residual, coded, out))
+            return y
 
         def train(out: NDArray[Any] | None) -> tuple[NDArray[Any], GroupSaved]:
             return groupnorm.train(

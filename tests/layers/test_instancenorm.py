@@ -279,3 +279,16 @@ def test_other_tools_refuse_it():
     norm = InstanceNorm(6, track_running_stats=True)
     with pytest.raises(TypeError, match="InstanceNorm"):
         population_statistics(norm, [], norm)
+
+
+@pytest.mark.parametrize("averages", [False, True])
+def test_evaluation_allows_any_activation_after_a_residual(averages):
+    x, residual = np.random.default_rng(0).normal(0, 1, (2, 4, 3, 5))
+    norm = InstanceNorm(3, affine=True, track_running_stats=averages).eval()
+    y = norm(x, residual, "tanh")
+    np.testing.assert_allclose(y, np.tanh(norm(x) + residual), rtol=1e-14)
+    norm(x, residual, "tanh", out=np.empty_like(x))
+    with pytest.raises(RuntimeError, match="was tanh, after a residual, where backward supports only relu"):
+        norm.backward(x)
+    with pytest.raises(ValueError, match="activation must be None or 'relu' after a residual in training, got 'tanh'"):
+        norm.train()(x, residual, "tanh")
