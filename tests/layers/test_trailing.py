@@ -237,7 +237,7 @@ def test_bad_arguments(arguments, settings, error, message, member):
 
 
 def test_backward_without_a_forward_pass(member):
-    with pytest.raises(RuntimeError, match="^backward needs a forward pass first$"):
+    with pytest.raises(RuntimeError, match=r"^backward needs a forward pass first$"):
         member.layer(NORMALIZED).backward(G.dy)
 
 
