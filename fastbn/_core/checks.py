@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -72,7 +72,11 @@ def check_flag(value: object, name: str) -> bool:
 
 def check_lengths(value: object, name: str) -> tuple[int, ...]:
     """Return the lengths of one or more axes; an integer stands for one axis."""
-    given = tuple(value) if isinstance(value, Iterable) else (value,)
+    given: tuple[object, ...] = (value,)
+    if isinstance(value, Iterable) and getattr(value, "shape", None) != ():     # an array without axes is an integer
+        if isinstance(value, (Set, Mapping)):
+            raise TypeError(f"{name} must be an integer or a sequence of integers, got {value!r}")
+        given = tuple(value)
     try:
         lengths = tuple(check_integer(length, name, 0) for length in given)
     except TypeError:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
+
 LAST_ACTIVATION = max(ACTIVATIONS.values())
 KEPT_FIELDS = len(Kept._fields)
 
@@ -136,10 +137,7 @@ class Saved:
             refuse("samples", self._samples)
         view = views.view(x, axis, len(kept.mean) if self._samples is None else None)
         if self._shape is not None:
-            if view.array.shape != self._shape:
-                raise ValueError(f"x has shape {view.array.shape}; expected that of the forward pass, {self._shape}")
-            if view.axis != self._axis:
-                raise ValueError(f"axis {axis} is not that of the forward pass, {self._axis}")
+            check_origin(view, axis, self._shape, self._axis)
         elif kept.bits is not None or not kept.frozen:
             raise ValueError("saved must be what batch_norm_training returned, or come from Saved.from_statistics")
         if self._arrangement is not None:
@@ -211,6 +209,11 @@ def refuse(what: str, got: object) -> NoReturn:
     raise ValueError(f"saved must be as a forward pass returned it, and its {what} is not; got {text:.80}")
 
 
+def not_saved(got: object, kind: type, forward: str) -> TypeError:
+    """Return the error for an argument that is not what a forward pass saves; `forward` names the function."""
+    return TypeError(f"saved must be a {kind.__name__}, the second value of {forward}, got {type(got).__name__}")
+
+
 def check_kept(kept: Kept) -> None:
     """Raise an error unless this is a Kept with the fields that the kernels do not check: mean, frozen, activation."""
     if type(kept) is not Kept or len(kept) != KEPT_FIELDS:
@@ -224,6 +227,18 @@ def check_kept(kept: Kept) -> None:
         refuse("activation", kept.activation)
 
 
+def check_origin(view: views.View, given: int, shape: object, axis: object) -> None:
+    """Raise an error unless x of a backward pass, with the axis `given`, has shape and axis of the forward pass."""
+    if type(shape) is not tuple:
+        refuse("shape", shape)
+    if type(axis) is not int:
+        refuse("axis", axis)
+    if view.array.shape != shape:
+        raise ValueError(f"x has shape {view.array.shape}; expected that of the forward pass, {shape}")
+    if view.axis != axis:
+        raise ValueError(f"axis {given} is not that of the forward pass, {axis}")
+
+
 def check_gate(kept: Kept, residual: bool, words: int) -> None:
     """Raise an error unless there are kernels for this combination: bits with a residual, scale and shift without one.
 
@@ -231,10 +246,12 @@ def check_gate(kept: Kept, residual: bool, words: int) -> None:
     ----------
     kept : Kept
     residual : bool
-        Whether the forward pass had one.
+        Whether the forward pass had one; its type is checked too.
     words : int
         Of bits; not used without them.
     """
+    if type(residual) is not bool:
+        refuse("residual", residual)
     if kept.bits is not None and not (residual and is_vector(kept.bits, np.uint16) and len(kept.bits) == words):
         refuse("mask", kept.bits)
     if kept.scale is not None and residual:

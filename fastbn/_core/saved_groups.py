@@ -9,7 +9,7 @@ import numpy as np
 from fastbn._core import views
 from fastbn._core.checks import check_integer
 from fastbn._core.dispatch import kernels
-from fastbn._core.saved import check_gate, check_kept, is_arrangement, refuse
+from fastbn._core.saved import check_gate, check_kept, check_origin, is_arrangement, refuse
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -69,7 +69,7 @@ class GroupSaved:
     def count(self) -> int:
         """Values per statistic."""
         shape = self._shape
-        return int(np.prod(shape[1:])) // self._groups
+        return int(np.prod(shape[1:])) // max(self._groups, 1)
 
     def __repr__(self) -> str:
         return f"GroupSaved({self._shape[0]}, {self._groups}, count={self.count})"
@@ -95,11 +95,8 @@ class GroupSaved:
         if not is_pair_of_flags(self._per_group):
             refuse("choice of parameters per group", self._per_group)
         view = sample_view(x, axis)
-        if view.array.shape != self._shape:
-            raise ValueError(f"x has shape {view.array.shape}; expected that of the forward pass, {self._shape}")
-        if view.axis != self._axis:
-            raise ValueError(f"axis {axis} is not that of the forward pass, {self._axis}")
-        if type(groups) is not int or groups < 1 or view.shape[1] % groups:
+        check_origin(view, axis, self._shape, self._axis)
+        if type(groups) is not int or not (groups == view.shape[1] or (groups > 0 and not view.shape[1] % groups)):
             refuse("number of groups", groups)
         if instances and groups != view.shape[1]:
             raise ValueError(f"saved is of a group norm with {groups} groups; expected that of an instance norm, one "

@@ -100,10 +100,12 @@ class RowSaved:
         for name, vector in (("rstd", rstd),) if about_zero else (("mean", mean), ("mean", low), ("rstd", rstd)):
             if vector is None or not is_vector(vector, np.float64) or len(vector) != rows:
                 refuse(name, vector)
-        if not is_activation(self._activation) or (self._residual and self._activation[0] > RELU):
-            refuse("activation", self._activation)
+        if about_zero and low is not None:
+            refuse("mean", low)
         if type(self._residual) is not bool:
             refuse("residual", self._residual)
+        if not is_activation(self._activation) or (self._residual and self._activation[0] > RELU):
+            refuse("activation", self._activation)
         if self._beta is not None and not (is_vector(self._beta, np.float64) and len(self._beta) == self.count):
             refuse("beta", self._beta)
         view = views.rows(x, self._lengths)

@@ -89,9 +89,7 @@ def load(
             with located(repr(prefix)):
                 layer_type = named(decode(archive.metadata, prefix)[1] or default())
                 if is_whole(layer_type):
-                    own = whole.arguments_in(archive, prefix)
-                    chosen = {name: value for name, value in settings.items() if name in own}
-                    layers[prefix] = whole.read(archive, prefix, chosen, layer_type)
+                    layers[prefix] = whole.read(archive, prefix, whole.chosen(settings, layer_type), layer_type)
                     continue
                 stored = _read(archive, prefix, source)
                 layers[prefix] = _layer(layer_type, stored, settings, count=count, keep_variance=keep_variance,
@@ -202,6 +200,7 @@ def restore(
     with opened(path) as archive:
         _check_kind(type(layer), archive, prefix)
         if not is_averaged(layer):
+            whole.check_choices(type(layer), source, choices)
             whole.load(layer, archive, without_prefix({name: name for name in archive.under(prefix)}, prefix))
             return
         stored = _read(archive, prefix, source)

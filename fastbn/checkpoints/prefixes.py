@@ -25,10 +25,27 @@ def layers_in(archive: Archive, convention: Convention) -> list[str]:
     own = names_of_layers(convention)
     prefixes = prefixes_of(archive.metadata)
     described = {prefix for prefix in prefixes if any(prefix + name in names for name in own)}
-    whole = {prefix for prefix in prefixes if key_of(prefix, ARGUMENTS) in archive.metadata and archive.under(prefix)}
-    # A layer that is stored as a whole may have parts with running averages.
-    parts = {prefix for prefix in averaged if any(prefix != other and prefix.startswith(other) for other in whole)}
-    return sorted((averaged - parts) | described | whole)
+    whole = {prefix for prefix in prefixes if key_of(prefix, ARGUMENTS) in archive.metadata and archive.has(prefix)}
+    return sorted((averaged - within(averaged, whole)) | described | whole)
+
+
+def within(prefixes: set[str], whole: set[str]) -> set[str]:
+    """Return the prefixes that begin with another one, of a layer stored as a whole: its parts with running averages.
+
+    Examples
+    --------
+    >>> from fastbn.checkpoints.prefixes import within
+    >>> sorted(within({"a.", "a.bns.0.", "b.bns.0."}, {"a."}))
+    ['a.bns.0.']
+    """
+    parts: set[str] = set()
+    outer = None
+    for prefix in sorted(prefixes | whole):     # what begins with a prefix follows it
+        if outer is not None and prefix.startswith(outer):
+            parts.add(prefix)
+        elif prefix in whole:
+            outer = prefix
+    return parts & prefixes
 
 
 def names_of_layers(convention: Convention) -> set[str]:

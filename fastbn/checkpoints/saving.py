@@ -134,7 +134,7 @@ def _entries(
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     # The arrays and the metadata of a layer in a file.
     if not is_averaged(layer):
-        _check_whole(layer, convention, choices)
+        whole.check_choices(type(layer), convention, choices)
         return whole.entries(layer, prefix)
     source = averaging(layer.unbiased)
     target = source if convention is FASTBN else convention     # fastbn keeps the variance that the layer averages
@@ -142,14 +142,6 @@ def _entries(
     unbiased = layer.unbiased if choices.get("keep_variance") else target.unbiased
     arrays = {prefix + name: array for name, array in state.items()}
     return arrays, encode(layer, prefix, unbiased, name_in_file(type(layer)))
-
-
-def _check_whole(layer: Checkpointable, convention: Convention, choices: ConversionOptions) -> None:
-    if convention is not FASTBN:
-        raise ValueError(f"convention must be 'fastbn' for a {type(layer).__name__}, got {convention.name!r}")
-    if choices.get("count") is not None or choices.get("keep_variance"):
-        raise ValueError(f"count and keep_variance must be None and False for a {type(layer).__name__}, whose file "
-                         "keeps the variance that it averages")
 
 
 def _put(

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn._core.checks import listed, shortened
+from fastbn.checkpoints.conventions import FASTBN
 from fastbn.checkpoints.kinds import name_of
 from fastbn.checkpoints.matching import without_prefix
-from fastbn.checkpoints.settings import ARGUMENTS, KIND, key_of
+from fastbn.checkpoints.settings import ARGUMENTS, KIND, Settings, key_of
 from fastbn.checkpoints.state import as_native
 
 if TYPE_CHECKING:
@@ -20,11 +21,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from fastbn.checkpoints.conventions import Convention
     from fastbn.checkpoints.formats.archive import Archive
     from fastbn.checkpoints.protocol import Checkpointable, Layer
 
-# Numbers in a file that exceed this, and the size of the layer's arrays, are refused: they may demand huge arrays.
+# A layer may have as many values as its arrays in the file, or this many: a small file cannot demand huge arrays.
 LARGEST = 1 << 20
+# Arguments whose numbers are lengths of arrays, and those that do not multiply them. Other numbers are small.
+LENGTHS = ("num_features", "num_channels", "normalized_shape")
+PLACES = ("num_groups", "groups", "axis")
+MOST = 1024
 
 
 def entries(layer: Checkpointable, prefix: str) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
@@ -59,22 +65,32 @@ def encoded(name: str, value: Any) -> Any:
                      "tuple of them")
 
 
+def check_choices(layer_type: type, convention: Convention, choices: Mapping[str, Any]) -> None:
+    """Raise an error for choices of a conversion, because these layers are stored without one."""
+    if convention is not FASTBN:
+        raise ValueError(f"convention must be 'fastbn' for a {layer_type.__name__}, got {convention.name!r}")
+    given = [name for name, value in choices.items() if value is not None and value is not False]
+    if given:
+        raise ValueError(f"{listed(given)} cannot be given for a {layer_type.__name__}, whose file has its state as it "
+                         "is")
+
+
 def arguments_in(archive: Archive, prefix: str) -> dict[str, Any]:
     """Return the arguments of a layer in a file; none for a file of other origin."""
     text = archive.metadata.get(key_of(prefix, ARGUMENTS))
     if text is None:
         return {}
-    return decoded(text, max(math.prod(archive.shape(name)) for name in archive.under(prefix)))
+    return decoded(text, sum(math.prod(archive.shape(name)) for name in archive.under(prefix)))
 
 
-def decoded(text: str, largest: int) -> dict[str, Any]:
+def decoded(text: str, values: int) -> dict[str, Any]:
     """Return arguments from the metadata of a file.
 
     Parameters
     ----------
     text : str
-    largest : int
-        The size of the largest array of the layer.
+    values : int
+        The number of values in the arrays of the layer.
 
     Raises
     ------
@@ -87,16 +103,51 @@ def decoded(text: str, largest: int) -> dict[str, Any]:
         raise ValueError(f"metadata has {shortened(text)} as arguments of a layer; expected JSON") from None
     if not isinstance(arguments, dict):
         raise ValueError(f"metadata has {shortened(text)} as arguments of a layer; expected an object of JSON")
-    return {name: restored(name, value, max(largest, LARGEST)) for name, value in arguments.items()}
+    if "num_threads" in arguments:
+        raise ValueError("metadata has num_threads as an argument of a layer; expected none, because files do not "
+                         "decide about threads")
+    most, demand = max(values, LARGEST), 1
+    for name, value in arguments.items():
+        items = value if isinstance(value, list) else [value]
+        simple = all(item is None or isinstance(item, (bool, int, float, str)) for item in items)
+        number = size(name, value) if simple else 0
+        demand *= 1 if name in PLACES else number
+        large = isinstance(value, int) and number > MOST and name not in LENGTHS + PLACES
+        if not simple or large or max(number, demand) > most:
+            raise ValueError(f"metadata has {shortened(json.dumps(value))} as {name} of a layer")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
 
 
-def restored(name: str, value: Any, largest: int) -> Any:
-    """Return an argument from JSON."""
+def size(name: str, value: Any) -> int:
+    """Return the factor by which an argument may multiply the values of a layer; 1 for an argument that is no number.
+
+    Examples
+    --------
+    >>> from fastbn.checkpoints.whole import size
+    >>> size("normalized_shape", [3, 4]), size("axis", -1), size("domains", ["day", "night"]), size("eps", 1e-5)
+    (12, 1, 2, 1)
+    """
+    if isinstance(value, list) and name not in LENGTHS:
+        return max(1, len(value))
     items = value if isinstance(value, list) else [value]
-    simple = all(item is None or isinstance(item, (bool, int, float, str)) for item in items)
-    if not simple or math.prod(abs(item) for item in items if isinstance(item, int)) > largest:
-        raise ValueError(f"metadata has {shortened(json.dumps(value))} as {name} of a layer")
-    return tuple(items) if isinstance(value, list) else value
+    return math.prod(max(1, abs(item)) for item in items if isinstance(item, int))
+
+
+def chosen(settings: Mapping[str, Any], layer_type: type) -> dict[str, Any]:
+    """Return those of the settings for all layers of a file that are arguments of a layer.
+
+    Raises
+    ------
+    TypeError
+        For a name that is neither a setting nor an argument of the layer.
+    """
+    parameters = signature(layer_type).parameters
+    passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    shared = Settings.__annotations__.keys()
+    unknown = sorted(settings.keys() - shared - parameters.keys())
+    if unknown:
+        raise TypeError(f"a layer has no argument {listed(unknown)}; expected some of {', '.join(shared)}")
+    return {name: value for name, value in settings.items() if passes_on or name in parameters}
 
 
 def read(archive: Archive, prefix: str, arguments: Mapping[str, Any], layer_type: type[Layer]) -> Layer:

@@ -10,7 +10,7 @@ from fastbn._core import memory, views
 from fastbn._core.checks import check_activation, check_eps, check_trainable
 from fastbn._core.dispatch import kernels
 from fastbn._core.kept import Kept
-from fastbn._core.saved import Saved, check_variance, left_over
+from fastbn._core.saved import Saved, check_variance, left_over, not_saved
 from fastbn._core.tensors import as_constant
 from fastbn._core.threads import check as check_threads
 from fastbn.functional.ghost import grouped
@@ -320,7 +320,7 @@ def backward_views(
 ) -> tuple[views.View, views.View]:
     """Return views of x and dy, after a check that they fit the forward pass."""
     if not isinstance(saved, Saved):
-        raise TypeError(f"saved must be a Saved, the second value of batch_norm_training, got {type(saved).__name__}")
+        raise not_saved(saved, Saved, "batch_norm_training")
     if num_threads is not None:
         check_threads(num_threads)
     view = saved._view_of(x, axis)

@@ -10,6 +10,7 @@ from fastbn._core import memory, views
 from fastbn._core.checks import check_activation, check_eps, check_integer, check_trainable
 from fastbn._core.dispatch import kernels
 from fastbn._core.kept import Kept
+from fastbn._core.saved import not_saved
 from fastbn._core.saved_groups import GroupSaved, sample_view, samples_of
 from fastbn._core.tensors import as_constant
 from fastbn._core.threads import check as check_threads
@@ -335,8 +336,7 @@ def gradients(
 ) -> tuple[NDArray[Any], ...]:
     """Do what `group_norm_backward` does or, for `instances`, `instance_norm_backward`."""
     if not isinstance(saved, GroupSaved):
-        forward = "instance_norm_training" if instances else "group_norm_training"
-        raise TypeError(f"saved must be a GroupSaved, the second value of {forward}, got {type(saved).__name__}")
+        raise not_saved(saved, GroupSaved, "instance_norm_training" if instances else "group_norm_training")
     if num_threads is not None:
         check_threads(num_threads)
     view = saved._view_of(x, axis, instances)

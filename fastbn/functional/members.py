@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn._core import views
-from fastbn._core.saved import Saved
+from fastbn._core.saved import Saved, not_saved
 from fastbn._core.saved_groups import GroupSaved
 from fastbn._core.saved_rows import RowSaved
 from fastbn._core.second_order import Directions, Frame, Normalized, Statistics
@@ -147,7 +147,7 @@ def group_norm(
     refuse_more(kept.activation, saved._residual)
     order = (0, view.axis, *(k for k in range(1, len(shape)) if k != view.axis))
     samples, channels, space = shape[0], shape[view.axis], math.prod(shape[k] for k in order[2:])
-    rows = Frame((samples * groups, channels // groups * space), 0, num_threads)
+    rows = Frame((samples * groups, channels // max(groups, 1) * space), 0, num_threads)
     planes = Frame((samples, channels, space), 1, num_threads)
     gamma_shape, beta_shape = (((groups,) if per_group else (channels,)) for per_group in saved._per_group)
     return Member(view, Statistics(kept.mean, kept.low, kept.rstd, rows), planes, gamma_shape, beta_shape, order)
@@ -156,8 +156,7 @@ def group_norm(
 def check_call(saved: object, kind: type, forward: str, num_threads: int | None) -> None:
     """Raise an error for an invalid number of threads, or if `saved` is not that of a forward pass."""
     if not isinstance(saved, kind):
-        raise TypeError(
-            f"saved must be a {kind.__name__}, the second value of {forward}, got {type(saved).__name__}")
+        raise not_saved(saved, kind, forward)
     if num_threads is not None:
         check_threads(num_threads)
 

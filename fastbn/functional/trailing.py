@@ -12,6 +12,7 @@ import numpy as np
 from fastbn._core import memory, views
 from fastbn._core.checks import check_activation, check_trainable
 from fastbn._core.dispatch import kernels
+from fastbn._core.saved import not_saved
 from fastbn._core.saved_rows import RowSaved
 from fastbn._core.tensors import as_constant
 from fastbn._core.threads import check as check_threads
@@ -34,7 +35,7 @@ def flat_parameter(value: ArrayLike | None, lengths: tuple[int, ...], name: str)
 
 
 def check_parameters(size: int, **vectors: Any) -> None:
-    """Raise an error for parameters of another size or dtype, if there are no elements and so no kernel does it."""
+    """Raise an error for parameters of another size or dtype, where no kernel has read them."""
     for name, vector in vectors.items():
         views.check_vector(vector, size, name)
 
@@ -61,6 +62,7 @@ def train(
     y = views.output(view, out, other)
     bits = kept_beta = None
     if coded[0] and other is None:
+        check_parameters(view.shape[1], beta=beta)
         kept_beta = np.zeros(view.shape[1]) if beta is None else np.array(as_constant(beta, "beta"), np.float64)
     elif coded[0]:
         bits = memory.empty((kernels.bits_words(view, 1),), np.dtype(np.uint16))
@@ -120,8 +122,7 @@ def gradients(
     Without `parameters`, dgamma and dbeta are None unless there is a gamma.
     """
     if not isinstance(saved, RowSaved):
-        forward = "rms_norm_training" if about_zero else "layer_norm_training"
-        raise TypeError(f"saved must be a RowSaved, the second value of {forward}, got {type(saved).__name__}")
+        raise not_saved(saved, RowSaved, "rms_norm_training" if about_zero else "layer_norm_training")
     if num_threads is not None:
         check_threads(num_threads)
     view = saved._view_of(x, about_zero)

@@ -242,8 +242,8 @@ class Norm(Checked, ABC):
 
     def _backward(self, tape: Tape | None, dy: ArrayLike, out: NDArray[Any] | None) -> Any:
         if tape is None:
-            whole = "; after accumulate, call backward of the WholeBatch" if hasattr(self, "accumulate") else ""
-            raise RuntimeError(f"backward needs a forward pass first{whole}")
+            hint = "; after accumulate, call backward of the WholeBatch" if hasattr(self, "accumulate") else ""
+            raise RuntimeError(f"backward needs a forward pass first{hint}")
         if tape.x is None:
             raise RuntimeError("a result was written over the x or the residual of the last forward pass, which "
                                "backward needs; pass another out")

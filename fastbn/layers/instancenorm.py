@@ -14,7 +14,7 @@ from fastbn._core.views import same_memory
 from fastbn.checkpoints.kinds import register_whole
 from fastbn.functional import groupnorm, instancenorm
 from fastbn.layers.attributes import Check, check_channel_axis
-from fastbn.layers.base import set_tape
+from fastbn.layers.base import RELU, set_tape
 from fastbn.layers.batch import Batch
 from fastbn.layers.running import MOMENTUM, AveragingOptions, RunningStatistics
 from fastbn.layers.tape import Tape, of_evaluation, weakly
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from fastbn._core.checks import Activation
     from fastbn.checkpoints.settings import UpdatePolicy
+    from fastbn.statistics.channel_stats import ChannelStats
 
 
 @register_whole
@@ -147,7 +148,7 @@ class InstanceNorm(TrackedNorm):
             Added before the activation.
         activation : str, tuple or None
             Applied last; NaN passes through. As in `fastbn.ChannelAffine`; with a residual only "relu", in training
-            mode, without running averages, and for a backward pass.
+            mode and for a backward pass.
         out : ndarray, shape and dtype of x, optional
             Buffer for y. With ``out=x`` (in place) no backward pass is possible.
 
@@ -181,6 +182,13 @@ class InstanceNorm(TrackedNorm):
         # Without running averages, a policy still examines the statistics, as in a batch norm.
         follows = training and (self.track_running_stats or nan_policy != "propagate")
         view = instancenorm.instance_view(x, self.axis, self.num_features)
+        coded = (0, 0.0) if training or residual is None else check_activation(activation)
+        if coded[0] > RELU:     # no backward pass
+            y = groupnorm.infer(
+                view, self.num_features, self.gamma, self.beta, eps=self.eps, residual=residual, activation=activation,
+                out=out, num_threads=self.num_threads)
+            set_tape(self, of_evaluation(x, residual, coded, out))
+            return y
 
         def train(out: NDArray[Any] | None) -> tuple[NDArray[Any], GroupSaved]:
             return groupnorm.train(
@@ -220,6 +228,13 @@ class InstanceNorm(TrackedNorm):
             return super()._gradients(tape, x, dy, out)
         return instancenorm.instance_norm_backward(
             dy, x, tape.saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads)
+
+    def _observed(self, x: ArrayLike) -> ChannelStats:
+        view = instancenorm.instance_view(x, self.axis, self.num_features)
+        _, saved = groupnorm.train(
+            view, self.num_features, None, None, eps=self.eps, residual=None, activation=None, out=None,
+            num_threads=self.num_threads)
+        return batch_of(saved).to_stats()
 
 
 def batch_of(saved: GroupSaved) -> Batch:

@@ -12,15 +12,14 @@ from fastbn._core import views
 from fastbn._core.checks import channels, counted
 from fastbn._core.tensors import as_constant
 from fastbn.layers.batch import values_per_channel
-from fastbn.statistics.channel_stats import ChannelStats
 
 if TYPE_CHECKING:
     import os
 
     from numpy.typing import ArrayLike, NDArray
 
-    from fastbn._core.checks import Axis
     from fastbn.layers.running import RunningStatistics
+    from fastbn.statistics.channel_stats import ChannelStats
 
 # A variance below this share of eps gives a standard deviation below 0.032 before gamma.
 DEAD_SHARE = 1e-3
@@ -56,7 +55,7 @@ class Report:
         The same of values per channel: (sum w)^2 / sum (w^2 / n), batch by batch of n values. With
         ``averaging="exact"`` it is the count. NaN if batch sizes are unknown, because a state does not contain them.
     live : ChannelStats or None
-        Statistics of the live batch.
+        Statistics of the live batch; of an InstanceNorm, the means over its samples of their statistics.
     drift : ndarray of float64, shape (C,), or None
         Distance of the batch from the stored statistics: the Kullback-Leibler divergence in nats of the normal
         distribution with the batch's mean m and variance v from the one with the stored mean and variance, ::
@@ -147,13 +146,14 @@ class Reported(Protocol):
     """What a report needs of a layer."""
 
     num_features: int
-    axis: Axis
     eps: float
     dtype: np.dtype[Any]
-    num_threads: int | None
     gamma: Any
     beta: Any
     _running: RunningStatistics
+
+    def _observed(self, x: ArrayLike) -> ChannelStats:
+        """Return the statistics of a batch that running averages would follow."""
 
 
 def make_report(layer: Reported, x: ArrayLike | None) -> Report:
@@ -209,9 +209,7 @@ def divergence(
 def _drift(
     layer: Reported, x: ArrayLike, mean: NDArray[Any], var: NDArray[Any]
 ) -> tuple[ChannelStats, NDArray[np.float64]]:
-    view = views.view(x, layer.axis, layer.num_features)      # refuses dtypes that only statistics accept
-    axis = layer.axis if isinstance(layer.axis, int) else view.axis
-    live = ChannelStats(layer.num_features, axis=axis).update(view.array, num_threads=layer.num_threads)
+    live = layer._observed(x)
     count = values_per_channel(live)
     if count < 2:
         raise ValueError(f"x has {counted(count, 'value')} per channel; expected two or more")

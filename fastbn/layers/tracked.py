@@ -334,3 +334,9 @@ class TrackedNorm(StoredNorm):
         from fastbn.layers.report import make_report
 
         return make_report(self, x)
+
+    def _observed(self, x: ArrayLike) -> ChannelStats:
+        # The statistics of a batch that running averages would follow.
+        view = views.view(x, self.axis, self.num_features)      # refuses dtypes that only statistics accept
+        axis = self.axis if isinstance(self.axis, int) else view.axis
+        return ChannelStats(self.num_features, axis=axis).update(view.array, num_threads=self.num_threads)

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from fastbn import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm, checkpoints
+from fastbn import BatchNorm, DomainSpecificBatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm, checkpoints
 from fastbn.checkpoints import whole
+from fastbn.checkpoints.prefixes import within
 from tests.checkpoints import files as made
 from tests.compare import same_bits
 
@@ -64,6 +65,27 @@ def test_settings_apply_to_the_layers_that_have_them(path):
     loaded = checkpoints.load(path, axis=-1, eps=0.5)
     assert [layer.eps for layer in loaded.values()] == [0.5, 0.5, 0.5]
     assert loaded["gn."].axis == loaded["bn."].axis == -1
+    assert [layer.num_threads for layer in checkpoints.load(path, num_threads=2).values()] == [2, 2, 2]
+    with pytest.raises(TypeError, match="epsilon"):
+        checkpoints.load(path, epsilon=0.5)
+
+
+def test_settings_that_the_file_does_not_have(tmp_path):
+    path = tmp_path / "layer.safetensors"
+    arrays = {"weight": np.ones(3, np.float32), "bias": np.ones(3, np.float32)}
+    path.write_bytes(described(arrays, "LayerNorm", '{"normalized_shape": 3}'))
+    [layer] = checkpoints.load(path, eps=0.5, momentum=0.3).values()
+    assert layer.eps == 0.5
+    with pytest.raises(TypeError, match="a layer has no argument epsilon; expected some of axis, eps, momentum"):
+        checkpoints.load(path, epsilon=0.5)
+    DomainSpecificBatchNorm(2, 3).save(path)
+    [layer] = checkpoints.load(path, eps=0.5).values()
+    assert layer[0].eps == 0.5
+
+
+def described(arrays, kind, arguments):
+    """Return a .safetensors file of a layer."""
+    return made.safetensors(arrays, json.dumps({"fastbn.kind": kind, "fastbn.arguments": arguments}))
 
 
 def test_restore_keeps_the_settings(path):
@@ -73,6 +95,9 @@ def test_restore_keeps_the_settings(path):
     checkpoints.restore(layer, path)
     assert layer.eps == 0.5
     same_bits(layer.gamma, saved.gamma)
+    for choice in ({"convention": "keras"}, {"count": 5}, {"fix_gamma": False, "keep_variance": True}):
+        with pytest.raises(ValueError, match=r"convention must be|(count|variance) cannot be given for a GroupNorm"):
+            checkpoints.restore(layer, path, **choice)
 
 
 def test_append_and_replace(path):
@@ -124,7 +149,7 @@ def test_the_class_is_named_before_the_arrays_are_compared(path):
 
 @pytest.mark.parametrize(("layer", "options", "message"), [
     (LayerNorm(3), {"convention": "keras"}, "convention must be 'fastbn' for a LayerNorm, got 'keras'"),
-    (LayerNorm(3), {"count": 5}, "count and keep_variance must be None and False"),
+    (LayerNorm(3), {"count": 5}, "count cannot be given for a LayerNorm, whose file has its state"),
     (LayerNorm(3, elementwise_affine=False), {}, "neither parameters nor statistics"),
 ])
 def test_what_cannot_be_saved(path, layer, options, message):
@@ -152,6 +177,8 @@ def test_a_value_that_is_not_finite_cannot_be_saved(path):
     ('{"normalized_shape": 3, "eps": NaN}', "eps must be"),
     ('{"normalized_shape": 3, "path": "x"}', "unexpected keyword argument 'path'"),
     ('{"normalized_shape": 3, "dtype": "object"}', "dtype must be float32 or float64"),
+    ('{"normalized_shape": 3, "num_threads": 2}', "num_threads as an argument of a layer; expected none"),
+    ('{"normalized_shape": [0, 1099511627776]}', "metadata has"),
     ('{"normalized_shape": [1024, 1024, 1024]}', r"metadata has .\[1024, 1024, 1024\]. as normalized_shape"),
     ("{}", "missing 1 required positional argument"),
     (json.dumps({"normalized_shape": 3, "x": [1, "y", None]}), "unexpected keyword argument"),
@@ -159,11 +186,59 @@ def test_a_value_that_is_not_finite_cannot_be_saved(path):
 def test_malformed_arguments(tmp_path, arguments, message):
     path = tmp_path / "layer.safetensors"
     arrays = {"weight": np.ones(3, np.float32), "bias": np.ones(3, np.float32)}
-    path.write_bytes(made.safetensors(arrays, json.dumps({"fastbn.kind": "LayerNorm", "fastbn.arguments": arguments})))
+    path.write_bytes(described(arrays, "LayerNorm", arguments))
     with pytest.raises(ValueError, match=message):
         LayerNorm.load(path)
     with pytest.raises(ValueError, match=message):
         checkpoints.load(path)
+
+
+@pytest.mark.parametrize(("arguments", "name"), [
+    ({"num_features": 1 << 20, "domains": 300}, "domains"),
+    ({"num_features": 1 << 16, "domains": ["day", "night"] * 9}, "domains"),
+    ({"num_features": 1, "domains": 1025}, "domains"),
+])
+def test_a_small_file_does_not_demand_many_layers(tmp_path, monkeypatch, arguments, name):
+    def refuse(*given, **settings):
+        raise AssertionError("a layer was made")
+
+    path = tmp_path / "layer.safetensors"
+    path.write_bytes(described({"weight": np.ones(3, np.float32)}, "DomainSpecificBatchNorm", json.dumps(arguments)))
+    monkeypatch.setattr(DomainSpecificBatchNorm, "__init__", refuse)
+    with pytest.raises(ValueError, match=f"metadata has .* as {name} of a layer"):
+        checkpoints.load(path)
+
+
+@pytest.mark.parametrize("layer", [
+    DomainSpecificBatchNorm(2, [2019, 2020, 2021, "later"]), DomainSpecificBatchNorm(2, 30),
+    GroupNorm(2048, 4096, axis=-1), GroupNorm(2, 40_000, per_group=True), LayerNorm((0, 5))], ids=repr)
+def test_layers_of_many_values_or_labels_are_loaded(path, layer):
+    layer.save(path)
+    equal(type(layer).load(path), layer)
+
+
+def test_many_prefixes_take_no_quadratic_time():
+    class Prefix(str):
+        __slots__ = ()
+        calls = 0
+
+        def startswith(self, *others):
+            Prefix.calls += 1
+            return super().startswith(*others)
+
+    averaged = {Prefix(f"a{i}.") for i in range(1000)}
+    assert within(averaged, {Prefix(f"b{i}.") for i in range(1000)} | {Prefix("a1")}) == {
+        name for name in averaged if name.startswith("a1")}
+    assert Prefix.calls <= 3000
+
+
+def test_the_values_in_a_file_bound_those_of_the_layer():
+    labels = json.dumps({"num_features": 1, "domains": list(range(1500))})
+    assert whole.decoded(labels, 3000)["domains"] == tuple(range(1500))
+    large = json.dumps({"normalized_shape": [1, 1 << 21]})
+    assert whole.decoded(large, 1 << 21) == {"normalized_shape": (1, 1 << 21)}
+    with pytest.raises(ValueError, match="as normalized_shape of a layer"):
+        whole.decoded(large, 1 << 20)
 
 
 def test_arguments_that_json_lacks():

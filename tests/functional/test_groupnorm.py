@@ -13,7 +13,9 @@ from fastbn.functional import (
     group_norm_inference,
     group_norm_training,
     instance_norm_backward,
+    instance_norm_backward_backward,
     instance_norm_inference,
+    instance_norm_jvp,
     instance_norm_training,
 )
 from tests.compare import same_bits
@@ -230,6 +232,17 @@ def test_no_values(shape, groups):
     assert dx.shape == dresidual.shape == shape
     assert dgamma.tolist() == [0] * groups
     assert dbeta.tolist() == [0] * 6
+
+
+@pytest.mark.parametrize("shape", [(2, 0, 3), (0, 0, 0)], ids=str)
+def test_instance_norm_of_no_channels(shape):
+    x = np.empty(shape, np.float32)
+    y, saved = instance_norm_training(x)
+    assert (y.shape, saved.mean.shape, repr(saved)) == (shape, shape[:2], f"GroupSaved({shape[0]}, 0, count=0)")
+    assert [array.shape for array in instance_norm_backward(x, x, saved)] == [shape, (0,), (0,)]
+    second = instance_norm_backward_backward(x, None, None, x, x, saved)
+    assert [array.shape for array in second] == [shape, shape, (0,)]
+    assert instance_norm_jvp(x, x, saved).shape == shape
 
 
 def test_one_value_per_group():

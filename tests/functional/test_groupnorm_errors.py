@@ -187,7 +187,8 @@ BAD = [
         ("mean", None), ("rstd", None), ("frozen", None), ("frozen", True), ("_kept", 7), ("_kept", tuple(KEPT)),
         ("_groups", 3), ("_groups", 4), ("_groups", 0), ("_groups", -2), ("_groups", 2.0), ("_groups", None),
         ("_per_group", None), ("_per_group", (1, 0)), ("_per_group", (True,)), ("_shape", (4, 6, 10)), ("_shape", None),
-        ("_axis", 2), ("activation", (99, 0.0)), ("activation", None))
+        ("_shape", np.ones(4)), ("_axis", 2), ("_axis", np.ones(2)), ("_residual", np.ones(2)), ("_residual", None),
+        ("activation", (99, 0.0)), ("activation", None))
 ] + [
     ("residual", "bits", value) for value in (
         7, None, BITS[:-1], np.append(BITS, BITS), BITS.astype(np.int16), BITS[None])
@@ -213,8 +214,9 @@ def test_a_spoiled_one_is_refused_before_anything_is_written(kind, name, value, 
     if how == "pickled":
         saved = pickle.loads(pickle.dumps(saved))
     out = np.full_like(x, 7)
-    with pytest.raises((TypeError, ValueError)):
+    with pytest.raises((TypeError, ValueError)) as refused:
         group_norm_backward(x, x, saved, out=out)
+    assert "truth value" not in str(refused.value)
     assert (out == 7).all()
 
 

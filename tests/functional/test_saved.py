@@ -82,7 +82,8 @@ BAD = [
 ] + [
     ("residual", "_count", -1), ("residual", "_count", 40.0), ("relu", "_count", None),
     ("residual", "_shape", (4, 3, 2)), ("residual", "_shape", 7), ("residual", "_axis", 3),
-    ("residual", "_shape", None), ("mask", "bits", INDEX), ("mask", "bits", BITS),
+    ("residual", "_shape", None), ("relu", "_shape", np.ones(4)), ("relu", "_axis", np.ones(2)),
+    ("relu", "_residual", np.ones(2)), ("relu", "_residual", "yes"), ("mask", "bits", INDEX), ("mask", "bits", BITS),
     ("mask", "_arrangement", (2, (0, 1, 2, 3))), ("mask", "_arrangement", (1, (0, 2, 1))),
     ("residual", "_residual", False), ("mask", "_residual", 0), ("residual", "scale", np.ones(3)),
     ("relu", "_residual", True), ("relu", "bits", BITS), ("relu", "scale", 7), ("relu", "scale", np.ones(2)),
@@ -113,8 +114,9 @@ def test_a_spoiled_one_is_refused_before_anything_is_written(kind, name, value, 
     if how == "pickle":     # as an unpickled one would be
         saved = pickle.loads(pickle.dumps(saved))
     out = np.full_like(x, 7)
-    with pytest.raises((TypeError, ValueError)):
+    with pytest.raises((TypeError, ValueError)) as refused:
         batch_norm_backward(x, x, saved, axis=axis, out=out)
+    assert "truth value" not in str(refused.value)
     assert (out == 7).all()
 
 

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from fastbn.functional import batch_norm_training
+from fastbn.functional import batch_norm_training, layer_norm_training, rms_norm_jvp
 from tests.compare import same_bits
 from tests.trailing import MEMBERS, inputs
 
@@ -28,6 +28,8 @@ BAD = {
     "float": ({"shape": (6.0, 5)}, TypeError, "must be an integer or a sequence of integers, got (6.0, 5)"),
     "text": ({"shape": "65"}, TypeError, "must be an integer or a sequence of integers, got '65'"),
     "None": ({"shape": None}, TypeError, "must be an integer or a sequence of integers, got None"),
+    "set": ({"shape": {6, 5}}, TypeError, "normalized_shape must be an integer or a sequence of integers, got {5, 6}"),
+    "array": ({"shape": np.array(5.0)}, TypeError, "must be an integer or a sequence of integers, got array(5.)"),
     "gamma shape": ({"gamma": np.ones(30)}, ValueError, "gamma has shape (30,); expected (6, 5)"),
     "gamma dtype": ({"gamma": np.ones((6, 5), int)}, TypeError, "gamma has dtype int64; expected float32 or float64"),
     "eps": ({"eps": -1.0}, ValueError, "eps must be 0, or finite and at least"),
@@ -63,6 +65,14 @@ def test_beta():
             call(G.x, NORMALIZED, beta=np.ones((5, 6)))
         with pytest.raises(ValueError, match=re.escape("beta has shape (6,); expected (5,)")):
             call(G.x, 5, beta=np.ones(6))
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])      # after which beta is kept for the backward pass
+@pytest.mark.parametrize(("beta", "dtype"), [
+    (["a"] * 5, "<U1"), (np.ones(5, complex), "complex128"), (np.ones(5, np.float16), "float16")], ids=str)
+def test_beta_of_another_dtype(beta, dtype, activation):
+    with pytest.raises(TypeError, match=f"beta has dtype {dtype}; expected float32 or float64"):
+        layer_norm_training(G.x, 5, None, beta, activation=activation)
 
 
 def test_parameters_of_no_elements(member):
@@ -121,7 +131,7 @@ BAD_CONTENT = [
         "_activation": (7, (1,), (99, 0.0), (-1, 0.0), (1, 0), ("relu", 0.0), [0, 0.0]),
         "_beta": (7, np.ones(29), np.ones((6, 5)), np.ones(30, np.float32), np.ones(60)[::2]),
         "_bits": (7, np.zeros(3, np.uint16), np.zeros(12), np.zeros(12, np.uint16)),
-        "_residual": (1, None, "yes"),
+        "_residual": (1, None, "yes", np.ones(3)),
     }.items() for value in values]
 
 
@@ -132,9 +142,16 @@ def test_content_that_no_forward_pass_saves(name, value, member):
         value = (None, None, value[2])
     setattr(saved, name, value)
     out = np.full(SHAPE, 7, np.float32)
-    with pytest.raises((TypeError, ValueError)):
+    with pytest.raises((TypeError, ValueError), match=r"saved|x has|expected|bits"):
         member.gradients(G.dy, G.x, saved, G.gamma, out=out)
     assert (out == 7).all()
+
+
+def test_an_rms_norm_has_no_second_word_of_a_mean():
+    saved = MEMBERS["RMS norm"].train(G.x, NORMALIZED)[1]
+    saved._statistics = (None, V, saved._statistics[2])
+    with pytest.raises(ValueError, match="saved must be as a forward pass returned it, and its mean is not"):
+        rms_norm_jvp(G.x, G.x, saved)
 
 
 def test_bits_of_another_length(member):

@@ -360,3 +360,10 @@ def test_gradients_and_targets_may_be_generators():
     dys = [y.copy() for y in ys]
     dxs = whole.backward((dy for dy in dys), out=(dy for dy in dys))
     assert all(dx is dy for dx, dy in zip(dxs, dys, strict=True))
+
+
+def test_a_backward_pass_of_the_layer_is_refused():
+    bn = BatchNorm(2)
+    bn.accumulate([np.array([[1.0, 2.0], [3.0, 5.0]])])
+    with pytest.raises(RuntimeError, match="needs a forward pass first; after accumulate, call backward of the Whole"):
+        bn.backward(np.ones((2, 2)))

@@ -68,6 +68,28 @@ def test_effective_samples():
     assert (report.effective_batches, report.effective_samples) == (2, 2 * 4 * 5)
 
 
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_drift_is_that_of_the_statistics_of_samples(unbiased):
+    # Samples that differ in mean and variance: the statistics of all values are no measure for them.
+    rng = np.random.default_rng(0)
+    x = rng.normal(rng.normal(0, 9, (4, 3, 1)), rng.uniform(1, 5, (4, 3, 1)), (4, 3, 50))
+    norm = InstanceNorm(3, track_running_stats=True, momentum=1.0, unbiased=unbiased, dtype=np.float64)
+    norm(x)
+    report = norm.report(x)
+    assert (report.drift < 1e-14).all()
+    np.testing.assert_allclose(report.live.mean, x.mean(axis=2).mean(axis=0), rtol=1e-14)
+    np.testing.assert_allclose(report.live.var(), x.var(axis=2).mean(axis=0), rtol=1e-14)
+    assert (report.live.count == 50).all()
+    moved = norm.report(x + 7)
+    np.testing.assert_allclose(moved.drift, 49 / (norm.running_var + norm.eps) / 2, rtol=1e-12)
+    x[0, 1, 3] = np.nan
+    assert np.isnan(norm.report(x).drift).tolist() == [False, True, False]
+    with pytest.raises(ValueError, match="one value per channel of each sample"):
+        norm.report(x[:, :, :1])
+    with pytest.raises(ValueError, match="x has 0 values per channel; expected two or more"):
+        norm.report(x[:0])
+
+
 @pytest.mark.parametrize("options", [{}, {"activation": "relu"}, {"activation": "silu"}, {"residual": True},
                                      {"residual": True, "activation": "relu"}], ids=str)
 @pytest.mark.parametrize("layout", ["planes", "rows"])
@@ -273,3 +295,16 @@ def test_other_tools_refuse_it():
     norm = InstanceNorm(6, track_running_stats=True)
     with pytest.raises(TypeError, match="InstanceNorm"):
         population_statistics(norm, [], norm)
+
+
+@pytest.mark.parametrize("averages", [False, True])
+def test_evaluation_allows_any_activation_after_a_residual(averages):
+    x, residual = np.random.default_rng(0).normal(0, 1, (2, 4, 3, 5))
+    norm = InstanceNorm(3, affine=True, track_running_stats=averages).eval()
+    y = norm(x, residual, "tanh")
+    np.testing.assert_allclose(y, np.tanh(norm(x) + residual), rtol=1e-14)
+    norm(x, residual, "tanh", out=np.empty_like(x))
+    with pytest.raises(RuntimeError, match="was tanh, after a residual, where backward supports only relu"):
+        norm.backward(x)
+    with pytest.raises(ValueError, match="activation must be None or 'relu' after a residual in training, got 'tanh'"):
+        norm.train()(x, residual, "tanh")

@@ -162,6 +162,10 @@ def test_parameters():
         assert (layer.grad_gamma is not None, layer.grad_beta is not None) == (scale, center)
         if center:
             np.testing.assert_array_equal(layer.grad_beta, np.full(4, 24))
+    for shape, lengths in (
+            (4, (4,)), ([4], (4,)), (np.int32(4), (4,)), (np.array(4), (4,)), (np.array([2, 3]), (2, 3)),
+            ((k for k in (2, 3)), (2, 3))):
+        assert LayerNorm(shape).normalized_shape == lengths
     assert RMSNorm(4).eps is None
     assert RMSNorm(4, dtype=None).gamma.dtype == np.float32
 
@@ -230,6 +234,11 @@ BAD_ARGUMENTS = [
 def test_bad_arguments(arguments, settings, error, message, member):
     with pytest.raises(error, match=message):
         member.layer(*arguments, **settings)
+
+
+def test_backward_without_a_forward_pass(member):
+    with pytest.raises(RuntimeError, match=r"^backward needs a forward pass first$"):
+        member.layer(NORMALIZED).backward(G.dy)
 
 
 def test_bad_flags_of_layer_norm():

@@ -47,6 +47,11 @@ class Archive(ABC):
             end += 1
         return self._sorted[begin:end]
 
+    def has(self, prefix: str) -> bool:
+        """Return whether a name begins with a prefix."""
+        first = bisect_left(self._sorted, prefix)
+        return first < len(self._sorted) and self._sorted[first].startswith(prefix)
+
     @cached_property
     def _sorted(self) -> list[str]:
         return sorted(self.names)
