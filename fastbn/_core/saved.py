@@ -227,7 +227,7 @@ def check_kept(kept: Kept) -> None:
         refuse("activation", kept.activation)
 
 
-def check_origin(view: views.View, given: int, shape: object, axis: object) -> None:
+def check_origin(view: views.View, given: Axis, shape: object, axis: object) -> None:
     """Raise an error unless x of a backward pass, with the axis `given`, has shape and axis of the forward pass."""
     if type(shape) is not tuple:
         refuse("shape", shape)
