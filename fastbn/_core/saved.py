@@ -15,6 +15,8 @@ from fastbn._core.tensors import as_constant
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from fastbn._core.checks import Axis
+
 
 
 LAST_ACTIVATION = max(ACTIVATIONS.values())
