@@ -23,6 +23,7 @@ from fastbn.affine import ChannelAffine, Plan  # noqa: E402
 from fastbn.folding import fold_before_conv, fold_before_linear, fold_conv, fold_linear  # noqa: E402
 from fastbn.layers.accumulate import WholeBatch  # noqa: E402
 from fastbn.layers.batchnorm import BatchNorm  # noqa: E402
+from fastbn.layers.conditional import ConditionalBatchNorm  # noqa: E402
 from fastbn.layers.population import population_statistics  # noqa: E402
 from fastbn.layers.report import Report  # noqa: E402
 from fastbn.layers.sync import SyncBatchNorm  # noqa: E402
@@ -32,6 +33,7 @@ __all__ = [
     "BatchNorm",
     "ChannelAffine",
     "ChannelStats",
+    "ConditionalBatchNorm",
     "Plan",
     "Report",
     "SyncBatchNorm",
