@@ -7,7 +7,7 @@ cdef int begin_inference(Job* job, View x, View residual, View y, tuple activati
     job.y = array_of(y)
     if residual is not None:
         job.residual = array_of(residual)
-    set_activation(job, activation)
+    set_activation(job, activation, INVERSE_ELU)
     return 0
 
 

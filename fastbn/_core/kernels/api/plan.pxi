@@ -176,11 +176,11 @@ cdef void plan(Job* job, int threads, Py_ssize_t last_cache) noexcept:
         add_phase(job, PLANES_APPLY, parts(job.n * job.c, cut.unit_planes) * cut.pieces)
 
 
-cdef int set_activation(Job* job, tuple activation) except -1:
+cdef int set_activation(Job* job, tuple activation, int last=ELU) except -1:
     # `activation` is what check_activation() returns: a code and its parameter.
     job.activation, job.slope = activation
-    if not NO_ACTIVATION <= job.activation <= ELU:
-        raise ValueError(f"activation has the code {job.activation}; expected {NO_ACTIVATION} to {ELU}")
+    if not NO_ACTIVATION <= job.activation <= last:
+        raise ValueError(f"activation has the code {job.activation}; expected {NO_ACTIVATION} to {last}")
     return 0
 
 

@@ -21,6 +21,7 @@ cdef enum:
     MISH = 11
     SOFTPLUS = 12
     ELU = 13
+    INVERSE_ELU = 14        # from y to x, for a backward that has y alone
 
 cdef enum:
     ACTIVATION_STEP = 128   # floats, and half as many doubles
@@ -147,3 +148,6 @@ cdef void activate(int activation, real alpha, real* t, Py_ssize_t n, const real
         activate_with_exp(SOFTPLUS, alpha, t, n, ahead)
     elif activation == ELU:
         activate_with_exp(ELU, alpha, t, n, ahead)
+    elif activation == INVERSE_ELU:
+        for j in range(n):
+            t[j] = log_above_minus_1(t[j] / alpha) if t[j] < 0 else t[j]

@@ -103,7 +103,7 @@ cdef inline real exp_of(bint minus_1, real r, real scale) noexcept nogil:
 
 
 cdef inline real log1p_of(real v) noexcept nogil:
-    # log(1 + e) = 2 artanh(v / 2) with v = 2 e / (2 + e), for e from 0 to 1.
+    # log(1 + e) = 2 artanh(v / 2) with v = 2 e / (2 + e), for e from -1/2 to 1.
     cdef real w = v * v, p
     if real is float:
         p = <real> 0.00054710956456694836
@@ -122,6 +122,24 @@ cdef inline real log1p_of(real v) noexcept nogil:
         p = p * w + 0.012500000000048474
         p = p * w + 0.083333333333332885
     return v + (v * w) * p
+
+
+cdef inline real log_above_minus_1(real u) noexcept nogil:
+    # log(1 + u), for u from -1 to 0, as log(m) + k ln 2 with m from 1/2 to 1. At -1, that of the largest 1 + u that
+    # rounds to 0 there.
+    cdef real least_sum = <real> 2.98023223876953125e-8 if real is float else <real> 5.5511151231257827e-17
+    cdef real d = at_least(least_sum, 1 + u), q
+    cdef int k
+    if real is float:
+        k = <int> (fastbn_bits(d) >> 23) - 126
+        q = fastbn_float((fastbn_bits(d) & <uint32_t> 0x7fffff) | <uint32_t> 0x3f000000) - 1
+    else:
+        k = <int> (fastbn_bits_of_double(d) >> 52) - 1022
+        q = fastbn_double(
+            (fastbn_bits_of_double(d) & <uint64_t> 0xfffffffffffff) | <uint64_t> 0x3fe0000000000000) - 1
+    k = 0 if d >= <real> 0.5 else k
+    q = u if d >= <real> 0.5 else q
+    return <real> k * <real> 0.6931471805599453 + log1p_of((q + q) / (2 + q))
 
 
 cdef inline real tail_numerator(real x) noexcept nogil:
