@@ -26,6 +26,9 @@ ActivationName: TypeAlias = Literal[
 ]
 Activation: TypeAlias = ActivationName | tuple[Literal["leaky_relu", "elu"], float] | None
 
+# The channel axis, or several.
+Axis: TypeAlias = int | tuple[int, ...]
+
 # The codes of the kernels (activations.pxi).
 ACTIVATIONS = {
     "relu": 1, "relu6": 2, "leaky_relu": 3, "hardswish": 4, "hard_sigmoid": 5, "sigmoid": 6, "silu": 7, "tanh": 8,

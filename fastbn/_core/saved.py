@@ -29,12 +29,12 @@ class Saved:
     Attributes
     ----------
     mean, var, rstd : ndarray of float64, shape (C,)
-        Mean, biased variance, and 1 / sqrt(var + eps). Read-only.
+        Mean, biased variance, and 1 / sqrt(var + eps). Read-only. With a virtual batch size, (groups, C).
     count : int
-        Values per channel; 0 for given statistics.
+        Values per channel of the whole batch; 0 for given statistics.
     """
 
-    __slots__ = ("_arrangement", "_axis", "_count", "_index", "_kept", "_residual", "_shape", "_var")
+    __slots__ = ("_arrangement", "_axis", "_count", "_index", "_kept", "_residual", "_samples", "_shape", "_var")
 
     def __init__(       # with keywords only, the call would take twice as long
         self,
@@ -47,32 +47,42 @@ class Saved:
         *,
         arrangement: tuple[int, tuple[int, ...] | None] | None = None,
         index: NDArray[np.intp] | None = None,
+        samples: int | None = None,
     ) -> None:
         self._kept, self._var, self._count = kept, var, count
         self._shape, self._axis = shape, axis       # of x, if there was a forward pass
         self._residual = residual       # whether the forward pass had one
         self._arrangement = arrangement     # the order of the elements in memory, to which bits belong
         self._index = index             # positions that counted, in C order; None for all
+        self._samples = samples         # samples of a statistic, as the kernels count them; None for all
 
     @property
     def mean(self) -> NDArray[np.float64]:
         """Mean of each channel."""
-        return read_only(self._kept.mean)
+        return self._shaped(self._kept.mean)
 
     @property
     def var(self) -> NDArray[np.float64]:
         """Biased variance of each channel."""
-        return read_only(self._var)
+        return self._shaped(self._var)
 
     @property
     def rstd(self) -> NDArray[np.float64]:
         """1 / sqrt(var + eps) of each channel."""
-        return read_only(self._kept.rstd)
+        return self._shaped(self._kept.rstd)
 
     @property
     def count(self) -> int:
         """Values per channel."""
         return self._count
+
+    def _shaped(self, statistic: NDArray[np.float64]) -> NDArray[np.float64]:
+        # Of a caller, who cannot change it.
+        view: NDArray[np.float64] = statistic.view()
+        if self._samples is not None and self._shape is not None and self._axis is not None:
+            view = statistic.reshape(-1, self._shape[self._axis])
+        view.flags.writeable = False
+        return view
 
     def __repr__(self) -> str:
         return f"Saved({len(self._kept.mean)}, count={self._count})"
@@ -111,7 +121,7 @@ class Saved:
         mean64, var64, rstd = normalizing(mean, var, eps)
         return cls(Kept(mean64, None, rstd, None, None, None, True, (0, 0.0)), var64, 0)
 
-    def _view_of(self, x: ArrayLike, axis: int) -> views.View:
+    def _view_of(self, x: ArrayLike, axis: int | tuple[int, ...]) -> views.View:
         """Return a view of x of the forward pass as the kernels walk it.
 
         Raises
@@ -133,7 +143,9 @@ class Saved:
             refuse("activation", activation)
         if type(self._count) is not int or self._count < 0:
             refuse("count", self._count)
-        view = views.view(x, axis, len(mean))
+        if self._samples is not None and not (type(self._samples) is int and self._samples > 0):
+            refuse("samples", self._samples)
+        view = views.view(x, axis, len(mean) if self._samples is None else None)
         if self._shape is not None:
             if view.array.shape != self._shape:
                 raise ValueError(f"x has shape {view.array.shape}; expected that of the forward pass, {self._shape}")
@@ -152,18 +164,11 @@ class Saved:
                 raise ValueError("x must lie in memory as in the forward pass, where only some positions counted")
         # Only these combinations have kernels: bits with a residual; scale and shift without one.
         if bits is not None and not (
-                self._residual and is_vector(bits, np.uint16) and len(bits) == kernels.bits_words(view)):
+                self._residual and is_vector(bits, np.uint16) and len(bits) == kernels.bits_words(view, self._samples)):
             refuse("mask", bits)
         if scale is not None and self._residual:
             refuse("scale", scale)
         return view
-
-
-def read_only(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a read-only view."""
-    view: NDArray[np.float64] = vector.view()
-    view.flags.writeable = False
-    return view
 
 
 def normalizing(
@@ -180,6 +185,15 @@ def normalizing(
     with np.errstate(divide="ignore"):
         rstd: NDArray[np.float64] = 1 / np.sqrt(var64 + eps)
     return mean64, var64, rstd
+
+
+def left_over(saved: Saved, view: views.View) -> NDArray[np.float64]:
+    """Return the mean minus the mean that the kernels use, which is rounded to their precision."""
+    mean, low = saved._kept.mean, saved._kept.low
+    dtype = np.float64 if view.array.dtype == np.float64 else np.float32
+    with np.errstate(over="ignore", invalid="ignore"):
+        left: NDArray[np.float64] = mean - mean.astype(dtype)
+    return left if low is None else left + low
 
 
 def in_range(var: NDArray[np.float64]) -> NDArray[np.float64]:

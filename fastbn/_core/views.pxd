@@ -1,6 +1,18 @@
 cimport numpy as cnp
 
 
+cdef class Merge:
+    cdef tuple shape                # of the arrays of the caller
+    cdef tuple order                # their axes, those of the channels side by side; None if they are so already
+    cdef tuple parts                # the shape in this order
+    cdef tuple whole                # the shape with one channel axis
+    cdef int axis                   # the channel axis of a merged array
+
+    cdef cnp.ndarray merge(self, cnp.ndarray a)
+    cdef bint fits(self, cnp.ndarray a)
+    cdef cnp.ndarray split(self, cnp.ndarray a)
+
+
 cdef class View:
     cdef str name                   # of the array, in errors
     cdef cnp.ndarray source         # the caller's array
@@ -12,6 +24,7 @@ cdef class View:
     cdef int outer                  # the number of axes before the channel axis in this order
     cdef cnp.ndarray chosen         # intp, the increasing numbers of the rows that count; None for all
     cdef Py_ssize_t rows            # rows of the array if some are chosen; n is then their number
+    cdef Merge merge                # how several channel axes became one; None for one axis
     cdef bint broadcast             # whether narrow rows may be one row that is repeated
     cdef char* p
     cdef int type                   # of the elements, as in sizes.pxi

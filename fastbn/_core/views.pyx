@@ -21,6 +21,7 @@ from fastbn._core.tensors import SUPPORTED, as_array, as_constant, is_tensor, to
 
 include "kernels/common/sizes.pxi"
 include "arrays/arguments.pxi"
+include "arrays/merge.pxi"
 include "arrays/walk.pxi"
 include "arrays/overlap.pxi"
 include "arrays/vectors.pxi"
@@ -29,7 +30,7 @@ cnp.import_array()
 
 
 cdef class View:
-    """An array as the kernels walk it."""
+    """An array as the kernels walk it, with one channel axis."""
 
     @property
     def shape(self):
@@ -38,7 +39,7 @@ cdef class View:
 
     @property
     def axis(self):
-        """The channel axis, counted from 0."""
+        """The channel axis of `array`, counted from 0."""
         return self.outer if self.order is None else self.order[self.outer]
 
     @property
@@ -48,11 +49,25 @@ cdef class View:
 
     cpdef finish(self):
         """Return the array for the caller; a packed result is copied to its target first."""
+        array = self.array if self.merge is None else self.merge.split(self.array)
         if self.target is not None:
-            np.copyto(self.target, self.array)
+            np.copyto(self.target, array)
         if self.result is None:
-            return self.array
-        return to_tensor(self.array) if self.result is True else self.result
+            return array
+        return to_tensor(array) if self.result is True else self.result
+
+    @property
+    def merges(self):
+        """Whether several channel axes of the caller's array are one axis of `array`."""
+        return self.merge is not None
+
+    def merged(self, cnp.ndarray a not None):
+        """Return another array of the caller's shape in the shape of `array`."""
+        return a if self.merge is None else self.merge.merge(a)
+
+    def split(self, cnp.ndarray a not None):
+        """Return an array of the shape of `array` in the caller's shape, without a copy."""
+        return a if self.merge is None else self.merge.split(a)
 
 
 def is_walkable(cnp.ndarray a not None, int axis):
@@ -68,10 +83,10 @@ cpdef View view(x, axis, channels=None, str name="x", arrangement=None, bint sta
     Parameters
     ----------
     x : array_like of float32, float64, float16 or bfloat16, two or more dimensions
-    axis : int
-        The channel axis.
-    channels : int, optional
-        The expected number of channels.
+    axis : int or tuple of int
+        The channel axis, or several.
+    channels : int or tuple of int, optional
+        The expected number of channels; a tuple for the number along each of several axes.
     name : str
         The name of `x` in errors.
     arrangement : tuple, optional
@@ -86,11 +101,17 @@ cpdef View view(x, axis, channels=None, str name="x", arrangement=None, bint sta
     """
     cdef cnp.ndarray a = array_of(x, name, statistics)
     cdef View v = View.__new__(View)
-    cdef int k = channel_axis(a, axis, channels, name)
+    cdef int k
     v.name = name
-    v.tensor = not cnp.PyArray_CheckExact(x) and is_tensor(x)
     v.source = a
     v.broadcast = statistics
+    if isinstance(axis, tuple):
+        v.merge = merge_of(a, axis, channels, name)
+        a = v.merge.merge(a)
+        k = v.merge.axis
+    else:
+        k = channel_axis(a, axis, channels, name)
+    v.tensor = not cnp.PyArray_CheckExact(x) and is_tensor(x)
     if arrangement is not None:
         v.outer, v.order = arrangement
         if not walk(v, a, k):
@@ -108,6 +129,7 @@ cdef View beside(View x, cnp.ndarray a, cnp.ndarray source, str name, object tar
     v.source = source
     v.order = x.order
     v.outer = x.outer
+    v.merge = x.merge
     v.target = target
     if walk(v, a, x.outer if x.order is None else x.order[x.outer]) and x.chosen is not None:
         set_chosen(v, x.chosen)
@@ -148,7 +170,7 @@ cpdef bint choose(View x, cnp.ndarray index) except -1:
     Returns
     -------
     bool
-        Whether the View was restricted. The channels must be contiguous and must not be narrow.
+        Whether the View was restricted. The channels must be those of one axis, contiguous, and not narrow.
 
     Raises
     ------
@@ -157,7 +179,7 @@ cpdef bint choose(View x, cnp.ndarray index) except -1:
     """
     refuse_none(x, "x")
     refuse_none(index, "index")
-    if x.s != 1 or x.order is not None or x.outer != cnp.PyArray_NDIM(<cnp.ndarray> x.array) - 1 or narrow(x.c):
+    if x.merge is not None or x.s != 1 or x.order is not None or x.outer != cnp.PyArray_NDIM(<cnp.ndarray> x.array) - 1 or narrow(x.c):
         return False
     check_index(index, x.n)
     set_chosen(x, index)
@@ -170,15 +192,16 @@ cpdef View like(View x, a, str name):
     A list or tuple is converted to the dtype of `x`.
     """
     cdef View v
-    cdef cnp.ndarray b
+    cdef cnp.ndarray b, walked
     refuse_none(x, "x")
     b = array_like(x, a, name)
-    if not same_shape(<cnp.ndarray> x.array, b):
-        raise ValueError(f"{name} has shape {(<object> b).shape}; expected the shape of x, {x.array.shape}")
+    if not same_shape(x.source, b):
+        raise ValueError(f"{name} has shape {(<object> b).shape}; expected the shape of x, {(<object> x.source).shape}")
     if cnp.PyArray_TYPE(b) != cnp.PyArray_TYPE(<cnp.ndarray> x.array):
         raise TypeError(f"{name} has dtype {b.dtype}; expected that of x, {x.array.dtype}")
-    v = beside(x, b, b, name, None)
-    return v if v.p != NULL else beside(x, arranged(x, b, False), b, name, None)
+    walked = b if x.merge is None else x.merge.merge(b)
+    v = beside(x, walked, b, name, None)
+    return v if v.p != NULL else beside(x, arranged(x, walked, False), b, name, None)
 
 
 cpdef View output(View x, out=None, View other=None):
@@ -207,16 +230,22 @@ cpdef View output(View x, out=None, View other=None):
         v.result = True if x.tensor else None
         return v
     a = as_target(out)
-    if not same_shape(<cnp.ndarray> x.array, a):
-        raise ValueError(f"out has shape {(<object> a).shape}; expected the shape of {x.name}, {x.array.shape}")
+    if not same_shape(x.source, a):
+        raise ValueError(f"out has shape {(<object> a).shape}; expected the shape of {x.name}, "
+                         f"{(<object> x.source).shape}")
     if cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(<cnp.ndarray> x.array):
         raise TypeError(f"out has dtype {a.dtype}; expected that of {x.name}, {x.array.dtype}")
     check_writable(a)
     refuse_overlap(a, x)
     if other is not None:
         refuse_overlap(a, other)
-    v = beside(x, a, a, "out", None)
-    if v.p == NULL:
-        v = beside(x, arranged(x, a, True), a, "out", a)
+    if x.merge is None:
+        v = beside(x, a, a, "out", None)
+    elif x.merge.fits(a):
+        v = beside(x, x.merge.merge(a), a, "out", None)
+    else:
+        v = None
+    if v is None or v.p == NULL:
+        v = beside(x, arranged(x, <cnp.ndarray> x.array, True), a, "out", a)
     v.result = out
     return v

@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
 Averaging: TypeAlias = Literal["ema", "cumulative", "exact"]
 UpdatePolicy: TypeAlias = Literal["propagate", "raise", "skip_update"]
+OnSingle: TypeAlias = Literal["raise", "zero", "running"]
 AVERAGINGS: tuple[Averaging, ...] = get_args(Averaging)
 UPDATE_POLICIES: tuple[UpdatePolicy, ...] = get_args(UpdatePolicy)
+ON_SINGLE: tuple[OnSingle, ...] = get_args(OnSingle)
 
 
 class Settings(TypedDict, total=False):
     """The arguments of a layer that do not follow from its state."""
 
-    axis: int
+    axis: int | tuple[int, ...]
     eps: float
     momentum: float | None
     unbiased: bool
@@ -31,6 +33,8 @@ class Settings(TypedDict, total=False):
     averaging: Averaging
     debias: bool
     nan_policy: UpdatePolicy
+    on_single: OnSingle
+    virtual_batch_size: int | None
 
 
 class Setting(NamedTuple):
@@ -54,8 +58,18 @@ class Setting(NamedTuple):
 _ORIGIN = "fastbn."
 _NUMBER = r"[0-9]{1,20}(?:\.[0-9]{1,20})?(?:e[+-][0-9]{1,3})?"
 _FLAG = "True|False"
+_AXIS = "-?[0-9]{1,9}"
+_AXES = rf"{_AXIS}|\({_AXIS}(?:, {_AXIS}){{1,31}}\)"
+
+
+def _axes(text: str) -> int | tuple[int, ...]:
+    if text[0] != "(":
+        return int(text)
+    return tuple(int(axis) for axis in text[1:-1].split(","))
+
+
 SETTINGS = {
-    "axis": Setting("-?[0-9]{1,9}", int),
+    "axis": Setting(_AXES, _axes),
     "eps": Setting(_NUMBER, lambda text: check_eps(float(text))),
     "momentum": Setting(f"None|{_NUMBER}", lambda text: check_momentum(None if text == "None" else float(text))),
     "unbiased": Setting(_FLAG, "True".__eq__),
@@ -63,6 +77,8 @@ SETTINGS = {
     "averaging": Setting("|".join(name for name in AVERAGINGS if name != "cumulative"), str, "ema"),
     "debias": Setting(_FLAG, "True".__eq__, "False"),
     "nan_policy": Setting("|".join(UPDATE_POLICIES), str, "propagate"),
+    "on_single": Setting("|".join(ON_SINGLE), str, "raise"),
+    "virtual_batch_size": Setting("None|[1-9][0-9]{0,17}", lambda text: None if text == "None" else int(text), "None"),
 }
 KIND = "kind"               # the name of the layer's class
 ARGUMENTS = "arguments"     # of a layer that is stored as a whole

@@ -10,9 +10,10 @@ from fastbn._core import memory, views
 from fastbn._core.checks import check_activation, check_eps, check_trainable
 from fastbn._core.dispatch import kernels
 from fastbn._core.kept import Kept
-from fastbn._core.saved import Saved, check_variance, normalizing
+from fastbn._core.saved import Saved, check_variance, left_over
 from fastbn._core.tensors import as_constant
 from fastbn._core.threads import check as check_threads
+from fastbn.functional.ghost import grouped
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -31,10 +32,11 @@ def batch_norm_training(
     gamma: ArrayLike | None = None,
     beta: ArrayLike | None = None,
     *,
-    axis: int = 1,
+    axis: int | tuple[int, ...] = 1,
     eps: float = 1e-5,
     residual: ArrayLike | None = None,
     activation: Activation = None,
+    virtual_batch_size: int | None = None,
     out: NDArray[Any] | None = None,
     num_threads: int | None = None,
 ) -> tuple[NDArray[Any], Saved]:
@@ -49,14 +51,20 @@ def batch_norm_training(
         May be read-only, strided, misaligned or byte-swapped.
     gamma, beta : array_like of float32 or float64, shape (C,), optional
         Scale and shift; 1 and 0 by default.
-    axis : int
-        The channel axis; statistics run over all other axes.
+    axis : int or tuple of int
+        The channel axis; statistics run over all other axes. With several axes, each combination of their indices is a
+        channel, and the channels are numbered in the order of the tuple: with (1, 2) and the sizes C1 and C2, channel
+        ``i * C2 + j`` is ``x[:, i, j]``. x is copied only if the axes do not follow each other in its memory.
     eps : float
         Added to the variance. With 0, y is NaN in a channel of zero variance.
     residual : array_like, shape and dtype of x, optional
         Added before the activation.
     activation : str, tuple or None
         Applied last; NaN passes through. As in `fastbn.ChannelAffine`; with a residual only "relu".
+    virtual_batch_size : int, optional
+        Each group of so many consecutive samples along axis 0 is normalized by its own statistics; the last one may
+        have fewer: ghost batch norm, after Hoffer, Hubara and Soudry (2017), https://arxiv.org/abs/1705.08741. The
+        statistics of `saved` then have the shape (groups, C).
     out : ndarray, shape and dtype of x, optional
         Buffer for y; `x` or `residual` itself to work in place.
     num_threads : int, optional
@@ -74,7 +82,8 @@ def batch_norm_training(
     TypeError
         For an unsupported dtype or an argument of the wrong type.
     ValueError
-        For shapes that do not fit, an `out` that overlaps an input but is another array, or a single value per channel.
+        For shapes that do not fit, an `out` that overlaps an input but is another array, or a single value per channel,
+        in the batch or in a group of samples.
 
     Examples
     --------
@@ -88,10 +97,12 @@ def batch_norm_training(
     >>> saved.mean, saved.var
     (array([ 2., 20.]), array([  1., 100.]))
     """
-    view = views.view(x, axis)
+    view, samples = views.view(x, axis), None
+    if virtual_batch_size is not None:
+        view, samples = grouped(x, view, axis, virtual_batch_size)
     return train(
         view, gamma, beta, eps=check_eps(eps), residual=residual, activation=activation, out=out,
-        num_threads=num_threads)
+        num_threads=num_threads, samples=samples)
 
 
 def train(
@@ -106,10 +117,12 @@ def train(
     num_threads: int | None,
     index: NDArray[np.intp] | None = None,
     fill: bool = False,
+    samples: int | None = None,
 ) -> tuple[NDArray[Any], Saved]:
     """Do what `batch_norm_training` does, given a view of x and an eps that is checked.
 
     `index` lists the positions that the view chose; with `fill` the other positions of the result become zero.
+    `samples` is what `grouped` returns.
     """
     coded = (0, 0.0) if activation is None else check_trainable(activation, residual is not None)
     if num_threads is not None:
@@ -127,27 +140,28 @@ def train(
         kept = Kept(zeros, None, zeros, None, None, None, False, (0, 0.0))
         return y.finish(), Saved(kept, zeros, 0, view.array.shape, view.axis, other is not None)
     bits = coded[0] and other is not None
-    mask = memory.empty((kernels.bits_words(view),), np.dtype(np.uint16)) if bits else None
+    mask = memory.empty((kernels.bits_words(view, samples),), np.dtype(np.uint16)) if bits else None
     mean, low, var, rstd = kernels.forward(
-        view, y, other, gamma, beta, eps, activation=coded, bits=mask, fill=fill, num_threads=num_threads)
+        view, y, other, gamma, beta, eps, activation=coded, bits=mask, fill=fill, num_threads=num_threads,
+        samples=samples)
     scale = shift = None
     if coded[0] and mask is None:
-        scale, shift = forward_coefficients(rstd, gamma, beta)
+        scale, shift = forward_coefficients(rstd.reshape(-1, channels), gamma, beta)
     # Calling Kept takes twice as long.
     kept = tuple.__new__(Kept, (mean, low, rstd, scale, shift, mask, False, coded))
     return y.finish(), Saved(
         kept, var, n * s, view.array.shape, view.axis, other is not None,
-        arrangement=None if mask is None else view.arrangement, index=index)
+        arrangement=None if mask is None and samples is None else view.arrangement, index=index, samples=samples)
 
 
 def forward_coefficients(
     rstd: NDArray[np.float64], gamma: ArrayLike | None, beta: ArrayLike | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return gamma * rstd and beta as a forward pass uses them."""
+    """Return gamma * rstd and beta as a forward pass uses them; rstd may have a row for each group of samples."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):      # as the kernels, which do not warn
         scale = rstd.copy() if gamma is None else rstd * np.asarray(as_constant(gamma, "gamma"), np.float64)
-    shift = np.zeros(rstd.shape) if beta is None else np.array(as_constant(beta, "beta"), np.float64)
-    return scale, shift
+    shift = np.zeros(rstd.shape[-1]) if beta is None else np.array(as_constant(beta, "beta"), np.float64)
+    return scale.ravel(), shift
 
 
 def batch_norm_inference(
@@ -157,7 +171,7 @@ def batch_norm_inference(
     gamma: ArrayLike | None = None,
     beta: ArrayLike | None = None,
     *,
-    axis: int = 1,
+    axis: int | tuple[int, ...] = 1,
     eps: float = 1e-5,
     residual: ArrayLike | None = None,
     activation: Activation = None,
@@ -206,77 +220,13 @@ def batch_norm_inference(
         num_threads=num_threads)
 
 
-def normalize(
-    x: ArrayLike,
-    mean: NDArray[np.float64],
-    var: NDArray[np.float64],
-    gamma: ArrayLike | None,
-    beta: ArrayLike | None,
-    *,
-    axis: int,
-    eps: float,
-    activation: tuple[int, float],
-    residual: ArrayLike | None,
-    num_threads: int | None,
-    mean_low: NDArray[np.float64] | None,
-    count: int,
-    out: NDArray[Any] | None,
-) -> tuple[NDArray[Any], Saved]:
-    """Normalize a part of a training batch of `count` values per channel by the statistics of the whole.
-
-    Returns y and what `batch_norm_backward` needs, as `batch_norm_training` does.
-    """
-    saved = inference_saved(        # before y may be written over x
-        x, mean, var, gamma, beta, axis=axis, eps=eps, activation=activation, residual=residual,
-        num_threads=num_threads, mean_low=mean_low, count=count)
-    constants = kernels.Constants(len(mean), mean, var, gamma, beta, eps, low=mean_low)
-    return kernels.apply(x, axis, constants, residual, out, activation, num_threads), saved
-
-
-def inference_saved(
-    x: ArrayLike,
-    mean: ArrayLike,
-    var: ArrayLike,
-    gamma: ArrayLike | None,
-    beta: ArrayLike | None,
-    *,
-    axis: int,
-    eps: float,
-    activation: tuple[int, float],
-    residual: ArrayLike | None,
-    num_threads: int | None,
-    mean_low: NDArray[np.float64] | None = None,
-    count: int | None = None,
-) -> Saved:
-    """Return what `batch_norm_backward` needs of a `batch_norm_inference`.
-
-    `activation` is what `check_trainable` returns. Without one the values of a residual are not used, and True can
-    stand for it. `count` is that of the training batch of which x is a part; None if the statistics are constants.
-    """
-    if count is None:
-        check_variance(var, eps)
-    mean64, var64, rstd = normalizing(mean, var, eps)
-    if count == 0:
-        rstd[...] = 0       # as in an empty training batch
-    view = views.view(x, axis)
-    scale = shift = mask = arrangement = None
-    if activation[0] and residual is None:
-        scale, shift = forward_coefficients(rstd, gamma, beta)
-    elif activation[0] and residual is not None:
-        arrangement = view.arrangement
-        constants = kernels.Constants(view.shape[1], mean, var, gamma, beta, eps, low=mean_low)
-        mask = kernels.apply_bits(view, residual, constants, num_threads=num_threads)
-    kept = Kept(mean64, mean_low, rstd, scale, shift, mask, count is None, activation)
-    return Saved(kept, var64, count or 0, view.array.shape, view.axis, residual is not None, arrangement=arrangement)
-
-
 def batch_norm_backward(
     dy: ArrayLike,
     x: ArrayLike,
     saved: Saved,
     gamma: ArrayLike | None = None,
     *,
-    axis: int = 1,
+    axis: int | tuple[int, ...] = 1,
     out: NDArray[Any] | None = None,
     num_threads: int | None = None,
 ) -> tuple[NDArray[Any], ...]:
@@ -294,7 +244,7 @@ def batch_norm_backward(
     saved : Saved
     gamma : array_like of float32 or float64, shape (C,), optional
         As in the forward pass.
-    axis : int
+    axis : int or tuple of int
         As in the forward pass.
     out : ndarray, shape and dtype of x, optional
         Buffer for dx; `dy` or `x` itself to work in place.
@@ -332,7 +282,7 @@ def gradients(
     saved: Saved,
     gamma: ArrayLike | None,
     *,
-    axis: int,
+    axis: int | tuple[int, ...],
     out: NDArray[Any] | None,
     num_threads: int | None,
     fill: bool = False,
@@ -340,8 +290,8 @@ def gradients(
 ) -> tuple[NDArray[Any], ...]:
     """Do what `batch_norm_backward` does.
 
-    With `fill` the positions of dx that did not count become zero. `sums`, (2, C), is the total of `gradient_sums` over
-    all parts of a batch of ``saved.count`` values per channel; x is one of these parts.
+    With `fill` the positions of dx that did not count become zero. `sums`, (2, C), is the total of
+    `parts.gradient_sums` over all parts of a batch of ``saved.count`` values per channel; x is one of these parts.
     """
     view, gradient = backward_views(dy, x, saved, axis, num_threads)
     dx = views.output(view, out, gradient)
@@ -351,7 +301,8 @@ def gradients(
         dgamma, dbeta = np.zeros(view.shape[1]), np.zeros(view.shape[1])
     elif sums is None:
         dgamma, dbeta = kernels.backward(
-            gradient, view, dx, dresidual, saved._kept, gamma, fill=fill, num_threads=num_threads)
+            gradient, view, dx, dresidual, saved._kept, gamma, fill=fill, num_threads=num_threads,
+            samples=saved._samples)
     if sums is not None:
         dbeta, about_mean = sums
         with np.errstate(all="ignore"):     # an infinity leaves NaN in its channel, without a warning
@@ -364,30 +315,8 @@ def gradients(
     return dx.finish(), dgamma, dbeta, *(() if dresidual is None else (dresidual.finish(),))
 
 
-def gradient_sums(
-    dy: ArrayLike, x: ArrayLike, saved: Saved, *, axis: int, num_threads: int | None
-) -> NDArray[np.float64]:
-    """Return sum dy and sum dy * (x - mean), (2, C), with dy before the activation; see `gradients`."""
-    view, gradient = backward_views(dy, x, saved, axis, num_threads)
-    out = np.zeros((2, view.shape[1]))
-    if view.size:
-        products, out[0] = kernels.reduce_gradient(gradient, view, saved._kept, num_threads=num_threads)
-        with np.errstate(all="ignore"):
-            out[1] = products - left_over(saved, view) * out[0]
-    return out
-
-
-def left_over(saved: Saved, view: views.View) -> NDArray[np.float64]:
-    """Return the mean minus the mean that the kernels use, which is rounded to their precision."""
-    mean, low = saved._kept.mean, saved._kept.low
-    dtype = np.float64 if view.array.dtype == np.float64 else np.float32
-    with np.errstate(over="ignore", invalid="ignore"):
-        left: NDArray[np.float64] = mean - mean.astype(dtype)
-    return left if low is None else left + low
-
-
 def backward_views(
-    dy: ArrayLike, x: ArrayLike, saved: Saved, axis: int, num_threads: int | None
+    dy: ArrayLike, x: ArrayLike, saved: Saved, axis: int | tuple[int, ...], num_threads: int | None
 ) -> tuple[views.View, views.View]:
     """Return views of x and dy, after a check that they fit the forward pass."""
     if not isinstance(saved, Saved):

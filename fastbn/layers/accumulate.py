@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn._core import views
-from fastbn._core.checks import channels, check_iterable, counted, listed
+from fastbn._core.checks import check_iterable, counted, listed
 from fastbn._core.overlap import overlap
 from fastbn._core.saved import normalizing
 from fastbn._core.tensors import is_tensor
 from fastbn.functional import batchnorm
 from fastbn.layers import passes
 from fastbn.layers.batch import Batch
+from fastbn.layers.by_batch import refuse_groups
 from fastbn.layers.masked import is_jagged, read, refuse_marks, select
 from fastbn.layers.source import BACKWARD, FORWARD, MicroBatches
 from fastbn.statistics.channel_stats import ChannelStats
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
     from fastbn._core.checks import Activation
     from fastbn.layers.masked import Padding
+    from fastbn.layers.options import NormWithOptions
     from fastbn.layers.tape import Tape
-    from fastbn.layers.tracked import TrackedNorm
 
 _MISSING = object()
 
@@ -95,7 +96,7 @@ class WholeBatch:
 
     def __init__(
         self,
-        layer: TrackedNorm,
+        layer: NormWithOptions,
         micro_batches: Iterable[Any],
         *,
         masks: Iterable[ArrayLike | None] | None = None,
@@ -106,24 +107,33 @@ class WholeBatch:
             if not layer.training:
                 raise RuntimeError("accumulate needs a layer in training mode; in evaluation mode, call the layer with "
                                    "each micro-batch")
+            if layer.use_running_stats:
+                raise RuntimeError("accumulate needs a layer that normalizes by its batch; with "
+                                   "use_running_stats=True, call the layer with each micro-batch")
+            refuse_groups(layer, "accumulate")
             check_iterable(micro_batches, "micro_batches")
-            layer._running.check(training=True)
+            layer._running.check(training=layer.update_running_stats)
             batchnorm.check_vectors(layer.num_features, gamma=layer.gamma, beta=layer.beta)
             given = Given()
             own = _statistics(layer, given, micro_batches, masks, lengths)
             batch = Batch.from_stats(own) if source.whole else source.reduce(lambda: own)
-            _refuse_small(batch)
-            followed = layer._follower.follow(batch)
+            singles = layer._singles()
+            if not batch.size:
+                raise ValueError("micro_batches have 0 values per channel in total; expected two or more")
+            if batch.single() and singles.refused:
+                (MicroBatches(batch) if source.whole else source).refuse_single(batch)
+            received = singles.followed(batch)
+            followed = not layer.update_running_stats or layer._follower.follow(received)
         layer._forget()
         self._layer = layer
-        self._batch = batch
+        self._batch, self._statistics = batch, singles.statistics(batch)
         self._expected = own.count
         self._given = given
         self._tapes: list[Tape] = []
         self._lost = False
-        self.stats: ChannelStats = ChannelStats(layer.num_features, axis=layer.axis) + batch.to_stats()
+        self.stats: ChannelStats = layer._no_values() + batch.to_stats()
         if not followed:
-            layer._warn_once(batch)
+            layer._warn_once(received)
 
     def __repr__(self) -> str:
         return f"WholeBatch({len(self._expected)}, count={self._batch.size})"
@@ -164,10 +174,11 @@ class WholeBatch:
             refuse_marks(mask, lengths)
             return self(x[0], residual, activation, out, padding=padding), x[1]
         layer = self._layer
-        view = views.view(x, layer.axis, layer.num_features)
+        view = views.view(x, layer.axis, layer._channels)
         selection = select(view, mask, lengths, padding)
         operands = passes.Operands.of(view, residual, activation, out)
-        y, _, tape = passes.forward(operands, selection, MicroBatches(self._batch), layer._parameters())
+        y, _, tape = passes.forward(
+            operands, selection, MicroBatches(self._batch), layer._parameters(), lambda batch: self._statistics)
         # Gathered rows survive a result over x.
         self._lost |= out is not None and tape.rows is None and views.same_memory(out, x)
         tape.x = x
@@ -234,7 +245,7 @@ class WholeBatch:
             saved = self._tapes[0].saved
             assert saved is not None
             return saved.rstd
-        return normalizing(self._batch.mean, self._batch.divisor(), self._layer.eps)[2]
+        return normalizing(self._statistics.mean, self._statistics.var, self._layer.eps)[2]
 
     def _arrays(self, given: Iterable[Any], name: str) -> list[Any]:
         check_iterable(given, name)
@@ -271,11 +282,11 @@ class WholeBatch:
 
 
 def _statistics(
-    layer: TrackedNorm, given: Given, micro_batches: Iterable[Any], masks: Iterable[ArrayLike | None] | None,
+    layer: NormWithOptions, given: Given, micro_batches: Iterable[Any], masks: Iterable[ArrayLike | None] | None,
     lengths: Iterable[ArrayLike | None] | None,
 ) -> ChannelStats:
     # Of all micro-batches, each of which is read once and added to `given`.
-    stats = ChannelStats(layer.num_features, axis=layer.axis)
+    stats = layer._no_values()
     columns: dict[str, Iterable[Any]] = {"micro_batches": micro_batches}
     for name, column in (("masks", masks), ("lengths", lengths)):
         if column is not None:
@@ -291,22 +302,12 @@ def _statistics(
             refuse_marks(mask, steps)
             x, _ = x
         # A view refuses what statistics take and layers do not, such as uint8.
-        view = views.view(x, layer.axis, layer.num_features, f"micro_batches[{i}]")
+        view = views.view(x, layer.axis, layer._channels, f"micro_batches[{i}]")
         selection = select(view, mask, steps, "zero")
         part = read(view, selection, layer.num_threads)
         given.add(x, int(part.count.sum()))
         stats.merge(part)
     return stats
-
-
-def _refuse_small(batch: Batch) -> None:
-    single = batch.single()
-    if batch.size < 2:
-        raise ValueError(
-            f"micro_batches have {counted(batch.size, 'value')} per channel in total; expected two or more")
-    if single:
-        raise ValueError(f"micro_batches have a single value that counts in {channels(single)}; expected two or more, "
-                         "or none")
 
 
 def _memory(x: Any) -> object:

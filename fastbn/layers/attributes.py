@@ -154,6 +154,7 @@ CHECKS: Mapping[str, Check] = {
     "eps": lambda _, value, name: check_eps(value),
     "num_threads": lambda _, value, name: None if value is None else check_threads(value),
     "training": lambda _, value, name: check_flag(value, name),
+    "learn_affine": lambda _, value, name: check_flag(value, name),
     "gamma": check_vector,
     "beta": check_vector,
     "num_features": refusal("make a new layer"),

@@ -56,15 +56,19 @@ class Norm(Checked, ABC):
     ----------
     gamma, beta, grad_gamma, grad_beta : ndarray or None
     training : bool
+    learn_affine : bool
+        Whether `backward` leaves gradients of gamma and beta.
     """
 
     __slots__ = ("__dict__", "__weakref__", "_tape")        # `set_tape` takes half the time of an attribute
     _checks: ClassVar[Mapping[str, Check]] = CHECKS
+    _modes: ClassVar[Mapping[str, bool]] = {"training": True, "learn_affine": True}     # and their defaults
 
     dtype: np.dtype[Any]
     eps: float
     num_threads: int | None
     training: bool
+    learn_affine: bool
     # None in a layer without them; Any, because users know whether theirs has them, and a checker does not.
     gamma: NDArray[Any] | Any
     beta: NDArray[Any] | Any
@@ -84,7 +88,8 @@ class Norm(Checked, ABC):
         set_unchecked(self, "dtype", check_dtype(dtype))
         self.eps = eps
         self.num_threads = num_threads
-        self.training = True
+        for name, mode in self._modes.items():
+            set_unchecked(self, name, mode)
         self.gamma = np.ones(shape, self.dtype) if scale else None
         self.beta = np.zeros(shape, self.dtype) if center else None
         self.grad_gamma = None
@@ -134,15 +139,14 @@ class Norm(Checked, ABC):
     # Text, copies and pickles.
 
     def __repr__(self) -> str:
-        # The settings that differ from their defaults, and the mode if it is evaluation.
+        # The settings and modes that differ from their defaults.
         shown = self._positional()
         derived = self._derived()
         for name, default in self._defaults().items():
             value = getattr(self, name)
             if value != derived.get(name, default):
                 shown.append(f"{name}={value if name == 'dtype' else repr(value)}")
-        if not self.training:
-            shown.append("training=False")
+        shown += [f"{name}={not mode}" for name, mode in self._modes.items() if getattr(self, name) is not mode]
         return f"{type(self).__name__}({', '.join(shown)})"
 
     @abstractmethod
@@ -150,9 +154,16 @@ class Norm(Checked, ABC):
         """Return the positional arguments as text."""
 
     def _constructor(self) -> dict[str, Parameter]:
-        # Of the class of this package: one that is derived from it elsewhere may have other parameters.
-        cls = next(cls for cls in type(self).__mro__ if cls.__module__.partition(".")[0] == "fastbn")
-        return {name: p for name, p in signature(cls).parameters.items() if name not in self._hidden()}
+        # Of the class of this package: one that is derived from it elsewhere may have other parameters. A class that
+        # takes **settings has those of its base too.
+        found: dict[str, Parameter] = {}
+        for cls in (cls for cls in type(self).__mro__ if cls.__module__.partition(".")[0] == "fastbn"):
+            parameters = signature(cls).parameters
+            named = {name: p for name, p in parameters.items() if p.kind is not Parameter.VAR_KEYWORD}
+            found = named | found
+            if len(named) == len(parameters):
+                break
+        return {name: p for name, p in found.items() if name not in self._hidden()}
 
     def _defaults(self) -> dict[str, Any]:
         return {name: p.default for name, p in self._constructor().items() if p.default is not Parameter.empty}
@@ -195,8 +206,9 @@ class Norm(Checked, ABC):
             self._forget()
 
     def _set_gradients(self, dgamma: NDArray[np.float64], dbeta: NDArray[np.float64]) -> None:
-        set_unchecked(self, "grad_gamma", None if self.gamma is None else dgamma.astype(self.dtype))
-        set_unchecked(self, "grad_beta", None if self.beta is None else dbeta.astype(self.dtype))
+        learn = self.learn_affine
+        set_unchecked(self, "grad_gamma", dgamma.astype(self.dtype) if learn and self.gamma is not None else None)
+        set_unchecked(self, "grad_beta", dbeta.astype(self.dtype) if learn and self.beta is not None else None)
 
     def backward(self, dy: ArrayLike, out: NDArray[Any] | None = None) -> Any:
         """Compute the gradients of the last forward pass.
@@ -213,7 +225,8 @@ class Norm(Checked, ABC):
         Returns
         -------
         dx : ndarray
-            Or the tuple ``(dx, dresidual)`` if the forward pass had a residual. `grad_gamma` and `grad_beta` are set.
+            Or the tuple ``(dx, dresidual)`` if the forward pass had a residual. `grad_gamma` and `grad_beta` are set;
+            to None if `learn_affine` is False.
 
         Raises
         ------

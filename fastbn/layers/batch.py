@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -14,6 +14,24 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastbn._core.saved import Saved
+
+
+class Statistics(NamedTuple):
+    """What a batch is normalized by.
+
+    Attributes
+    ----------
+    mean, var : ndarray of float64, shape (C,)
+    mean_low : ndarray of float64, shape (C,), or None
+        The second word of the mean.
+    counts : ndarray of float64, shape (C,), or None
+        Values per channel, if channels differ; 0 where the statistics are constants, which have no gradient.
+    """
+
+    mean: NDArray[np.float64]
+    var: NDArray[np.float64]
+    mean_low: NDArray[np.float64] | None
+    counts: NDArray[np.float64] | None
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +50,8 @@ class Batch:
         The same statistics from double lanes, if they are known.
     counts : ndarray of float64, shape (C,), or None
         Values of each channel, if channels differ.
+    unbiased : ndarray of float64, shape (C,), or None
+        The unbiased variance, if it does not follow from var and the number of values.
     """
 
     size: int
@@ -40,6 +60,7 @@ class Batch:
     mean_low: NDArray[np.float64] | None = None
     stats: ChannelStats | None = None
     counts: NDArray[np.float64] | None = None
+    unbiased: NDArray[np.float64] | None = None
 
     @classmethod
     def from_saved(cls, saved: Saved) -> Batch:
@@ -64,12 +85,21 @@ class Batch:
             m2 = self.var * counts
         return ChannelStats.from_arrays(counts, self.mean, m2, self.mean_low)
 
-    def divisor(self) -> NDArray[np.float64]:
-        """Return the variance to normalize by: as `in_range`, and 1 in a channel without values.
+    def statistics(self) -> Statistics:
+        """Return what the batch is normalized by: the variance is as `in_range`, and 1 in a channel without values.
 
         The gradients of such a channel are then 0 for any eps.
         """
-        return np.where(np.asarray(self.size if self.counts is None else self.counts) > 0, in_range(self.var), 1.0)
+        var = np.where(np.asarray(self.size if self.counts is None else self.counts) > 0, in_range(self.var), 1.0)
+        return Statistics(self.mean, var, self.mean_low, self.counts)
+
+    def without(self, channels: list[int]) -> Batch:
+        """Return the batch as if these channels had no values."""
+        counts = np.full(len(self.mean), float(self.size)) if self.counts is None else self.counts.copy()
+        counts[channels] = 0
+        mean, var, low = (np.where(counts > 0, vector, 0.0) for vector in (
+            self.mean, self.var, 0.0 if self.mean_low is None else self.mean_low))
+        return Batch(int(counts.max()), mean, var, low, counts=differing(counts))
 
     def single(self) -> list[int]:
         """Return the channels that have exactly one value, and no variance."""
@@ -81,13 +111,16 @@ class Batch:
         """Return the variance that running averages follow; Inf if it exceeds float64."""
         if not unbiased:
             return self.var
-        factor = self.size / (self.size - 1) if self.counts is None else self.counts / np.maximum(self.counts - 1, 1)
+        if self.unbiased is not None:
+            return self.unbiased
+        counts = np.float64(self.size) if self.counts is None else self.counts
+        factor = counts / np.maximum(counts - 1, 1)
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             return self.var * factor
 
-    def over(self, running: NDArray[Any], new: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the new averages; the running ones in channels without values."""
-        return new if self.counts is None else np.where(self.counts > 0, new, running)
+    def over(self, running: NDArray[Any], new: NDArray[np.float64], least: int = 1) -> NDArray[np.float64]:
+        """Return the new averages; the running ones in channels with less than `least` values."""
+        return np.where((self.size if self.counts is None else self.counts) >= np.float64(least), new, running)
 
 
 class Follower(Protocol):

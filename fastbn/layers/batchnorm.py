@@ -3,43 +3,41 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from math import prod
 from typing import TYPE_CHECKING, Any, overload
 from weakref import ref
 
 import numpy as np
 from numpy import ndarray
 
-from fastbn._core import views
 from fastbn._core.checks import check_activation, check_flag
 from fastbn._core.dispatch import kernels
 from fastbn._core.saved import check_variance
 from fastbn._core.views import same_memory
 from fastbn.checkpoints.kinds import register
-from fastbn.functional import batchnorm
-from fastbn.layers import passes
-from fastbn.layers.base import set_tape, warn
-from fastbn.layers.batch import Batch
-from fastbn.layers.converted import ConvertedNorm
-from fastbn.layers.masked import Marks, check_padding, is_jagged, read, refuse_marks, select
+from fastbn.layers import by_average, by_batch
+from fastbn.layers.base import set_tape
+from fastbn.layers.masked import Marks, check_padding, is_jagged, refuse_marks
+from fastbn.layers.options import NormWithOptions, check_features
 from fastbn.layers.running import MOMENTUM, AveragingOptions, RunningStatistics
 from fastbn.layers.source import FORWARD
-from fastbn.layers.tape import Tape, weakly
+from fastbn.layers.tape import weakly
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-    from fastbn._core.checks import Activation
-    from fastbn.checkpoints.settings import Averaging, UpdatePolicy
+    from fastbn._core.checks import Activation, Axis
+    from fastbn.checkpoints.settings import Averaging, OnSingle, UpdatePolicy
     from fastbn.layers.accumulate import WholeBatch
-    from fastbn.layers.masked import Padding, Selection
+    from fastbn.layers.masked import Padding
 
 ZERO: Padding = "zero"
 
 
 @register
-class BatchNorm(ConvertedNorm):
+class BatchNorm(NormWithOptions):
     """Batch normalization over all axes except the channel axis, like ``torch.nn.BatchNorm1d``, ``2d`` and ``3d``.
 
     In training mode, y = (x - mean) / sqrt(var + eps) * gamma + beta with the mean and the biased variance of the
@@ -48,10 +46,12 @@ class BatchNorm(ConvertedNorm):
 
     Parameters
     ----------
-    num_features : int
-        Number of channels, C.
-    axis : int
-        The channel axis: 1 for NCHW, -1 for NHWC.
+    num_features : int or tuple of int
+        Number of channels, C; with several channel axes their product, or the size of each.
+    axis : int or tuple of int
+        The channel axis: 1 for NCHW, -1 for NHWC. Or several: each combination of their indices is then a channel, in
+        the order of the tuple, and all vectors keep the shape (C,). With ``axis=(1, 2)`` and the sizes (C1, C2),
+        ``bn.gamma.reshape(C1, C2)`` shows them by axis. x is copied only if the axes are not adjacent in its memory.
     eps : float
         Added to the variance. With 0, a channel of zero variance gives NaN in training mode and an error in evaluation
         mode.
@@ -84,6 +84,15 @@ class BatchNorm(ConvertedNorm):
         What a training batch does whose mean or variance is not finite. "propagate": the running averages become NaN or
         Inf. "raise": ValueError before anything changes. "skip_update": y is computed; running averages and counter
         stay unchanged, with a warning the first time.
+    on_single : {"raise", "zero", "running"}
+        What a training batch does with a single value in a channel, which has no variance. "raise": ValueError. "zero":
+        x_hat and dx are 0, and y is beta; the running mean moves, and the running variance does not. "running": the
+        channel is normalized by its running averages, which do not move.
+    virtual_batch_size : int, optional
+        Training normalizes each group of so many consecutive samples, along axis 0, by its own statistics (ghost batch
+        norm: Hoffer, Hubara and Soudry, 2017, https://arxiv.org/abs/1705.08741). The last group may have fewer. The
+        running averages move once, towards the mean over the groups of their means and variances, weighted by their
+        numbers of values.
 
     Attributes
     ----------
@@ -96,6 +105,9 @@ class BatchNorm(ConvertedNorm):
         Number of training batches; without empty ones if it determines the weights of batches (momentum None, debias).
     training : bool
         The mode; see `train` and `eval`.
+    use_running_stats, update_running_stats, learn_affine : bool
+        Whether training normalizes by the running averages, whether they follow training batches, and whether
+        `backward` leaves gradients of gamma and beta, which are None otherwise. False, True and True; see `freeze`.
     grad_gamma, grad_beta : ndarray, shape (C,), or None
         Gradients of the last `backward`; each call replaces them.
 
@@ -107,11 +119,11 @@ class BatchNorm(ConvertedNorm):
     Notes
     -----
     Assignments to attributes are checked as the arguments of the constructor: axis, eps, momentum, unbiased,
-    num_threads, debias, nan_policy, training, num_batches_tracked, and the shape and dtype of gamma, beta, running_mean
-    and running_var, which keep aligned arrays in native byte order as they are, and convert lists. num_features, dtype,
-    averaging, the attributes that follow from arrays, and names that the layer does not have cannot be assigned
-    (AttributeError). ``copy.copy``, ``copy.deepcopy`` and pickles make an
-    independent layer, without the last forward pass.
+    num_threads, debias, nan_policy, on_single, virtual_batch_size, num_batches_tracked, the modes, and the shape and
+    dtype of gamma, beta, running_mean and running_var, which keep aligned arrays in native byte order as they are, and
+    convert lists. num_features, dtype, averaging, the attributes that follow from arrays, and names that the layer does
+    not have cannot be assigned (AttributeError). ``copy.copy``, ``copy.deepcopy`` and pickles make an independent
+    layer, without the last forward pass.
 
     Examples
     --------
@@ -131,9 +143,9 @@ class BatchNorm(ConvertedNorm):
 
     def __init__(
         self,
-        num_features: int,
+        num_features: int | tuple[int, ...],
         *,
-        axis: int = 1,
+        axis: Axis = 1,
         eps: float = 1e-5,
         momentum: float | None = MOMENTUM,
         affine: bool = True,
@@ -146,11 +158,14 @@ class BatchNorm(ConvertedNorm):
         averaging: Averaging = "ema",
         debias: bool = False,
         nan_policy: UpdatePolicy = "propagate",
+        on_single: OnSingle = "raise",
+        virtual_batch_size: int | None = None,
     ) -> None:
         affine = check_flag(affine, "affine")
+        self._channels = channels = check_features(num_features)
         super().__init__(
-            num_features, axis=axis, eps=eps, dtype=dtype, num_threads=num_threads,
-            scale=affine if scale is None else check_flag(scale, "scale"),
+            channels if isinstance(channels, int) else prod(channels), axis=axis, eps=eps, dtype=dtype,
+            num_threads=num_threads, scale=affine if scale is None else check_flag(scale, "scale"),
             center=affine if center is None else check_flag(center, "center"))
         self._running = RunningStatistics(
             self.num_features, self.dtype, check_flag(track_running_stats, "track_running_stats"),
@@ -158,6 +173,7 @@ class BatchNorm(ConvertedNorm):
                 averaging=averaging, momentum=momentum, unbiased=unbiased, debias=debias, nan_policy=nan_policy))
         self._follower = self._running
         self._warned = False
+        self._set_options(on_single, virtual_batch_size)
 
     @overload
     def __call__(
@@ -225,10 +241,14 @@ class BatchNorm(ConvertedNorm):
         """
         running = self._running
         mean, var = running.running_mean, running.running_var
+        # Without averages evaluation normalizes by the batch too.
+        by_statistics = reads = mean is None or var is None
+        if self.training and not by_statistics:
+            by_statistics = not self.use_running_stats
+            reads = by_statistics or self.update_running_stats
         if padding is not ZERO or (type(x) is not ndarray and isinstance(x, tuple)):
-            # Other ranks wait only for a batch, not in evaluation mode.
-            by_batch = self.training or mean is None or var is None
-            with self._source.guard(FORWARD) if by_batch else nullcontext():
+            # Other ranks wait only for statistics of the batch.
+            with self._source.guard(FORWARD) if reads else nullcontext():
                 check_padding(padding)
                 jagged = isinstance(x, tuple) and is_jagged(x)
                 if jagged:
@@ -236,20 +256,21 @@ class BatchNorm(ConvertedNorm):
             if jagged:
                 values, offsets = x
                 return self(values, residual, activation, out), offsets
-        if self.training or mean is None or var is None:
+        if reads or mask is not None or lengths is not None or type(self._channels) is tuple:
             marks = None if mask is None and lengths is None else Marks(mask, lengths, padding)
-            if self._source.whole:
-                return self._by_batch(x, residual, activation, out, marks)
+            forward = by_batch.forward if by_statistics else by_average.forward
+            if not reads or self._source.whole:
+                return forward(self, x, residual, activation, out, marks)
             with self._source.guard(FORWARD):
-                return self._by_batch(x, residual, activation, out, marks)
-        if mask is not None or lengths is not None:
-            return self._evaluate(x, residual, activation, out, Marks(mask, lengths, padding))
+                return forward(self, x, residual, activation, out, marks)
+        # The rest of evaluation is here, because a call would take a tenth of its time.
         coded = (0, 0.0) if activation is None else check_activation(activation)
         code = coded[0]
         if running.debias:
             mean, var = running.evaluation()
         constants = self._constants
         if constants is None or not constants.made_of(mean, var, self.gamma, self.beta, self.eps):
+            assert var is not None
             check_variance(var, self.eps, "running_var")
             # One compiled call reads all parameters and another one loads a state, so no thread sees half of one.
             self._constants = constants = kernels.Constants(
@@ -262,88 +283,13 @@ class BatchNorm(ConvertedNorm):
         # Over x, no backward pass is possible; over the residual, the bits of a ReLU cannot be computed again.
         lost = out is not None and (
             same_memory(out, x) or (code > 0 and residual is not None and same_memory(out, residual)))
-        if residual is not None:
-            residual = weakly(residual) if code else True
         try:    # as weakly(), in less time
-            kept: Any = ref(x)
+            kept: Any = x if self.training else ref(x)
         except TypeError:
             kept = x
-        set_tape(self, (None if lost else kept, residual, coded))
-        return y
-
-    def _by_batch(
-        self, x: ArrayLike, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None,
-        marks: Marks | None,
-    ) -> Any:
-        # A forward pass by the statistics of the batch.
-        view = views.view(x, self.axis, self.num_features)
-        training, source = self.training, self._source
-        self._running.check(training)
-        selection = None if marks is None else select(view, *marks)
-        preview = self._preview(view, selection, out is not None) if training else None
-        try:
-            if selection is None and source.whole:
-                y, saved = batchnorm.train(
-                    view, self.gamma, self.beta, eps=self.eps, residual=residual, activation=activation, out=out,
-                    num_threads=self.num_threads)
-                # Tape.of_batch() takes longer.
-                batch, tape = Batch.from_saved(saved), Tape(None, None, saved._kept.activation, saved)
-            else:
-                operands = passes.Operands.of(view, residual, activation, out)
-                y, batch, tape = passes.forward(
-                    operands, selection, source, self._parameters(), self._follower.accepts if training else None)
-        except BaseException as error:
-            self._forget_unless_refused(error)
-            raise
-        received = batch if preview is None else preview
-        none = selection is not None and not batch.size
-        followed = not training or self._follower.follow(received)
-        if not training:
-            tape.rows = None
-        if out is None or not same_memory(out, x) or tape.rows is not None:
-            tape.x = x if training else weakly(x)
-        set_tape(self, tape)
-        # Warnings come last, because they may be errors.
-        if none:
-            warn("the mask selects no position; the running averages are not updated", UserWarning)
-        elif not followed:
-            self._warn_once(received)
-        return y
-
-    def _preview(self, view: views.View, selection: Selection | None, overwrites: bool) -> Batch | None:
-        # The statistics of a batch that fused kernels read and write at once, for a follower that wants them precise,
-        # or wants to refuse them before x is gone.
-        follower = self._follower
-        if not (follower.exact or (overwrites and self._running.nan_policy == "raise")):
-            return None
-        if not self._source.whole or (selection is not None and selection.by_channel):
-            return None
-        batch = Batch.from_stats(read(view, selection, self.num_threads))
-        follower.accepts(batch)
-        return batch if follower.exact else None
-
-    def _evaluate(
-        self, x: ArrayLike, residual: ArrayLike | None, activation: Activation, out: NDArray[Any] | None, marks: Marks,
-    ) -> Any:
-        # A forward pass by running averages of values that count.
-        view = views.view(x, self.axis, self.num_features)
-        selection = select(view, *marks)
-        assert selection is not None
-        mean, var = self._constant_statistics()
-        try:
-            operands = passes.Operands.of(view, residual, activation, out)
-            y = passes.evaluate(operands, selection, self._parameters(), mean, var)
-        except BaseException as error:
-            self._forget_unless_refused(error)
-            raise
-        coded = check_activation(activation)
-        lost = out is not None and (
-            same_memory(out, x) or (coded[0] > 0 and residual is not None and same_memory(out, residual)))
         if residual is not None:
-            residual = weakly(residual) if coded[0] else True
-        tape = Tape(None if lost else weakly(x), residual, coded)
-        tape.selection = selection
-        set_tape(self, tape)
+            residual = True if not code else residual if self.training else weakly(residual)
+        set_tape(self, (None if lost else kept, residual, coded))
         return y
 
     def accumulate(

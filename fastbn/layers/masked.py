@@ -7,6 +7,7 @@ replaced.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -112,7 +113,7 @@ class Selection:
         elif out is None:
             array[...] = np.moveaxis(kept, self.axis, -1)
         elif target.array is not out:
-            array[...] = np.moveaxis(views.as_plain(out, "out"), self.axis, -1)
+            array[...] = np.moveaxis(target.merged(views.as_plain(out, "out")), self.axis, -1)
         array[self.chosen] = rows
         return target.finish()
 
@@ -121,10 +122,10 @@ class Selection:
         if out is None:
             np.copyto(values, values.dtype.type(0) if zero else kept, where=~self.full)
             return target.finish()
-        place = views.as_plain(out, "out")
+        place, full = views.as_plain(out, "out"), target.split(self.full)
         if zero:
-            np.copyto(place, place.dtype.type(0), where=~self.full)
-        np.copyto(place, values, where=self.full)
+            np.copyto(place, place.dtype.type(0), where=~full)
+        np.copyto(place, target.split(values), where=full)
         return out
 
     def spread(self, values: NDArray[Any], like: views.View) -> Any:
@@ -134,6 +135,7 @@ class Selection:
             array = empty(like.array.shape, like.array.dtype)
             array.fill(0)
             np.moveaxis(array, self.axis, -1)[self.chosen] = values
+        array = like.split(array)
         return to_tensor(array) if like.tensor else array
 
     def start(self, target: views.View, kept: NDArray[Any], out: NDArray[Any] | None) -> NDArray[Any]:
@@ -154,11 +156,22 @@ def select(
         If an argument does not fit.
     """
     check_padding(padding)
+    if view.merges and mask is not None:
+        mask = _merged(view, mask)
     chosen = selection(view.array.shape, view.axis, None, mask, lengths)
     if chosen is None:
         return None
     # A copy, because the mask of the caller may change before the backward pass.
     return Selection(np.array(chosen), view.axis, padding, chosen.ndim == view.array.ndim)
+
+
+def _merged(view: views.View, mask: ArrayLike) -> ArrayLike:
+    # A mask with as many axes as x has all channel axes.
+    given, shape = views.as_plain(mask, "mask"), view.split(view.array).shape
+    if given.ndim == len(shape):
+        with suppress(ValueError):      # raised again with a message
+            return view.merged(np.broadcast_to(given, shape))
+    return given
 
 
 def read(view: views.View, chosen: Selection | None, num_threads: int | None) -> ChannelStats:

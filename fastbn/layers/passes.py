@@ -17,8 +17,8 @@ import numpy as np
 
 from fastbn._core import views
 from fastbn._core.checks import check_trainable
-from fastbn.functional import batchnorm
-from fastbn.layers.batch import Batch
+from fastbn.functional import batchnorm, parts
+from fastbn.layers.batch import Batch, Statistics
 from fastbn.layers.masked import Selection, read
 from fastbn.layers.tape import Tape
 from fastbn.statistics.channel_stats import ChannelStats
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from fastbn._core.checks import Activation
+    from fastbn._core.checks import Activation, Axis
     from fastbn._core.saved import Saved
     from fastbn.layers.source import Source
 
@@ -80,7 +80,7 @@ class Operands:
 
 def forward(
     operands: Operands, selection: Selection | None, source: Source, parameters: Parameters,
-    accept: Callable[[Batch], object] | None = None,
+    settle: Callable[[Batch], Statistics],
 ) -> tuple[Any, Batch, Tape]:
     """Normalize the values that count by the statistics of their batch.
 
@@ -91,9 +91,9 @@ def forward(
         None if all values count.
     source : Source
     parameters : Parameters
-    accept : callable, optional
-        Gets the statistics of the batch before anything is written, and may raise an error. Not called for a batch
-        that fused kernels read and write at once.
+    settle : callable
+        Gets the statistics of the batch before anything is written, and returns what normalizes it or raises an error.
+        Not called for a batch that fused kernels read and write at once.
 
     Returns
     -------
@@ -106,11 +106,13 @@ def forward(
     Raises
     ------
     TypeError, ValueError
-        As `fastbn.functional.batch_norm_training`; also if a single value counts in a channel.
+        As `fastbn.functional.batch_norm_training`.
     """
     coded = check_trainable(operands.activation, operands.residual is not None)
     if source.whole and selection is not None and not selection.by_channel:
-        return _fused(operands, selection, parameters)
+        index = np.flatnonzero(selection.chosen)
+        if len(index) != 1:
+            return _fused(operands, selection, parameters, index)
     view, added = operands.view, operands.added
     batchnorm.check_vectors(view.shape[1], gamma=parameters.gamma, beta=parameters.beta)
     x, rows = view.array, None
@@ -118,17 +120,15 @@ def forward(
         x, added = selection.take(x), None if added is None else selection.take(added)
         rows = None if selection.by_channel else x
     batch = source.reduce(lambda: _read(view, selection, rows, parameters.num_threads))
-    if accept is not None:
-        accept(batch)
-    counts, size = batch.counts, batch.size
+    mean, var, low, counts = settle(batch)
+    size = batch.size
     if selection is not None and selection.by_channel:
-        counts = np.full(len(batch.mean), float(size)) if counts is None else counts
+        counts = np.full(len(mean), float(size)) if counts is None else counts
         size = max(size, selection.positions)
     place = operands.target.array if selection is None else selection.place(operands.target, operands.out)
-    values, saved = batchnorm.normalize(
-        x, batch.mean, batch.divisor(), parameters.gamma, parameters.beta, axis=view.axis if rows is None else 1,
-        eps=parameters.eps, activation=coded, residual=added, num_threads=parameters.num_threads,
-        mean_low=batch.mean_low, count=size, out=place)
+    values, saved = parts.normalize(
+        x, mean, var, parameters.gamma, parameters.beta, axis=view.axis if rows is None else 1, eps=parameters.eps,
+        activation=coded, residual=added, num_threads=parameters.num_threads, mean_low=low, count=size, out=place)
     y = operands.target.finish() if selection is None else selection.put(
         operands.target, values, view.array, operands.out)
     return y, batch, Tape.of_batch(saved, selection, rows, counts)
@@ -142,14 +142,12 @@ def _read(
     return read(view, selection, num_threads)
 
 
-def _fused(operands: Operands, selection: Selection, parameters: Parameters) -> tuple[Any, Batch, Tape]:
+def _fused(
+    operands: Operands, selection: Selection, parameters: Parameters, index: NDArray[np.intp]
+) -> tuple[Any, Batch, Tape]:
     # Positions of a whole batch. Where channels lie last and fill vectors, the kernels walk the rows that count in
     # their place; elsewhere they get gathered rows, to the same bits.
     view, target, out = operands.view, operands.target, operands.out
-    index = np.flatnonzero(selection.chosen)
-    if len(index) == 1:
-        raise ValueError("mask or lengths select a single position of x, one value per channel, which has no variance; "
-                         "training needs two or more")
     settings: dict[str, Any] = {
         "eps": parameters.eps, "activation": operands.activation, "num_threads": parameters.num_threads}
     if len(index) and (out is None or target.array is out) and views.choose(view, index):
@@ -165,10 +163,16 @@ def _fused(operands: Operands, selection: Selection, parameters: Parameters) -> 
 
 
 def evaluate(
-    operands: Operands, selection: Selection, parameters: Parameters, mean: ArrayLike, var: ArrayLike
+    operands: Operands, selection: Selection | None, parameters: Parameters, mean: ArrayLike, var: ArrayLike
 ) -> Any:
     """Transform the values that count by given statistics; returns y. `complete` prepares a backward pass."""
     view, added = operands.view, operands.added
+    if selection is None:
+        batchnorm.batch_norm_inference(
+            view.array, mean, var, parameters.gamma, parameters.beta, axis=view.axis, eps=parameters.eps,
+            residual=added, activation=operands.activation, out=operands.target.array,
+            num_threads=parameters.num_threads)
+        return operands.target.finish()
     x = selection.take(view.array)
     place = selection.place(operands.target, operands.out) if selection.by_channel else x
     values = batchnorm.batch_norm_inference(
@@ -178,7 +182,7 @@ def evaluate(
     return selection.put(operands.target, values, view.array, operands.out)
 
 
-def complete(tape: Tape, axis: int, parameters: Parameters, mean: ArrayLike, var: ArrayLike) -> Saved:
+def complete(tape: Tape, axis: Axis, parameters: Parameters, mean: ArrayLike, var: ArrayLike) -> Saved:
     """Add what a backward pass needs to the tape of a forward pass by given statistics, and return it.
 
     Parameters
@@ -192,11 +196,12 @@ def complete(tape: Tape, axis: int, parameters: Parameters, mean: ArrayLike, var
     """
     x, residual, selection = tape.x, tape.residual, tape.selection
     if selection is not None:
-        axis, x = selection.kernel_axis, selection.take(views.as_plain(x, "x"))
+        view = views.view(x, axis)
+        axis, x = selection.kernel_axis, selection.take(view.array)
         tape.rows = None if selection.by_channel else x
         if residual is not None and residual is not True:
-            residual = selection.take(views.as_plain(residual, "residual"))
-    tape.saved = batchnorm.inference_saved(
+            residual = selection.take(views.like(view, residual, "residual").array)
+    tape.saved = parts.inference_saved(
         x, mean, var, parameters.gamma, parameters.beta, axis=axis, eps=parameters.eps,
         activation=tape.activation, residual=residual, num_threads=parameters.num_threads)
     return tape.saved
@@ -224,7 +229,7 @@ class Gradient:
     """
 
     def __init__(
-        self, dy: ArrayLike, tape: Tape, axis: int, parameters: Parameters, out: NDArray[Any] | None = None
+        self, dy: ArrayLike, tape: Tape, axis: Axis, parameters: Parameters, out: NDArray[Any] | None = None
     ) -> None:
         assert tape.saved is not None
         self._saved, self._selection, self._counts = tape.saved, tape.selection, tape.counts
@@ -235,7 +240,7 @@ class Gradient:
         batchnorm.check_vectors(self._view.shape[1], gamma=parameters.gamma)
         selection = self._selection
         self._operands: tuple[Any, Any] = dy, tape.x
-        self._axis = axis
+        self._axis: Axis = axis
         if selection is not None and not self._walks:
             self._axis = selection.kernel_axis
             self._operands = (
@@ -254,7 +259,7 @@ class Gradient:
 
     def reduce(self) -> NDArray[np.float64]:
         """Return sum dy and sum dy (x - mean), (2, C), of the values that count."""
-        return batchnorm.gradient_sums(
+        return parts.gradient_sums(
             *self._operands, self._saved, axis=self._axis, num_threads=self._parameters.num_threads)
 
     def apply(self, sums: NDArray[np.float64] | None) -> tuple[Any, ...]:

@@ -47,7 +47,7 @@ def population_statistics(
     Parameters
     ----------
     bn_layers : BatchNorm or iterable of BatchNorm
-        Layers with running averages. Other layers of the network keep their mode.
+        Layers with running averages, which are not frozen. Other layers of the network keep their mode.
     batches : iterable
         The arguments of `forward`. A batch with a single value per channel in a layer is an error, as in training.
     forward : callable
@@ -92,7 +92,7 @@ def population_statistics(
     check_iterable(batches, "batches", "an iterable")
     if progress is not None:
         check_flag(progress, "progress")
-    gatherings = [Gathering(layer._running, ChannelStats(layer.num_features, axis=layer.axis)) for layer in layers]
+    gatherings = [Gathering(layer._running, layer._no_values()) for layer in layers]
     with contextlib.ExitStack() as stack:
         for layer, gathering in zip(layers, gatherings, strict=True):
             stack.enter_context(layer._followed_by(gathering))
@@ -157,6 +157,10 @@ def _check_layers(bn_layers: BatchNorm | Iterable[BatchNorm]) -> list[BatchNorm]
             raise TypeError(f"bn_layers[{i}] must be a BatchNorm, got {type(layer).__name__}")
         if layer.running_mean is None or layer.running_var is None:
             raise ValueError(f"bn_layers[{i}] keeps no running averages; expected track_running_stats=True")
+        for name, needed in (("use_running_stats", False), ("update_running_stats", True)):
+            if getattr(layer, name) is not needed:
+                raise ValueError(f"bn_layers[{i}] has {name}={not needed}; expected a layer that is not frozen; call "
+                                 "unfreeze()")
         if any(layer is other for other in layers[:i]):
             raise ValueError(f"bn_layers[{i}] appears twice; expected each layer once")
     return layers

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from fastbn._core.checks import Axis
     from fastbn.layers.running import RunningStatistics
 
 # A variance below this share of eps gives a standard deviation below 0.032 before gamma.
@@ -146,7 +147,7 @@ class Reported(Protocol):
     """What a report needs of a layer."""
 
     num_features: int
-    axis: int
+    axis: Axis
     eps: float
     dtype: np.dtype[Any]
     num_threads: int | None
@@ -209,7 +210,8 @@ def _drift(
     layer: Reported, x: ArrayLike, mean: NDArray[Any], var: NDArray[Any]
 ) -> tuple[ChannelStats, NDArray[np.float64]]:
     view = views.view(x, layer.axis, layer.num_features)      # refuses dtypes that only statistics accept
-    live = ChannelStats(layer.num_features, axis=layer.axis).update(view.array, num_threads=layer.num_threads)
+    axis = layer.axis if isinstance(layer.axis, int) else view.axis
+    live = ChannelStats(layer.num_features, axis=axis).update(view.array, num_threads=layer.num_threads)
     count = values_per_channel(live)
     if count < 2:
         raise ValueError(f"x has {counted(count, 'value')} per channel; expected two or more")

@@ -227,18 +227,21 @@ class RunningStatistics(Checked):
             If a channel has no values and the averages need values in each, or if the batch is not finite and
             `nan_policy` is "raise".
         """
-        if batch.counts is not None and self.running_mean is not None and (
+        if (batch.counts is not None or batch.size == 1) and self.running_mean is not None and (
                 self.debias or self.averaging == "cumulative"):
-            empty = np.flatnonzero(batch.counts == 0).tolist()
+            setting = "debias=True" if self.debias else "averaging='cumulative'"
+            if batch.single():
+                raise ValueError(f"x has a single value in {channels(batch.single())}, which has no variance; with "
+                                 f"{setting} the running variance needs two or more, unless on_single='running'")
+            empty = [] if batch.counts is None else np.flatnonzero(batch.counts == 0).tolist()
             if empty:
-                setting = "debias=True" if self.debias else "averaging='cumulative'"
                 raise ValueError(f"mask leaves no values in {channels(empty)}; with {setting} a batch has the same "
                                  "weight in all channels, and needs values in each")
         return self.is_usable(batch)
 
     def is_usable(self, batch: Batch) -> bool:
         """Return whether `nan_policy` lets the averages follow a batch, or raise ValueError if it is "raise"."""
-        if self.nan_policy == "propagate" or batch.size < 2:
+        if self.nan_policy == "propagate" or not batch.size:
             return True
         wrong = self._not_finite(batch)
         if wrong and self.nan_policy == "raise":
@@ -288,13 +291,14 @@ class RunningStatistics(Checked):
 
     def _move(self, batch: Batch, factor: float, mean: NDArray[Any], var: NDArray[Any]) -> None:
         # running = (1 - factor) * running + factor * batch
-        if batch.counts is None:
+        # The variance of a single value is not known, and moves nothing.
+        if batch.counts is None and batch.size > 1 and batch.unbiased is None:
             ratio = batch.size / (batch.size - 1) if self.unbiased else 1.0
             views.move(mean, var, batch.mean, batch.var, factor, ratio)
         else:
             with np.errstate(all="ignore"):     # Inf beyond the dtype, as documented
-                views.move(mean, var, batch.over(mean, batch.mean), batch.over(var, batch.running_var(self.unbiased)),
-                           factor, 1.0)
+                new_var = batch.over(var, batch.running_var(self.unbiased), 2)
+                views.move(mean, var, batch.over(mean, batch.mean), new_var, factor, 1.0)
         self.weights.add(factor, batch)
 
     def _merge(self, batch: Batch, stats: ChannelStats, mean: NDArray[Any], var: NDArray[Any]) -> None:
@@ -303,7 +307,7 @@ class RunningStatistics(Checked):
         with np.errstate(all="ignore"):
             whole = Batch.from_stats(stats)
             mean[...], var[...] = (
-                whole.over(mean, stats.mean), whole.over(var, stats.var(ddof=int(self.unbiased))))
+                whole.over(mean, stats.mean), whole.over(var, stats.var(ddof=int(self.unbiased)), 2))
         self.stats = stats
         self.weights.add(batch.size / values_per_channel(stats), batch)
 

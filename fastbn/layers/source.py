@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 
 import numpy as np
 
@@ -36,13 +36,10 @@ class Source(Protocol):
         """Whether the array at hand is the whole batch, so that the fused kernels can do all of the work."""
 
     def reduce(self, read: Callable[[], ChannelStats]) -> Batch:
-        """Return the statistics of the whole batch; `read` returns those of the array at hand.
+        """Return the statistics of the whole batch; `read` returns those of the array at hand."""
 
-        Raises
-        ------
-        ValueError
-            If a channel has a single value in the whole batch, and no variance.
-        """
+    def refuse_single(self, batch: Batch) -> NoReturn:
+        """Raise an error for a batch with a single value in some channels, and no variance."""
 
     def reduce_gradient(self, read: Callable[[], NDArray[np.float64]]) -> NDArray[np.float64]:
         """Return sum dy and sum dy (x - mean), (2, C), of the whole batch; `read` returns those of the array."""
@@ -58,12 +55,12 @@ class Local:
 
     def reduce(self, read: Callable[[], ChannelStats]) -> Batch:
         """Return the statistics of the array."""
-        batch = Batch.from_stats(read())
-        single = batch.single()
-        if single:
-            raise ValueError(f"a single value of x counts in {channels(single)}, so there is no variance to learn "
-                             "from; use a larger batch, leave such a value out of the mask, or use eval()")
-        return batch
+        return Batch.from_stats(read())
+
+    def refuse_single(self, batch: Batch) -> NoReturn:
+        """Raise an error."""
+        raise ValueError(f"a single value of x counts in {channels(batch.single())}, so there is no variance to learn "
+                         "from; use a larger batch, leave such a value out of the mask, or use eval()")
 
     def reduce_gradient(self, read: Callable[[], NDArray[np.float64]]) -> NDArray[np.float64]:
         """Return the sums of the array."""
@@ -93,6 +90,12 @@ class MicroBatches:
     def reduce(self, read: Callable[[], ChannelStats]) -> Batch:
         """Return the statistics of all micro-batches, without reading the array again."""
         return self.batch
+
+    def refuse_single(self, batch: Batch) -> NoReturn:
+        """Raise an error."""
+        have = "1 value per channel in total" if batch.size == 1 else (
+            f"a single value that counts in {channels(batch.single())}")
+        raise ValueError(f"micro_batches have {have}; expected two or more, or none")
 
     def reduce_gradient(self, read: Callable[[], NDArray[np.float64]]) -> NDArray[np.float64]:
         """Return the sums of all micro-batches, without reading the array again."""
@@ -143,15 +146,16 @@ class Ranks:
         if np.isnan(every).any():
             every = self.peers.exchange(FORWARD, counts)
         count, mean, low, var = merge(every, parts[:, 1:])
-        batch = Batch(int(count.max()), mean, var, low, counts=differing(count))
-        single = batch.single()
-        if batch.counts is not None and single:
-            raise ValueError(f"all ranks together have a single value that counts in {channels(single)}, so there is "
-                             "no variance to learn from; use a larger batch, or eval()")
-        if single:
-            raise ValueError("all ranks together have one value per channel, so there is no variance to learn from; "
-                             "use a larger batch, or eval()")
-        return batch
+        return Batch(int(count.max()), mean, var, low, counts=differing(count))
+
+    def refuse_single(self, batch: Batch) -> NoReturn:
+        """Raise an error, which is that of all ranks."""
+        if self.whole:
+            Local().refuse_single(batch)
+        have = "one value per channel" if batch.counts is None else (
+            f"a single value that counts in {channels(batch.single())}")
+        raise ValueError(f"all ranks together have {have}, so there is no variance to learn from; use a larger batch, "
+                         "or eval()")
 
     def reduce_gradient(self, read: Callable[[], NDArray[np.float64]]) -> NDArray[np.float64]:
         """Return the sums of all ranks, added in their order; a collective operation."""

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
+from fastbn.checkpoints.settings import Settings
+from fastbn.layers.attributes import Check
 from fastbn.layers.batchnorm import BatchNorm
 from fastbn.layers.ranks import check_timeout
-from fastbn.layers.running import MOMENTUM
 from fastbn.layers.source import Ranks
 
 if TYPE_CHECKING:
-    from numpy.typing import DTypeLike
-
-    from fastbn.checkpoints.settings import Averaging, UpdatePolicy
+    from typing_extensions import Unpack
 
 TIMEOUT = 300.0     # seconds, the default
+
+
+class BatchNormSettings(Settings, total=False):
+    """The arguments of a `BatchNorm` besides num_features."""
+
+    affine: bool
+    scale: bool | None
+    center: bool | None
+    track_running_stats: bool
+
+
+def refuse_virtual(layer: SyncBatchNorm, value: object, name: str) -> None:
+    """Return None, or raise an error for another value."""
+    if value is not None:
+        raise ValueError(f"{name} must be None in a SyncBatchNorm, whose statistics are those of all ranks, got "
+                         f"{value!r}; use a BatchNorm on each rank")
 
 
 class SyncBatchNorm(BatchNorm):
@@ -26,22 +40,24 @@ class SyncBatchNorm(BatchNorm):
     pass is a collective operation: every rank makes the same calls in the same order, with as many samples as it has,
     or none (an array whose shape has a zero). The forward pass gathers (count, mean, M2) per channel, and the backward
     pass (sum dy, sum dy (x - mean)). Every rank merges them in the order of ranks, after Chan, Golub and LeVeque
-    (1983), so statistics, running averages, grad_gamma and grad_beta have the same bits on all ranks. Evaluation mode
-    with running averages exchanges nothing.
+    (1983), so statistics, running averages, grad_gamma and grad_beta have the same bits on all ranks. A pass by running
+    averages exchanges nothing, in evaluation mode or after `freeze`; only averages that it updates need an exchange.
 
     `grad_gamma` and `grad_beta` are those of the whole batch, the sums over all ranks; do not sum them again.
-    (PyTorch's SyncBatchNorm leaves the part of its rank on each of them.)
+    (PyTorch's SyncBatchNorm leaves the part of its rank on each of them.) After a pass by running averages they are the
+    part of the rank.
 
     Parameters
     ----------
-    num_features, axis, eps, momentum, affine, scale, center, track_running_stats, unbiased, dtype, num_threads
-    averaging, debias, nan_policy
-        As in `BatchNorm`, and the same on every rank. A rank may have a single value per channel, but not all ranks
-        together.
+    num_features
+        As in `BatchNorm`.
     comm : mpi4py.MPI.Intracomm, optional
         COMM_WORLD by default. With one rank the layer gives the bits of a `BatchNorm`.
     timeout : float
         Seconds that a rank waits for the others before it raises TimeoutError; the ranks have to be restarted then.
+    **settings
+        The other arguments of `BatchNorm`, the same on every rank, except `virtual_batch_size`. `on_single` refers to
+        all ranks together: a rank may have a single value per channel.
 
     Raises
     ------
@@ -74,32 +90,15 @@ class SyncBatchNorm(BatchNorm):
     array([0.2, 2. ], dtype=float32)
     """
 
+    _checks: ClassVar[Mapping[str, Check]] = {**BatchNorm._checks, "virtual_batch_size": refuse_virtual}
+
     _source: Ranks
 
     def __init__(
-        self,
-        num_features: int,
-        *,
-        axis: int = 1,
-        eps: float = 1e-5,
-        momentum: float | None = MOMENTUM,
-        affine: bool = True,
-        scale: bool | None = None,
-        center: bool | None = None,
-        track_running_stats: bool = True,
-        unbiased: bool = True,
-        dtype: DTypeLike | None = np.float32,
-        num_threads: int | None = None,
-        averaging: Averaging = "ema",
-        debias: bool = False,
-        nan_policy: UpdatePolicy = "propagate",
-        comm: Any = None,
-        timeout: float = TIMEOUT,
+        self, num_features: int | tuple[int, ...], *, comm: Any = None, timeout: float = TIMEOUT,
+        **settings: Unpack[BatchNormSettings],
     ) -> None:
-        super().__init__(
-            num_features, axis=axis, eps=eps, momentum=momentum, affine=affine, scale=scale, center=center,
-            track_running_stats=track_running_stats, unbiased=unbiased, dtype=dtype, num_threads=num_threads,
-            averaging=averaging, debias=debias, nan_policy=nan_policy)
+        super().__init__(num_features, **settings)
         self._source = Ranks(comm, timeout, self.num_features)
 
     def _hidden(self) -> tuple[str, ...]:

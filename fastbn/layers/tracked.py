@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from fastbn._core import views
 from fastbn._core.checks import as_vector, check_finite, check_integer
 from fastbn._core.saved import Saved, check_variance
@@ -18,10 +20,12 @@ from fastbn.layers.base import flat, set_tape, warn
 from fastbn.layers.source import BACKWARD, Local, Source
 from fastbn.layers.stored import StoredNorm
 from fastbn.layers.tape import Tape, alive
+from fastbn.statistics.channel_stats import ChannelStats
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+    from fastbn._core.checks import Axis
     from fastbn.checkpoints.settings import Averaging, UpdatePolicy
     from fastbn.layers.batch import Batch, Follower
     from fastbn.layers.report import Report
@@ -56,7 +60,7 @@ class TrackedNorm(StoredNorm):
     }
 
     num_features: int
-    axis: int
+    axis: Axis
     running_mean: NDArray[Any] | Any = of_running("running_mean", "Running mean, shape (C,), or None.")
     running_var: NDArray[Any] | Any = of_running("running_var", "Running variance, shape (C,), or None.")
     num_batches_tracked: int = of_running("num_batches_tracked", "Number of training batches.")
@@ -72,7 +76,7 @@ class TrackedNorm(StoredNorm):
     _constants: Any
 
     def __init__(
-        self, num_features: int, *, axis: int, eps: float, scale: bool, center: bool, dtype: DTypeLike | None,
+        self, num_features: int, *, axis: Axis, eps: float, scale: bool, center: bool, dtype: DTypeLike | None,
         num_threads: int | None,
     ) -> None:
         set_unchecked(self, "num_features", check_integer(num_features, "num_features", 1))
@@ -175,22 +179,29 @@ class TrackedNorm(StoredNorm):
         """
         last = self._tape
         tape = Tape(*last) if isinstance(last, tuple) else last
-        if self._source.whole or (tape is not None and tape.saved is None):
+        if self._source.whole or (tape is not None and (tape.saved is None or tape.saved._kept.frozen)):
             return self._backward(tape, dy, out)
         with self._source.guard(BACKWARD):
             return self._backward(tape, dy, out)
 
     def _gradients(self, tape: Tape, x: Any, dy: ArrayLike, out: NDArray[Any] | None) -> tuple[Any, ...]:
         saved, source = tape.saved, self._source
-        if saved is None or tape.selection is not None or not source.whole:
+        parts = tape.selection is not None or tape.counts is not None
+        if saved is None or parts or not source.whole:
             tape = tape.with_input(x, alive(tape.residual, "residual"))
             if saved is None:
                 saved = passes.complete(tape, self.axis, self._parameters(), *self._constant_statistics())
-            if tape.selection is not None or not (saved._kept.frozen or source.whole):
+            if parts or not (saved._kept.frozen or source.whole):
                 gradient = passes.Gradient(dy, tape, self.axis, self._parameters(), out)
                 return passes.backward(gradient, source, saved._kept.frozen)
+        # The sums of constant statistics belong to gamma and beta only.
+        unused = np.zeros((2, self.num_features)) if saved._kept.frozen and not self.learn_affine else None
         return batchnorm.gradients(
-            dy, x, saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads)
+            dy, x, saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads, sums=unused)
+
+    def _no_values(self) -> ChannelStats:
+        # Statistics to merge others into. Several channel axes are one axis there.
+        return ChannelStats(self.num_features, axis=self.axis if isinstance(self.axis, int) else 1)
 
     def _constant_statistics(self) -> tuple[NDArray[Any], NDArray[Any]]:
         # Mean and variance of evaluation mode, checked.
@@ -252,7 +263,7 @@ class TrackedNorm(StoredNorm):
         return super()._vectors() | self._running.vectors()
 
     def frozen(self) -> ChannelAffine:
-        """Return the transform of evaluation mode as an immutable object.
+        """Return the transform of evaluation mode as an immutable object. The layer itself stays as it is.
 
         Returns
         -------
@@ -263,7 +274,7 @@ class TrackedNorm(StoredNorm):
         RuntimeError
             If the layer has no running averages.
         ValueError
-            If a running variance is negative, or 0 with an eps of 0.
+            If a running variance is negative, or 0 with an eps of 0; or if there are several channel axes.
 
         Examples
         --------
@@ -275,6 +286,9 @@ class TrackedNorm(StoredNorm):
                  "beta": self.beta}
         if given["running_mean"] is None or given["running_var"] is None:
             raise RuntimeError("a layer with track_running_stats=False has no statistics to freeze")
+        if not isinstance(self.axis, int):
+            raise ValueError(f"axis is {self.axis}; expected one axis, because a ChannelAffine has one. Reshape x, and "
+                             "use fastbn.ChannelAffine.from_statistics")
         batchnorm.check_vectors(self.num_features, **given)
         check_finite({name: as_vector(values, name) for name, values in given.items() if values is not None})
         saved = Saved.from_statistics(*self._constant_statistics(), eps=self.eps)

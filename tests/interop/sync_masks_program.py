@@ -178,7 +178,7 @@ def nothing():
     # A single value on all ranks together.
     single = np.zeros(x.shape[:2], bool)
     single[0, 0] = RANK == 0
-    text = "all ranks together have one value" if RANKS > 1 else "mask or lengths select a single position of x"
+    text = "all ranks together have one value" if RANKS > 1 else "a single value of x counts in channels 0, 1, 2"
     expect(ValueError, text, lambda: bn(x, mask=single))
     single = np.ones(x.shape, bool)
     single[..., 1] = False

@@ -270,7 +270,7 @@ BAD = {
     "mask jagged": ({"mask": [[True], [True, False]]}, ValueError, "mask cannot be converted to an array"),
     "nothing, activation": ({"lengths": [0] * 4, "activation": "nope"}, ValueError, "activation must be None, 'relu'"),
     "nothing, residual": ({"lengths": [0] * 4, "residual": np.ones(3, np.float32)}, ValueError, "residual has shape"),
-    "one": ({"lengths": [1, 0, 0, 0]}, ValueError, "mask or lengths select a single position of x, one value per"),
+    "one": ({"lengths": [1, 0, 0, 0]}, ValueError, "a single value of x counts in channels 0, 1, 2"),
     "residual": ({"mask": np.ones((4, 7), bool), "residual": np.ones(3)}, ValueError, "residual has shape"),
     "out": ({"mask": np.ones((4, 7), bool), "out": np.ones(3)}, ValueError, "out has shape"),
     "activation": ({"mask": np.ones((4, 7), bool), "activation": "swish"}, ValueError, "activation must be None"),

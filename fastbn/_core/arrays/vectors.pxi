@@ -181,8 +181,13 @@ def move(mean, var, new_mean, new_var, double factor, double ratio):
     check_plain(a, "new_mean")
     check_plain(b, "new_var")
     for i in range(cnp.PyArray_DIMS(m)[0]):
-        set_element(m, i, element(m, i) * (1.0 - factor) + factor * element(a, i))
-        set_element(v, i, element(v, i) * (1.0 - factor) + factor * (element(b, i) * ratio))
+        set_element(m, i, moved(element(m, i), element(a, i), factor))
+        set_element(v, i, moved(element(v, i), element(b, i) * ratio, factor))
+
+
+cdef inline double moved(double running, double new, double factor) noexcept:
+    # An average that stays where it is must not be rounded.
+    return running if running == new else running * (1.0 - factor) + factor * new
 
 
 def check_averages(mean, var, Py_ssize_t channels):

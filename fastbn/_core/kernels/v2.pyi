@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from typing_extensions import Self, disjoint_base
 
+from fastbn._core.checks import Axis
 from fastbn._core.kept import Kept
 from fastbn._core.views import View
 
@@ -92,7 +93,7 @@ def apply_gradient(
 ) -> None: ...
 def apply(
     x: ArrayLike,
-    axis: int,
+    axis: Axis,
     constants: Constants,
     residual: ArrayLike | None,
     out: NDArray[Any] | None,
@@ -101,7 +102,7 @@ def apply(
 ) -> NDArray[Any]: ...
 def apply_once(
     x: ArrayLike,
-    axis: int,
+    axis: Axis,
     mean: ArrayLike | None,
     var: ArrayLike | None,
     gamma: ArrayLike | None,
