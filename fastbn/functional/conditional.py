@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from fastbn._core.checks import Activation
+    from fastbn._core.checks import Activation, Axis
 
 
 # Elements of a sample below which a call for each sample takes longer than to copy all of them into planes.
@@ -48,7 +48,7 @@ def conditional_batch_norm_training(
     gamma: ArrayLike | None,
     beta: ArrayLike | None,
     *,
-    axis: int = 1,
+    axis: Axis = 1,
     eps: float = 1e-5,
     activation: Activation = None,
     out: NDArray[Any] | None = None,
@@ -64,7 +64,7 @@ def conditional_batch_norm_training(
     Parameters
     ----------
     x : array_like of float32, float64, float16 or bfloat16, two or more dimensions
-        The samples lie along the first axis that is not the channel axis.
+        The samples lie along the first axis that is no channel axis.
     gamma, beta : array_like of float32 or float64, shape (N, C), or None
         Scale and shift of each sample and channel; None for 1 and 0.
     axis, eps, out, num_threads
@@ -112,7 +112,7 @@ def conditional_batch_norm_inference(
     gamma: ArrayLike | None,
     beta: ArrayLike | None,
     *,
-    axis: int = 1,
+    axis: Axis = 1,
     eps: float = 1e-5,
     activation: Activation = None,
     out: NDArray[Any] | None = None,
@@ -283,7 +283,7 @@ def conditional_batch_norm_backward(
     saved: Saved,
     gamma: ArrayLike | None,
     *,
-    axis: int = 1,
+    axis: Axis = 1,
     out: NDArray[Any] | None = None,
     num_threads: int | None = None,
 ) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.float64]]:

@@ -65,7 +65,7 @@ class ConditionalBatchNorm(TrackedNorm):
     gamma, beta : None
         The layer has none of its own.
     grad_gamma, grad_beta : ndarray, shape (N, C), or None
-        Gradients of the last `backward`; each call replaces them.
+        Gradients of the last `backward`; each call replaces them. None if `learn_affine` is False.
 
     Raises
     ------
@@ -188,5 +188,5 @@ class ConditionalBatchNorm(TrackedNorm):
         return dx, dgamma, dbeta
 
     def _set_gradients(self, dgamma: NDArray[np.float64], dbeta: NDArray[np.float64]) -> None:
-        set_unchecked(self, "grad_gamma", dgamma.astype(self.dtype))
-        set_unchecked(self, "grad_beta", dbeta.astype(self.dtype))
+        for name, gradient in (("grad_gamma", dgamma), ("grad_beta", dbeta)):
+            set_unchecked(self, name, gradient.astype(self.dtype) if self.learn_affine else None)

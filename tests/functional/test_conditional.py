@@ -95,6 +95,21 @@ def test_finite_differences(activation):
             np.testing.assert_allclose(gradient.reshape(-1)[at], (ends[0] - ends[1]) / 2e-5, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("axes", [(1, 2), (2, 1), (1, 3)], ids=str)
+def test_several_channel_axes(axes, dtype):
+    x, dy = (np.random.default_rng(seed).normal(1, 2, (5, 3, 4, 6)).astype(dtype) for seed in (0, 1))
+    sizes = [x.shape[k] for k in axes]
+    merged = [np.moveaxis(a, axes, (1, 2)).reshape(5, np.prod(sizes), -1) for a in (x, dy)]
+    _, gamma, beta, _ = arrays(merged[0].shape, 1, dtype)
+    want = exact(merged[0], gamma, beta, merged[1])
+    y, saved = conditional_batch_norm_training(x, gamma, beta, axis=axes)
+    dx, dgamma, _ = conditional_batch_norm_backward(dy, x, saved, gamma, axis=axes)
+    for got, right in ((y, want.y), (dx, want.dx)):
+        assert got.shape == x.shape
+        assert units(np.moveaxis(got, axes, (1, 2)).reshape(merged[0].shape), right, dtype) < 4
+    assert units(dgamma, want.dgamma, dtype) < 8
+
+
 @pytest.mark.parametrize("make", INPUTS, **by_name)
 @pytest.mark.parametrize("axis", [0, 1, 3])
 def test_memory_of_inputs(make, axis, dtype):

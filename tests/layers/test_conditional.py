@@ -217,6 +217,16 @@ def test_parameters_are_not_attributes():
         ConditionalBatchNorm.from_torch(object())
 
 
+def test_without_gradients_of_the_parameters():
+    bn = ConditionalBatchNorm(4)
+    x, gamma, beta, dy = arrays(SHAPE, 1, np.float32)
+    bn(x, gamma, beta)
+    want = bn.backward(dy)
+    bn.learn_affine = False
+    same_bits(bn.backward(dy), want)
+    assert (bn.grad_gamma, bn.grad_beta) == (None, None)
+
+
 def test_is_public():
     assert fastbn.ConditionalBatchNorm is ConditionalBatchNorm
     assert "ConditionalBatchNorm" in fastbn.__all__
