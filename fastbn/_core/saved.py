@@ -121,8 +121,8 @@ class Saved:
         mean64, var64, rstd = normalizing(mean, var, eps)
         return cls(Kept(mean64, None, rstd, None, None, None, True, (0, 0.0)), var64, 0)
 
-    def _view_of(self, x: ArrayLike, axis: int | tuple[int, ...]) -> views.View:
-        """Return a view of x of the forward pass as the kernels walk it.
+    def _view_of(self, x: ArrayLike, axis: int | tuple[int, ...], name: str = "x") -> views.View:
+        """Return a view of x, or y, of the forward pass as the kernels walk it.
 
         Raises
         ------
@@ -145,10 +145,11 @@ class Saved:
             refuse("count", self._count)
         if self._samples is not None and not (type(self._samples) is int and self._samples > 0):
             refuse("samples", self._samples)
-        view = views.view(x, axis, len(mean) if self._samples is None else None)
+        view = views.view(x, axis, len(mean) if self._samples is None else None, name)
         if self._shape is not None:
             if view.array.shape != self._shape:
-                raise ValueError(f"x has shape {view.array.shape}; expected that of the forward pass, {self._shape}")
+                raise ValueError(
+                    f"{name} has shape {view.array.shape}; expected that of the forward pass, {self._shape}")
             if view.axis != self._axis:
                 raise ValueError(f"axis {axis} is not that of the forward pass, {self._axis}")
         elif bits is not None or not frozen:

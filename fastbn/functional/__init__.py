@@ -7,6 +7,7 @@ from fastbn.functional.conditional import (
     conditional_batch_norm_inference,
     conditional_batch_norm_training,
 )
+from fastbn.functional.inplace import inplace_batch_norm_backward, inplace_batch_norm_training
 
 __all__ = [
     "Saved",
@@ -16,4 +17,6 @@ __all__ = [
     "conditional_batch_norm_backward",
     "conditional_batch_norm_inference",
     "conditional_batch_norm_training",
+    "inplace_batch_norm_backward",
+    "inplace_batch_norm_training",
 ]
