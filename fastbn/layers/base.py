@@ -244,14 +244,14 @@ class Norm(Checked, ABC):
             raise RuntimeError(
                 "backward needs a forward pass first; after accumulate, call backward of the WholeBatch")
         if tape.x is None:
-            raise RuntimeError("a result was written over the x or the residual of the last forward pass, which "
-                               "backward needs; pass another out")
+            raise RuntimeError(f"a result was written over the {tape.name} or the residual of the last forward pass, "
+                               "which backward needs; pass another out")
         if tape.activation[0] > RELU and tape.residual is not None:
             raise RuntimeError(f"the activation of the last forward pass was {name_of(tape.activation[0])}, after a "
                                "residual, where backward supports only relu")
         x = tape.x
         if type(x) is ref:
-            x = alive(x, "x")
+            x = alive(x, tape.name)
         try:
             dx, dgamma, dbeta, *dresidual = self._gradients(tape, x, dy, out)
         except BaseException as error:
