@@ -15,7 +15,7 @@ from fastbn._core.dispatch import kernels
 from fastbn._core.saved import check_variance
 from fastbn._core.views import same_memory
 from fastbn.checkpoints.kinds import register
-from fastbn.layers import by_average, by_batch
+from fastbn.layers import by_average, by_batch, inplace
 from fastbn.layers.base import set_tape
 from fastbn.layers.masked import Marks, check_padding, is_jagged, refuse_marks
 from fastbn.layers.options import NormWithOptions, check_features
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fastbn.checkpoints.settings import Averaging, Keep, OnSingle, UpdatePolicy
     from fastbn.layers.accumulate import WholeBatch
     from fastbn.layers.masked import Padding
+    from fastbn.layers.tape import Tape
 
 ZERO: Padding = "zero"
 
@@ -297,6 +298,11 @@ class BatchNorm(NormWithOptions):
             residual = True if not code else residual if self.training else weakly(residual)
         set_tape(self, (None if lost else kept, residual, coded))
         return y
+
+    def _gradients(self, tape: Tape, x: Any, dy: ArrayLike, out: NDArray[Any] | None) -> tuple[Any, ...]:
+        if isinstance(tape, inplace.OutputTape):
+            return inplace.gradients(self, tape, x, dy, out)
+        return super()._gradients(tape, x, dy, out)
 
     def accumulate(
         self,

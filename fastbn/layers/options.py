@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastbn._core.checks import check_choice, check_flag, check_integer
 from fastbn.checkpoints.settings import KEEP, ON_SINGLE
-from fastbn.layers import inplace
 from fastbn.layers.attributes import Check, set_unchecked
 from fastbn.layers.converted import ConvertedNorm
 from fastbn.layers.single import Singles
-from fastbn.layers.tape import Tape
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
     from typing_extensions import Self
 
     from fastbn._core.checks import Axis
@@ -131,11 +128,6 @@ class NormWithOptions(ConvertedNorm):
     def _singles(self) -> Singles:
         averages = self.track_running_stats and self.on_single == "running"
         return Singles(self.on_single, self._constant_statistics() if averages else None)
-
-    def _gradients(self, tape: Tape, x: Any, dy: ArrayLike, out: NDArray[Any] | None) -> tuple[Any, ...]:
-        if isinstance(tape, inplace.OutputTape):
-            return inplace.gradients(self, tape, x, dy, out)
-        return super()._gradients(tape, x, dy, out)
 
     def freeze(
         self, *, use_running_stats: bool = True, update_running_stats: bool = False, learn_affine: bool = False
