@@ -1,4 +1,4 @@
-"""``python -m tests.inplace`` prints a hash of in-place and conditional batch norms, on the ISA level of the process."""
+"""``python -m tests.inplace`` prints a hash of in-place and conditional batch norms, on the ISA level it runs on."""
 
 import hashlib
 
