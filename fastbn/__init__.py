@@ -26,6 +26,7 @@ from fastbn.functional.renorm import Ramp  # noqa: E402
 from fastbn.layers.accumulate import WholeBatch  # noqa: E402
 from fastbn.layers.adapt import adapt  # noqa: E402
 from fastbn.layers.batchnorm import BatchNorm  # noqa: E402
+from fastbn.layers.conditional import ConditionalBatchNorm  # noqa: E402
 from fastbn.layers.domains import DomainSpecificBatchNorm  # noqa: E402
 from fastbn.layers.groupnorm import GroupNorm  # noqa: E402
 from fastbn.layers.instancenorm import InstanceNorm  # noqa: E402
@@ -43,6 +44,7 @@ __all__ = [
     "BatchRenorm",
     "ChannelAffine",
     "ChannelStats",
+    "ConditionalBatchNorm",
     "DomainSpecificBatchNorm",
     "GroupNorm",
     "InstanceNorm",

@@ -122,8 +122,8 @@ class Saved:
         mean64, var64, rstd = normalizing(mean, var, eps)
         return cls(Kept(mean64, None, rstd, None, None, None, True, (0, 0.0)), var64, 0)
 
-    def _view_of(self, x: ArrayLike, axis: int | tuple[int, ...]) -> views.View:
-        """Return a view of x of the forward pass as the kernels walk it.
+    def _view_of(self, x: ArrayLike, axis: int | tuple[int, ...], name: str = "x") -> views.View:
+        """Return a view of x, or y, of the forward pass as the kernels walk it.
 
         Raises
         ------
@@ -137,9 +137,9 @@ class Saved:
             refuse("count", self._count)
         if self._samples is not None and not (type(self._samples) is int and self._samples > 0):
             refuse("samples", self._samples)
-        view = views.view(x, axis, len(kept.mean) if self._samples is None else None)
+        view = views.view(x, axis, len(kept.mean) if self._samples is None else None, name)
         if self._shape is not None:
-            check_origin(view, axis, self._shape, self._axis)
+            check_origin(view, axis, self._shape, self._axis, name)
         elif kept.bits is not None or not kept.frozen:
             raise ValueError("saved must be what batch_norm_training returned, or come from Saved.from_statistics")
         if self._arrangement is not None:
@@ -229,14 +229,14 @@ def check_kept(kept: Kept) -> None:
         refuse("activation", kept.activation)
 
 
-def check_origin(view: views.View, given: Axis, shape: object, axis: object) -> None:
+def check_origin(view: views.View, given: Axis, shape: object, axis: object, name: str = "x") -> None:
     """Raise an error unless x of a backward pass, with the axis `given`, has shape and axis of the forward pass."""
     if type(shape) is not tuple:
         refuse("shape", shape)
     if type(axis) is not int:
         refuse("axis", axis)
     if view.array.shape != shape:
-        raise ValueError(f"x has shape {view.array.shape}; expected that of the forward pass, {shape}")
+        raise ValueError(f"{name} has shape {view.array.shape}; expected that of the forward pass, {shape}")
     if view.axis != axis:
         raise ValueError(f"axis {given} is not that of the forward pass, {axis}")
 

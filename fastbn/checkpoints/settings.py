@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 Averaging: TypeAlias = Literal["ema", "cumulative", "exact"]
 UpdatePolicy: TypeAlias = Literal["propagate", "raise", "skip_update"]
 OnSingle: TypeAlias = Literal["raise", "zero", "running"]
+Keep: TypeAlias = Literal["input", "output"]
 AVERAGINGS: tuple[Averaging, ...] = get_args(Averaging)
 UPDATE_POLICIES: tuple[UpdatePolicy, ...] = get_args(UpdatePolicy)
 ON_SINGLE: tuple[OnSingle, ...] = get_args(OnSingle)
+KEEP: tuple[Keep, ...] = get_args(Keep)
 
 
 class Settings(TypedDict, total=False):
@@ -35,6 +37,7 @@ class Settings(TypedDict, total=False):
     nan_policy: UpdatePolicy
     on_single: OnSingle
     virtual_batch_size: int | None
+    keep: Keep
 
 
 class Setting(NamedTuple):
@@ -79,6 +82,7 @@ SETTINGS = {
     "nan_policy": Setting("|".join(UPDATE_POLICIES), str, "propagate"),
     "on_single": Setting("|".join(ON_SINGLE), str, "raise"),
     "virtual_batch_size": Setting("None|[1-9][0-9]{0,17}", lambda text: None if text == "None" else int(text), "None"),
+    "keep": Setting("|".join(KEEP), str, "input"),
 }
 KIND = "kind"               # the name of the layer's class
 ARGUMENTS = "arguments"     # of a layer that is stored as a whole

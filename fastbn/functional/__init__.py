@@ -14,7 +14,13 @@ from fastbn.functional.backward_backward import (
     rms_norm_backward_backward,
 )
 from fastbn.functional.batchnorm import batch_norm_backward, batch_norm_inference, batch_norm_training
+from fastbn.functional.conditional import (
+    conditional_batch_norm_backward,
+    conditional_batch_norm_inference,
+    conditional_batch_norm_training,
+)
 from fastbn.functional.groupnorm import group_norm_backward, group_norm_inference, group_norm_training
+from fastbn.functional.inplace import inplace_batch_norm_backward, inplace_batch_norm_training
 from fastbn.functional.instancenorm import instance_norm_backward, instance_norm_inference, instance_norm_training
 from fastbn.functional.jvp import batch_norm_jvp, group_norm_jvp, instance_norm_jvp, layer_norm_jvp, rms_norm_jvp
 from fastbn.functional.layernorm import layer_norm_backward, layer_norm_inference, layer_norm_training
@@ -36,11 +42,16 @@ __all__ = [
     "batch_norm_training",
     "batch_renorm_backward",
     "batch_renorm_training",
+    "conditional_batch_norm_backward",
+    "conditional_batch_norm_inference",
+    "conditional_batch_norm_training",
     "group_norm_backward",
     "group_norm_backward_backward",
     "group_norm_inference",
     "group_norm_jvp",
     "group_norm_training",
+    "inplace_batch_norm_backward",
+    "inplace_batch_norm_training",
     "instance_norm_backward",
     "instance_norm_backward_backward",
     "instance_norm_inference",

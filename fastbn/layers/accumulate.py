@@ -114,6 +114,8 @@ class WholeBatch:
                 raise RuntimeError("accumulate needs a layer that normalizes by its batch; with "
                                    "use_running_stats=True, call the layer with each micro-batch")
             refuse_groups(layer, "accumulate")
+            if layer.keep != "input":
+                raise ValueError(f"keep must be 'input' with accumulate, got {layer.keep!r}")
             check_iterable(micro_batches, "micro_batches")
             layer._running.check(training=layer.update_running_stats)
             batchnorm.check_vectors(layer.num_features, gamma=layer.gamma, beta=layer.beta)

@@ -245,14 +245,14 @@ class Norm(Checked, ABC):
             hint = "; after accumulate, call backward of the WholeBatch" if hasattr(self, "accumulate") else ""
             raise RuntimeError(f"backward needs a forward pass first{hint}")
         if tape.x is None:
-            raise RuntimeError("a result was written over the x or the residual of the last forward pass, which "
-                               "backward needs; pass another out")
+            raise RuntimeError(f"a result was written over the {tape.name} or the residual of the last forward pass, "
+                               "which backward needs; pass another out")
         if tape.activation[0] > RELU and tape.residual is not None:
             raise RuntimeError(f"the activation of the last forward pass was {name_of(tape.activation[0])}, after a "
                                "residual, where backward supports only relu")
         x = tape.x
         if type(x) is ref:
-            x = alive(x, "x")
+            x = alive(x, tape.name)
         try:
             dx, dgamma, dbeta, *dresidual = self._gradients(tape, x, dy, out)
         except BaseException as error:

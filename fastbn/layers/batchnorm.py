@@ -15,7 +15,7 @@ from fastbn._core.dispatch import kernels
 from fastbn._core.saved import check_variance
 from fastbn._core.views import same_memory
 from fastbn.checkpoints.kinds import register
-from fastbn.layers import by_average, by_batch
+from fastbn.layers import by_average, by_batch, inplace
 from fastbn.layers.base import set_tape
 from fastbn.layers.masked import Marks, check_padding, is_jagged, refuse_marks
 from fastbn.layers.options import NormWithOptions, check_features
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
     from fastbn._core.checks import Activation, Axis
-    from fastbn.checkpoints.settings import Averaging, OnSingle, UpdatePolicy
+    from fastbn.checkpoints.settings import Averaging, Keep, OnSingle, UpdatePolicy
     from fastbn.layers.accumulate import WholeBatch
     from fastbn.layers.masked import Padding
+    from fastbn.layers.tape import Tape
 
 ZERO: Padding = "zero"
 
@@ -93,6 +94,11 @@ class BatchNorm(NormWithOptions):
         norm: Hoffer, Hubara and Soudry, 2017, https://arxiv.org/abs/1705.08741). The last group may have fewer. The
         running averages move once, towards the mean over the groups of their means and variances, weighted by their
         numbers of values.
+    keep : {"input", "output"}
+        What the layer keeps for its backward pass. "output": y instead of x, so that training with ``out=x``, or
+        without another reference to x, needs one array less (in-place activated batch norm: Rota Bulò, Porzi and
+        Kontschieder, 2018, https://arxiv.org/abs/1712.02616). The activation must then be None, leaky_relu or elu, with
+        a positive slope or alpha; no gamma may be 0; residuals, masks, lengths and `accumulate` are not supported.
 
     Attributes
     ----------
@@ -119,10 +125,10 @@ class BatchNorm(NormWithOptions):
     Notes
     -----
     Assignments to attributes are checked as the arguments of the constructor: axis, eps, momentum, unbiased,
-    num_threads, debias, nan_policy, on_single, virtual_batch_size, num_batches_tracked, the modes, and the shape and
-    dtype of gamma, beta, running_mean and running_var, which keep aligned arrays in native byte order as they are, and
-    convert lists. num_features, dtype, averaging, the attributes that follow from arrays, and names that the layer does
-    not have cannot be assigned (AttributeError). ``copy.copy``, ``copy.deepcopy`` and pickles make an independent
+    num_threads, debias, nan_policy, on_single, virtual_batch_size, keep, num_batches_tracked, the modes, and the shape
+    and dtype of gamma, beta, running_mean and running_var, which keep aligned arrays in native byte order as they are,
+    and convert lists. num_features, dtype, averaging, the attributes that follow from arrays, and names that the layer
+    does not have cannot be assigned (AttributeError). ``copy.copy``, ``copy.deepcopy`` and pickles make an independent
     layer, without the last forward pass.
 
     Examples
@@ -160,6 +166,7 @@ class BatchNorm(NormWithOptions):
         nan_policy: UpdatePolicy = "propagate",
         on_single: OnSingle = "raise",
         virtual_batch_size: int | None = None,
+        keep: Keep = "input",
     ) -> None:
         affine = check_flag(affine, "affine")
         self._channels = channels = check_features(num_features)
@@ -173,7 +180,7 @@ class BatchNorm(NormWithOptions):
                 averaging=averaging, momentum=momentum, unbiased=unbiased, debias=debias, nan_policy=nan_policy))
         self._follower = self._running
         self._warned = False
-        self._set_options(on_single, virtual_batch_size)
+        self._set_options(on_single, virtual_batch_size, keep)
 
     @overload
     def __call__(
@@ -213,7 +220,7 @@ class BatchNorm(NormWithOptions):
             Applied last; NaN passes through. As in `fastbn.ChannelAffine`; with a residual only "relu", in training
             mode and for a backward pass.
         out : ndarray, shape and dtype of x, optional
-            Buffer for y. With ``out=x`` (in place) no backward pass is possible.
+            Buffer for y. With ``out=x`` (in place) no backward pass is possible, unless `keep` is "output".
         mask : array_like of bool, optional
             Which positions count, in statistics, running averages and gradients: of a shape that broadcasts to the
             shape of `x` without its channel axis. Or, if channels differ, which values: with as many axes as `x`, to
@@ -258,7 +265,7 @@ class BatchNorm(NormWithOptions):
                 return self(values, residual, activation, out), offsets
         if self._blend is not None and not (self.training or by_statistics):
             return self._blend.evaluate(self, x, residual, activation, out, marks=Marks(mask, lengths, padding))
-        if reads or mask is not None or lengths is not None or type(self._channels) is tuple:
+        if reads or mask is not None or lengths is not None or type(self._channels) is tuple or self.keep == "output":
             marks = None if mask is None and lengths is None else Marks(mask, lengths, padding)
             forward = by_batch.forward if by_statistics else by_average.forward
             if not reads or self._source.whole:
@@ -293,6 +300,11 @@ class BatchNorm(NormWithOptions):
             residual = True if not code else residual if self.training else weakly(residual)
         set_tape(self, (None if lost else kept, residual, coded))
         return y
+
+    def _gradients(self, tape: Tape, x: Any, dy: ArrayLike, out: NDArray[Any] | None) -> tuple[Any, ...]:
+        if isinstance(tape, inplace.OutputTape):
+            return inplace.gradients(self, tape, x, dy, out)
+        return super()._gradients(tape, x, dy, out)
 
     def accumulate(
         self,

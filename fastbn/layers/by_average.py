@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fastbn._core import views
 from fastbn._core.checks import check_activation, check_trainable
 from fastbn._core.views import same_memory
-from fastbn.layers import passes
+from fastbn.layers import inplace, passes
 from fastbn.layers.base import set_tape
 from fastbn.layers.masked import read, select
 from fastbn.layers.tape import Tape, weakly
@@ -27,6 +27,7 @@ def forward(
 ) -> Any:
     """Return y; in training mode the running averages move afterwards, unless `update_running_stats` is False."""
     view = views.view(x, layer.axis, layer._channels)
+    inplace.check_call(layer, residual, activation, marks)
     selection = None if marks is None else select(view, *marks)
     mean, var = layer._constant_statistics()
     follows = layer.training and layer.update_running_stats
@@ -44,7 +45,9 @@ def forward(
         layer._forget_unless_refused(error)
         raise
     # Over x, no backward pass is possible; over the residual, the bits of a ReLU cannot be computed again.
-    if out is not None and tape.rows is None and (same_memory(out, x) or (
+    if layer.keep == "output":
+        tape = inplace.OutputTape.of(layer, tape, y)
+    elif out is not None and tape.rows is None and (same_memory(out, x) or (
             not follows and coded[0] > 0 and residual is not None and same_memory(out, residual))):
         tape.x = None
     elif not layer.training:

@@ -10,7 +10,7 @@ from fastbn._core import views
 from fastbn._core.views import same_memory
 from fastbn.functional.batchnorm import train
 from fastbn.functional.ghost import grouped
-from fastbn.layers import passes
+from fastbn.layers import inplace, passes
 from fastbn.layers.base import set_tape, warn
 from fastbn.layers.batch import Batch
 from fastbn.layers.masked import read, select
@@ -36,6 +36,7 @@ def forward(
     training, source = layer.training, layer._source
     follows = training and layer.update_running_stats
     layer._running.check(follows)
+    inplace.check_call(layer, residual, activation, marks)
     selection = samples = None
     if marks is not None:
         selection = select(view, *marks)
@@ -70,7 +71,9 @@ def forward(
     followed = not follows or layer._follower.follow(received)
     if not training:
         tape.rows = None
-    if out is None or not same_memory(out, x) or tape.rows is not None:
+    if layer.keep == "output":
+        tape = inplace.OutputTape.of(layer, tape, y)
+    elif out is None or not same_memory(out, x) or tape.rows is not None:
         tape.x = x if training else weakly(x)
     set_tape(layer, tape)
     # Warnings come last, because they may be errors.

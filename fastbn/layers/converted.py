@@ -51,7 +51,8 @@ class ConvertedNorm(TrackedNorm):
             yours; see `fastbn.checkpoints.CONVENTIONS`.
         count, keep_variance, fix_gamma
             As in `fastbn.checkpoints.convert`; required only if `unbiased` differs from the file, or for MXNet.
-        axis, eps, momentum, unbiased, dtype, num_threads, averaging, debias, nan_policy, on_single, virtual_batch_size
+        axis, eps, momentum, unbiased, dtype, num_threads, averaging, debias, nan_policy, on_single, virtual_batch_size,
+        keep
             As in `BatchNorm`; momentum is the weight of the new batch. dtype is float64 by default if a vector in the
             file is, else float32.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastbn._core.checks import check_choice, check_flag, check_integer
-from fastbn.checkpoints.settings import ON_SINGLE
+from fastbn.checkpoints.settings import KEEP, ON_SINGLE
 from fastbn.layers.attributes import Check, set_unchecked
 from fastbn.layers.converted import ConvertedNorm
 from fastbn.layers.single import Singles
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from fastbn._core.checks import Axis
-    from fastbn.checkpoints.settings import OnSingle
+    from fastbn.checkpoints.settings import Keep, OnSingle
 
 
 def check_features(value: object) -> int | tuple[int, ...]:
@@ -69,7 +69,17 @@ def check_virtual(layer: NormWithOptions, value: object, name: str) -> int | Non
     size = check_integer(value, name, 1)
     if layer.on_single != "raise":
         raise ValueError(f"{name} must be None with on_single={layer.on_single!r}, got {size}")
+    if layer.keep == "output":
+        raise ValueError(f"{name} must be None with keep='output', got {size}")
     return size
+
+
+def check_keep(layer: NormWithOptions, value: object, name: str) -> str:
+    """Return a choice; "output" only without a virtual batch size."""
+    choice = check_choice(value, name, KEEP)
+    if choice == "output" and layer.virtual_batch_size is not None:
+        raise ValueError(f"{name} must be 'input' with a virtual_batch_size, got {choice!r}")
+    return choice
 
 
 class NormWithOptions(ConvertedNorm):
@@ -83,6 +93,8 @@ class NormWithOptions(ConvertedNorm):
         Whether the running averages follow training batches.
     on_single : {"raise", "zero", "running"}
     virtual_batch_size : int or None
+    keep : {"input", "output"}
+        What the backward pass reads.
     """
 
     _checks: ClassVar[Mapping[str, Check]] = {
@@ -92,6 +104,7 @@ class NormWithOptions(ConvertedNorm):
         "update_running_stats": lambda _, value, name: check_flag(value, name),
         "on_single": check_on_single,
         "virtual_batch_size": check_virtual,
+        "keep": check_keep,
     }
     _modes: ClassVar[Mapping[str, bool]] = {
         **ConvertedNorm._modes, "use_running_stats": False, "update_running_stats": True}
@@ -100,12 +113,13 @@ class NormWithOptions(ConvertedNorm):
     update_running_stats: bool
     on_single: OnSingle
     virtual_batch_size: int | None
+    keep: Keep
     _channels: int | tuple[int, ...]        # along the channel axis, or along each
 
-    def _set_options(self, on_single: OnSingle, virtual_batch_size: int | None) -> None:
-        # Each is checked against the other.
+    def _set_options(self, on_single: OnSingle, virtual_batch_size: int | None, keep: Keep) -> None:
+        # Each is checked against the others.
         set_unchecked(self, "virtual_batch_size", None)
-        self.on_single = on_single
+        self.on_single, self.keep = on_single, keep
         self.virtual_batch_size = virtual_batch_size
 
     def _positional(self) -> list[str]:

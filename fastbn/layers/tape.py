@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import ref
 
 from fastbn._core.views import same_memory
@@ -12,6 +12,7 @@ from fastbn._core.views import same_memory
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from typing_extensions import Self
 
     from fastbn._core.saved import Saved
     from fastbn.layers.masked import Selection
@@ -47,6 +48,7 @@ class Tape:
         r and d of a batch renormalization.
     """
 
+    name: ClassVar[str] = "x"       # of what backward reads, in errors
     x: Any
     residual: Any
     activation: tuple[int, float]
@@ -70,7 +72,7 @@ class Tape:
         """Return the tape of a forward pass by statistics of a batch, without x."""
         return cls(None, None, saved._kept.activation, saved, selection, rows, counts)
 
-    def with_input(self, x: Any, residual: Any = None) -> Tape:
+    def with_input(self, x: Any, residual: Any = None) -> Self:
         """Return a copy with another x and residual."""
         tape = copy(self)
         tape.x, tape.residual = x, residual

@@ -145,9 +145,9 @@ def test_bits_that_forward_cannot_write():
                             bits=read_only_bits, fill=False, num_threads=1)
 
 
-@pytest.mark.parametrize("code", [-1, 14, 99])
+@pytest.mark.parametrize("code", [-1, 15, 99])
 def test_an_activation_that_does_not_exist(code):
-    with pytest.raises(ValueError, match=f"^activation has the code {code}; expected 0 to 13"):
+    with pytest.raises(ValueError, match=f"^activation has the code {code}; expected 0 to 14"):
         kernels.apply(X, 1, CONSTANTS, None, None, (code, 0.0), 1)
 
 
