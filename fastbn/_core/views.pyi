@@ -8,6 +8,9 @@ from typing_extensions import disjoint_base
 SUPPORTED: str
 
 @disjoint_base
+class Merge: ...
+
+@disjoint_base
 class View:
     @property
     def array(self) -> NDArray[Any]: ...

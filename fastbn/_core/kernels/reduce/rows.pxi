@@ -11,13 +11,13 @@
 # e) Rows are prefetched early, in the order in which they lie, one after the other, while four are reduced side by
 #    side. In a backward, where these are eight streams, that pays for rows of FETCH_FROM to FETCH_TO bytes: the CPU's
 #    own prefetcher follows longer rows, and shorter ones share cache lines.
-# f) From memory the CPU's own prefetcher is faster, and follows rows that are read one after the other. So moments touch
-#    four rows before they are reduced, and a backward adds row by row, in pairs whose sums give the bits of four rows.
+# f) From memory the CPU's own prefetcher is faster, and follows rows that are read one after the other. So moments
+#    touch four rows before they are reduced, and a backward adds row by row, in pairs whose sums give the bits of four.
 
 cdef enum:
     FETCH_FROM = 512
     FETCH_TO = 2048
-    LONG_ROW = 4096         # bytes of a row from which the CPU's prefetcher follows four, and four share their constants
+    LONG_ROW = 4096         # bytes from which the CPU's prefetcher follows four rows, and four share their constants
     FLUSH_ROWS = 24
     FLUSH_EXACT = 8
     ROOM = SLAB + PADDING
