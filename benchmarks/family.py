@@ -26,43 +26,43 @@ class FastbnFamily(Peer):
         super().__init__(case, threads)
         self.f = functional
 
-    def forward(self, function: Any, *arguments: Any, **options: Any) -> Calls:
+    def result_of(self, function: Any, *arguments: Any, **options: Any) -> Calls:
         """Return a forward pass."""
         return [lambda: function(self.x, *arguments, eps=EPS, out=self.y, num_threads=self.threads, **options)]
 
-    def backward(self, function: Any, saved: Any, **options: Any) -> Calls:
+    def gradient_of(self, function: Any, saved: Any, **options: Any) -> Calls:
         """Return a backward pass."""
         return [lambda: function(self.dy, self.x, saved, self.gamma, out=self.y, num_threads=self.threads, **options)]
 
     def layer_norm(self, op: Operation) -> Calls:
-        return self.forward(self.f.layer_norm_training, self.case.channels, self.gamma, self.beta)
+        return self.result_of(self.f.layer_norm_training, self.case.channels, self.gamma, self.beta)
 
     def layer_norm_backward(self, op: Operation) -> Calls:
         saved = self.f.layer_norm_training(self.x, self.case.channels, self.gamma, self.beta, eps=EPS)[1]
-        return self.backward(self.f.layer_norm_backward, saved)
+        return self.gradient_of(self.f.layer_norm_backward, saved)
 
     def rms_norm(self, op: Operation) -> Calls:
-        return self.forward(self.f.rms_norm_training, self.case.channels, self.gamma)
+        return self.result_of(self.f.rms_norm_training, self.case.channels, self.gamma)
 
     def rms_norm_backward(self, op: Operation) -> Calls:
         saved = self.f.rms_norm_training(self.x, self.case.channels, self.gamma, eps=EPS)[1]
-        return self.backward(self.f.rms_norm_backward, saved)
+        return self.gradient_of(self.f.rms_norm_backward, saved)
 
     def group_norm(self, op: Operation) -> Calls:
-        return self.forward(self.f.group_norm_training, GROUPS, self.gamma, self.beta, axis=self.case.axis)
+        return self.result_of(self.f.group_norm_training, GROUPS, self.gamma, self.beta, axis=self.case.axis)
 
     def group_norm_backward(self, op: Operation) -> Calls:
         axis = self.case.axis
         saved = self.f.group_norm_training(self.x, GROUPS, self.gamma, self.beta, eps=EPS, axis=axis)[1]
-        return self.backward(self.f.group_norm_backward, saved, axis=axis)
+        return self.gradient_of(self.f.group_norm_backward, saved, axis=axis)
 
     def instance_norm(self, op: Operation) -> Calls:
-        return self.forward(self.f.instance_norm_training, self.gamma, self.beta, axis=self.case.axis)
+        return self.result_of(self.f.instance_norm_training, self.gamma, self.beta, axis=self.case.axis)
 
     def instance_norm_backward(self, op: Operation) -> Calls:
         axis = self.case.axis
         saved = self.f.instance_norm_training(self.x, self.gamma, self.beta, eps=EPS, axis=axis)[1]
-        return self.backward(self.f.instance_norm_backward, saved, axis=axis)
+        return self.gradient_of(self.f.instance_norm_backward, saved, axis=axis)
 
 
 class TorchFamily(Torch):

@@ -120,9 +120,6 @@ LIBRARIES = (
     Library("fastbn", "fastbn", "benchmarks.arrays:Fastbn", "fastbn"),
     Library("torch", "PyTorch", "benchmarks.engines:Torch", "torch"),
     Library("torch", "PyTorch", "benchmarks.engines:TorchKept", "torch", KEPT_HEAP),
-    Library("fastbn", "fastbn", "benchmarks.family:FastbnFamily", "fastbn"),
-    Library("torch", "PyTorch", "benchmarks.family:TorchFamily", "torch", KEPT_HEAP),
-    Library("onnxruntime", "ONNX Runtime", "benchmarks.family:OnnxRuntimeFamily", "onnxruntime"),
     Library("torch.compile", "torch.compile", "benchmarks.engines:TorchCompiled", "torch", KEPT_HEAP),
     Library("torch", "PyTorch", "benchmarks.steps:TorchStep", "torch", KEPT_HEAP),
     Library("torch.compile", "torch.compile", "benchmarks.steps:TorchCompiledStep", "torch", KEPT_HEAP),
@@ -133,6 +130,9 @@ LIBRARIES = (
     Library("numpy", "NumPy", "benchmarks.arrays:Numpy", "numpy", threaded=False),
     Library("numpy.tricks", "NumPy tricks", "benchmarks.arrays:NumpyTricks", "numpy", threaded=False),
     Library("sklearn", "scikit-learn", "benchmarks.arrays:ScikitLearn", "sklearn", threaded=False),
+    Library("fastbn", "fastbn", "benchmarks.family:FastbnFamily", "fastbn"),
+    Library("torch", "PyTorch", "benchmarks.family:TorchFamily", "torch", KEPT_HEAP),
+    Library("onnxruntime", "ONNX Runtime", "benchmarks.family:OnnxRuntimeFamily", "onnxruntime"),
 )
 TITLES = {library.name: library.title for library in LIBRARIES}
 PEERS = [name for name in TITLES if name != "fastbn"]
