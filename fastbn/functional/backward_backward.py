@@ -12,6 +12,7 @@ from fastbn.functional import members
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from fastbn._core.checks import Axis
     from fastbn._core.saved import Saved
     from fastbn._core.saved_groups import GroupSaved
     from fastbn._core.saved_rows import RowSaved
@@ -26,7 +27,7 @@ def batch_norm_backward_backward(
     saved: Saved,
     *,
     gamma: ArrayLike | None = None,
-    axis: int = 1,
+    axis: Axis = 1,
     num_threads: int | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
     """Compute the gradients of `batch_norm_backward` with respect to dy, x and gamma.
@@ -54,7 +55,7 @@ def batch_norm_backward_backward(
         Of a forward pass with neither a residual nor an activation, or from ``Saved.from_statistics``.
     gamma : array_like of float32 or float64, shape (C,), optional
         As in the backward pass.
-    axis : int
+    axis : int or tuple of int
         As in the backward pass.
     num_threads : int, optional
         As in the backward pass.

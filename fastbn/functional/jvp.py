@@ -10,6 +10,7 @@ from fastbn.functional import members
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from fastbn._core.checks import Axis
     from fastbn._core.saved import Saved
     from fastbn._core.saved_groups import GroupSaved
     from fastbn._core.saved_rows import RowSaved
@@ -23,7 +24,7 @@ def batch_norm_jvp(
     gamma_tangent: ArrayLike | None = None,
     beta_tangent: ArrayLike | None = None,
     *,
-    axis: int = 1,
+    axis: Axis = 1,
     out: NDArray[Any] | None = None,
     num_threads: int | None = None,
 ) -> NDArray[Any]:
@@ -49,7 +50,7 @@ def batch_norm_jvp(
     gamma : array_like of float32 or float64, shape (C,), optional
         As in the forward pass.
     gamma_tangent, beta_tangent : array_like of float32 or float64, shape (C,), optional
-    axis : int
+    axis : int or tuple of int
         As in the forward pass.
     out : ndarray, shape and dtype of x, optional
         Buffer for the result.

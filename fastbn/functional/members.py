@@ -22,6 +22,8 @@ from fastbn._core.threads import check as check_threads
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from fastbn._core.checks import Axis
+
 
 @dataclass(slots=True, eq=False)
 class Member:
@@ -103,8 +105,10 @@ class Member:
         return vector.repeat(self.parameters.length // max(len(vector), 1))
 
     def _is_arranged(self) -> bool:
-        # Whether x lies in memory as arrays are arranged.
-        return self.order is None or self.view.array.transpose(self.order).flags.c_contiguous
+        # Whether x lies in memory as arrays are arranged; several channel axes may have been moved together.
+        if self.order is None:
+            return not self.view.merges
+        return bool(self.view.array.transpose(self.order).flags.c_contiguous)
 
     def _arranged(self, a: NDArray[Any]) -> NDArray[Any]:
         kind = np.dtype(np.float64 if a.dtype.itemsize == 8 else np.float32)
@@ -113,7 +117,7 @@ class Member:
         return np.require(a.transpose(self.order), kind, ["C", "A"])
 
 
-def batch_norm(x: ArrayLike, saved: Saved, axis: int, num_threads: int | None) -> Member:
+def batch_norm(x: ArrayLike, saved: Saved, axis: Axis, num_threads: int | None) -> Member:
     """Return a batch norm."""
     check_call(saved, Saved, "batch_norm_training", num_threads)
     view = saved._view_of(x, axis)

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from fastbn.functional import batch_norm_backward, batch_norm_inference, batch_norm_training
+from fastbn.functional import (
+    batch_norm_backward,
+    batch_norm_backward_backward,
+    batch_norm_inference,
+    batch_norm_jvp,
+    batch_norm_training,
+)
 from tests import oracle
 from tests.compare import close, same_bits
 
@@ -157,6 +163,29 @@ def test_virtual_batches():
 
 
 X = np.ones((4, 3, 5, 6))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_second_order(name):
+    shape, axes = CASES[name]
+    x, dy, direction = arrays(shape)
+    gamma, ddgamma = vectors(shape, axes)
+    _, saved = batch_norm_training(x, gamma, axis=axes)
+    got = batch_norm_backward_backward(direction, ddgamma, None, dy, x, saved, gamma=gamma, axis=axes)
+    out = np.empty_like(x)
+    tangent = batch_norm_jvp(direction, x, saved, gamma, ddgamma, axis=axes, out=out)
+    flat = merged(x, axes)
+    _, of_flat = batch_norm_training(flat, gamma, axis=-1)
+    right = batch_norm_backward_backward(
+        merged(direction, axes), ddgamma, None, merged(dy, axes), flat, of_flat, gamma=gamma, axis=-1)
+    for value, other in zip(got[:2], right[:2], strict=True):
+        assert value.shape == shape
+        np.testing.assert_allclose(merged(value, axes), other, rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(got[2], right[2], rtol=1e-11, atol=1e-11)
+    assert tangent is out
+    other = batch_norm_jvp(merged(direction, axes), flat, of_flat, gamma, ddgamma, axis=-1)
+    np.testing.assert_allclose(merged(tangent, axes), other, rtol=1e-11, atol=1e-11)
+    same_bits(batch_norm_jvp(direction, x, saved, gamma, ddgamma, axis=axes), tangent)
 
 
 @pytest.mark.parametrize(("axis", "error", "message"), [
