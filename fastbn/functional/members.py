@@ -120,6 +120,9 @@ class Member:
 def batch_norm(x: ArrayLike, saved: Saved, axis: Axis, num_threads: int | None) -> Member:
     """Return a batch norm."""
     check_call(saved, Saved, "batch_norm_training", num_threads)
+    if saved._samples is not None:
+        raise ValueError("saved is of a forward pass with a virtual batch size; expected one without: pass each group "
+                         "by itself")
     view = saved._view_of(x, axis)
     kept, (n, channels, s) = saved._kept, view.shape
     refuse_more(kept.activation, saved._residual)

@@ -192,3 +192,14 @@ def test_tensors(name, kind):
         limits = 1e-6 if kind == "float32" else 2.0**-8
         np.testing.assert_allclose(value.float().numpy(), right, rtol=limits, atol=limits)
     assert type(grad_gamma) is np.ndarray
+
+
+def test_virtual_batches_are_refused():
+    x = np.arange(24.0).reshape(4, 3, 2)
+    _, saved = batch_norm_training(x, virtual_batch_size=2)
+    with pytest.raises(ValueError, match="saved is of a forward pass with a virtual batch size; expected one without"):
+        batch_norm_jvp(x, x, saved)
+    with pytest.raises(ValueError, match="saved is of a forward pass with a virtual batch size; expected one without"):
+        batch_norm_backward_backward(x, None, None, x, x, saved)
+    _, whole = batch_norm_training(x, virtual_batch_size=4)
+    assert batch_norm_jvp(x, x, whole).shape == x.shape
