@@ -128,6 +128,7 @@ class Whitening(StoredNorm):
         **StoredNorm._checks,
         "num_features": refusal("make a new layer"),
         "groups": refusal("make a new layer"),
+        "axis": lambda _, value, name: check_integer(value, name),
         "method": lambda _, value, name: check_choice(value, name, whitening.METHODS),
         "iterations": lambda _, value, name: check_integer(value, name, 1),
         "momentum": lambda _, value, name: check_momentum(value),
