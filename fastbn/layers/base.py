@@ -140,15 +140,17 @@ class Norm(Checked, ABC):
     # Text, copies and pickles.
 
     def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join([*self._positional(), *self._shown()])})"
+
+    def _shown(self) -> list[str]:
         # The settings and modes that differ from their defaults.
-        shown = self._positional()
+        shown = []
         derived = self._derived()
         for name, default in self._defaults().items():
             value = getattr(self, name)
             if value != derived.get(name, default):
                 shown.append(f"{name}={value if name == 'dtype' else repr(value)}")
-        shown += [f"{name}={not mode}" for name, mode in self._modes.items() if getattr(self, name) is not mode]
-        return f"{type(self).__name__}({', '.join(shown)})"
+        return shown + [f"{name}={not mode}" for name, mode in self._modes.items() if getattr(self, name) is not mode]
 
     @abstractmethod
     def _positional(self) -> list[str]:

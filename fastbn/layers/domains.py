@@ -45,8 +45,8 @@ class DomainSpecificBatchNorm(Checked):
 
     Parameters
     ----------
-    num_features : int
-        Number of channels, C.
+    num_features : int or tuple of int
+        As in `BatchNorm`.
     domains : int or iterable of str or int
         The labels, or their number D for the labels 0 to D - 1.
     share_affine : bool
@@ -55,8 +55,9 @@ class DomainSpecificBatchNorm(Checked):
     affine, scale, center, track_running_stats
         As in `BatchNorm`.
     **settings
-        axis, eps, momentum, unbiased, dtype, num_threads, averaging, debias and nan_policy, as in `BatchNorm`. They
-        become those of each domain's layer.
+        axis, eps, momentum, unbiased, dtype, num_threads, averaging, debias, nan_policy, on_single, virtual_batch_size
+        and keep, as in `BatchNorm`. They become those of each domain's layer. The text, and files, have those of the
+        first domain.
 
     Attributes
     ----------
@@ -117,7 +118,7 @@ class DomainSpecificBatchNorm(Checked):
 
     def __init__(
         self,
-        num_features: int,
+        num_features: int | tuple[int, ...],
         domains: int | Iterable[Domain],
         *,
         share_affine: bool = False,
@@ -254,9 +255,8 @@ class DomainSpecificBatchNorm(Checked):
         layer = self[self.domains[0]]
         labels = list(self.domains)
         count = repr(len(labels)) if labels == list(range(len(labels))) else repr(labels)
-        shown = [str(self.num_features), count, *(["share_affine=True"] if self.share_affine else [])]
-        _, *settings = repr(layer).removeprefix("BatchNorm(").removesuffix(")").split(", ")
-        return f"{type(self).__name__}({', '.join([*shown, *settings])})"
+        shown = [*layer._positional(), count, *(["share_affine=True"] if self.share_affine else []), *layer._shown()]
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     def __copy__(self) -> Self:
         return copy.deepcopy(self)

@@ -108,7 +108,8 @@ def test_own_parameters():
 @shared
 @pytest.mark.parametrize("options", [
     {}, {"center": False}, {"affine": False}, {"averaging": "exact"}, {"debias": True}, {"track_running_stats": False},
-    {"dtype": np.float64, "momentum": None, "eps": 1e-3}], ids=str)
+    {"dtype": np.float64, "momentum": None, "eps": 1e-3}, {"virtual_batch_size": 2048}, {"keep": "output"},
+    {"on_single": "running"}], ids=str)
 @pytest.mark.parametrize("how", ["state", "copy", "deepcopy", "pickle", ".npz", ".safetensors"])
 def test_state_copies_and_files(how, options, share_affine, tmp_path):
     bn = DomainSpecificBatchNorm(C, LABELS, share_affine=share_affine, **options)
@@ -187,6 +188,9 @@ def test_modes_and_text():
     text = "DomainSpecificBatchNorm(3, ['a', 'b'], share_affine=True, axis=-1, eps=0.001, center=False)"
     made = DomainSpecificBatchNorm(3, "ab".partition("b")[:2], share_affine=True, axis=-1, eps=1e-3, center=False)
     assert repr(made) == text == repr(eval(text))
+    several = DomainSpecificBatchNorm((4, 5), 2, axis=(1, 2))
+    assert repr(several) == "DomainSpecificBatchNorm((4, 5), 2, axis=(1, 2))"
+    assert repr(several) == repr(eval(repr(several)))
     bn(batch(1), domain=np.int64(1))
     bn.reset_running_stats()
     assert bn[1].num_batches_tracked == 0
