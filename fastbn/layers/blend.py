@@ -44,7 +44,7 @@ class Blend:
         """Normalize x, and leave a tape at the layer; the arguments are those of a call."""
         try:
             with layer._source.guard(FORWARD):
-                view = views.view(x, layer.axis, layer.num_features)
+                view = layer._view(x)
                 selection = select(view, *marks)
                 operands = passes.Operands.of(view, residual, activation, out)
                 mean, var = layer._constant_statistics()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fastbn._core import views
 from fastbn._core.checks import check_choice, check_flag, check_integer
 from fastbn.checkpoints.settings import KEEP, ON_SINGLE
 from fastbn.layers.attributes import Check, set_unchecked
@@ -12,6 +13,7 @@ from fastbn.layers.converted import ConvertedNorm
 from fastbn.layers.single import Singles
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
     from typing_extensions import Self
 
     from fastbn._core.checks import Axis
@@ -124,6 +126,9 @@ class NormWithOptions(ConvertedNorm):
 
     def _positional(self) -> list[str]:
         return [str(self._channels)]
+
+    def _view(self, x: ArrayLike) -> views.View:
+        return views.view(x, self.axis, self._channels)
 
     def _singles(self) -> Singles:
         averages = self.track_running_stats and self.on_single == "running"

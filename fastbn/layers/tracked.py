@@ -202,6 +202,10 @@ class TrackedNorm(StoredNorm):
         return batchnorm.gradients(
             dy, x, saved, self.gamma, axis=self.axis, out=out, num_threads=self.num_threads, sums=unused)
 
+    def _view(self, x: ArrayLike) -> views.View:
+        # x as the kernels walk it, with the channels of the layer.
+        return views.view(x, self.axis, self.num_features)
+
     def _no_values(self) -> ChannelStats:
         # Statistics to merge others into. Several channel axes are one axis there.
         return ChannelStats(self.num_features, axis=self.axis if isinstance(self.axis, int) else 1)
@@ -337,6 +341,6 @@ class TrackedNorm(StoredNorm):
 
     def _observed(self, x: ArrayLike) -> ChannelStats:
         # The statistics of a batch that running averages would follow.
-        view = views.view(x, self.axis, self.num_features)      # refuses dtypes that only statistics accept
+        view = self._view(x)        # refuses dtypes that only statistics accept
         axis = self.axis if isinstance(self.axis, int) else view.axis
         return ChannelStats(self.num_features, axis=axis).update(view.array, num_threads=self.num_threads)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastbn
-from fastbn import BatchNorm
+from fastbn import BatchNorm, adapt
 from tests.compare import close, same_bits
 
 SHAPE, AXES = (6, 2, 3, 4), (1, 2)
@@ -151,6 +151,16 @@ def test_vectors_by_axis():
     np.testing.assert_allclose(bn.running_mean.reshape(2, 3), 0.1 * x.mean(axis=(0, 3)), rtol=1e-12)
     bn.gamma.reshape(2, 3)[1, 2] = 0
     assert bn.gamma[5] == 0
+
+
+def test_each_axis_is_checked_in_every_call():
+    bn = BatchNorm((2, 3), axis=(1, 2)).eval()
+    x = np.ones((4, 3, 2, 5), np.float32)
+    message = r"which is \(3, 2\) channels along axes \(1, 2\); expected \(2, 3\)"
+    with pytest.raises(ValueError, match=message):
+        bn.report(x)
+    with adapt(bn, n0=1), pytest.raises(ValueError, match=message):
+        bn(x)
 
 
 def test_frozen_is_refused():
