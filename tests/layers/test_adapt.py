@@ -289,3 +289,14 @@ def test_adaptive_batch_norm_is_population_statistics_of_the_target():
     other = layer()
     with adapt(other, n0=0):
         np.testing.assert_allclose(bn(target), other(target), rtol=0, atol=1e-12)
+
+
+def test_a_layer_that_keeps_its_output_keeps_x_here():
+    x, dy = np.random.default_rng(0).normal(3, 2, (2, 6, 3))
+    bn, other = BatchNorm(3, keep="output").eval(), BatchNorm(3).eval()
+    with adapt([bn, other], n0=2):
+        same_bits(bn(x), other(x))
+        same_bits(bn.backward(dy), other.backward(dy))
+        bn(x, out=x)
+        with pytest.raises(RuntimeError, match="a result was written over"):
+            bn.backward(dy)
