@@ -23,7 +23,7 @@ from fastbn.layers.deviations import RunningDeviations
 from fastbn.layers.masked import Marks, is_jagged, read, refuse_marks, select
 from fastbn.layers.running import MOMENTUM, AveragingOptions
 from fastbn.layers.source import MicroBatches, reduce_several
-from fastbn.layers.tape import Tape, weakly
+from fastbn.layers.tape import Tape, of_evaluation
 from fastbn.layers.tracked import TrackedNorm, of_running
 
 if TYPE_CHECKING:
@@ -262,14 +262,7 @@ class BatchRenorm(TrackedNorm):
             y = operands.target.finish()
         else:
             y = passes.evaluate(operands, selection, self._parameters(), mean, var)
-        # Over x, no backward pass is possible; over the residual, the bits of a ReLU cannot be computed again.
-        lost = out is not None and (
-            same_memory(out, x) or (coded[0] > 0 and residual is not None and same_memory(out, residual)))
-        if residual is not None:
-            residual = weakly(residual) if coded[0] else True
-        tape = Tape(None if lost else weakly(x), residual, coded)
-        tape.selection = selection
-        set_tape(self, tape)
+        set_tape(self, Tape(*of_evaluation(x, residual, coded, out), selection=selection))
         return y
 
     def _gradients(self, tape: Tape, x: Any, dy: ArrayLike, out: NDArray[Any] | None) -> tuple[Any, ...]:
