@@ -260,6 +260,8 @@ class BatchNorm(NormWithOptions):
                 jagged = isinstance(x, tuple) and is_jagged(x)
                 if jagged:
                     refuse_marks(mask, lengths)
+                    if by_statistics:
+                        by_batch.refuse_groups(self, "jagged x")
             if jagged:
                 values, offsets = x
                 return self(values, residual, activation, out), offsets

@@ -151,6 +151,16 @@ def test_masks_are_refused_in_training(marks):
     bn.eval()(x, **marks)
 
 
+def test_jagged_batches_are_refused_in_training():
+    bn = BatchNorm(3, virtual_batch_size=2)
+    jagged = np.random.default_rng(0).normal(size=(6, 3)), np.array([0, 2, 6])
+    with pytest.raises(ValueError, match="virtual_batch_size is 2; expected None with jagged x in training"):
+        bn(jagged)
+    assert bn.num_batches_tracked == 0
+    y, _ = bn.freeze()(jagged)
+    same_bits(bn.eval()(jagged)[0], y)
+
+
 def test_micro_batches_are_refused():
     bn = trained()
     bn.virtual_batch_size = SIZE
