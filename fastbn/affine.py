@@ -288,7 +288,7 @@ class ChannelAffine:
         TypeError, ValueError
             As in `fastbn.functional.batch_norm_training`.
         """
-        coded = (0, 0.0) if activation is None else check_activation(activation)
+        coded = check_activation(activation)
         if axis is None:
             axis = self.axis
         if out_axis is not None or dtype is not None or is_image(x):

@@ -26,7 +26,7 @@ except ImportError as _error:
     raise ImportError(f"fastbn.sklearn needs scikit-learn 1.6 or newer: {hint('sklearn')} ({_error})") from None
 
 from fastbn._core import views
-from fastbn._core.checks import channels, check_choice, check_flag, check_integer, counted
+from fastbn._core.checks import NO_ACTIVATION, channels, check_choice, check_flag, check_integer, counted
 from fastbn._core.dispatch import kernels
 from fastbn.statistics import sparse as _sparse
 from fastbn.statistics.channel_stats import ChannelStats
@@ -384,5 +384,5 @@ def _standardize(
         constants = kernels.Constants(len(mean), mean, None, 1 / scale, none, 0.0, low=low)
     spread = _along(exponent, axis, array.ndim)
     x = power_of_two(array, -spread) if far.any() and not inverse else array
-    y: NDArray[Any] = kernels.apply(x, axis, constants, None, out if x is array else None, (0, 0.0), None)
+    y: NDArray[Any] = kernels.apply(x, axis, constants, None, out if x is array else None, NO_ACTIVATION, None)
     return power_of_two(y, spread) if far.any() and inverse else y

@@ -1,4 +1,4 @@
-"""The functions of second order: every member by its name, and the reference."""
+"""The functions of second order: each member by its name, and the reference."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -183,7 +183,7 @@ def arguments(name: str, shape: tuple[int, ...], dtype: Any = np.float64, *, mea
 
 
 def values_of(a: Arguments, make: Callable[[Any], Any]) -> Arguments:
-    """The same with x, dy and ddx made anew."""
+    """The same with x, dy and ddx converted by `make`."""
     return a._replace(x=make(a.x), dy=make(a.dy), ddx=make(a.ddx))
 
 

@@ -33,6 +33,7 @@ Activation: TypeAlias = ActivationName | tuple[Literal["leaky_relu", "elu"], flo
 Axis: TypeAlias = int | tuple[int, ...]
 
 # The codes of the kernels (activations.pxi).
+NO_ACTIVATION = (0, 0.0)        # its code in the kernels, and no parameter
 ACTIVATIONS = {
     "relu": 1, "relu6": 2, "leaky_relu": 3, "hardswish": 4, "hard_sigmoid": 5, "sigmoid": 6, "silu": 7, "tanh": 8,
     "gelu": 9, "gelu_tanh": 10, "mish": 11, "softplus": 12, "elu": 13,
@@ -134,7 +135,7 @@ def check_momentum(momentum: object) -> float | None:
 def check_activation(activation: object) -> tuple[int, float]:
     """Return the code of an activation in the kernels, and the slope of a leaky ReLU or alpha of an ELU."""
     if activation is None:
-        return 0, 0.0
+        return NO_ACTIVATION
     name: object = activation
     value: object = None
     if isinstance(activation, tuple) and len(activation) == 2 and (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from fastbn._core import views
-from fastbn._core.checks import ACTIVATIONS, channels, check_eps
+from fastbn._core.checks import ACTIVATIONS, NO_ACTIVATION, channels, check_eps
 from fastbn._core.dispatch import kernels
 from fastbn._core.kept import Kept
 from fastbn._core.tensors import as_constant
@@ -120,7 +120,7 @@ class Saved:
         eps = check_eps(eps)
         check_variance(var, eps)
         mean64, var64, rstd = normalizing(mean, var, eps)
-        return cls(Kept(mean64, None, rstd, None, None, None, True, (0, 0.0)), var64, 0)
+        return cls(Kept(mean64, None, rstd, None, None, None, True, NO_ACTIVATION), var64, 0)
 
     def _view_of(self, x: ArrayLike, axis: int | tuple[int, ...], name: str = "x") -> views.View:
         """Return a view of x, or y, of the forward pass as the kernels walk it.

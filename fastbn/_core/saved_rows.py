@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn._core import views
+from fastbn._core.checks import NO_ACTIVATION
 from fastbn._core.saved import is_activation, is_vector, read_only, refuse
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class RowSaved:
         shape: tuple[int, ...],
         lengths: tuple[int, ...],
         *,
-        activation: tuple[int, float] = (0, 0.0),
+        activation: tuple[int, float] = NO_ACTIVATION,
         residual: bool = False,
         beta: NDArray[np.float64] | None = None,
         bits: NDArray[np.uint16] | None = None,

@@ -1,4 +1,4 @@
-"""The derivative of a normalization and the gradient of its backward pass, in closed form, for every member.
+"""The derivative of a normalization and the gradient of its backward pass, in closed form, for each member.
 
 With x_hat = (x - mean) * rstd, the means <.> over the values of a statistic, and
 
@@ -17,7 +17,7 @@ and, with upstream gradients ddx, ddgamma and ddbeta of dx, dgamma and dbeta,
 
 The second term of grad_x is that of sum ddx P(w), with w = gamma dy, through the statistics. Through rstd it is
 -rstd <ddx dx> x_hat; with respect to x_hat it is -rstd (<w x_hat> ddx + <ddx x_hat> w), which P carries over to x. With
-given statistics P is constant, and there is no such term.
+given statistics P is constant, and the second term is zero.
 
 The members differ in which values share a statistic, and which a parameter: two shapes of the same memory.
 """
@@ -30,13 +30,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastbn._core import views
+from fastbn._core.checks import NO_ACTIVATION
 from fastbn._core.dispatch import kernels
 from fastbn._core.kept import Kept
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-LINEAR = (0, 0.0)       # no activation
 
 
 class Directions(NamedTuple):
@@ -83,12 +83,12 @@ class Frame(NamedTuple):
         """Return what `scale` does, by given constants."""
         plus, out = (None if b is None else b.reshape(self.shape) for b in (plus, out))
         return kernels.apply(
-            a.reshape(self.shape), self.axis, constants, plus, out, LINEAR, self.num_threads).reshape(a.shape)
+            a.reshape(self.shape), self.axis, constants, plus, out, NO_ACTIVATION, self.num_threads).reshape(a.shape)
 
 
 def plain(length: int) -> Kept:
     """Return statistics that leave values unchanged."""
-    return Kept(np.zeros(length), None, np.ones(length), None, None, None, False, LINEAR)
+    return Kept(np.zeros(length), None, np.ones(length), None, None, None, False, NO_ACTIVATION)
 
 
 @dataclass(slots=True, eq=False)

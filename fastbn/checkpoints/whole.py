@@ -119,7 +119,7 @@ def decoded(text: str, values: int) -> dict[str, Any]:
 
 
 def size(name: str, value: Any) -> int:
-    """Return the factor by which an argument may multiply the values of a layer; 1 for an argument that is no number.
+    """Return the factor by which an argument may multiply the values of a layer; 1 if it is not a number.
 
     Examples
     --------

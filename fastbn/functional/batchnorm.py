@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn._core import memory, views
-from fastbn._core.checks import check_activation, check_eps, check_trainable
+from fastbn._core.checks import NO_ACTIVATION, check_activation, check_eps, check_trainable
 from fastbn._core.dispatch import kernels
 from fastbn._core.kept import Kept
 from fastbn._core.saved import Saved, check_variance, left_over, not_saved
@@ -25,6 +25,15 @@ def check_vectors(channels: int, **vectors: Any) -> None:
     """Raise an error unless each vector is None or of shape (channels,) and a supported dtype."""
     for name, vector in vectors.items():
         views.check_vector(vector, channels, name)
+
+
+def refuse_single(view: views.View, statistic: str, inference: str) -> None:
+    """Raise an error for one value per channel; `inference` is the function that takes given statistics."""
+    n, channels, s = view.shape
+    if n * s == 1 and channels:
+        raise ValueError(
+            f"x has shape {view.array.shape}, one value per channel along axis {view.axis}, so there is no {statistic} "
+            f"to learn from; use a larger batch, or given statistics ({inference}, or eval() on a layer)")
 
 
 def batch_norm_training(
@@ -124,20 +133,17 @@ def train(
     `index` lists the positions that the view chose; with `fill` the other positions of the result become zero.
     `samples` is what `grouped` returns.
     """
-    coded = (0, 0.0) if activation is None else check_trainable(activation, residual is not None)
+    coded = NO_ACTIVATION if activation is None else check_trainable(activation, residual is not None)
     if num_threads is not None:
         check_threads(num_threads)
     n, channels, s = view.shape
     other = None if residual is None else views.like(view, residual, "residual")
-    if n * s == 1 and channels:
-        raise ValueError(
-            f"x has shape {view.array.shape}, one value per channel along axis {view.axis}, so there is no variance to "
-            "learn from; use a larger batch, or given statistics (batch_norm_inference, or eval() on a layer)")
+    refuse_single(view, "variance", "batch_norm_inference")
     y = views.output(view, out, other)
     if not view.size:
         check_vectors(channels, gamma=gamma, beta=beta)
         zeros = np.zeros(channels)
-        kept = Kept(zeros, None, zeros, None, None, None, False, (0, 0.0))
+        kept = Kept(zeros, None, zeros, None, None, None, False, NO_ACTIVATION)
         return y.finish(), Saved(kept, zeros, 0, view.array.shape, view.axis, other is not None)
     bits = coded[0] and other is not None
     mask = memory.empty((kernels.bits_words(view, samples),), np.dtype(np.uint16)) if bits else None

@@ -1,4 +1,4 @@
-"""Conditional batch normalization without state: a scale and a shift for every sample."""
+"""Conditional batch normalization without state: a scale and a shift for each sample."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastbn._core import views
-from fastbn._core.checks import check_activation, check_eps
+from fastbn._core.checks import NO_ACTIVATION, check_activation, check_eps
 from fastbn._core.dispatch import kernels
 from fastbn._core.kept import Kept
 from fastbn._core.saved import Saved, check_variance, in_range, normalizing
@@ -64,7 +64,7 @@ def conditional_batch_norm_training(
     Parameters
     ----------
     x : array_like of float32, float64, float16 or bfloat16, two or more dimensions
-        The samples lie along the first axis that is no channel axis.
+        The samples lie along the first axis other than the channel axis.
     gamma, beta : array_like of float32 or float64, shape (N, C), or None
         Scale and shift of each sample and channel; None for 1 and 0.
     axis, eps, out, num_threads
@@ -194,11 +194,7 @@ def sample_axis(view: views.View) -> int:
 def read(view: views.View, eps: float, num_threads: int | None) -> Statistics:
     """Return the statistics of a batch."""
     n, c, s = view.shape
-    if n * s == 1 and c:
-        raise ValueError(
-            f"x has shape {view.array.shape}, one value per channel along axis {view.axis}, so there is no variance to "
-            "learn from; use a larger batch, or given statistics (conditional_batch_norm_inference, or eval() on a "
-            "layer)")
+    batchnorm.refuse_single(view, "variance", "conditional_batch_norm_inference")
     if not view.size:
         return Statistics(np.zeros(c), None, np.zeros(c), np.zeros(c))
     mean, low, m2 = kernels.reduce(view, whole=False, num_threads=num_threads)
@@ -271,7 +267,7 @@ def apply(
                 x.shape[1], part.of_channels(mean), None, part.of_samples(scale), part.of_samples(modulation.beta), 0.0,
                 low=None if low is None else part.of_channels(low))
             kernels.apply(x, part.axis, constants, None, y, activation, num_threads)
-    kept = Kept(mean, low, rstd, None, None, None, frozen, activation if view.size else (0, 0.0))
+    kept = Kept(mean, low, rstd, None, None, None, frozen, activation if view.size else NO_ACTIVATION)
     if kept.activation[0]:
         kept = kept._replace(scale=scale.reshape(-1), shift=modulation.beta.reshape(-1))
     return target.finish(), Saved(kept, var, 0 if frozen else n * s, view.array.shape, view.axis)
@@ -344,7 +340,7 @@ def conditional_batch_norm_backward(
         sums = _with_constants(part, kept, gamma64, num_threads)
         dgamma[part.samples], dbeta[part.samples] = (vector.reshape(-1, shape[1]) for vector in sums)
     if not kept.frozen:
-        plain = kept._replace(scale=None, shift=None, activation=(0, 0.0))
+        plain = kept._replace(scale=None, shift=None, activation=NO_ACTIVATION)
         with np.errstate(all="ignore"):     # an infinity leaves NaN in its channel, without a warning
             totals = np.stack([(gamma64 * dbeta).sum(0) * kept.rstd, (gamma64 * dgamma).sum(0)])
             inverse = 1 / kept.rstd

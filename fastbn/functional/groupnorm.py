@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastbn._core import memory, views
-from fastbn._core.checks import check_activation, check_eps, check_integer, check_trainable
+from fastbn._core.checks import NO_ACTIVATION, check_activation, check_eps, check_integer, check_trainable
 from fastbn._core.dispatch import kernels
 from fastbn._core.kept import Kept
 from fastbn._core.saved import not_saved
@@ -234,7 +234,7 @@ def train(
     num_threads: int | None,
 ) -> tuple[NDArray[Any], GroupSaved]:
     """Do what `group_norm_training` does, given a view of x and arguments that are checked."""
-    coded = (0, 0.0) if activation is None else check_trainable(activation, residual is not None)
+    coded = NO_ACTIVATION if activation is None else check_trainable(activation, residual is not None)
     if num_threads is not None:
         check_threads(num_threads)
     call = operands(view, groups, gamma, beta, residual, out)
@@ -242,7 +242,7 @@ def train(
     if not view.size:
         check_vectors(view.shape[1], gamma=call.gamma, beta=call.beta)
         zeros = np.zeros(view.array.shape[0] * groups)
-        kept, var = Kept(zeros, None, zeros, None, None, None, False, (0, 0.0)), zeros
+        kept, var = Kept(zeros, None, zeros, None, None, None, False, NO_ACTIVATION), zeros
     else:
         bits = None
         if coded[0] and call.residual is not None:

@@ -10,7 +10,7 @@ from fastbn._core import views
 from fastbn._core.checks import ACTIVATIONS, LEAST_EPS, PARAMETERS, channels, check_activation, check_eps, name_of
 from fastbn._core.dispatch import kernels
 from fastbn._core.kept import Kept
-from fastbn._core.saved import Saved
+from fastbn._core.saved import Saved, not_saved
 from fastbn._core.tensors import as_constant
 from fastbn._core.threads import check as check_threads
 from fastbn.functional import batchnorm
@@ -150,8 +150,7 @@ def inplace_batch_norm_backward(
     array([2.1088])
     """
     if not isinstance(saved, Saved):
-        raise TypeError("saved must be a Saved, the second value of inplace_batch_norm_training, got "
-                        f"{type(saved).__name__}")
+        raise not_saved(saved, Saved, "inplace_batch_norm_training")
     if num_threads is not None:
         check_threads(num_threads)
     view = saved._view_of(y, axis, "y")

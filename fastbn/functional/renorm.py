@@ -10,7 +10,7 @@ import numpy as np
 from fastbn._core import views
 from fastbn._core.checks import channels, check_eps, check_integer, check_number, check_trainable
 from fastbn._core.dispatch import kernels
-from fastbn._core.saved import Saved, in_range
+from fastbn._core.saved import Saved, in_range, not_saved
 from fastbn._core.tensors import as_constant
 from fastbn._core.threads import check as check_threads
 from fastbn.functional import batchnorm, parts
@@ -267,8 +267,7 @@ def batch_renorm_backward(
     (True, array([2.]))
     """
     if not isinstance(saved, SavedRenorm):
-        raise TypeError("saved must be a SavedRenorm, the second value of batch_renorm_training, got "
-                        f"{type(saved).__name__}")
+        raise not_saved(saved, SavedRenorm, "batch_renorm_training")
     batchnorm.check_vectors(len(saved.r), gamma=gamma)
     dx, dgamma, dbeta, *dresidual = batchnorm.gradients(
         dy, x, saved.batch, corrected(gamma, None, saved.r, saved.d)[0], axis=axis, out=out, num_threads=num_threads)

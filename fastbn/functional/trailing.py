@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn._core import memory, views
-from fastbn._core.checks import check_activation, check_trainable
+from fastbn._core.checks import NO_ACTIVATION, check_activation, check_trainable
 from fastbn._core.dispatch import kernels
 from fastbn._core.saved import not_saved
 from fastbn._core.saved_rows import RowSaved
@@ -54,7 +54,7 @@ def train(
     num_threads: int | None,
 ) -> tuple[NDArray[Any], RowSaved]:
     """Normalize every row of a view by its own statistics; returns y and what `gradients` needs."""
-    coded = (0, 0.0) if activation is None else check_trainable(activation, residual is not None)
+    coded = NO_ACTIVATION if activation is None else check_trainable(activation, residual is not None)
     if num_threads is not None:
         check_threads(num_threads)
     other = None if residual is None else views.like(view, residual, "residual")

@@ -12,9 +12,10 @@ import numpy as np
 from fastbn._core import views
 from fastbn._core.checks import check_choice, check_eps, check_integer
 from fastbn._core.dispatch import kernels
+from fastbn._core.saved import check_origin, not_saved
 from fastbn._core.tensors import as_constant
 from fastbn._core.threads import check as check_threads
-from fastbn.functional.batchnorm import check_vectors
+from fastbn.functional.batchnorm import check_vectors, refuse_single
 from fastbn.functional.inverse_root import EigenRoot, NewtonRoot
 from fastbn.functional.matrix_blocks import Blocks
 from fastbn.functional.whitening_saved import WhiteningSaved, check_matrix, to_vector
@@ -139,10 +140,7 @@ def train(
     if num_threads is not None:
         check_threads(num_threads)
     n, channels, s = view.shape
-    if n * s == 1:
-        raise ValueError(
-            f"x has shape {view.array.shape}, one value per channel along axis {view.axis}, so there is no covariance "
-            "to learn from; use a larger batch, or given statistics (whitening_inference, or eval() on a layer)")
+    refuse_single(view, "covariance", "whitening_inference")
     check_vectors(channels, gamma=gamma, beta=beta)
     y = views.output(view, out)
     if view.size:
@@ -305,15 +303,12 @@ def whitening_backward(
     (True, array([3., 3.]))
     """
     if not isinstance(saved, WhiteningSaved):
-        raise TypeError("saved must be a WhiteningSaved, the second value of whitening_training, got "
-                        f"{type(saved).__name__}")
+        raise not_saved(saved, WhiteningSaved, "whitening_training")
     if num_threads is not None:
         check_threads(num_threads)
     view = views.view(x, axis, len(saved._mean))
-    if saved._shape is not None and view.array.shape != saved._shape:
-        raise ValueError(f"x has shape {view.array.shape}; expected that of the forward pass, {saved._shape}")
-    if saved._axis is not None and view.axis != saved._axis:
-        raise ValueError(f"axis {axis} is not that of the forward pass, {saved._axis}")
+    if saved._shape is not None:
+        check_origin(view, axis, saved._shape, saved._axis)
     gradient = views.like(view, dy, "dy")
     channels = view.shape[1]
     check_vectors(channels, gamma=gamma)

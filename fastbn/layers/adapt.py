@@ -38,11 +38,12 @@ def adapt(bn_layers: Layers, *, n0: float) -> Iterator[None]:
 
     Notes
     -----
-    Nothing is stored: each call blends anew, the running averages do not change, and after the block evaluation is as
-    before. A sample is one index of the first axis other than the channel axis. Of a masked batch n is the number of
-    values that count divided by the positions of a sample, so that two half samples count as one. A batch with a single
-    value per channel needs an n0 above 0. A layer with ``keep="output"`` keeps x here, as with "input". In evaluation
-    mode a `SyncBatchNorm` then blends with the batch of all ranks, and each call is a collective operation.
+    Nothing is stored: each call computes its own blend, the running averages do not change, and after the block
+    evaluation is as before. A sample is one index of the first axis other than the channel axis. Of a masked batch n is
+    the number of values that count divided by the positions of a sample, so that two half samples count as one. A batch
+    with a single value per channel needs an n0 above 0. A layer with ``keep="output"`` keeps x here, as with "input".
+    In evaluation mode a `SyncBatchNorm` then blends with the batch of all ranks, and each call is a collective
+    operation.
 
     `backward` computes the gradients of what the forward pass computed: with w = n / (n0 + n), N values per channel,
     x_hat = (x - mean) * rstd and sums over the batch, ::

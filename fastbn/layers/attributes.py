@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from inspect import get_annotations
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias, TypedDict
 
 import numpy as np
 
@@ -157,6 +157,20 @@ def check_channel_axis(owner: Any, value: Any, name: str) -> int:
     if axis == 0:
         raise ValueError(f"{name} must be that of the channels, and 0 is that of the samples; got 0")
     return axis
+
+
+class Parameters(TypedDict):
+    """Whether a layer has a gamma, and a beta."""
+
+    scale: bool
+    center: bool
+
+
+def check_affine(affine: object, scale: object, center: object, name: str = "affine") -> Parameters:
+    """Return whether a layer has a gamma, and a beta; without `scale` or `center`, `affine` decides."""
+    both = check_flag(affine, name)
+    return {"scale": both if scale is None else check_flag(scale, "scale"),
+            "center": both if center is None else check_flag(center, "center")}
 
 
 def check_dtype(dtype: Any) -> np.dtype[Any]:

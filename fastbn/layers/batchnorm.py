@@ -10,12 +10,13 @@ from weakref import ref
 import numpy as np
 from numpy import ndarray
 
-from fastbn._core.checks import check_activation, check_flag
+from fastbn._core.checks import NO_ACTIVATION, check_activation, check_flag
 from fastbn._core.dispatch import kernels
 from fastbn._core.saved import check_variance
 from fastbn._core.views import same_memory
 from fastbn.checkpoints.kinds import register
 from fastbn.layers import by_average, by_batch, inplace
+from fastbn.layers.attributes import check_affine
 from fastbn.layers.base import set_tape
 from fastbn.layers.masked import Marks, check_padding, is_jagged, refuse_marks
 from fastbn.layers.options import NormWithOptions, check_features
@@ -168,18 +169,14 @@ class BatchNorm(NormWithOptions):
         virtual_batch_size: int | None = None,
         keep: Keep = "input",
     ) -> None:
-        affine = check_flag(affine, "affine")
         self._channels = channels = check_features(num_features)
         super().__init__(
             channels if isinstance(channels, int) else prod(channels), axis=axis, eps=eps, dtype=dtype,
-            num_threads=num_threads, scale=affine if scale is None else check_flag(scale, "scale"),
-            center=affine if center is None else check_flag(center, "center"))
-        self._running = RunningStatistics(
+            num_threads=num_threads, **check_affine(affine, scale, center))
+        self._track(RunningStatistics(
             self.num_features, self.dtype, check_flag(track_running_stats, "track_running_stats"),
             AveragingOptions(
-                averaging=averaging, momentum=momentum, unbiased=unbiased, debias=debias, nan_policy=nan_policy))
-        self._follower = self._running
-        self._warned = False
+                averaging=averaging, momentum=momentum, unbiased=unbiased, debias=debias, nan_policy=nan_policy)))
         self._set_options(on_single, virtual_batch_size, keep)
 
     @overload
@@ -275,7 +272,7 @@ class BatchNorm(NormWithOptions):
             with self._source.guard(FORWARD):
                 return forward(self, x, residual, activation, out, marks)
         # The rest of evaluation is here, because a call would take a tenth of its time.
-        coded = (0, 0.0) if activation is None else check_activation(activation)
+        coded = NO_ACTIVATION if activation is None else check_activation(activation)
         code = coded[0]
         if running.debias:
             mean, var = running.evaluation()

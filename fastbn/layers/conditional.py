@@ -42,7 +42,7 @@ def check_absent(owner: object, value: Any, name: str) -> None:
 
 @register_whole
 class ConditionalBatchNorm(TrackedNorm):
-    """Batch normalization whose gamma and beta are given with each call, for every sample.
+    """Batch normalization whose gamma and beta are given with each call, one set for each sample.
 
     In training mode, y[n] = (x[n] - mean) / sqrt(var + eps) * gamma[n] + beta[n] with the mean and the biased variance
     of the batch, and the running averages move towards them. In evaluation mode mean and var are the running averages.
@@ -115,12 +115,10 @@ class ConditionalBatchNorm(TrackedNorm):
     ) -> None:
         super().__init__(
             num_features, axis=axis, eps=eps, dtype=dtype, num_threads=num_threads, scale=False, center=False)
-        self._running = RunningStatistics(
+        self._track(RunningStatistics(
             self.num_features, self.dtype, check_flag(track_running_stats, "track_running_stats"),
             AveragingOptions(
-                averaging=averaging, momentum=momentum, unbiased=unbiased, debias=debias, nan_policy=nan_policy))
-        self._follower = self._running
-        self._warned = False
+                averaging=averaging, momentum=momentum, unbiased=unbiased, debias=debias, nan_policy=nan_policy)))
 
     def __call__(
         self,

@@ -9,7 +9,7 @@ import numpy as np
 from fastbn._core.checks import check_flag, check_integer, check_size
 from fastbn.checkpoints.kinds import register_whole
 from fastbn.functional import groupnorm
-from fastbn.layers.attributes import Check, check_channel_axis, refusal, set_unchecked
+from fastbn.layers.attributes import Check, check_affine, check_channel_axis, refusal, set_unchecked
 from fastbn.layers.samplenorm import SampleNorm
 
 if TYPE_CHECKING:
@@ -123,11 +123,9 @@ class GroupNorm(SampleNorm):
         set_unchecked(self, "num_channels", channels)
         set_unchecked(self, "per_group", check_flag(per_group, "per_group"))
         self.axis = axis
-        affine = check_flag(affine, "affine")
         super().__init__(
             (groups if self.per_group else channels,), eps=eps, dtype=dtype, num_threads=num_threads,
-            scale=affine if scale is None else check_flag(scale, "scale"),
-            center=affine if center is None else check_flag(center, "center"))
+            **check_affine(affine, scale, center))
 
     def _positional(self) -> list[str]:
         return [str(self.num_groups), str(self.num_channels)]

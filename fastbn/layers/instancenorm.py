@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from fastbn._core.checks import check_activation, check_flag
+from fastbn._core.checks import NO_ACTIVATION, check_activation, check_flag
 from fastbn._core.dispatch import kernels
 from fastbn._core.saved import check_variance
 from fastbn._core.saved_groups import GroupSaved
 from fastbn._core.views import same_memory
 from fastbn.checkpoints.kinds import register_whole
 from fastbn.functional import groupnorm, instancenorm
-from fastbn.layers.attributes import Check, check_channel_axis
+from fastbn.layers.attributes import Check, check_affine, check_channel_axis
 from fastbn.layers.base import RELU, set_tape
 from fastbn.layers.batch import Batch
 from fastbn.layers.running import MOMENTUM, AveragingOptions, RunningStatistics
@@ -123,16 +123,12 @@ class InstanceNorm(TrackedNorm):
         dtype: DTypeLike | None = np.float32,
         num_threads: int | None = None,
     ) -> None:
-        affine = check_flag(affine, "affine")
         super().__init__(
             num_features, axis=axis, eps=eps, dtype=dtype, num_threads=num_threads,
-            scale=affine if scale is None else check_flag(scale, "scale"),
-            center=affine if center is None else check_flag(center, "center"))
-        self._running = RunningStatistics(
+            **check_affine(affine, scale, center))
+        self._track(RunningStatistics(
             self.num_features, self.dtype, check_flag(track_running_stats, "track_running_stats"),
-            AveragingOptions(momentum=momentum, unbiased=unbiased, debias=debias, nan_policy=nan_policy))
-        self._follower = self._running
-        self._warned = False
+            AveragingOptions(momentum=momentum, unbiased=unbiased, debias=debias, nan_policy=nan_policy)))
 
     def __call__(
         self, x: ArrayLike, residual: ArrayLike | None = None, activation: Activation = None,
@@ -182,7 +178,7 @@ class InstanceNorm(TrackedNorm):
         # Without running averages, a policy still examines the statistics, as in a batch norm.
         follows = training and (self.track_running_stats or nan_policy != "propagate")
         view = instancenorm.instance_view(x, self.axis, self.num_features)
-        coded = (0, 0.0) if training or residual is None else check_activation(activation)
+        coded = NO_ACTIVATION if training or residual is None else check_activation(activation)
         if coded[0] > RELU:     # no backward pass
             y = groupnorm.infer(
                 view, self.num_features, self.gamma, self.beta, eps=self.eps, residual=residual, activation=activation,

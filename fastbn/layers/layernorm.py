@@ -10,6 +10,7 @@ from fastbn._core import views
 from fastbn._core.checks import check_flag
 from fastbn.checkpoints.kinds import register_whole
 from fastbn.functional import trailing
+from fastbn.layers.attributes import check_affine
 from fastbn.layers.trailing import TrailingNorm
 
 if TYPE_CHECKING:
@@ -96,11 +97,11 @@ class LayerNorm(TrailingNorm):
         dtype: DTypeLike | None = np.float32,
         num_threads: int | None = None,
     ) -> None:
-        affine, bias = check_flag(elementwise_affine, "elementwise_affine"), check_flag(bias, "bias")
+        if not check_flag(bias, "bias") and center is None:
+            center = False
         super().__init__(
             normalized_shape, eps=eps, dtype=dtype, num_threads=num_threads,
-            scale=affine if scale is None else check_flag(scale, "scale"),
-            center=affine and bias if center is None else check_flag(center, "center"))
+            **check_affine(elementwise_affine, scale, center, "elementwise_affine"))
 
     def _hidden(self) -> tuple[str, ...]:
         return "bias",          # center

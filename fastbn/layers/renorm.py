@@ -16,7 +16,7 @@ from fastbn.checkpoints.kinds import register_whole
 from fastbn.functional import batchnorm
 from fastbn.functional.renorm import Ramp, check_limit, corrected, correction, gradient_of_gamma
 from fastbn.layers import passes
-from fastbn.layers.attributes import Check, check_dtype
+from fastbn.layers.attributes import Check, check_affine, check_dtype
 from fastbn.layers.base import set_tape, warn
 from fastbn.layers.batch import Batch
 from fastbn.layers.deviations import RunningDeviations
@@ -152,7 +152,6 @@ class BatchRenorm(TrackedNorm):
     ) -> None:
         if not check_flag(track_running_stats, "track_running_stats"):
             raise ValueError("track_running_stats must be True in batch renormalization, got False")
-        affine = check_flag(affine, "affine")
         options = AveragingOptions(momentum=momentum, unbiased=unbiased, nan_policy=nan_policy)
         # Before the base class, which assigns eps.
         self._running = RunningDeviations(
@@ -160,11 +159,9 @@ class BatchRenorm(TrackedNorm):
             renorm_momentum=renorm_momentum)
         super().__init__(
             num_features, axis=axis, eps=eps, dtype=dtype, num_threads=num_threads,
-            scale=affine if scale is None else check_flag(scale, "scale"),
-            center=affine if center is None else check_flag(center, "center"))
+            **check_affine(affine, scale, center))
         self.r_max, self.d_max = r_max, d_max
-        self._follower = self._running
-        self._warned = False
+        self._track(self._running)
 
     @property
     def running_std(self) -> NDArray[np.float64]:

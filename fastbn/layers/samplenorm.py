@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from fastbn._core.checks import check_activation, decoded
+from fastbn._core.checks import NO_ACTIVATION, check_activation, decoded
 from fastbn._core.views import same_memory
 from fastbn.layers.base import set_tape
 from fastbn.layers.stored import StoredNorm
@@ -55,7 +55,7 @@ class SampleNorm(StoredNorm):
         ValueError
             For shapes that do not fit, or an `out` that overlaps an input but is another array.
         """
-        coded = (0, 0.0) if activation is None else check_activation(activation)
+        coded = NO_ACTIVATION if activation is None else check_activation(activation)
         saved = None
         try:
             if self.training:

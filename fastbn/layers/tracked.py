@@ -12,6 +12,7 @@ from fastbn._core import views
 from fastbn._core.checks import as_vector, check_finite, check_integer, check_size
 from fastbn._core.saved import Saved, check_variance
 from fastbn.affine import ChannelAffine
+from fastbn.checkpoints.conventions import COUNTER
 from fastbn.checkpoints.state import EXTRA, check_tracked
 from fastbn.functional import batchnorm
 from fastbn.layers import passes
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from fastbn.layers.batch import Batch, Follower
     from fastbn.layers.report import Report
     from fastbn.layers.running import RunningStatistics
-
-
-TRACKED = "num_batches_tracked"       # in a state
 
 
 def of_running(name: str, doc: str) -> Any:
@@ -90,6 +88,11 @@ class TrackedNorm(StoredNorm):
         # What evaluation computes with while the parameters are those that it was made of. They are plain arrays that
         # may change at any time, so they are compared, which takes less time than making the constants again.
         self._constants = None
+
+    def _track(self, running: RunningStatistics) -> None:
+        # These averages are those of the layer, and receive its batches.
+        self._running = self._follower = running
+        self._warned = False
 
     @property
     def track_running_stats(self) -> bool:
@@ -260,8 +263,8 @@ class TrackedNorm(StoredNorm):
             If a name is missing or unknown, a shape is not (C,), a value is not finite, or a variance is negative.
         """
         vectors = self._vectors()
-        loaded = self._checked(state, (*EXTRA, TRACKED))
-        progress = self._running.progress_from_state(state, loaded, check_tracked(state.get(TRACKED, 0)))
+        loaded = self._checked(state, (*EXTRA, COUNTER))
+        progress = self._running.progress_from_state(state, loaded, check_tracked(state.get(COUNTER, 0)))
         views.assign(flat(vectors), flat(loaded))
         self._running.progress = progress
         self._forget()

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from fastbn._core import views
-from fastbn._core.checks import check_choice, check_flag, check_integer, check_momentum
+from fastbn._core.checks import NO_ACTIVATION, check_choice, check_integer, check_momentum
 from fastbn._core.views import same_memory
+from fastbn.checkpoints.conventions import COUNTER
 from fastbn.checkpoints.kinds import register_whole
 from fastbn.checkpoints.state import MOST_BATCHES, check_tracked, state_array
 from fastbn.functional import whitening
 from fastbn.functional.whitening_saved import WhiteningSaved
-from fastbn.layers.attributes import Check, check_shape, check_vector, refusal, set_unchecked
+from fastbn.layers.attributes import Check, check_affine, check_shape, check_vector, refusal, set_unchecked
 from fastbn.layers.base import flat, set_tape
 from fastbn.layers.running import MOMENTUM
 from fastbn.layers.stored import StoredNorm
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
 
     from fastbn.functional.whitening import Method
 
-NO_ACTIVATION = (0, 0.0)
-MATRIX, TRACKED = "running_wm", "num_batches_tracked"       # in a state
+MATRIX = "running_wm"       # in a state
 
 
 def check_running_mean(owner: Whitening, value: Any, name: str) -> NDArray[Any]:
@@ -170,11 +170,9 @@ class Whitening(StoredNorm):
         self.iterations = iterations
         self.axis = axis
         self.momentum = momentum
-        affine = check_flag(affine, "affine")
         super().__init__(
             (self.num_features,), eps=eps, dtype=dtype, num_threads=num_threads,
-            scale=affine if scale is None else check_flag(scale, "scale"),
-            center=affine if center is None else check_flag(center, "center"))
+            **check_affine(affine, scale, center))
         self.running_mean = np.zeros(self.num_features, self.dtype)
         self.running_wm = np.empty(self._matrices, self.dtype)
         self.reset_running_stats()
@@ -256,7 +254,7 @@ class Whitening(StoredNorm):
                 for running, batch in ((self.running_mean, saved.mean), (self.running_wm, saved.matrix)):
                     running[...] = (1 - factor) * running + factor * batch
         if saved.count or self.momentum is not None:
-            set_unchecked(self, TRACKED, tracked)
+            set_unchecked(self, COUNTER, tracked)
 
     def _gradients(self, tape: Tape, x: Any, dy: ArrayLike, out: NDArray[Any] | None) -> tuple[Any, ...]:
         saved: Any = tape.saved
@@ -315,7 +313,7 @@ class Whitening(StoredNorm):
         matrix = np.empty(self._matrices, self.dtype)
         views.assign(flat({MATRIX: matrix}), flat({MATRIX: self.running_wm}))
         tracked = np.array(self.num_batches_tracked, np.int64)
-        return super().state_dict() | {MATRIX: matrix, TRACKED: tracked}
+        return super().state_dict() | {MATRIX: matrix, COUNTER: tracked}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load parameters and running averages: all of them or, after an error, none.
@@ -334,11 +332,11 @@ class Whitening(StoredNorm):
             If a name is missing or unknown, a shape does not fit, or a value is not finite.
         """
         vectors = self._vectors()
-        loaded = self._checked(state, (MATRIX, TRACKED))
+        loaded = self._checked(state, (MATRIX, COUNTER))
         if MATRIX not in state:
             raise ValueError(f"state is missing {MATRIX}; expected weight, bias, running_mean and {MATRIX}")
         loaded[MATRIX] = state_array(MATRIX, state[MATRIX], self._matrices, self.running_wm.dtype)
-        tracked = check_tracked(state.get(TRACKED, 0))
+        tracked = check_tracked(state.get(COUNTER, 0))
         views.assign(flat(vectors | {MATRIX: self.running_wm}), flat(loaded))
         self.num_batches_tracked = tracked
         self._forget()

@@ -1,4 +1,4 @@
-"""Gradients of backward passes, and forward mode, for every member of the family: the numbers."""
+"""Gradients of backward passes, and forward mode, for each member of the family: the numbers."""
 
 from itertools import product
 
@@ -17,7 +17,7 @@ UNITS = 20      # rounding units of the largest value that a result may be off
 
 members = pytest.mark.parametrize("name", MEMBERS)
 CASES = cases((40, 6), (5, 2, 3, 2, 3), (2, 4, FLUSH + 1), (5, TILE + 2, 7, 7), (300, 24))
-# Rows have no channel axis, and an instance needs more than one value.
+# Rows have no channel axis. An instance needs more than one value.
 GRID = [(name, case, layout) for name in MEMBERS for case in CASES for layout in ("planes", "rows")
         if not (is_rows(name) and layout == "rows") and not (name == "instance" and len(case.shape) == 2)]
 
