@@ -73,6 +73,8 @@ def check_flag(value: object, name: str) -> bool:
 
 def check_lengths(value: object, name: str) -> tuple[int, ...]:
     """Return the lengths of one or more axes; an integer stands for one axis."""
+    if type(value) is int:      # the usual case, without the cost of the others
+        return (check_integer(value, name, 0),)
     given: tuple[object, ...] = (value,)
     if isinstance(value, Iterable) and getattr(value, "shape", None) != ():     # an array without axes is an integer
         if isinstance(value, (Set, Mapping)):

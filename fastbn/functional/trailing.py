@@ -66,13 +66,14 @@ def train(
         kept_beta = np.zeros(view.shape[1]) if beta is None else np.array(as_constant(beta, "beta"), np.float64)
     elif coded[0]:
         bits = memory.empty((kernels.bits_words(view, 1),), np.dtype(np.uint16))
-    statistics: Any = (None if about_zero else np.zeros(view.shape[0]), ) * 2 + (np.zeros(view.shape[0]),)
+    statistics: Any
     if view.size:
         statistics = kernels.layer_forward(
             view, y, gamma, beta, eps, about_zero=about_zero, num_threads=num_threads, residual=other,
             activation=coded, bits=bits)
     else:
         check_parameters(view.shape[1], gamma=gamma, beta=beta)
+        statistics = (None if about_zero else np.zeros(view.shape[0]),) * 2 + (np.zeros(view.shape[0]),)
     return y.finish(), RowSaved(
         statistics, view.whole, lengths, activation=coded, residual=other is not None, beta=kept_beta, bits=bits)
 

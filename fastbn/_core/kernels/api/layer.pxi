@@ -48,30 +48,30 @@ cdef double* row_vector(object a, Py_ssize_t rows, str name) except NULL:
 
 cdef int execute_layer(Job* job, object num_threads) except -1:
     cdef bint large = is_large(job)
+    cdef int threads = enter_team(num_threads) if large else 1
     cdef Py_ssize_t sums
     cdef char* work = NULL
-    plan_layer(job, LAST_CACHE)
-    choose_stores(job, LAST_CACHE // 2)
-    add_phase(job, LAYER_BACKWARD if job.gradient else LAYER_FORWARD, job.cut.units)
-    sums = job.cut.units * UNIT_SUMS * job.coefs.step if job.gradient and job.gamma != NULL else 0
-    if sums:
-        add_phase(job, LAYER_MERGE, parts(job.c, TILE))
-    work = <char*> malloc((sums + PARAMETERS * job.coefs.step) * sizeof(double) + LINE)
-    if work == NULL:
-        raise MemoryError("no memory for the workspace of a layer normalization")
-    job.partials.sum_dy = <double*> (work + (-<Py_ssize_t> work & (LINE - 1)))
-    job.coefs.p = <char*> (job.partials.sum_dy + sums)
     try:
+        plan_layer(job, LAST_CACHE, threads)
+        choose_stores(job, LAST_CACHE // 2)
+        add_phase(job, LAYER_BACKWARD if job.gradient else LAYER_FORWARD, job.cut.units)
+        sums = job.cut.units * UNIT_SUMS * job.coefs.step if job.gradient and job.gamma != NULL else 0
+        if sums:
+            add_phase(job, LAYER_MERGE, parts(job.c, TILE))
+        work = <char*> malloc((sums + PARAMETERS * job.coefs.step) * sizeof(double) + LINE)
+        if work == NULL:
+            raise MemoryError("no memory for the workspace of a layer normalization")
+        job.partials.sum_dy = <double*> (work + (-<Py_ssize_t> work & (LINE - 1)))
+        job.coefs.p = <char*> (job.partials.sum_dy + sums)
         if job.gamma != NULL and job.type == FLOAT64:
             parameter_coefs(job, <const double*> NULL)
         elif job.gamma != NULL:
             parameter_coefs(job, <const float*> NULL)
-        if large:
-            run_job(job, num_threads)
-        else:
-            run(job, 1)
+        run_large(job, threads, large)
     finally:
         free(work)
+        if large:
+            leave_team()
     return 0
 
 

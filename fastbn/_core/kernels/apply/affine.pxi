@@ -234,6 +234,17 @@ cdef inline void affine_of(Mode mode, ForwardRuns a, Coefs coefs, const real* ki
         affine_with(m, a, coefs, kind)
 
 
+cdef inline void affine_stores(Mode mode, ForwardRuns a, Coefs coefs, const real* kind) noexcept nogil:
+    # Without a literal every block would also be stored into its local array, for fastbn_stream().
+    cdef Mode m = mode
+    if mode.stream:
+        m.stream = True
+        affine_of(m, a, coefs, kind)
+    else:
+        m.stream = False
+        affine_of(m, a, coefs, kind)
+
+
 cdef void affine_float16(bint spread, Mode mode, ForwardRuns a, Coefs coefs, const float* kind) noexcept nogil:
     mode.spread = spread
     mode.type = FLOAT16
@@ -253,11 +264,11 @@ cdef void affine(bint spread, Mode mode, ForwardRuns a, Coefs coefs, const real*
     mode.spread = spread
     if real is double:
         mode.type = FLOAT64
-        affine_of(mode, a, coefs, kind)
+        affine_stores(mode, a, coefs, kind)
     elif mode.type == FLOAT16:
         affine_float16(spread, mode, a, coefs, kind)
     elif mode.type == BFLOAT16:
         affine_bfloat16(spread, mode, a, coefs, kind)
     else:
         mode.type = FLOAT32
-        affine_of(mode, a, coefs, kind)
+        affine_stores(mode, a, coefs, kind)

@@ -242,6 +242,17 @@ cdef inline void gradient_of(Mode mode, GradientRuns a, Coefs coefs, const real*
         gradient_gates(m, a, coefs, kind)
 
 
+cdef inline void gradient_stores(Mode mode, GradientRuns a, Coefs coefs, const real* kind) noexcept nogil:
+    # As affine_stores().
+    cdef Mode m = mode
+    if mode.stream:
+        m.stream = True
+        gradient_of(m, a, coefs, kind)
+    else:
+        m.stream = False
+        gradient_of(m, a, coefs, kind)
+
+
 cdef void gradient_float16(bint spread, Mode mode, GradientRuns a, Coefs coefs, const float* kind) noexcept nogil:
     mode.spread = spread
     mode.type = FLOAT16
@@ -260,11 +271,11 @@ cdef void gradient(bint spread, Mode mode, GradientRuns a, Coefs coefs, const re
     mode.spread = spread
     if real is double:
         mode.type = FLOAT64
-        gradient_of(mode, a, coefs, kind)
+        gradient_stores(mode, a, coefs, kind)
     elif mode.type == FLOAT16:
         gradient_float16(spread, mode, a, coefs, kind)
     elif mode.type == BFLOAT16:
         gradient_bfloat16(spread, mode, a, coefs, kind)
     else:
         mode.type = FLOAT32
-        gradient_of(mode, a, coefs, kind)
+        gradient_stores(mode, a, coefs, kind)

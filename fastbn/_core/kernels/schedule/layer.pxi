@@ -9,13 +9,14 @@ cdef enum:
     GROUP_FORWARD = 131072      # bytes of x in a group of a forward
     GROUP_BACKWARD = 524288     # of x and dy
     LEAST_GROUP = 4             # rows of a group of a backward
-    UNIT_FORWARD = 32768        # least elements of a unit
+    UNIT_FORWARD = 32768        # elements of a unit, or fewer if a thread had none
     UNIT_BACKWARD = 131072
     MOST_UNITS = 64             # of a backward
     UNIT_SUMS = 2               # vectors of a unit of a backward: dgamma and dbeta
 
 
-cdef void plan_layer(Job* job, Py_ssize_t last_cache) noexcept:
+cdef void plan_layer(Job* job, Py_ssize_t last_cache, int threads) noexcept:
+    cdef Py_ssize_t groups
     cdef Cut* cut = &job.cut
     cdef Py_ssize_t row = job.c * job.itemsize
     cut.group = least(ROWS_ABREAST, parts(GROUP_FORWARD, row))
@@ -23,10 +24,15 @@ cdef void plan_layer(Job* job, Py_ssize_t last_cache) noexcept:
         cut.group = least(ROWS_ABREAST, parts(GROUP_BACKWARD, 2 * row))
         cut.group = cut.group if cut.group > LEAST_GROUP else LEAST_GROUP
     cut.fetch = elements_of(job) * job.itemsize >= last_cache
-    cut.unit_rows = parts(UNIT_BACKWARD if job.gradient else UNIT_FORWARD, job.c)
-    if job.gradient and cut.unit_rows < parts(job.n, MOST_UNITS):
-        cut.unit_rows = parts(job.n, MOST_UNITS)
-    cut.unit_rows = parts(cut.unit_rows, cut.group) * cut.group
+    groups = parts(job.n, cut.group)
+    if job.gradient:
+        cut.unit_rows = parts(UNIT_BACKWARD, job.c * cut.group)
+        if cut.unit_rows < parts(groups, MOST_UNITS):
+            cut.unit_rows = parts(groups, MOST_UNITS)
+        cut.unit_rows = evenly(groups, cut.unit_rows, 2)
+    else:
+        cut.unit_rows = evenly(groups, parts(UNIT_FORWARD, job.c * cut.group), threads)
+    cut.unit_rows *= cut.group
     cut.units = parts(job.n, cut.unit_rows)
     job.coefs = Coefs(NULL, parts(job.c, LANES) * LANES + PADDING, job.c, 1)
 
