@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LARGEST = 1 << 20
 # Arguments whose numbers are lengths of arrays, and those that do not multiply them. Other numbers are small.
 LENGTHS = ("num_features", "num_channels", "normalized_shape")
-PLACES = ("num_groups", "groups", "axis", "virtual_batch_size")
+PLACES = ("num_groups", "groups", "axis", "virtual_batch_size", "r_max", "d_max")
 MOST = 1024
 
 

@@ -5,7 +5,17 @@ import json
 import numpy as np
 import pytest
 
-from fastbn import BatchNorm, DomainSpecificBatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm, checkpoints
+from fastbn import (
+    BatchNorm,
+    BatchRenorm,
+    DomainSpecificBatchNorm,
+    GroupNorm,
+    InstanceNorm,
+    LayerNorm,
+    Ramp,
+    RMSNorm,
+    checkpoints,
+)
 from fastbn.checkpoints import whole
 from fastbn.checkpoints.prefixes import within
 from tests.checkpoints import files as made
@@ -211,7 +221,8 @@ def test_a_small_file_does_not_demand_many_layers(tmp_path, monkeypatch, argumen
 
 @pytest.mark.parametrize("layer", [
     DomainSpecificBatchNorm(2, [2019, 2020, 2021, "later"]), DomainSpecificBatchNorm(2, 30),
-    GroupNorm(2048, 4096, axis=-1), GroupNorm(2, 40_000, per_group=True), LayerNorm((0, 5))], ids=repr)
+    GroupNorm(2048, 4096, axis=-1), GroupNorm(2, 40_000, per_group=True), LayerNorm((0, 5)),
+    BatchRenorm(200_000, r_max=Ramp(1, 3, 5000, 40000), d_max=Ramp(0, 5, 5000, 25000))], ids=repr)
 def test_layers_of_many_values_or_labels_are_loaded(path, layer):
     layer.save(path)
     equal(type(layer).load(path), layer)
