@@ -394,5 +394,6 @@ def check_domains(domains: object) -> tuple[Domain, ...]:
             raise ValueError(f"domains must be names without a dot, got {label!r}")
     names = list(map(str, labels))
     if not labels or len(set(names)) < len(names):
-        raise ValueError(f"domains must be one label or more, each once, got {listed(list(map(repr, labels)))}")
+        given = listed(list(map(repr, labels))) if labels else "none"
+        raise ValueError(f"domains must be one label or more, each once, got {given}")
     return labels

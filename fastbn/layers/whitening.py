@@ -16,7 +16,7 @@ from fastbn.checkpoints.state import MOST_BATCHES, check_tracked, state_array
 from fastbn.functional import whitening
 from fastbn.functional.whitening_saved import WhiteningSaved
 from fastbn.layers.attributes import Check, check_affine, check_shape, check_vector, refusal, set_unchecked
-from fastbn.layers.base import flat, set_tape
+from fastbn.layers.base import STATE_NAMES, flat, set_tape
 from fastbn.layers.running import MOMENTUM
 from fastbn.layers.stored import StoredNorm
 from fastbn.layers.tape import Tape, weakly
@@ -332,9 +332,10 @@ class Whitening(StoredNorm):
             If a name is missing or unknown, a shape does not fit, or a value is not finite.
         """
         vectors = self._vectors()
+        if isinstance(state, Mapping) and MATRIX not in state:
+            expected = ", ".join(STATE_NAMES[name] for name in vectors)
+            raise ValueError(f"state is missing {MATRIX}; expected {expected}, {MATRIX}")
         loaded = self._checked(state, (MATRIX, COUNTER))
-        if MATRIX not in state:
-            raise ValueError(f"state is missing {MATRIX}; expected weight, bias, running_mean and {MATRIX}")
         loaded[MATRIX] = state_array(MATRIX, state[MATRIX], self._matrices, self.running_wm.dtype)
         tracked = check_tracked(state.get(COUNTER, 0))
         views.assign(flat(vectors | {MATRIX: self.running_wm}), flat(loaded))

@@ -222,6 +222,7 @@ BAD = {
     "zero": (lambda _: DomainSpecificBatchNorm(C, 0), ValueError, "domains must be at least 1, got 0"),
     "text": (lambda _: DomainSpecificBatchNorm(C, "ab"), TypeError, "domains must be a number or an iterable"),
     "twice": (lambda _: DomainSpecificBatchNorm(C, [1, "1"]), ValueError, "each once, got 1, '1'"),
+    "none": (lambda _: DomainSpecificBatchNorm(C, []), ValueError, "one label or more, each once, got none"),
     "dot": (lambda _: DomainSpecificBatchNorm(C, ["a.b"]), ValueError, "names without a dot, got 'a.b'"),
     "kind": (lambda _: DomainSpecificBatchNorm(C, [1.5]), TypeError, "domains must be strings or integers, got 1.5"),
     "number": (lambda _: DomainSpecificBatchNorm(C, 1.5), TypeError, "domains must be an integer, got 1.5"),

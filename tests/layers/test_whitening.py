@@ -278,7 +278,7 @@ def test_state_of_the_authors_module():
 
 
 @pytest.mark.parametrize(("change", "error", "message"), [
-    ({"running_wm": None}, ValueError, "state is missing running_wm"),
+    ({"running_wm": None}, ValueError, "state is missing running_wm; expected weight, bias, running_mean, running_wm"),
     ({"running_mean": None}, ValueError, "state is missing running_mean"),
     ({"running_var": np.ones(6)}, ValueError, "state also has running_var"),
     ({"running_wm": np.ones((1, 6, 6))}, ValueError, r"running_wm has shape \(1, 6, 6\); expected \(2, 3, 3\)"),

@@ -242,17 +242,6 @@ cdef inline void gradient_of(Mode mode, GradientRuns a, Coefs coefs, const real*
         gradient_gates(m, a, coefs, kind)
 
 
-cdef inline void gradient_stores(Mode mode, GradientRuns a, Coefs coefs, const real* kind) noexcept nogil:
-    # As affine_stores().
-    cdef Mode m = mode
-    if mode.stream:
-        m.stream = True
-        gradient_of(m, a, coefs, kind)
-    else:
-        m.stream = False
-        gradient_of(m, a, coefs, kind)
-
-
 cdef void gradient_float16(bint spread, Mode mode, GradientRuns a, Coefs coefs, const float* kind) noexcept nogil:
     mode.spread = spread
     mode.type = FLOAT16
@@ -267,15 +256,26 @@ cdef void gradient_bfloat16(bint spread, Mode mode, GradientRuns a, Coefs coefs,
     gradient_of(mode, a, coefs, kind)
 
 
-cdef void gradient(bint spread, Mode mode, GradientRuns a, Coefs coefs, const real* kind) noexcept nogil:
+cdef void gradient_plain(bint spread, Mode mode, GradientRuns a, Coefs coefs, const real* kind) noexcept nogil:
     mode.spread = spread
-    if real is double:
-        mode.type = FLOAT64
-        gradient_stores(mode, a, coefs, kind)
-    elif mode.type == FLOAT16:
+    mode.type = FLOAT64 if real is double else FLOAT32
+    mode.stream = False
+    gradient_of(mode, a, coefs, kind)
+
+
+cdef void gradient_streamed(bint spread, Mode mode, GradientRuns a, Coefs coefs, const real* kind) noexcept nogil:
+    mode.spread = spread
+    mode.type = FLOAT64 if real is double else FLOAT32
+    mode.stream = True
+    gradient_of(mode, a, coefs, kind)
+
+
+cdef void gradient(bint spread, Mode mode, GradientRuns a, Coefs coefs, const real* kind) noexcept nogil:
+    if real is float and mode.type == FLOAT16:
         gradient_float16(spread, mode, a, coefs, kind)
-    elif mode.type == BFLOAT16:
+    elif real is float and mode.type == BFLOAT16:
         gradient_bfloat16(spread, mode, a, coefs, kind)
+    elif mode.stream:
+        gradient_streamed(spread, mode, a, coefs, kind)
     else:
-        mode.type = FLOAT32
-        gradient_stores(mode, a, coefs, kind)
+        gradient_plain(spread, mode, a, coefs, kind)
