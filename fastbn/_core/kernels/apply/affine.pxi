@@ -248,29 +248,27 @@ cdef void affine_bfloat16(bint spread, Mode mode, ForwardRuns a, Coefs coefs, co
     affine_of(mode, a, coefs, kind)
 
 
-cdef void affine_plain(bint spread, Mode mode, ForwardRuns a, Coefs coefs, const real* kind) noexcept nogil:
-    mode.spread = spread
-    mode.type = FLOAT64 if real is double else FLOAT32
-    mode.stream = False
-    affine_of(mode, a, coefs, kind)
-
-
-cdef void affine_streamed(bint spread, Mode mode, ForwardRuns a, Coefs coefs, const real* kind) noexcept nogil:
-    mode.spread = spread
-    mode.type = FLOAT64 if real is double else FLOAT32
-    mode.stream = True
-    affine_of(mode, a, coefs, kind)
+cdef inline void affine_stores(Mode mode, ForwardRuns a, Coefs coefs, const real* kind) noexcept nogil:
+    # Without a literal every block would also be stored into its local array, for fastbn_stream().
+    cdef Mode m = mode
+    if mode.stream:
+        m.stream = True
+        affine_of(m, a, coefs, kind)
+    else:
+        m.stream = False
+        affine_of(m, a, coefs, kind)
 
 
 cdef void affine(bint spread, Mode mode, ForwardRuns a, Coefs coefs, const real* kind) noexcept nogil:
     # `spread` is an argument of its own so that the compiler makes a function for each shape.
-    # The types and `stream` are literals of functions of their own: without the second, every block would also be stored
-    # into its local array, and bodies in one function would add up their stacks.
-    if real is float and mode.type == FLOAT16:
+    mode.spread = spread
+    if real is double:
+        mode.type = FLOAT64
+        affine_stores(mode, a, coefs, kind)
+    elif mode.type == FLOAT16:
         affine_float16(spread, mode, a, coefs, kind)
-    elif real is float and mode.type == BFLOAT16:
+    elif mode.type == BFLOAT16:
         affine_bfloat16(spread, mode, a, coefs, kind)
-    elif mode.stream:
-        affine_streamed(spread, mode, a, coefs, kind)
     else:
-        affine_plain(spread, mode, a, coefs, kind)
+        mode.type = FLOAT32
+        affine_stores(mode, a, coefs, kind)

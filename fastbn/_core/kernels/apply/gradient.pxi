@@ -271,6 +271,7 @@ cdef void gradient_streamed(bint spread, Mode mode, GradientRuns a, Coefs coefs,
 
 
 cdef void gradient(bint spread, Mode mode, GradientRuns a, Coefs coefs, const real* kind) noexcept nogil:
+    # `stream` is a literal of two functions: two bodies in one would take twice the stack.
     if real is float and mode.type == FLOAT16:
         gradient_float16(spread, mode, a, coefs, kind)
     elif real is float and mode.type == BFLOAT16:
