@@ -19,7 +19,7 @@ cdef extern from *:
     #if defined(__SSE2__) && (defined(__GNUC__) || defined(__clang__))
     #include <immintrin.h>
     #define FASTBN_STREAMS 1
-    /* p and bytes are multiples of 16. A loop of one store takes up to twice as long, depending on its place in memory. */
+    /* p and bytes are multiples of 16. A loop of one store may take twice as long, because of where its code lies. */
     static inline __attribute__((always_inline)) void fastbn_stream(void* p, const void* from, Py_ssize_t bytes) {
         Py_ssize_t i = 0;
     #ifdef __AVX__
