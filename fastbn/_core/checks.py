@@ -124,13 +124,13 @@ def check_eps(eps: object) -> float:
     return abs(value)       # turns -0.0 into 0.0
 
 
-def check_momentum(momentum: object) -> float | None:
+def check_momentum(momentum: object, name: str = "momentum") -> float | None:
     """Return the weight of a new batch in the running averages; None stands for a plain average."""
     if momentum is None:
         return None
-    value = check_number(momentum, "momentum", "a number or None")
+    value = check_number(momentum, name, "a number or None")
     if not 0.0 <= value <= 1.0:
-        raise ValueError(f"momentum must be between 0 and 1, got {momentum!r}")
+        raise ValueError(f"{name} must be between 0 and 1, got {momentum!r}")
     return value
 
 

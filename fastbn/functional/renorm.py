@@ -74,9 +74,9 @@ class Ramp:
 
     def __call__(self, step: int) -> float:
         """Return the value at a step."""
-        if step < self.begin or self.begin == self.end:
-            return self.first if step < self.begin else self.last
-        share = min(1.0, (step - self.begin) / (self.end - self.begin))
+        if step >= self.end or step <= self.begin:      # exactly, and without the product of 0 and Inf
+            return self.last if step >= self.end else self.first
+        share = (step - self.begin) / (self.end - self.begin)
         return (1 - share) * self.first + share * self.last
 
 

@@ -51,9 +51,11 @@ class Checked:
         check = self._checks.get(name)
         if check is not None:
             value = check(self, value, name)
-        elif not (name in self._names or name.startswith("_") or hasattr(type(self), name)) and (
-                type(self).__module__.partition(".")[0] == "fastbn"):
-            raise AttributeError(unknown(type(self), name))
+        elif not (name in self._names or name.startswith("_")) and type(self).__module__.partition(".")[0] == "fastbn":
+            if callable(getattr(type(self), name, None)) and not (value is None or callable(value)):
+                raise AttributeError(f"{with_article(type(self))} has a method {name}; call it")
+            if not hasattr(type(self), name):
+                raise AttributeError(unknown(type(self), name))
         set_unchecked(self, name, value)
 
 

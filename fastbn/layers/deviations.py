@@ -38,7 +38,7 @@ def refuse_none(owner: object, value: object, name: str) -> Any:
 
 def check_second(owner: RunningDeviations, value: Any, name: str) -> Any:
     """Return what belongs to the second pair of averages, which a layer keeps or does without."""
-    checked = check_momentum(value) if name == "renorm_momentum" else check_vector(owner, value, name)
+    checked = check_momentum(value, name) if name == "renorm_momentum" else check_vector(owner, value, name)
     if (checked is None) == owner.second:
         refuse_change(name, checked)
     return checked

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastbn import checkpoints
-from fastbn._core.checks import check_flag, check_integer, listed
+from fastbn._core.checks import check_flag, listed
 from fastbn.checkpoints.kinds import register_whole
 from fastbn.layers.attributes import Check, Checked, check_vector, refusal, set_unchecked
 from fastbn.layers.base import STATE_NAMES
 from fastbn.layers.batchnorm import BatchNorm
+from fastbn.layers.labels import Domain, check_domains, differing
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterable
 
     from numpy.typing import ArrayLike, NDArray
     from typing_extensions import Self, Unpack
@@ -23,15 +25,17 @@ if TYPE_CHECKING:
     from fastbn.checkpoints.settings import Settings
     from fastbn.layers.masked import Padding
 
-Domain: TypeAlias = str | int
 PARAMETERS = ("gamma", "beta")
 
 
 def check_shared(owner: DomainSpecificBatchNorm, value: Any, name: str) -> NDArray[Any] | None:
-    """Return the array of a parameter that domains share."""
+    """Return the array of a parameter that domains share, after all of them have received it."""
     if not owner.share_affine:
         raise AttributeError(f"each domain has its own {name}; assign that of layer[domain]")
-    return check_vector(owner._layers[owner.domains[0]], value, name)
+    array = check_vector(owner._layers[owner.domains[0]], value, name)
+    for layer in owner._layers.values():
+        setattr(layer, name, array)
+    return array
 
 
 @register_whole
@@ -138,8 +142,10 @@ class DomainSpecificBatchNorm(Checked):
         for name, value in fields.items():
             set_unchecked(self, name, value)
         for name in PARAMETERS:
-            set_unchecked(self, name, getattr(first, name) if shared else None)
+            set_unchecked(self, name, None)
             set_unchecked(self, f"grad_{name}", None)
+            if shared:
+                setattr(self, name, getattr(first, name))
         self._last = None
 
     @property
@@ -158,9 +164,16 @@ class DomainSpecificBatchNorm(Checked):
         except (KeyError, TypeError):
             raise ValueError(
                 f"domain must be one of {listed(list(map(repr, self.domains)))}, got {domain!r:.80}") from None
-        if self.share_affine and not (layer.gamma is self.gamma and layer.beta is self.beta):
-            layer.gamma, layer.beta = self.gamma, self.beta
+        if self.share_affine:
+            self._share()
         return layer
+
+    def _share(self) -> None:
+        # A parameter that was assigned to the layer of one domain becomes that of all.
+        for name in PARAMETERS:
+            for layer in self._layers.values():
+                if getattr(layer, name) is not getattr(self, name):
+                    setattr(self, name, getattr(layer, name))
 
     def __call__(
         self,
@@ -310,10 +323,13 @@ class DomainSpecificBatchNorm(Checked):
         shared = {name: state[name] for name in self._shared() if name in state}
         unknown = [name for name in state if name not in shared and not str(name).startswith((*prefixes.values(),))]
         if unknown:
-            raise ValueError(f"state also has {listed(sorted(map(str, unknown)))}; expected {listed(self._shared())} "
-                             f"and names that begin with {listed([*prefixes.values()])}")
+            expected = listed([*self._shared(), f"names that begin with {listed([*prefixes.values()])}"])
+            raise ValueError(f"state also has {listed(sorted(map(str, unknown)))}; expected {expected}")
         parts = {domain: shared | {name.removeprefix(prefix): value for name, value in state.items()
                                    if name.startswith(prefix)} for domain, prefix in prefixes.items()}
+        different = differing(self._shared(), parts)
+        if different:
+            raise ValueError(f"{listed(different)} differs between the domains, which share one")
         for domain, part in parts.items():      # a copy shows whether a part can be loaded
             try:
                 copy.copy(self[domain]).load_state_dict(part)
@@ -346,7 +362,7 @@ class DomainSpecificBatchNorm(Checked):
         return checkpoints.load_layer(cls, path, prefix, "fastbn", settings)
 
     def save(self, path: str | os.PathLike[str], *, prefix: str = "", append: bool = False) -> None:
-        """Write the layer to a file, with its arguments as metadata: the settings of the first domain.
+        """Write the layer to a file, with its arguments as metadata.
 
         Parameters
         ----------
@@ -356,13 +372,19 @@ class DomainSpecificBatchNorm(Checked):
         Raises
         ------
         OSError, TypeError, ValueError
-            As `BatchRenorm.save`.
+            As `BatchRenorm.save`; also if the domains have different settings, of which a file holds one set.
         """
         checkpoints.save_layer(self, path, prefix, "fastbn", append)
 
     def _arguments(self) -> dict[str, Any]:
         # Of the constructor, as `Norm` has them.
         settings = self[self.domains[0]]._arguments()
+        for domain in self.domains:
+            other = self[domain]._arguments()
+            changed = [name for name in settings if name != "num_threads" and other[name] != settings[name]]
+            if changed:
+                raise ValueError(f"domains {self.domains[0]!r} and {domain!r} differ in {listed(changed)}, and a file "
+                                 "holds one set of settings")
         return settings | {"domains": self.domains, "share_affine": self.share_affine}
 
     @property
@@ -378,22 +400,3 @@ class DomainSpecificBatchNorm(Checked):
     def _shared(self) -> list[str]:
         # The names of shared parameters in a state.
         return [STATE_NAMES[name] for name in PARAMETERS if getattr(self, name) is not None]
-
-
-def check_domains(domains: object) -> tuple[Domain, ...]:
-    """Return labels whose names in a state differ."""
-    if not isinstance(domains, Iterable):
-        return tuple(range(check_integer(domains, "domains", 1)))
-    if isinstance(domains, (str, bytes)):
-        raise TypeError(f"domains must be a number or an iterable of labels, got {domains!r}")
-    labels = tuple(domains)
-    for label in labels:
-        if isinstance(label, bool) or not isinstance(label, (str, int)):
-            raise TypeError(f"domains must be strings or integers, got {label!r}")
-        if isinstance(label, str) and (not label or "." in label):
-            raise ValueError(f"domains must be names without a dot, got {label!r}")
-    names = list(map(str, labels))
-    if not labels or len(set(names)) < len(names):
-        given = listed(list(map(repr, labels))) if labels else "none"
-        raise ValueError(f"domains must be one label or more, each once, got {given}")
-    return labels

@@ -44,6 +44,9 @@ def check_schedule(owner: object, value: Any, name: str) -> Limit:
     """Return a number, or a callable as it is; a tuple has the arguments of a `Ramp`."""
     if isinstance(value, tuple) and len(value) == len(fields(Ramp)):
         value = Ramp(*value)
+    if isinstance(value, Ramp):
+        check_limit(value.first, name)
+        check_limit(value.last, name)
     return value if callable(value) else check_limit(value, name)
 
 

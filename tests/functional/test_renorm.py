@@ -225,4 +225,6 @@ def test_ramp():
     ramp = Ramp(1, 3, 5000, 40000)
     assert [ramp(step) for step in (0, 5000, 14000, 40000, 10**9)] == [1, 1, pytest.approx(1 + 2 * 9 / 35), 3, 3]
     assert [Ramp(0, 5, 7, 7)(step) for step in (6, 7, 8)] == [0, 5, 5]
+    assert [Ramp(1, np.inf, 3, 8)(step) for step in (3, 4, 8)] == [1, np.inf, np.inf]
+    assert [Ramp(np.inf, 1, 3, 8)(step) for step in (3, 4, 8)] == [np.inf, np.inf, 1]
     assert pickle.loads(pickle.dumps(ramp)) == ramp == eval(repr(ramp))

@@ -211,3 +211,11 @@ def test_a_batch_that_overflows_an_assigned_array_is_not_finite():
 def test_a_dtype_that_is_none(dtype):
     with pytest.raises(TypeError, match=f"^dtype must be float32 or float64, got {re.escape(repr(dtype))}$"):
         BatchNorm(3, dtype=dtype)
+
+
+@pytest.mark.parametrize("name", ["frozen", "freeze", "eval", "backward"])
+def test_a_flag_cannot_replace_a_method(name):
+    bn = BatchNorm(2)
+    with pytest.raises(AttributeError, match=f"^a BatchNorm has a method {name}; call it$"):
+        setattr(bn, name, True)
+    assert callable(getattr(bn, name))

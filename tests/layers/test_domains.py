@@ -235,3 +235,35 @@ def test_errors(name):
     call, error, message = BAD[name]
     with pytest.raises(error, match=message):
         call(DomainSpecificBatchNorm(C, LABELS))
+
+
+def test_a_parameter_of_one_domain_is_that_of_all_if_they_share():
+    bn = DomainSpecificBatchNorm(C, LABELS, share_affine=True)
+    first, second = (bn[label] for label in LABELS[:2])
+    first.gamma = first.gamma - 0.25
+    assert (bn[LABELS[1]].gamma == 0.75).all()
+    assert bn.gamma is first.gamma
+    assert second.gamma is first.gamma
+    bn.beta = np.full(C, 2, np.float32)
+    assert second.beta is bn.beta      # at once, in layers that are at hand as well
+
+
+def test_states_of_domains_that_share_must_agree():
+    separate = DomainSpecificBatchNorm(C, LABELS)
+    shared = DomainSpecificBatchNorm(C, LABELS, share_affine=True)
+    separate[LABELS[0]].gamma[:] = 3
+    with pytest.raises(ValueError, match="weight differs between the domains, which share one"):
+        shared.load_state_dict(separate.state_dict())
+    assert (shared.gamma == 1).all()
+    for label in LABELS:
+        separate[label].gamma[:] = 3
+    shared.load_state_dict(separate.state_dict())
+    assert (shared.gamma == 3).all()
+
+
+def test_a_file_does_not_lose_the_settings_of_a_domain(tmp_path):
+    bn = DomainSpecificBatchNorm(C, LABELS)
+    bn[LABELS[1]].eps = 1e-2
+    with pytest.raises(ValueError, match="domains 'photo' and 'drawing' differ in eps, and a file holds one set"):
+        bn.save(tmp_path / "bank.npz")
+    assert not list(tmp_path.iterdir())

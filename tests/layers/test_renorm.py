@@ -307,9 +307,10 @@ def test_a_small_batch_is_normalized_nearly_as_in_evaluation():
 BAD = {
     "untracked": (lambda: BatchRenorm(C, track_running_stats=False), ValueError, "track_running_stats must be True"),
     "r_max": (lambda: BatchRenorm(C, r_max=0.5), ValueError, "r_max must be at least 1, got 0.5"),
+    "end of a ramp": (lambda: BatchRenorm(C, r_max=Ramp(1, 0.5, 3, 8)), ValueError, "r_max must be at least 1"),
     "d_max": (lambda: setattr(layer(), "d_max", None), TypeError, "d_max must be a number, got None"),
     "averages": (lambda: BatchRenorm(C, averages="variance"), ValueError, "averages must be one of 'std', 'var'"),
-    "momentum": (lambda: BatchRenorm(C, renorm_momentum=2), ValueError, "momentum must be between 0 and 1, got 2"),
+    "momentum": (lambda: BatchRenorm(C, renorm_momentum=2), ValueError, "renorm_momentum must be between 0 and 1"),
     "eps": (lambda: setattr(layer(), "eps", -1), ValueError, "eps must be 0, or finite"),
     "second": (lambda: setattr(layer(), "renorm_momentum", 0.1), ValueError,
                "renorm_momentum must be None, because the layer was made without renorm_momentum"),
