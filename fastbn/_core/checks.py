@@ -38,6 +38,7 @@ ACTIVATIONS = {
     "relu": 1, "relu6": 2, "leaky_relu": 3, "hardswish": 4, "hard_sigmoid": 5, "sigmoid": 6, "silu": 7, "tanh": 8,
     "gelu": 9, "gelu_tanh": 10, "mish": 11, "softplus": 12, "elu": 13,
 }
+RELU = ACTIVATIONS["relu"]      # the last one that has a backward pass after a residual
 # Those with a parameter: its name, and its default, which is PyTorch's.
 PARAMETERS = {"leaky_relu": ("slope", 0.01), "elu": ("alpha", 1.0)}
 
@@ -157,7 +158,7 @@ def check_activation(activation: object) -> tuple[int, float]:
 def check_trainable(activation: object, residual: bool) -> tuple[int, float]:
     """Return as `check_activation`, if there is a backward pass; `residual` tells whether it follows one."""
     coded = check_activation(activation)
-    if residual and coded[0] > ACTIVATIONS["relu"]:
+    if residual and coded[0] > RELU:
         raise ValueError(f"activation must be None or 'relu' after a residual in training, got {activation!r}; leave "
                          "it out and apply it to the result")
     return coded

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn._core import views
-from fastbn._core.checks import NO_ACTIVATION
+from fastbn._core.checks import NO_ACTIVATION, RELU
 from fastbn._core.saved import is_activation, is_vector, read_only, refuse
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
-
-RELU = 1    # its code in the kernels
 
 
 class RowSaved:

@@ -61,8 +61,8 @@ def encoded(name: str, value: Any) -> Any:
         return value
     if isinstance(value, (tuple, list)):
         return [encoded(name, item) for item in value]
-    raise ValueError(f"{name} is a {type(value).__name__}, which a file cannot hold; expected a number, a text or a "
-                     "tuple of them")
+    expected = "a number or a Ramp" if callable(value) else "a number, a text or a tuple of them"
+    raise ValueError(f"{name} is a {type(value).__name__}, which a file cannot hold; expected {expected}")
 
 
 def check_choices(layer_type: type, convention: Convention, choices: Mapping[str, Any]) -> None:

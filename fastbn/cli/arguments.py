@@ -5,13 +5,24 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from argparse import ArgumentTypeError
+from argparse import Action, ArgumentError, ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
+from typing import Any
 
 from fastbn._core.threads import check
 from fastbn.cli.console import OutputError, check_writable
 
 PICTURES = (".pdf", ".png", ".svg")
+
+
+class Once(Action):
+    """The action of an option that stores a value, where a second value would be taken for another one to add."""
+
+    def __call__(self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: Any = None) -> None:
+        """Store the value."""
+        if getattr(namespace, self.dest) is not None:
+            raise ArgumentError(self, "given twice; expected one value")
+        setattr(namespace, self.dest, values)
 
 
 def integer(text: str) -> int:

@@ -28,7 +28,7 @@ def check_vectors(channels: int, **vectors: Any) -> None:
 
 
 def refuse_single(view: views.View, statistic: str, inference: str) -> None:
-    """Raise an error for one value per channel; `inference` is the function that takes given statistics."""
+    """Raise an error for one value per channel; `inference` tells what takes given statistics."""
     n, channels, s = view.shape
     if n * s == 1 and channels:
         raise ValueError(
@@ -138,7 +138,7 @@ def train(
         check_threads(num_threads)
     n, channels, s = view.shape
     other = None if residual is None else views.like(view, residual, "residual")
-    refuse_single(view, "variance", "batch_norm_inference")
+    refuse_single(view, "variance", "batch_norm_inference, on_single of a BatchNorm")
     y = views.output(view, out, other)
     if not view.size:
         check_vectors(channels, gamma=gamma, beta=beta)

@@ -11,7 +11,6 @@ from fastbn._core.checks import NO_ACTIVATION, check_activation, check_eps
 from fastbn._core.dispatch import kernels
 from fastbn._core.kept import Kept
 from fastbn._core.saved import Saved, check_variance, in_range, normalizing
-from fastbn._core.tensors import as_constant
 from fastbn._core.threads import check as check_threads
 from fastbn.functional import batchnorm
 
@@ -177,7 +176,7 @@ def check_modulation(view: views.View, gamma: ArrayLike | None, beta: ArrayLike 
         if values is None:
             arrays.append(np.full(shape, default))
             continue
-        array = views.as_plain(as_constant(values, name), name)
+        array = views.as_plain(values, name)
         if array.shape != shape:
             raise ValueError(f"{name} has shape {array.shape}; expected (N, C), a value for each sample and channel of "
                              f"x, {shape}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn._core import views
+from fastbn._core.checks import RELU
 from fastbn._core.dispatch import kernels
 from fastbn._core.kept import Kept
 from fastbn._core.saved import Saved, check_variance, left_over, normalizing
@@ -31,12 +32,14 @@ def normalize(
     mean_low: NDArray[np.float64] | None,
     count: int,
     out: NDArray[Any] | None,
-) -> tuple[NDArray[Any], Saved]:
+) -> tuple[NDArray[Any], Saved | None]:
     """Normalize a part of a training batch of `count` values per channel by the statistics of the whole.
 
-    Returns y and what `batch_norm_backward` needs, as `batch_norm_training` does.
+    Returns y and what `batch_norm_backward` needs, as `batch_norm_training` does; None for a residual with an
+    activation that has no backward pass.
     """
-    saved = inference_saved(        # before y may be written over x
+    trainable = residual is None or activation[0] <= RELU
+    saved = None if not trainable else inference_saved(        # before y may be written over x
         x, mean, var, gamma, beta, axis=axis, eps=eps, activation=activation, residual=residual,
         num_threads=num_threads, mean_low=mean_low, count=count)
     constants = kernels.Constants(len(mean), mean, var, gamma, beta, eps, low=mean_low)

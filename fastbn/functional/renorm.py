@@ -173,10 +173,11 @@ def batch_renorm_training(
     batch_mean, low, m2 = kernels.reduce(view, whole=False, num_threads=num_threads)
     var = in_range(m2 / (n * s))
     r, d = correction((batch_mean, low), var, eps, (mean, std), limits)
-    y, batch = parts.normalize(
+    y, saved = parts.normalize(
         x, batch_mean, var, *corrected(gamma, beta, r, d), axis=axis, eps=eps, activation=coded, residual=residual,
         num_threads=num_threads, mean_low=low, count=n * s, out=out)
-    return y, SavedRenorm(batch, r, d)
+    assert saved is not None        # the activation is trainable
+    return y, SavedRenorm(saved, r, d)
 
 
 def correction(

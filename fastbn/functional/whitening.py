@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Method: TypeAlias = Literal["zca", "iternorm"]
 METHODS = ("zca", "iternorm")
+MOST_ITERATIONS = 100       # far more than Newton's iteration takes to converge
 ITERATIONS = 5      # the default, as in the paper
 
 
@@ -42,6 +43,11 @@ def scaled(matrix: NDArray[np.float64], gamma: ArrayLike | None) -> NDArray[np.f
         return matrix
     with np.errstate(all="ignore"):
         return matrix * np.array(as_constant(gamma, "gamma"), np.float64).reshape(len(matrix), -1, 1)
+
+
+def check_iterations(iterations: object) -> int:
+    """Return a number of iterations."""
+    return check_integer(iterations, "iterations", 1, MOST_ITERATIONS)
 
 
 def whitening_training(
@@ -79,7 +85,7 @@ def whitening_training(
         Number of groups of consecutive channels, a divisor of C. Each is whitened by itself.
     method : {"zca", "iternorm"}
     iterations : int
-        Of Newton's iteration.
+        Of Newton's iteration, at most 100; "zca" does not use them.
     axis : int
         The channel axis; statistics run over all other axes.
     eps : float
@@ -120,7 +126,7 @@ def whitening_training(
     groups = check_groups(groups, view.shape[1], "the number of channels")
     check_choice(method, "method", METHODS)
     return train(
-        view, gamma, beta, groups=groups, method=method, iterations=check_integer(iterations, "iterations", 1),
+        view, gamma, beta, groups=groups, method=method, iterations=check_iterations(iterations),
         eps=check_eps(eps), out=out, num_threads=num_threads)
 
 

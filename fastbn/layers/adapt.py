@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 from fastbn._core.checks import check_number
 from fastbn.layers.blend import Blend
-from fastbn.layers.population import Layers, check_layers
+from fastbn.layers.population import check_layers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fastbn.layers.population import Layers
+    from fastbn.layers.tracked import TrackedNorm
 
 
-@contextmanager
-def adapt(bn_layers: Layers, *, n0: float) -> Iterator[None]:
+def adapt(bn_layers: Layers, *, n0: float) -> AbstractContextManager[None]:
     """Let evaluation mode normalize by a blend of stored statistics and those of each batch, in a ``with`` block.
 
     With the stored mean_s and var_s, and mean_t and var_t (biased) of a test batch of n samples, ::
@@ -31,6 +36,11 @@ def adapt(bn_layers: Layers, *, n0: float) -> Iterator[None]:
     n0 : float
         0 or more, possibly Inf.
 
+    Returns
+    -------
+    context manager
+        For a ``with`` block; without one nothing changes.
+
     Raises
     ------
     TypeError, ValueError
@@ -39,9 +49,10 @@ def adapt(bn_layers: Layers, *, n0: float) -> Iterator[None]:
     Notes
     -----
     Nothing is stored: each call computes its own blend, the running averages do not change, and after the block
-    evaluation is as before. A sample is one index of the first axis other than the channel axis. Of a masked batch n is
-    the number of values that count divided by the positions of a sample, so that two half samples count as one. A batch
-    with a single value per channel needs an n0 above 0. A layer with ``keep="output"`` keeps x here, as with "input".
+    evaluation is as before. A sample is one index of the first axis other than the channel axis, or one part of a
+    jagged batch. With a mask or lengths, n is the number of samples that have a value that counts, in each channel; how
+    many of their values count does not change n. A batch with a single value per channel needs an n0 above 0. A layer
+    with ``keep="output"`` keeps x here, as with "input".
     In evaluation mode a `SyncBatchNorm` then blends with the batch of all ranks, and each call is a collective
     operation.
 
@@ -76,12 +87,21 @@ def adapt(bn_layers: Layers, *, n0: float) -> Iterator[None]:
     strength = check_number(n0, "n0")
     if not strength >= 0:
         raise ValueError(f"n0 must be 0 or more, got {n0!r}")
-    before = [layer._blend for layer in layers]
-    blend = None if math.isinf(strength) else Blend(strength)
-    try:
-        for layer in layers:
-            layer._blend = blend
-        yield
-    finally:
-        for layer, earlier in zip(layers, before, strict=True):
+    return _Adapting(layers, None if math.isinf(strength) else Blend(strength))
+
+
+class _Adapting(AbstractContextManager[None]):
+    # A block of `adapt`, which may be entered again.
+
+    def __init__(self, layers: Sequence[TrackedNorm], blend: Blend | None) -> None:
+        self._layers, self._blend = layers, blend
+        self._before: list[list[Any]] = []
+
+    def __enter__(self) -> None:
+        self._before.append([layer._blend for layer in self._layers])
+        for layer in self._layers:
+            layer._blend = self._blend
+
+    def __exit__(self, *error: object) -> None:
+        for layer, earlier in zip(self._layers, self._before.pop(), strict=True):
             layer._blend = earlier

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from inspect import get_annotations
+from inspect import get_annotations, getattr_static
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias, TypedDict
 
@@ -30,6 +30,9 @@ set_unchecked: Callable[[object, str, Any], None] = object.__setattr__
 # Names of other libraries.
 RENAMED = {"weight": "gamma", "bias": "beta", "moving_mean": "running_mean", "moving_variance": "running_var",
            "epsilon": "eps"}
+# What to do in place of something that a layer does not have.
+INSTEAD = {"activation": "pass it to each call",
+           "freeze": "assign learn_affine = False to freeze gamma and beta, and call eval() for constant statistics"}
 
 
 class Checked:
@@ -61,11 +64,14 @@ class Checked:
 
 def unknown(cls: type[Checked], name: str) -> str:
     """Return an error message for an attribute that a class does not have."""
-    names = [known for known in {*cls._names, *dir(cls)} if not known.startswith("_") and known not in RENAMED]
+    names = [known for known in {*cls._names, *dir(cls)}
+             if not (known.startswith("_") or isinstance(getattr_static(cls, known, None), Absent))]
     similar = get_close_matches(name, names, 1)
-    hint = f"; it is called {RENAMED[name]}" if name in RENAMED else f"; did you mean {similar[0]}?" if similar else ""
-    if name == "activation":
-        hint = "; pass it to each call"
+    hint = f"; did you mean {similar[0]}?" if similar else ""
+    if name in RENAMED:
+        hint = f"; it is called {RENAMED[name]}"
+    elif name in INSTEAD:
+        hint = f"; {INSTEAD[name]}"
     return f"{with_article(cls)} has no attribute {name}{hint}"
 
 
@@ -83,8 +89,8 @@ def with_article(cls: type) -> str:
     return f"{'an' if name[0] in ('AEFHILMNORSX' if spelt else 'AEIOaeio') else 'a'} {name}"
 
 
-class Renamed:
-    """A name of PyTorch for an attribute: reading it is an error with the name that it has here.
+class Absent:
+    """A name that a class does not have: reading it is an error that tells what to use.
 
     `hasattr` is False, and a class outside of this package may have an attribute of this name.
     """

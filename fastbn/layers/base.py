@@ -14,11 +14,11 @@ from weakref import ref
 import numpy as np
 
 from fastbn._core import views
-from fastbn._core.checks import ACTIVATIONS, check_flag, name_of
+from fastbn._core.checks import RELU, check_flag, name_of
 from fastbn._core.views import same_memory
 from fastbn.checkpoints.state import check_state
 from fastbn.layers import passes
-from fastbn.layers.attributes import CHECKS, Check, Checked, Renamed, check_dtype, set_unchecked
+from fastbn.layers.attributes import CHECKS, Absent, Check, Checked, check_dtype, set_unchecked
 from fastbn.layers.tape import Tape, alive
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 # The names of the vectors in a state, which are PyTorch's.
 STATE_NAMES = {"gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_var": "running_var",
                "renorm_mean": "renorm_mean", "renorm_var": "renorm_var"}
-
-RELU: int = ACTIVATIONS["relu"]
 
 
 def warn(message: str, category: type[Warning]) -> None:
@@ -76,7 +74,7 @@ class Norm(Checked, ABC):
     grad_gamma: NDArray[Any] | Any
     grad_beta: NDArray[Any] | Any
     if not TYPE_CHECKING:       # a checker reports that these do not exist
-        weight, bias = Renamed(), Renamed()
+        weight, bias, freeze = Absent(), Absent(), Absent()
     _shape: tuple[int, ...]     # of gamma and beta
     # The last forward pass. Evaluation leaves the arguments of a Tape: to make one would slow a small call by a tenth.
     _tape: Tape | tuple[Any, Any, tuple[int, float]] | None

@@ -261,6 +261,10 @@ class BatchNorm(NormWithOptions):
                         by_batch.refuse_groups(self, "jagged x")
             if jagged:
                 values, offsets = x
+                if self._blend is not None and not (self.training or by_statistics):
+                    y = self._blend.evaluate(
+                        self, values, residual, activation, out, marks=Marks(None, None, padding), offsets=offsets)
+                    return y, offsets
                 return self(values, residual, activation, out), offsets
         if self._blend is not None and not (self.training or by_statistics):
             return self._blend.evaluate(self, x, residual, activation, out, marks=Marks(mask, lengths, padding))

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastbn._core import views
+from fastbn._core.checks import channels
 from fastbn._core.views import same_memory
 from fastbn.layers import passes
 from fastbn.layers.base import set_tape
 from fastbn.layers.batch import Batch
 from fastbn.layers.masked import Marks, read, select
-from fastbn.layers.source import FORWARD, MicroBatches, reduce_several
+from fastbn.layers.source import FORWARD, MicroBatches
 from fastbn.layers.tape import weakly
+from fastbn.statistics.channel_stats import ChannelStats
 from fastbn.statistics.moments import two_sum
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from fastbn._core.checks import Activation
     from fastbn.layers.masked import Selection
+    from fastbn.layers.source import Source
     from fastbn.layers.tracked import TrackedNorm
 
 
@@ -39,9 +41,15 @@ class Blend:
 
     def evaluate(
         self, layer: TrackedNorm, x: ArrayLike, residual: ArrayLike | None, activation: Activation,
-        out: NDArray[Any] | None, *, marks: Marks,
+        out: NDArray[Any] | None, *, marks: Marks, offsets: NDArray[Any] | None = None,
     ) -> Any:
-        """Normalize x, and leave a tape at the layer; the arguments are those of a call."""
+        """Normalize x, and leave a tape at the layer; the arguments are those of a call.
+
+        Parameters
+        ----------
+        offsets : ndarray, shape (N + 1,), optional
+            Of a jagged batch, of which x has the values.
+        """
         try:
             with layer._source.guard(FORWARD):
                 view = layer._view(x)
@@ -49,15 +57,17 @@ class Blend:
                 operands = passes.Operands.of(view, residual, activation, out)
                 mean, var = layer._constant_statistics()
                 batch = self._read(layer, view, selection)
-                weight, mixed, distance = self.mix(batch, positions_of(view), mean, var)
-                y, _, tape = passes.forward(operands, selection, MicroBatches(mixed), layer._parameters())
+                samples = of_all_parts(layer._source, samples_of(view, selection, offsets))
+                weight, mixed, distance = self.mix(batch, samples, mean, var)
+                y, _, tape = passes.forward(
+                    operands, selection, MicroBatches(mixed), layer._parameters(), trains=False)
         except BaseException as error:
             layer._forget_unless_refused(error)
             raise
-        assert tape.saved is not None
-        with np.errstate(all="ignore"):     # Inf where the batch has no weight, and NaN in a channel that is NaN
-            tape.counts = np.asarray(batch.size if batch.counts is None else batch.counts) / weight
-            tape.shift = distance * tape.saved.rstd**2
+        if tape.saved is not None:
+            with np.errstate(all="ignore"):     # Inf where the batch has no weight, and NaN in a channel that is NaN
+                tape.counts = np.asarray(batch.size if batch.counts is None else batch.counts) / weight
+                tape.shift = distance * tape.saved.rstd**2
         tape.rows = None
         if out is None or not same_memory(out, x):
             tape.x = weakly(x)
@@ -68,28 +78,29 @@ class Blend:
         source = layer._source
         if source.whole and selection is None and view.size > layer.num_features:
             return Batch.from_view(view, layer.num_threads)
-        if source.whole and self.n0:        # with stored statistics, a single value per channel is enough
-            return Batch.from_stats(read(view, selection, layer.num_threads))
-        return reduce_several(source, lambda: read(view, selection, layer.num_threads))
+        batch = source.reduce(lambda: read(view, selection, layer.num_threads))
+        if not self.n0 and batch.single():
+            raise ValueError(f"a single value of x counts in {channels(batch.single())}, which has no variance; adapt "
+                             "by a larger batch, or with an n0 above 0")
+        return batch
 
     def mix(
-        self, batch: Batch, positions: int, mean: NDArray[Any], var: NDArray[Any]
+        self, batch: Batch, samples: NDArray[np.float64], mean: NDArray[Any], var: NDArray[Any]
     ) -> tuple[NDArray[np.float64], Batch, NDArray[np.float64]]:
         """Return the weight of the batch, the blended statistics, and their mean less that of the batch.
 
         Parameters
         ----------
         batch : Batch
-        positions : int
-            Of one sample.
+        samples : ndarray of float64, shape (C,)
+            Number of samples of each channel.
         mean, var : ndarray, shape (C,)
             The stored statistics.
         """
-        counts = np.full(len(batch.mean), float(batch.size)) if batch.counts is None else batch.counts
-        samples = counts / positions
-        weight = np.divide(samples, self.n0 + samples, out=np.zeros(len(counts)), where=samples > 0)
+        width = len(batch.mean)
+        weight = np.divide(samples, self.n0 + samples, out=np.zeros(width), where=samples > 0)
         rest = 1 - weight
-        low = np.zeros(len(counts)) if batch.mean_low is None else batch.mean_low
+        low = np.zeros(width) if batch.mean_low is None else batch.mean_low
         with np.errstate(all="ignore"):     # an infinity leaves NaN in its channel, without a warning
             distance = np.where(rest > 0, rest * ((np.asarray(mean, np.float64) - batch.mean) - low), 0.0)
             high, low = two_sum(batch.mean, distance + low)
@@ -97,8 +108,28 @@ class Blend:
         return weight, Batch(batch.size, high, mixed, low, counts=batch.counts), distance
 
 
-def positions_of(view: views.View) -> int:
-    """Return the number of positions of a sample, along all axes but the first one and the channel axis."""
-    others = [length for k, length in enumerate(view.array.shape) if k != view.axis]
-    positions: int = math.prod(others[1:])
-    return max(1, positions)
+def samples_of(
+    view: views.View, selection: Selection | None, offsets: NDArray[Any] | None
+) -> NDArray[np.float64]:
+    """Return the number of samples with a value that counts, in each channel.
+
+    A sample is one index of the first axis other than the channel axis, or one part of a jagged batch.
+    """
+    number: Any
+    if offsets is not None:
+        number = np.count_nonzero(np.diff(offsets))
+    elif selection is None:
+        number = view.array.shape[0 if view.axis else 1] if view.size else 0
+    else:
+        chosen = selection.chosen
+        number = np.count_nonzero(chosen.any(axis=tuple(range(1, chosen.ndim - selection.by_channel))), axis=0)
+    return np.full(view.shape[1], number, np.float64)
+
+
+def of_all_parts(source: Source, samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the number of samples of the whole batch; `samples` are those of the array at hand."""
+    if source.whole:
+        return samples
+    zeros = np.zeros(len(samples))
+    batch = source.reduce(lambda: ChannelStats.from_arrays(samples, zeros, zeros))      # counted as if they were values
+    return np.full(len(samples), float(batch.size)) if batch.counts is None else batch.counts

@@ -10,8 +10,8 @@ import numpy as np
 from fastbn._core import views
 from fastbn._core.checks import check_choice, check_eps, check_flag, check_momentum
 from fastbn._core.saved import check_variance
-from fastbn.layers.attributes import Check, check_vector, set_unchecked
-from fastbn.layers.running import AveragingOptions, RunningStatistics
+from fastbn.layers.attributes import Check, set_unchecked
+from fastbn.layers.running import AveragingOptions, RunningStatistics, check_average
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,12 +33,12 @@ def refuse_none(owner: object, value: object, name: str) -> Any:
     """Return the array of an average, which batch renormalization cannot do without."""
     if value is None:
         raise ValueError(f"{name} must be an array in batch renormalization, got None")
-    return check_vector(owner, value, name)
+    return check_average(owner, value, name)
 
 
 def check_second(owner: RunningDeviations, value: Any, name: str) -> Any:
     """Return what belongs to the second pair of averages, which a layer keeps or does without."""
-    checked = check_momentum(value, name) if name == "renorm_momentum" else check_vector(owner, value, name)
+    checked = check_momentum(value, name) if name == "renorm_momentum" else check_average(owner, value, name)
     if (checked is None) == owner.second:
         refuse_change(name, checked)
     return checked

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from fastbn import checkpoints
 from fastbn._core.checks import check_flag, listed
 from fastbn.checkpoints.kinds import register_whole
-from fastbn.layers.attributes import Check, Checked, check_vector, refusal, set_unchecked
+from fastbn.layers.attributes import Check, Checked, check_vector, refusal, set_unchecked, unknown
 from fastbn.layers.base import STATE_NAMES
 from fastbn.layers.batchnorm import BatchNorm
-from fastbn.layers.labels import Domain, check_domains, differing
+from fastbn.layers.labels import Domain, check_domains, parts_of, prefix_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import ArrayLike, NDArray
     from typing_extensions import Self, Unpack
@@ -168,6 +168,26 @@ class DomainSpecificBatchNorm(Checked):
             self._share()
         return layer
 
+    def __len__(self) -> int:
+        """Return the number of domains."""
+        return len(self.domains)
+
+    def __iter__(self) -> Iterator[Domain]:
+        """Iterate over the domains."""
+        return iter(self.domains)
+
+    def __contains__(self, domain: object) -> bool:
+        """Return whether there is a domain of this label."""
+        return domain in self.domains
+
+    if not TYPE_CHECKING:       # a checker reports that these do not exist
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Raise an error, which tells where an attribute of `BatchNorm` is."""
+            if not name.startswith("_") and (hasattr(BatchNorm, name) or name in BatchNorm._names):
+                raise AttributeError(f"each domain has its own {name}; use layer[domain].{name}")
+            raise AttributeError(unknown(type(self), name))
+
     def _share(self) -> None:
         # A parameter that was assigned to the layer of one domain becomes that of all.
         for name in PARAMETERS:
@@ -301,7 +321,7 @@ class DomainSpecificBatchNorm(Checked):
         """
         states = {domain: self[domain].state_dict() for domain in self.domains}
         shared = {name: states[self.domains[0]][name] for name in self._shared()}
-        return shared | {f"bns.{domain}.{name}": vector for domain, state in states.items()
+        return shared | {prefix_of(domain) + name: vector for domain, state in states.items()
                          for name, vector in state.items() if name not in shared}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -317,19 +337,7 @@ class DomainSpecificBatchNorm(Checked):
         TypeError, ValueError
             As `BatchNorm.load_state_dict`; messages name the domain.
         """
-        if not isinstance(state, Mapping):
-            raise TypeError(f"state must be a mapping of names to arrays, got {type(state).__name__}")
-        prefixes = {domain: f"bns.{domain}." for domain in self.domains}
-        shared = {name: state[name] for name in self._shared() if name in state}
-        unknown = [name for name in state if name not in shared and not str(name).startswith((*prefixes.values(),))]
-        if unknown:
-            expected = listed([*self._shared(), f"names that begin with {listed([*prefixes.values()])}"])
-            raise ValueError(f"state also has {listed(sorted(map(str, unknown)))}; expected {expected}")
-        parts = {domain: shared | {name.removeprefix(prefix): value for name, value in state.items()
-                                   if name.startswith(prefix)} for domain, prefix in prefixes.items()}
-        different = differing(self._shared(), parts)
-        if different:
-            raise ValueError(f"{listed(different)} differs between the domains, which share one")
+        parts = parts_of(state, self.domains, self._shared())
         for domain, part in parts.items():      # a copy shows whether a part can be loaded
             try:
                 copy.copy(self[domain]).load_state_dict(part)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from fastbn._core.checks import NO_ACTIVATION, check_activation, check_flag
+from fastbn._core.checks import NO_ACTIVATION, RELU, check_activation, check_flag
 from fastbn._core.dispatch import kernels
 from fastbn._core.saved import check_variance
 from fastbn._core.saved_groups import GroupSaved
@@ -14,7 +14,7 @@ from fastbn._core.views import same_memory
 from fastbn.checkpoints.kinds import register_whole
 from fastbn.functional import groupnorm, instancenorm
 from fastbn.layers.attributes import Check, check_affine, check_channel_axis
-from fastbn.layers.base import RELU, set_tape
+from fastbn.layers.base import set_tape
 from fastbn.layers.batch import Batch
 from fastbn.layers.running import MOMENTUM, AveragingOptions, RunningStatistics
 from fastbn.layers.tape import Tape, of_evaluation, weakly

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -10,15 +10,9 @@ import numpy as np
 from fastbn._core.checks import check_integer, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
 Domain: TypeAlias = str | int
-
-
-def differing(names: Iterable[str], parts: Mapping[Domain, Mapping[str, Any]]) -> list[str]:
-    """Return the names under which the states of some domains have different values."""
-    values = {name: [np.asarray(part[name]) for part in parts.values() if name in part] for name in names}
-    return [name for name, arrays in values.items() if any(not np.array_equal(arrays[0], array) for array in arrays)]
 
 
 def check_domains(domains: object) -> tuple[Domain, ...]:
@@ -38,3 +32,41 @@ def check_domains(domains: object) -> tuple[Domain, ...]:
         given = listed(list(map(repr, labels))) if labels else "none"
         raise ValueError(f"domains must be one label or more, each once, got {given}")
     return labels
+
+
+def prefix_of(domain: Domain) -> str:
+    """Return what the names of a domain begin with in a state."""
+    return f"bns.{domain}."
+
+
+def parts_of(state: object, domains: Iterable[Domain], shared: Sequence[str]) -> dict[Domain, dict[str, Any]]:
+    """Return the part of a state that belongs to each domain, with the vectors that all of them share.
+
+    Parameters
+    ----------
+    state : mapping of str to array_like
+    domains : iterable of str or int
+    shared : sequence of str
+        The names of what the domains share, which may also be in the part of each.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not a mapping, or has other names, or vectors that the domains share and that differ.
+    """
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be a mapping of names to arrays, got {type(state).__name__}")
+    prefixes = {domain: prefix_of(domain) for domain in domains}
+    common = {name: state[name] for name in shared if name in state}
+    unknown = [name for name in state if name not in common and not str(name).startswith((*prefixes.values(),))]
+    if unknown:
+        expected = listed([*shared, f"names that begin with {listed([*prefixes.values()])}"])
+        raise ValueError(f"state also has {listed(sorted(map(str, unknown)))}; expected {expected}")
+    parts = {domain: common | {name.removeprefix(prefix): value for name, value in state.items()
+                               if name.startswith(prefix)} for domain, prefix in prefixes.items()}
+    values = {name: [np.asarray(part[name]) for part in parts.values() if name in part] for name in shared}
+    different = [name for name, arrays in values.items()
+                 if any(not np.array_equal(arrays[0], array) for array in arrays)]
+    if different:
+        raise ValueError(f"{listed(different)} differs between the domains, which share one")
+    return parts

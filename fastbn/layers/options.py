@@ -39,11 +39,19 @@ def check_axis(layer: NormWithOptions, value: Any, name: str) -> Axis:
         axes = tuple(check_integer(axis, name) for axis in value)
         if len({*axes}) < len(axes):
             raise ValueError(f"{name} is {value!r}; expected each axis once")
+    if getattr(layer, "virtual_batch_size", None) is not None:
+        refuse_samples(axes, name)
     sizes = layer._channels
     if isinstance(sizes, tuple) and (isinstance(axes, int) or len(axes) != len(sizes)):
         raise ValueError(f"{name} is {value!r}; expected {len(sizes)} axes, one for each number in num_features, "
                          f"{sizes}")
     return axes
+
+
+def refuse_samples(axes: Axis, name: str) -> None:
+    """Raise an error for channels along the axis of the samples, which a virtual batch size divides."""
+    if 0 in (axes if isinstance(axes, tuple) else (axes,)):
+        raise ValueError(f"{name} must not be 0, the axis of the samples, with a virtual_batch_size; got {axes}")
 
 
 def check_use(layer: NormWithOptions, value: Any, name: str) -> bool:
@@ -73,6 +81,7 @@ def check_virtual(layer: NormWithOptions, value: object, name: str) -> int | Non
         raise ValueError(f"{name} must be None with on_single={layer.on_single!r}, got {size}")
     if layer.keep == "output":
         raise ValueError(f"{name} must be None with keep='output', got {size}")
+    refuse_samples(layer.axis, "axis")
     return size
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbn._core import views
-from fastbn._core.checks import check_trainable
+from fastbn._core.checks import check_activation, check_trainable
 from fastbn.functional import batchnorm, parts
 from fastbn.layers.batch import Batch, Statistics
 from fastbn.layers.masked import Selection, read
@@ -80,7 +80,7 @@ class Operands:
 
 def forward(
     operands: Operands, selection: Selection | None, source: Source, parameters: Parameters,
-    settle: Callable[[Batch], Statistics] = Batch.statistics,
+    settle: Callable[[Batch], Statistics] = Batch.statistics, *, trains: bool = True,
 ) -> tuple[Any, Batch, Tape]:
     """Normalize the values that count by the statistics of their batch.
 
@@ -94,6 +94,8 @@ def forward(
     settle : callable
         Gets the statistics of the batch before anything is written, and returns what normalizes it or raises an error.
         Not called for a batch that fused kernels read and write at once.
+    trains : bool
+        Whether an activation without a backward pass is an error.
 
     Returns
     -------
@@ -108,7 +110,8 @@ def forward(
     TypeError, ValueError
         As `fastbn.functional.batch_norm_training`.
     """
-    coded = check_trainable(operands.activation, operands.residual is not None)
+    after = operands.residual is not None
+    coded = check_trainable(operands.activation, after) if trains else check_activation(operands.activation)
     if source.whole and selection is not None and not selection.by_channel:
         index = np.flatnonzero(selection.chosen)
         if len(index) != 1:
@@ -131,6 +134,8 @@ def forward(
         activation=coded, residual=added, num_threads=parameters.num_threads, mean_low=low, count=size, out=place)
     y = operands.target.finish() if selection is None else selection.put(
         operands.target, values, view.array, operands.out)
+    if saved is None:
+        return y, batch, Tape(None, True, coded, selection=selection)
     return y, batch, Tape.of_batch(saved, selection, rows, counts)
 
 

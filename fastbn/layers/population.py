@@ -155,6 +155,9 @@ class Gathering:
 
 def check_layers(bn_layers: Layers) -> list[BatchNorm | BatchRenorm]:
     """Return distinct layers with running averages, or raise an error."""
+    if hasattr(bn_layers, "domains"):
+        raise TypeError(f"bn_layers is a {type(bn_layers).__name__}; expected the layers of its domains, "
+                        "layer[domain]")
     if not isinstance(bn_layers, (BatchNorm, BatchRenorm, Iterable)):
         raise TypeError(f"bn_layers must be a BatchNorm or an iterable of them, got {type(bn_layers).__name__}")
     layers = [bn_layers] if isinstance(bn_layers, (BatchNorm, BatchRenorm)) else list(bn_layers)

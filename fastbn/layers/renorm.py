@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import numpy as np
 
 from fastbn._core import views
-from fastbn._core.checks import check_activation, check_flag, check_integer, check_trainable
+from fastbn._core.checks import check_activation, check_flag, check_integer, check_trainable, listed
 from fastbn._core.dispatch import kernels
 from fastbn._core.views import same_memory
+from fastbn.checkpoints.conventions import COUNTER
 from fastbn.checkpoints.kinds import register_whole
 from fastbn.functional import batchnorm
 from fastbn.functional.renorm import Ramp, check_limit, corrected, correction, gradient_of_gamma
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from fastbn.layers.masked import Padding, Selection
 
 Limit: TypeAlias = float | Callable[[int], float] | tuple[float, float, int, int]
+RAMP = f"({', '.join(field.name for field in fields(Ramp))})"
 SECOND = {"running_mean": "renorm_mean", "running_var": "renorm_var"}
 # The schedules of the paper, section 4.1.
 R_MAX, D_MAX = Ramp(1.0, 3.0, 5000, 40000), Ramp(0.0, 5.0, 5000, 25000)
@@ -47,7 +49,12 @@ def check_schedule(owner: object, value: Any, name: str) -> Limit:
     if isinstance(value, Ramp):
         check_limit(value.first, name)
         check_limit(value.last, name)
-    return value if callable(value) else check_limit(value, name)
+    if callable(value):
+        schedule: Callable[[int], float] = value
+        return schedule
+    if value is None or isinstance(value, (str, tuple, list)):
+        raise TypeError(f"{name} must be a number, a callable or the arguments of a Ramp, {RAMP}; got {value!r}")
+    return check_limit(value, name)
 
 
 @register_whole
@@ -203,7 +210,12 @@ class BatchRenorm(TrackedNorm):
         """
         if isinstance(x, tuple) and is_jagged(x):
             refuse_marks(mask, lengths)
-            return self(x[0], residual, activation, out, padding=padding), x[1]
+            values, offsets = x
+            if not self.training and self._blend is not None:
+                marks = Marks(None, None, padding)
+                y = self._blend.evaluate(self, values, residual, activation, out, marks=marks, offsets=offsets)
+                return y, offsets
+            return self(values, residual, activation, out, padding=padding), offsets
         marks = Marks(mask, lengths, padding)
         if not self.training and self._blend is not None:
             return self._blend.evaluate(self, x, residual, activation, out, marks=marks)
@@ -285,7 +297,8 @@ class BatchRenorm(TrackedNorm):
         ----------
         state : mapping of str to array_like
             As `state_dict` returns it, or the state of a `BatchNorm` or of a torch.nn.BatchNorm layer, whose running
-            averages then serve as renorm_mean and renorm_var too.
+            averages then serve as renorm_mean and renorm_var too. Without num_batches_tracked, limits that are
+            callables start again, with a warning.
 
         Raises
         ------
@@ -293,7 +306,12 @@ class BatchRenorm(TrackedNorm):
             As `BatchNorm.load_state_dict`.
         """
         if isinstance(state, Mapping) and self._running.second:
-            state = {other: state[name] for name, other in SECOND.items() if name in state} | {**state}
+            if not any(name in state for name in SECOND.values()):
+                state = {other: state[name] for name, other in SECOND.items() if name in state} | {**state}
         elif isinstance(state, Mapping):
             state = {name: value for name, value in state.items() if name not in SECOND.values()}
         super().load_state_dict(state)
+        restarted = [name for name in ("r_max", "d_max") if callable(getattr(self, name))]
+        if restarted and COUNTER not in state:
+            warn(f"state has no {COUNTER}, which is now 0, so that {listed(restarted)} start again; assign "
+                 f"{COUNTER} to continue", UserWarning)

@@ -14,6 +14,7 @@ import numpy as np
 
 from fastbn._core import views
 from fastbn._core.checks import channels, check_choice, check_flag, check_momentum
+from fastbn._core.saved import check_variance
 from fastbn.checkpoints.settings import AVERAGINGS, UPDATE_POLICIES
 from fastbn.checkpoints.state import MOST_BATCHES, check_exact, check_initial_weight, check_tracked
 from fastbn.layers.attributes import Check, Checked, check_vector, set_unchecked
@@ -93,7 +94,15 @@ def check_running(owner: RunningStatistics, value: Any, name: str) -> NDArray[An
     if value is None and (owner.debias or owner.stats is not None):
         setting = "debias=True" if owner.debias else "averaging='exact'"
         raise ValueError(f"{name} must be an array with {setting}, got None")
-    return check_vector(owner, value, name)
+    return check_average(owner, value, name)
+
+
+def check_average(owner: Any, value: Any, name: str) -> NDArray[Any] | None:
+    """Return as `check_vector`; a variance must not be negative."""
+    vector = check_vector(owner, value, name)
+    if name.endswith("_var") and vector is not None:
+        check_variance(vector, 1.0, name)
+    return vector
 
 
 def check_debias(owner: RunningStatistics, value: Any, name: str) -> bool:

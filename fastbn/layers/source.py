@@ -60,7 +60,8 @@ class Local:
     def refuse_single(self, batch: Batch) -> NoReturn:
         """Raise an error."""
         raise ValueError(f"a single value of x counts in {channels(batch.single())}, so there is no variance to learn "
-                         "from; use a larger batch, leave such a value out of the mask, or use eval()")
+                         "from; use a larger batch, leave such a value out of the mask, set on_single of a BatchNorm, "
+                         "or use eval()")
 
     def reduce_gradient(self, read: Callable[[], NDArray[np.float64]]) -> NDArray[np.float64]:
         """Return the sums of the array."""
@@ -155,7 +156,7 @@ class Ranks:
         have = "one value per channel" if batch.counts is None else (
             f"a single value that counts in {channels(batch.single())}")
         raise ValueError(f"all ranks together have {have}, so there is no variance to learn from; use a larger batch, "
-                         "or eval()")
+                         "on_single or eval()")
 
     def reduce_gradient(self, read: Callable[[], NDArray[np.float64]]) -> NDArray[np.float64]:
         """Return the sums of all ranks, added in their order; a collective operation."""

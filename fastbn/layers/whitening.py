@@ -68,7 +68,7 @@ class Whitening(StoredNorm):
     method : {"zca", "iternorm"}
         How the inverse square root is computed: exactly, by eigenvalues, or approximately, by Newton's iteration.
     iterations : int
-        Of Newton's iteration.
+        Of Newton's iteration, at most 100; "zca" does not use them.
     axis : int
         The channel axis: 1 for NCHW, -1 for NHWC.
     eps : float
@@ -130,7 +130,7 @@ class Whitening(StoredNorm):
         "groups": refusal("make a new layer"),
         "axis": lambda _, value, name: check_integer(value, name),
         "method": lambda _, value, name: check_choice(value, name, whitening.METHODS),
-        "iterations": lambda _, value, name: check_integer(value, name, 1),
+        "iterations": lambda _, value, name: whitening.check_iterations(value),
         "momentum": lambda _, value, name: check_momentum(value),
         "running_mean": check_running_mean,
         "running_wm": check_running_wm,

@@ -56,6 +56,13 @@ class Moments:
         a, b = self.arrays(), other.arrays()
         return a.keys() == b.keys() and all(np.array_equal(a[name], b[name], equal_nan=True) for name in a)
 
+    def with_nan(self) -> Moments:
+        """Return the same moments, with NaN where a mean is not finite: an Inf counts alike wherever it stands."""
+        beyond = ~np.isfinite(self.mean)
+        if beyond.any():
+            self.mean[beyond] = self.mean_low[beyond] = self.m2[beyond] = np.nan
+        return self
+
     def shifted(self, origin: NDArray[Any]) -> Moments:
         """Return the moments of the values plus integers of 64 bits, (C,), without extrema."""
         # Such an integer is the exact sum of two float64.
@@ -184,4 +191,4 @@ def check_parts(arrays: Mapping[str, Any]) -> Moments:
         raise ValueError(f"{'max' if 'min' in found else 'min'} is missing; expected both extrema or neither")
     if "min" in found and (found["min"] > found["max"])[~none].any():
         raise ValueError("min is above max")
-    return Moments(**found)
+    return Moments(**found).with_nan()

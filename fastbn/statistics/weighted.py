@@ -49,7 +49,7 @@ def weighted_moments(
         some = count > 0
         low, high = (x.min(axis=0), x.max(axis=0)) if (w > 0).all() else (
             np.where(w > 0, x, np.inf).min(axis=0), np.where(w > 0, x, -np.inf).max(axis=0))
-        with np.errstate(all="ignore"):     # an infinity gives NaN in its channel
+        with np.errstate(all="ignore"):     # an Inf gives NaN in its channel
             # Weights are divided first, because sum(w x) may overflow. Clipped, the pivot of a constant is exact.
             pivot = (np.divide(w, total, out=np.zeros(w.shape), where=total > 0) * x).sum(axis=0)
             pivot = np.where(some, np.clip(pivot, low, high), 0.0)
@@ -59,7 +59,7 @@ def weighted_moments(
             squares = (w * d * d).sum(axis=0)
             m2 = np.where(np.isinf(squares), squares, squares - e * step)
             mean, mean_low = two_sum(pivot, step)
-        part = Moments(count, mean, mean_low, np.where(m2 < 0, 0.0, m2))
+        part = Moments(count, mean, mean_low, np.where(m2 < 0, 0.0, m2)).with_nan()
         if extrema:
             part.min, part.max = low, high
         out = out.merged(part)

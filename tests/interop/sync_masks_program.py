@@ -169,6 +169,14 @@ def adapted():
                     near(bn.grad_gamma, one.grad_gamma)
                     of_all(bn.grad_gamma)
                 near(bn(own), one(x)[mine])     # of this rank alone
+    # Ranks that pad their sequences to lengths of their own: n is the number of samples all the same.
+    padded, lengths = np.random.default_rng(3).normal(1, 2, (RANKS, 9, 4)), np.arange(2, RANKS + 2) % 4
+    whole, part = (layer.eval() for layer in pair(4, "rows", np.float64))
+    with fastbn.adapt([whole, part], n0=1.5):
+        y, steps, mine = whole(padded, lengths=lengths), 4 + RANK, slice(RANK, RANK + 1)
+        near(part(padded[mine, :steps], lengths=lengths[mine]), y[mine, :steps])
+        values = padded[RANK, :lengths[RANK]]
+        near(part((values, np.array([0, len(values)])))[0], y[RANK, :lengths[RANK]])
     with fastbn.adapt(bn, n0=1):
         if RANK == RANKS - 1:
             expect(ValueError, "x has shape", lambda: bn(np.ones((2, 4))))

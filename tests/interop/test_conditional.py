@@ -29,14 +29,25 @@ def test_gradients_are_those_of_autograd(activation, memory):
     leaves = [torch.tensor(array, requires_grad=True) for array in (x, gamma, beta)]
     out = conditional(*leaves, torch.nn.BatchNorm2d(5, affine=False, dtype=torch.float64), activation)
     out.backward(torch.tensor(dy))
-    given = torch.tensor(x).contiguous(memory_format=memory)
-    y, saved = conditional_batch_norm_training(given, leaves[1], leaves[2], activation=activation)
+    given, scales, shifts = (leaf.detach() for leaf in leaves)
+    given = given.contiguous(memory_format=memory)
+    y, saved = conditional_batch_norm_training(given, scales, shifts, activation=activation)
     assert isinstance(y, torch.Tensor)
     assert y.is_contiguous(memory_format=memory)
     np.testing.assert_allclose(y.numpy(), out.detach().numpy(), rtol=1e-11, atol=1e-12)
-    gradients = conditional_batch_norm_backward(torch.tensor(dy), given, saved, leaves[1])
+    gradients = conditional_batch_norm_backward(torch.tensor(dy), given, saved, scales)
     for got, leaf in zip(gradients, leaves, strict=True):
         np.testing.assert_allclose(np.asarray(got), leaf.grad.numpy(), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["gamma", "beta"])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_tensor_that_requires_a_gradient_is_refused(training, name):
+    bn, x = ConditionalBatchNorm(3).train(training), np.ones((4, 3), np.float32)
+    vectors = {other: torch.ones(4, 3, requires_grad=other == name) for other in ("gamma", "beta")}
+    with pytest.raises(TypeError, match=rf"^{name} requires a gradient, .*; expected {name}\.detach\(\)$"):
+        bn(x, **vectors)
+    assert bn.num_batches_tracked == 0
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])

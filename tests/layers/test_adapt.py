@@ -122,7 +122,7 @@ def test_finite_differences(fused, name, layout):
         return float((y * dy).sum())
 
     with adapt(bn, n0=2):
-        n = np.moveaxis(counted, bn.axis, -1).reshape(-1, C).sum(0) / 4         # samples of 4 positions
+        n = np.moveaxis(counted, bn.axis, -1).any(1).sum(0)         # samples with a value that counts
         y = bn(x, residual if with_residual else None, activation, **options)
         for c in range(C):
             values = np.take(x, c, bn.axis)[np.take(counted, c, bn.axis)]
@@ -188,6 +188,16 @@ def test_everything_is_as_before():
         same_bits(bn(x), once)
         same_bits(bn.frozen()(x), want)
     same_bits(bn(x), want)
+    block = adapt(bn, n0=4)
+    same_bits(bn(x), want)
+    with block:
+        once = bn(x)
+        with block:
+            same_bits(bn(x), once)
+        same_bits(bn(x), once)
+    same_bits(bn(x), want)
+    with block:
+        same_bits(bn(x), once)
     with pytest.raises(ZeroDivisionError), adapt(bn, n0=4):
         raise ZeroDivisionError
     same_bits(bn(x), want)
@@ -212,7 +222,7 @@ def test_single_values_and_empty_batches():
         assert bn(empty).shape == bn.backward(empty).shape == (0, C, 3)
         assert not bn(np.ones((2, C)), mask=[False, False]).any()
     with adapt(bn, n0=0):
-        with pytest.raises(ValueError, match="single value of x counts"):
+        with pytest.raises(ValueError, match=r"single value of x counts in channels 0, 1, 2, 3, 4.*an n0 above 0"):
             bn(x)
         assert bn(np.ones((0, C))).shape == (0, C)
 
@@ -235,12 +245,33 @@ def test_a_nan_stays_in_its_channel_and_x_must_live():
             bn.backward(dy)
 
 
-def test_jagged_is_the_values_as_samples():
-    bn = layer(-1)
-    values = np.random.default_rng(0).normal(1, 2, (9, C))
+@pytest.mark.parametrize("kind", [BatchNorm, BatchRenorm])
+@pytest.mark.parametrize("steps", [4, 7])
+def test_n_is_the_number_of_samples_however_sequences_are_stored(kind, steps):
+    # Three sequences, one of which is empty: n is 2, jagged, or padded to any number of steps.
+    bn, lengths = layer(-1, kind=kind), [4, 0, 2]
+    padded = np.random.default_rng(0).normal(1, 2, (3, steps, C))
+    counted = np.arange(steps) < np.array(lengths)[:, None]
+    values = padded[counted]
     with adapt(bn, n0=3):
-        got, _ = bn((values, np.array([0, 4, 9])))
-        same_bits(got, bn(values))
+        mean, var = blended(bn, values, 3, n=2)
+        want = (values - mean) / np.sqrt(var + bn.eps) * bn.gamma + bn.beta
+        for y in (bn((values, np.array([0, 4, 4, 6])))[0], bn(padded, lengths=lengths)[counted],
+                  bn(padded, mask=counted)[counted], bn(padded, mask=np.repeat(counted[..., None], C, -1))[counted]):
+            np.testing.assert_allclose(y, want, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("activation", ["silu", ("elu", 0.5)])
+def test_activations_without_a_backward_pass_as_in_evaluation(activation, layout, dtype):
+    bn = layer(axis_of(layout), dtype)
+    x, residual, dy = arrays(layout, dtype)
+    with adapt(bn, n0=2):
+        linear = bn(x, residual).astype(float)
+        z = linear / (1 + np.exp(-linear)) if activation == "silu" else np.where(
+            linear > 0, linear, 0.5 * np.expm1(linear))
+        np.testing.assert_allclose(bn(x, residual, activation), z, rtol=0, atol=1e-11 if dtype == np.float64 else 1e-4)
+        with pytest.raises(RuntimeError, match="after a residual, where backward supports only relu"):
+            bn.backward(dy)
 
 
 def test_bits_for_any_number_of_threads():
@@ -265,8 +296,8 @@ def test_bits_for_any_number_of_threads():
     (lambda: [layer()] * 2, 4, ValueError, r"bn_layers\[1\] appears twice"),
 ])
 def test_errors(layers, n0, error, message):
-    with pytest.raises(error, match=message), adapt(layers(), n0=n0):
-        pass
+    with pytest.raises(error, match=message):
+        adapt(layers(), n0=n0)
 
 
 def test_a_call_that_is_refused_changes_nothing():
@@ -275,7 +306,8 @@ def test_a_call_that_is_refused_changes_nothing():
     with adapt(bn, n0=4):
         bn(x)
         dx = bn.backward(dy)
-        for bad in (lambda: bn(x[:, :3]), lambda: bn(x, out=x[:3]), lambda: bn(x, x, "silu"), lambda: bn(x, lengths=3)):
+        for bad in (
+                lambda: bn(x[:, :3]), lambda: bn(x, out=x[:3]), lambda: bn(x, x, "swish"), lambda: bn(x, lengths=3)):
             with pytest.raises((TypeError, ValueError)):
                 bad()
         same_bits(bn.backward(dy), dx)

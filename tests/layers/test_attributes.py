@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+import fastbn
 from fastbn import BatchNorm
 from tests.awkward import misaligned, swapped
 from tests.layers.trained import batches, trained
@@ -49,6 +50,7 @@ BAD_VECTORS = [
     (misaligned(np.ones(3)), ValueError, r" is misaligned; expected an aligned .*; use np.array\(.*, np.float64\)"),
     (np.ma.array(V), TypeError, " is a masked array"),
 ]
+BAD["running_var"] = [(-V, ValueError, "running_var has negative values, down to -1.0, in channels 0, 1, 2")]
 CASES = [(name, *case) for name, cases in BAD.items() for case in cases]
 CASES += [(name, value, error, name + text) for name in ("gamma", "beta", "running_mean", "running_var")
           for value, error, text in BAD_VECTORS]
@@ -140,7 +142,7 @@ def test_what_a_layer_keeps_follows_its_arrays():
 @pytest.mark.parametrize(("name", "hint"), [
     ("momentun", "; did you mean momentum?"), ("weight", "; it is called gamma"), ("bias", "; it is called beta"),
     ("moving_mean", "; it is called running_mean"), ("epsilon", "; it is called eps"), ("xyz", ""),
-    ("activation", "; pass it to each call"),
+    ("activation", "; pass it to each call"), ("num_feature", "; did you mean num_features?"),
 ])
 def test_a_name_that_a_layer_does_not_have(name, hint):
     bn = BatchNorm(3)
@@ -157,6 +159,14 @@ def test_a_name_of_pytorch_is_read_as_an_error_with_a_hint(name, here):
         assert not hasattr(owner, name)
         with pytest.raises(AttributeError, match=f"^a BatchNorm has no attribute {name}; it is called {here}$"):
             getattr(owner, name)
+
+
+@pytest.mark.parametrize("kind", ["LayerNorm", "InstanceNorm", "BatchRenorm", "ConditionalBatchNorm", "Whitening"])
+def test_freeze_is_a_method_of_batch_norm_alone(kind):
+    layer = getattr(fastbn, kind)(3)
+    with pytest.raises(AttributeError, match=f"^an? {kind} has no attribute freeze; assign learn_affine = False to"):
+        layer.freeze()
+    assert not hasattr(layer, "freeze")
 
 
 class Named(BatchNorm):

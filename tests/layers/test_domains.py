@@ -226,6 +226,13 @@ BAD = {
     "dot": (lambda _: DomainSpecificBatchNorm(C, ["a.b"]), ValueError, "names without a dot, got 'a.b'"),
     "kind": (lambda _: DomainSpecificBatchNorm(C, [1.5]), TypeError, "domains must be strings or integers, got 1.5"),
     "number": (lambda _: DomainSpecificBatchNorm(C, 1.5), TypeError, "domains must be an integer, got 1.5"),
+    "its average": (lambda bn: bn.running_mean, AttributeError,
+                    r"each domain has its own running_mean; use layer\[domain\]\.running_mean"),
+    "freeze": (lambda bn: bn.freeze(), AttributeError, r"own freeze; use layer\[domain\]\.freeze"),
+    "unknown attribute": (lambda bn: bn.domain, AttributeError, "has no attribute domain; did you mean domains"),
+    "adapt": (lambda bn: fastbn.adapt(bn, n0=1), TypeError,
+              r"bn_layers is a DomainSpecificBatchNorm; expected the layers of its domains, layer\[domain\]"),
+    "population": (lambda bn: fastbn.population_statistics(bn, [], bn), TypeError, "the layers of its domains"),
     "flag": (lambda _: DomainSpecificBatchNorm(C, 2, share_affine=1), TypeError, "share_affine must be True or False"),
 }
 
@@ -235,6 +242,11 @@ def test_errors(name):
     call, error, message = BAD[name]
     with pytest.raises(error, match=message):
         call(DomainSpecificBatchNorm(C, LABELS))
+
+
+def test_a_bank_has_the_domains_as_a_mapping_has_its_keys():
+    bn = DomainSpecificBatchNorm(C, LABELS)
+    assert (list(bn), len(bn), LABELS[0] in bn, "sketch" in bn) == ([*LABELS], 3, True, False)
 
 
 def test_a_parameter_of_one_domain_is_that_of_all_if_they_share():

@@ -184,6 +184,21 @@ def test_the_setting(tmp_path):
         BatchNorm(3, virtual_batch_size=3, on_single="zero")
 
 
+@pytest.mark.parametrize("axis", [0, (0, 1)])
+def test_channels_along_the_samples_are_refused(axis):
+    sizes = 3 if axis == 0 else (3, 2)
+    with pytest.raises(ValueError, match="axis must not be 0, the axis of the samples, with a virtual_batch_size"):
+        BatchNorm(sizes, axis=axis, virtual_batch_size=2)
+    bn = BatchNorm(sizes, axis=axis)
+    with pytest.raises(ValueError, match="axis must not be 0"):
+        bn.virtual_batch_size = 2
+    assert bn.virtual_batch_size is None
+    bn = BatchNorm(3, virtual_batch_size=2)
+    with pytest.raises(ValueError, match="axis must not be 0"):
+        bn.axis = 0
+    assert bn.axis == 1
+
+
 def test_a_sync_batch_norm_has_none():
     pytest.importorskip("mpi4py")
     with pytest.raises(ValueError, match="virtual_batch_size must be None in a SyncBatchNorm"):

@@ -308,7 +308,15 @@ BAD = {
     "untracked": (lambda: BatchRenorm(C, track_running_stats=False), ValueError, "track_running_stats must be True"),
     "r_max": (lambda: BatchRenorm(C, r_max=0.5), ValueError, "r_max must be at least 1, got 0.5"),
     "end of a ramp": (lambda: BatchRenorm(C, r_max=Ramp(1, 0.5, 3, 8)), ValueError, "r_max must be at least 1"),
-    "d_max": (lambda: setattr(layer(), "d_max", None), TypeError, "d_max must be a number, got None"),
+    "d_max": (lambda: setattr(layer(), "d_max", None), TypeError,
+              r"d_max must be a number, a callable or the arguments of a Ramp, \(first, last, begin, end\); got None"),
+    "half a ramp": (lambda: layer(r_max=(1, 3)), TypeError, r"the arguments of a Ramp, .*; got \(1, 3\)"),
+    "half a pair": (lambda: layer(renorm_momentum=0.1).load_state_dict(
+        {**layer().state_dict(), "renorm_var": np.ones(C)}), ValueError, "state is missing renorm_mean"),
+    "assigned": (lambda: setattr(layer(), "running_var", -np.ones(C)), ValueError, "running_var has negative values"),
+    "assigned second": (lambda: setattr(layer(renorm_momentum=0.1), "renorm_var", -np.ones(C)), ValueError,
+                        "renorm_var has negative values"),
+    "freeze": (lambda: layer().freeze(), AttributeError, "a BatchRenorm has no attribute freeze; assign learn_affine"),
     "averages": (lambda: BatchRenorm(C, averages="variance"), ValueError, "averages must be one of 'std', 'var'"),
     "momentum": (lambda: BatchRenorm(C, renorm_momentum=2), ValueError, "renorm_momentum must be between 0 and 1"),
     "eps": (lambda: setattr(layer(), "eps", -1), ValueError, "eps must be 0, or finite"),
@@ -327,10 +335,11 @@ BAD = {
     "negative": (lambda: layer().load_state_dict({**layer().state_dict(), "running_var": -np.ones(C)}), ValueError,
                  "running_var has negative values"),
     "negative second": (
-        lambda: layer(renorm_momentum=0.1).load_state_dict({**layer().state_dict(), "renorm_var": -np.ones(C)}),
+        lambda: layer(renorm_momentum=0.1).load_state_dict(
+            {**layer().state_dict(), "renorm_mean": np.ones(C), "renorm_var": -np.ones(C)}),
         ValueError, "renorm_var has negative values"),
     "a function in a file": (lambda: layer(r_max=lambda step: 2.0).save("never.npz"), ValueError,
-                             "r_max is a function, which a file cannot hold"),
+                             "r_max is a function, which a file cannot hold; expected a number or a Ramp"),
 }
 
 
@@ -353,6 +362,17 @@ def test_errors_change_nothing():
         same_bits(value, before[name])
     assert (out == 7).all()
     same_bits(bn.backward(dy), dx)
+
+
+def test_a_state_without_a_counter_restarts_the_schedules_with_a_warning():
+    bn = layer(r_max=(1, 3, 0, 10))
+    state = {name: value for name, value in bn.state_dict().items() if name != "num_batches_tracked"}
+    bn.num_batches_tracked = 7
+    with pytest.warns(UserWarning, match="no num_batches_tracked, which is now 0, so that r_max start"):
+        bn.load_state_dict(state)
+    assert bn.num_batches_tracked == 0
+    constant = layer(r_max=2.0, d_max=1.0)
+    constant.load_state_dict(state)     # whose limits do not depend on it: pytest makes warnings errors
 
 
 def test_a_negative_running_variance_is_an_error_in_training_too():

@@ -187,7 +187,7 @@ def test_read_only_averages(name):
     ({"groups": 4}, ValueError, "groups must divide num_features, got 4 and 6"),
     ({"groups": True}, TypeError, "groups must be an integer, got True"),
     ({"method": "cholesky"}, ValueError, "method must be one of 'zca', 'iternorm', got 'cholesky'"),
-    ({"iterations": 0}, ValueError, "iterations must be at least 1, got 0"),
+    ({"iterations": 0}, ValueError, "iterations must be between 1 and 100, got 0"),
     ({"momentum": 1.5}, ValueError, "momentum must be between 0 and 1, got 1.5"),
     ({"eps": -1.0}, ValueError, "eps must be 0, or finite"),
     ({"axis": "x"}, TypeError, "axis must be an integer, got 'x'"),

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from fastbn._core import extras
-from fastbn.cli.arguments import integer, number, output_path, picture_path, threads
+from fastbn.cli.arguments import Once, integer, number, output_path, picture_path, threads
 from fastbn.cli.command import Command
 from fastbn.cli.console import FAILED, OutputError, tell
 from fastbn.cli.stats import limits
@@ -56,7 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="treatment of NaN: the channel becomes NaN, the input is an error, or the value is ignored "
         "(default: propagate)")
     counted.add_argument(
-        "--nodata", type=number, metavar="VALUE",
+        "--nodata", type=number, metavar="VALUE", action=Once,
         help="ignore values equal to VALUE, as in rasters; the table shows how many")
     counted.add_argument(
         "--convert", choices=("RGB", "L", "none"), default="none",

@@ -221,3 +221,11 @@ def test_a_resumed_run_needs_the_same_options(options, tmp_path, monkeypatch, ca
                "--nodata": f"nodata {options[1]}; this run has None"}[options[0]]
     assert capsys.readouterr().err == f"fastbn-stats.resume: was written with {message}\n"
     same(stats(tmp_path, "x.npy", *options, "--resume", "fastbn-stats.resume"), wanted)
+
+
+def test_a_second_value_is_an_error(tmp_path, capsys):
+    np.save(tmp_path / "x.npy", normal(4, 3))
+    with pytest.raises(SystemExit) as ending:
+        main(["stats", str(tmp_path / "x.npy"), "--nodata", "0", "--nodata=-9"])
+    assert ending.value.code == 2
+    assert "argument --nodata: given twice; expected one value" in capsys.readouterr().err

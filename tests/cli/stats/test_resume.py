@@ -156,10 +156,11 @@ def run(lines, *options):
     parser.COMMANDS = (replace(command.COMMAND, run=traced),)
     return main(["stats", *files, "--json", "anywhere.json", *options]), passed
 
-code, total = run(0)
+for _ in range(2):       # the first run imports modules, which the others do not
+    code, total = run(0)
+    Path("anywhere.json").unlink()
+    assert code == 0
 print(total, file=sys.stderr)
-Path("anywhere.json").unlink()
-assert code == 0
 code, left, interrupted = None, [], 0
 while code != 0:
     code, _ = run(rng.randint(1, total // 6), *left)

@@ -53,12 +53,14 @@ cdef Moments moments_of_channels(const Job* job, Py_ssize_t c0, Py_ssize_t c1, d
 
 
 cdef Scaled rescue_mean(Job* job, Py_ssize_t statistic) noexcept nogil:
-    # Stores the mean. Does nothing for other types than float64, or if a value is not finite.
+    # Stores the mean: NaN for other types than float64, and if a value is not finite, wherever it stands.
     cdef Scaled out = Scaled(False, 0, 1.0, Moments(0, 0, 0, 0, 0))
     cdef Py_ssize_t c0 = statistic * job.geometry.channels, c1 = c0 + job.geometry.channels
     if job.type == FLOAT64:
         out.exponent = exponent_of(job, c0, c1)
     if out.exponent <= 0:
+        job.mean[statistic] = NAN
+        job.low[statistic] = NAN
         return out
     if out.exponent > MOST_EXPONENT:
         out.exponent = MOST_EXPONENT
@@ -73,8 +75,7 @@ cdef Scaled rescue_mean(Job* job, Py_ssize_t statistic) noexcept nogil:
 cdef void rescue_m2(Job* job, Py_ssize_t c) noexcept nogil:
     # Mean and M2 of a channel whose M2 was not finite.
     cdef Scaled scaled = rescue_mean(job, c)
-    if scaled.found:
-        job.m2[c] = ldexp(scaled.moments.m2, 2 * scaled.exponent)
+    job.m2[c] = ldexp(scaled.moments.m2, 2 * scaled.exponent) if scaled.found else NAN
 
 
 cdef void rescue_variance(
@@ -85,6 +86,8 @@ cdef void rescue_variance(
     cdef Scaled scaled = rescue_mean(job, statistic)
     cdef double var
     if not scaled.found:
+        job.var[statistic] = NAN
+        rstd[0] = NAN
         return
     var = scaled.moments.m2 / job.values
     job.var[statistic] = ldexp(var, 2 * scaled.exponent)
