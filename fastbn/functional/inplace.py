@@ -125,7 +125,7 @@ def inplace_batch_norm_backward(
         The result of the forward pass.
     saved : Saved
     gamma, beta, axis, num_threads
-        As in the forward pass.
+        Those of the forward pass; with another gamma or beta, the gradients are wrong, without an error.
     out : ndarray, shape and dtype of y, optional
         Buffer for dx; `dy` or `y` itself to work in place.
 

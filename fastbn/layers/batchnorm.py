@@ -104,7 +104,8 @@ class BatchNorm(NormWithOptions):
     Attributes
     ----------
     gamma, beta : ndarray, shape (C,), or None
-        Learnable scale and shift, 1 and 0 if None. Change them in place or assign arrays.
+        Learnable scale and shift, 1 and 0 if None. Change them in place or assign arrays, which are not copied, so that
+        layers can share one.
     running_mean, running_var : ndarray, shape (C,), or None
     affine, scale, center, track_running_stats : bool
         Whether there is a gamma or a beta; a gamma; a beta; running averages. They follow from the arrays.

@@ -226,7 +226,8 @@ class TrackedNorm(StoredNorm):
         -------
         dict
             weight and bias, if there are a gamma and a beta; running_mean, running_var and num_batches_tracked, if
-            there are running averages. With ``averaging="exact"`` also exact_count, exact_mean, exact_mean_low and
+            there are running averages. The vectors have the dtype of the layer, also where arrays of another dtype
+            were assigned. With ``averaging="exact"`` also exact_count, exact_mean, exact_mean_low and
             exact_m2, of float64 and shape (C,): the statistics of all batches so far, as those of `ChannelStats`. With
             ``debias=True`` also initial_weight, the weight that the initial values still have in the running averages.
 

@@ -66,7 +66,7 @@ def test_num_threads(call, name):
     ({"groups": None}, TypeError, "groups must be an integer, got None"),
     ({"method": "pca"}, ValueError, "method must be one of 'zca', 'iternorm', got 'pca'"),
     ({"method": 1}, TypeError, "method must be one of 'zca', 'iternorm', got 1"),
-    ({"iterations": 0}, ValueError, "iterations must be at least 1, got 0"),
+    ({"iterations": 0}, ValueError, "iterations must be between 1 and 100, got 0"),
     ({"iterations": 5.0}, TypeError, "iterations must be an integer, got 5.0"),
 ], ids=str)
 def test_settings(options, error, message):
