@@ -1,0 +1,1 @@
+"""A small library of network layers in NumPy, for the examples: the layers of fastbn fit between them."""
