@@ -182,8 +182,20 @@ def read(archive: Archive, prefix: str, arguments: Mapping[str, Any], layer_type
         if described and not arguments:
             raise ValueError(str(error)) from error
         raise
-    load(layer, archive, full)
+    try:
+        load(layer, archive, full)
+    except ValueError as error:
+        if described:
+            raise
+        raise ValueError(f"{error}; {advice(prefix, full)}") from error
     return layer
+
+
+def advice(prefix: str, names: Iterable[str]) -> str:
+    """Return what may be wrong with the arguments for a file of other origin."""
+    if any(name.startswith(".") for name in names):
+        return f"prefix is {prefix!r}; did you mean {prefix + '.'!r}?"
+    return "pass the arguments of the layer that differ from their defaults"
 
 
 def check_given(layer_type: type[Layer], given: Mapping[str, Any]) -> None:

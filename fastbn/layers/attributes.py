@@ -32,7 +32,7 @@ RENAMED = {"weight": "gamma", "bias": "beta", "moving_mean": "running_mean", "mo
            "epsilon": "eps"}
 # What to do in place of something that a layer does not have.
 INSTEAD = {"activation": "pass it to each call",
-           "freeze": "assign learn_affine = False to freeze gamma and beta, and call eval() for constant statistics"}
+           "freeze": "assign learn_affine = False to freeze its parameters; eval() keeps running averages constant"}
 
 
 class Checked:
@@ -45,6 +45,7 @@ class Checked:
     __slots__ = ()
     _checks: ClassVar[Mapping[str, Check]] = {}
     _names: ClassVar[frozenset[str]] = frozenset()      # of attributes that are annotated
+    _lacks: ClassVar[frozenset[str]] = frozenset()      # those that other layers have
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -68,7 +69,7 @@ def unknown(cls: type[Checked], name: str) -> str:
              if not (known.startswith("_") or isinstance(getattr_static(cls, known, None), Absent))]
     similar = get_close_matches(name, names, 1)
     hint = f"; did you mean {similar[0]}?" if similar else ""
-    if name in RENAMED:
+    if name in RENAMED and RENAMED[name] not in cls._lacks:
         hint = f"; it is called {RENAMED[name]}"
     elif name in INSTEAD:
         hint = f"; {INSTEAD[name]}"

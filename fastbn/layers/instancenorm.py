@@ -78,7 +78,9 @@ class InstanceNorm(TrackedNorm):
     training : bool
         The mode; see `train` and `eval`.
     grad_gamma, grad_beta : ndarray, shape (C,), or None
-        Gradients of the last `backward`; each call replaces them.
+        Gradients of the last `backward`; each call replaces them. None if `learn_affine` is False.
+    learn_affine : bool
+        Whether `backward` leaves these gradients; True by default.
 
     Raises
     ------

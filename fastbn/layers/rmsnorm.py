@@ -57,7 +57,9 @@ class RMSNorm(TrailingNorm):
     training : bool
         The mode; see `train` and `eval`.
     grad_gamma : ndarray, shape normalized_shape, or None
-        Gradient of the last `backward`; each call replaces it.
+        Gradient of the last `backward`; each call replaces it. None if `learn_affine` is False.
+    learn_affine : bool
+        Whether `backward` leaves this gradient; True by default.
 
     Raises
     ------
@@ -86,6 +88,7 @@ class RMSNorm(TrailingNorm):
         "eps": lambda _, value, name: None if value is None else check_eps(value),
         "beta": refusal("an RMS norm has none"),
     }
+    _lacks: ClassVar[frozenset[str]] = frozenset({"beta"})
 
     def __init__(
         self,

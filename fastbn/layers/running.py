@@ -250,7 +250,7 @@ class RunningStatistics(Checked):
 
     def is_usable(self, batch: Batch) -> bool:
         """Return whether `nan_policy` lets the averages follow a batch, or raise ValueError if it is "raise"."""
-        if self.nan_policy == "propagate" or not batch.size:
+        if self.nan_policy == "propagate" or not batch.size or not (self.tracked or self.nan_policy == "raise"):
             return True
         wrong = self._not_finite(batch)
         if wrong and self.nan_policy == "raise":

@@ -155,8 +155,8 @@ class TrackedNorm(StoredNorm):
     def backward(self, dy: ArrayLike, out: NDArray[Any] | None = None) -> Any:
         """Compute the gradients of the last forward pass.
 
-        x and the parameters must be unchanged; after a forward pass in evaluation mode also the residual and the
-        running averages. Of such changes, only a result that was written over x or the residual is an error.
+        x, the parameters and the settings must be unchanged; after a forward pass in evaluation mode also the residual
+        and the running averages. Of such changes, only a result that was written over x or the residual is an error.
 
         After a forward pass in evaluation mode the running averages are constants, and dx = gamma * rstd * dy. With an
         activation, dy is first multiplied by its derivative.

@@ -45,7 +45,7 @@ cdef cnp.ndarray vector_of(object a, Py_ssize_t c, str name):
         if v.dtype.kind in "iu" and not isinstance(a, np.ndarray):      # numbers of a list
             v = v.astype(np.float64)
     if cnp.PyArray_NDIM(v) != 1 or cnp.PyArray_DIMS(v)[0] != c:
-        raise ValueError(f"{name} has shape {(<object> v).shape}; expected ({c},), one value per channel")
+        raise ValueError(f"{name} has shape {(<object> v).shape}; expected ({c},)")
     if cnp.PyArray_TYPE(v) != cnp.NPY_FLOAT and cnp.PyArray_TYPE(v) != cnp.NPY_DOUBLE:
         raise TypeError(f"{name} has dtype {v.dtype}; expected float32 or float64")
     return v
