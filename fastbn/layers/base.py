@@ -214,8 +214,8 @@ class Norm(Checked, ABC):
     def backward(self, dy: ArrayLike, out: NDArray[Any] | None = None) -> Any:
         """Compute the gradients of the last forward pass.
 
-        x, the parameters and the settings must be unchanged. Evaluation mode does not keep its inputs alive, but backward needs x
-        and, with a ReLU, the residual: keep references to the arrays themselves.
+        x, the parameters and the settings must be unchanged. Evaluation mode does not keep its inputs alive, but
+        backward needs x and, with a ReLU, the residual: keep references to the arrays themselves.
 
         Parameters
         ----------
