@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import falcon
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from examples.service.model import Classifier
 
 LONGEST_ID = 64
+PAGE = Path(__file__).with_name("page.html")
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -38,6 +41,8 @@ def asgi_app(classifier: Classifier) -> Any:
 
 def with_routes(app: Any, classifier: Classifier, page: type[Page], prediction: type[Prediction]) -> Any:
     """Add the routes to an application of either kind."""
+    page_of_digits = PAGE.read_bytes()
+    app.add_route("/", page(lambda: page_of_digits, falcon.MEDIA_HTML))
     app.add_route("/predict", prediction(classifier, folded=False))
     app.add_route("/predict/folded", prediction(classifier, folded=True))
     app.add_route("/health", page(health, falcon.MEDIA_JSON))
@@ -92,12 +97,14 @@ class Prediction:
         """Send the response."""
         content_type = check_headers(req, resp)
         images = decoded(req.bounded_stream.read(), content_type)
-        self._answer(resp, self._logits(images))
+        started = time.perf_counter()
+        self._answer(resp, self._logits(images), started)
 
     def _logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return self._classifier.logits(images, folded=self._folded)
 
-    def _answer(self, resp: falcon.Response, logits: NDArray[np.float32]) -> None:
+    def _answer(self, resp: falcon.Response, logits: NDArray[np.float32], started: float) -> None:
+        resp.set_header("Server-Timing", f"predict;dur={1e3 * (time.perf_counter() - started):.3f}")
         metrics.IMAGES.inc(len(logits))
         resp.content_type = falcon.MEDIA_JSON
         resp.data = as_json(logits)
@@ -111,8 +118,9 @@ class AsyncPrediction(Prediction):
         content_type = check_headers(req, resp)
         images = decoded(await req.stream.read(), content_type)
         # A single image is faster than the switch to a thread; many images would block other requests.
+        started = time.perf_counter()
         logits = self._logits(images) if len(images) == 1 else await asyncio.to_thread(self._logits, images)
-        self._answer(resp, logits)
+        self._answer(resp, logits, started)
 
 
 def check_headers(req: falcon.Request, resp: falcon.Response) -> str:
