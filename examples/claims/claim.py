@@ -8,6 +8,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,9 @@ class Plan:
 
     def parallel(self, work: Callable[..., Any], items: list[tuple[Any, ...]], name: str) -> list[Any]:
         """Return the results of independent pieces of work, in their order, by two processes with a progress bar."""
-        with self.progress(len(items), name) as bar, ProcessPoolExecutor(2, initializer=one_thread) as pool:
+        fresh = get_context("spawn")        # a fork of a process with threads of other libraries may hang
+        with (self.progress(len(items), name) as bar,
+              ProcessPoolExecutor(2, mp_context=fresh, initializer=one_thread) as pool):
             futures = [pool.submit(work, *item) for item in items]
             for future in futures:
                 future.add_done_callback(lambda _: bar.update())

@@ -169,8 +169,7 @@ def test_nan_policy_without_running_averages_is_that_of_batch_norm(out):
         assert written is None or (written == 7).all()
         same_bits(norm(good, out=written), type(norm)(6, track_running_stats=False)(good))
     norm = InstanceNorm(6, nan_policy="skip_update")
-    with pytest.warns(RuntimeWarning, match="not finite .* in channel 2"):
-        assert np.isnan(norm(x)).any()
+    assert np.isnan(norm(x)).any()      # without a warning, because no average is left out: pytest makes them errors
 
 
 @pytest.mark.parametrize("shape", [(0, 6, 4), (2, 6, 0)], ids=str)
