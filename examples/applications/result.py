@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+SUFFIXES = (".png", ".pdf", ".svg")
+
+
 class Result(NamedTuple):
     """The result of an application.
 
@@ -43,9 +46,9 @@ def main(module: str, doc: str, application: Callable[[int, bool], Result]) -> i
     """
     name = Path(module).stem
     parser = argparse.ArgumentParser(description=doc)
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of weights, data and order (default: 0)")
+    parser.add_argument("--seed", type=natural, default=0, metavar="S", help="of weights, data and order (default: 0)")
     parser.add_argument("--short", action="store_true", help="a tenth of the steps")
-    parser.add_argument("--out", type=Path, default=Path(f"{name}.png"), metavar="PATH",
+    parser.add_argument("--out", type=picture, default=Path(f"{name}.png"), metavar="PATH",
                         help=f"the picture to write (default: {name}.png)")
     arguments = parser.parse_args()
     with threadpool_limits(1, user_api="blas"):     # the matrices are small
@@ -55,6 +58,23 @@ def main(module: str, doc: str, application: Callable[[int, bool], Result]) -> i
         sys.stdout.write(f"{text}: {number:.4g}\n")
     sys.stdout.write(f"picture: {arguments.out}\n")
     return 0
+
+
+def natural(text: str) -> int:
+    """Return an integer of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 0, got {text!r}")
+    return int(text)
+
+
+def picture(text: str) -> Path:
+    """Return the path of a picture that can be written."""
+    path = Path(text)
+    if path.suffix not in SUFFIXES:
+        raise argparse.ArgumentTypeError(f"expected a path that ends in {' or '.join(SUFFIXES)}, got {text!r}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
+    return path
 
 
 def pictures(rows: Iterable[tuple[str, NDArray[Any]]], columns: int) -> Figure:

@@ -49,7 +49,7 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 def wrapped(block: str) -> str:
     """Return a paragraph in lines of the usual width; other blocks as they are."""
-    if block.startswith(("#", "|", "!")):
+    if block.startswith(("#", "|", "!", "<!--")):
         return block
     items = re.split(r"\n(?=- )", block.strip("\n"))
     lines = [textwrap.fill(" ".join(item.split()), WIDTH, subsequent_indent="  " if item.startswith("- ") else "",

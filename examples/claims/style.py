@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastbn._core.palette import BLUE, FAINT, GREY, INK, ORANGE
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -15,9 +13,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
 
+# Blue and orange differ for colour-blind readers too.
+BLUE, ORANGE, GREY, FAINT, INK = "#0b6fa4", "#d1602b", "#767676", "#e4e4e4", "#222222"
 COLOURS = {True: BLUE, False: ORANGE}       # with and without batch normalization
 NAMES = {True: "with batch norm", False: "without"}
-__all__ = ["BLUE", "COLOURS", "FAINT", "GREY", "INK", "NAMES", "ORANGE", "axes", "band", "ticks"]
 
 
 def axes(figure: Figure, columns: int) -> list[Axes]:

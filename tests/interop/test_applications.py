@@ -7,6 +7,7 @@ pytest.importorskip("sklearn", reason="the demo extra is not installed: no sciki
 pytest.importorskip("matplotlib", reason="the demo extra is not installed: no matplotlib")
 
 from examples.applications import autoencoder, dcgan, mlp, residual_cnn, rnn, tabular
+from examples.applications.result import main
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +25,25 @@ def numbers(module, tmp_path, **options):
     result.figure.savefig(tmp_path / "result.png")
     assert (tmp_path / "result.png").stat().st_size > 5000
     return result.numbers
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--seed", "-1"], "expected an integer of at least 0, got '-1'"),
+    (["--out", "x.jpg"], "expected a path that ends in .png or .pdf or .svg, got 'x.jpg'"),
+    (["--out", "nowhere/x.png"], "there is no folder 'nowhere'")])
+def test_wrong_arguments_are_refused_before_training(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["mlp", *arguments])
+    with pytest.raises(SystemExit) as ending:
+        main("mlp.py", "", lambda *_: pytest.fail("it has begun"))
+    assert ending.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_script(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["mlp", "--short", "--out", str(tmp_path / "x.png")])
+    assert main("mlp.py", "", mlp.application) == 0
+    assert capsys.readouterr().out.startswith("wine: test accuracy in %: ")
+    assert (tmp_path / "x.png").exists()
 
 
 def test_mlp(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("sklearn", reason="the demo extra is not installed: no scikit-learn")
 pytest.importorskip("matplotlib", reason="the demo extra is not installed: no matplotlib")
 
-from examples.claims.__main__ import CLAIMS, page, read
+from examples.claims.__main__ import CLAIMS, main, page, read
 from examples.claims.claim import RESULTS, SHORT, run
 from examples.claims.effect import paired
 from examples.claims.gradient_flow import growth
@@ -50,6 +50,14 @@ def test_each_was_measured_over_five_seeds_in_two_minutes(name):
     assert not measured["short"]
     assert measured["seconds"] < 120
     assert (RESULTS / f"{name}.png").stat().st_size > 5000
+
+
+def test_an_unknown_claim_is_an_error(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["claims", "family", "faster"])
+    with pytest.raises(SystemExit) as ending:
+        main()
+    assert ending.value.code == 2
+    assert "there is no claim 'faster'; expected faster_training, " in capsys.readouterr().err
 
 
 def mean(values):
