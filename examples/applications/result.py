@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -74,6 +75,8 @@ def picture(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"expected a path that ends in {' or '.join(SUFFIXES)}, got {text!r}")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
+    if not os.access(path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"nothing can be written to the folder {str(path.parent)!r}")
     return path
 
 

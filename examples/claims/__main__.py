@@ -26,7 +26,7 @@ from examples.claims import (
     weight_scale,
     whitening_cost,
 )
-from examples.claims.claim import RESULTS, SHORT, Claim, Plan, run
+from examples.claims.claim import Claim, add_arguments, run, settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,19 +67,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.claims", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME",
                         help=f"claims to measure: {', '.join(CLAIMS)} (default: all)")
-    parser.add_argument("--short", action="store_true", help="a tenth of the steps, and two seeds; no page")
     parser.add_argument("--page", action="store_true", help="write the page from the numbers that are there")
-    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER",
-                        help="where pictures and numbers go; the page goes beside it (default: docs/claims)")
+    add_arguments(parser)
     arguments = parser.parse_args()
     unknown = [name for name in arguments.names if name not in CLAIMS]
     if unknown:
         parser.error(f"there is no claim {unknown[0]!r}; expected {', '.join(CLAIMS)}")
+    plan, out = settings(arguments)
     for name in [] if arguments.page else arguments.names or CLAIMS:
-        numbers = run(CLAIMS[name], SHORT if arguments.short else Plan(), arguments.out)
+        numbers = run(CLAIMS[name], plan, out)
         sys.stdout.write(f"{name}: {numbers['run']['seconds']:g} s\n")
-    if not arguments.short and all((arguments.out / f"{name}.json").exists() for name in CLAIMS):
-        arguments.out.with_suffix(".md").write_text(page(read(arguments.out)))
+    if not plan.short and all((out / f"{name}.json").exists() for name in CLAIMS):
+        out.with_suffix(".md").write_text(page(read(out)))      # beside the folder
     return 0
 
 

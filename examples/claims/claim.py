@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 RESULTS = Path(__file__).parents[2] / "docs" / "claims"
+SHORT_RESULTS = Path("claims-short")
 
 
 @dataclass(frozen=True)
@@ -91,16 +93,16 @@ class Claim:
     values: Callable[[Mapping[str, Any]], dict[str, str]]
 
 
-def run(claim: Claim, plan: Plan, folder: Path) -> dict[str, Any]:
+def run(claim: Claim, plan: Plan, out: Path) -> dict[str, Any]:
     """Measure a claim, and write its numbers and its picture into a folder."""
     started = time.perf_counter()
     with threadpool_limits(1, user_api="blas"):
         numbers = claim.measure(plan)
     numbers["run"] = {"seconds": round(time.perf_counter() - started, 1), "seeds": plan.seeds, "short": plan.short}
-    folder.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(rounded(value))}" for name, value in numbers.items())
-    (folder / f"{claim.name}.json").write_text(f"{{\n{lines}\n}}\n")
-    picture(claim, numbers, folder)
+    (out / f"{claim.name}.json").write_text(f"{{\n{lines}\n}}\n")
+    picture(claim, numbers, out)
     return numbers
 
 
@@ -113,21 +115,44 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
-def picture(claim: Claim, numbers: Mapping[str, Any], folder: Path) -> None:
+def picture(claim: Claim, numbers: Mapping[str, Any], out: Path) -> None:
     """Draw the numbers of a claim."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     claim.draw(figure, numbers)
-    figure.savefig(folder / f"{claim.name}.png", dpi=110)
+    figure.savefig(out / f"{claim.name}.png", dpi=110)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that all commands have."""
+    parser.add_argument("--short", action="store_true", help="a tenth of the steps, and two seeds")
+    parser.add_argument("--out", type=folder, metavar="FOLDER",
+                        help=f"where pictures and numbers go (default: docs/claims; {SHORT_RESULTS} with --short)")
+
+
+def folder(text: str) -> Path:
+    """Return the path of a folder, which is made if it does not exist."""
+    path = Path(text)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder, and cannot be made: {error.strerror}") from None
+    if not os.access(path, os.W_OK):
+        raise argparse.ArgumentTypeError(f"nothing can be written to the folder {text!r}")
+    return path
+
+
+def settings(arguments: argparse.Namespace) -> tuple[Plan, Path]:
+    """Return how much to measure, and the folder for it: short runs do not replace measured numbers."""
+    default = SHORT_RESULTS if arguments.short else RESULTS
+    return SHORT if arguments.short else Plan(), arguments.out or default
 
 
 def main(claim: Claim) -> int:
     """Run one claim as a script."""
     parser = argparse.ArgumentParser(description=claim.title)
-    parser.add_argument("--short", action="store_true", help="a tenth of the steps, and two seeds")
-    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER",
-                        help="where the picture and the numbers go (default: docs/claims)")
-    arguments = parser.parse_args()
-    numbers = run(claim, SHORT if arguments.short else Plan(), arguments.out)
+    add_arguments(parser)
+    plan, out = settings(parser.parse_args())
+    numbers = run(claim, plan, out)
     lines = [f"{name}: {text}" for name, text in claim.values(numbers).items()]
-    sys.stdout.write("\n".join([*lines, f"{arguments.out / claim.name}.png, {numbers['run']['seconds']:g} s", ""]))
+    sys.stdout.write("\n".join([*lines, f"{out / claim.name}.png, {numbers['run']['seconds']:g} s", ""]))
     return 0

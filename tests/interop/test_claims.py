@@ -60,6 +60,25 @@ def test_an_unknown_claim_is_an_error(capsys, monkeypatch):
     assert "there is no claim 'faster'; expected faster_training, " in capsys.readouterr().err
 
 
+def test_a_short_run_does_not_replace_measured_numbers(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    before = (RESULTS / "identity.json").read_text()
+    monkeypatch.setattr("sys.argv", ["claims", "identity", "--short"])
+    assert main() == 0
+    assert (RESULTS / "identity.json").read_text() == before
+    assert (tmp_path / "claims-short" / "identity.png").exists()
+    assert capsys.readouterr().out.startswith("identity: ")
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("sys.argv", ["claims", "identity", "--out", str(tmp_path / "file")])
+    with pytest.raises(SystemExit) as ending:
+        main()
+    assert ending.value.code == 2
+    assert "is no folder, and cannot be made: File exists" in capsys.readouterr().err
+
+
 def mean(values):
     return float(np.mean(values))
 
