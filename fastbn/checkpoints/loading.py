@@ -248,7 +248,7 @@ def _check_kind(layer_type: type[Checkpointable], archive: Archive, prefix: str)
         named(kind)         # an unknown name is an error
     expected = name_of(layer_type)
     if kind not in (None, expected):
-        raise ValueError(f"the layer is of the class {kind}; expected {expected}, or use {kind}.load")
+        raise ValueError(f"the layer is of the class {kind}; expected {expected}; use {kind}.load")
 
 
 def _layer(layer_type: type[Layer], stored: _Stored, settings: Settings, **choices: Unpack[ConversionOptions]) -> Layer:

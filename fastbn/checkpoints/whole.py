@@ -61,7 +61,7 @@ def encoded(name: str, value: Any) -> Any:
         return value
     if isinstance(value, (tuple, list)):
         return [encoded(name, item) for item in value]
-    expected = "a number or a Ramp" if callable(value) else "a number, a text or a tuple of them"
+    expected = "a number or a Ramp" if name in ("r_max", "d_max") else "a number, a text or a tuple of them"
     raise ValueError(f"{name} is a {type(value).__name__}, which a file cannot hold; expected {expected}")
 
 

@@ -27,13 +27,13 @@ def check_vectors(channels: int, **vectors: Any) -> None:
         views.check_vector(vector, channels, name)
 
 
-def refuse_single(view: views.View, statistic: str, inference: str) -> None:
-    """Raise an error for one value per channel; `inference` tells what takes given statistics."""
+def refuse_single(view: views.View, statistic: str, inference: str, more: str = "") -> None:
+    """Raise an error for one value per channel; `inference` is the function that takes given statistics."""
     n, channels, s = view.shape
     if n * s == 1 and channels:
         raise ValueError(
             f"x has shape {view.array.shape}, one value per channel along axis {view.axis}, so there is no {statistic} "
-            f"to learn from; use a larger batch, or given statistics ({inference}, or eval() on a layer)")
+            f"to learn from; use a larger batch, or given statistics ({inference}, or eval() on a layer){more}")
 
 
 def batch_norm_training(
@@ -138,7 +138,7 @@ def train(
         check_threads(num_threads)
     n, channels, s = view.shape
     other = None if residual is None else views.like(view, residual, "residual")
-    refuse_single(view, "variance", "batch_norm_inference, on_single of a BatchNorm")
+    refuse_single(view, "variance", "batch_norm_inference", "; a BatchNorm has on_single for it")
     y = views.output(view, out, other)
     if not view.size:
         check_vectors(channels, gamma=gamma, beta=beta)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ContextDecorator
 from typing import TYPE_CHECKING, Any
 
 from fastbn._core.checks import check_number
@@ -39,7 +39,8 @@ def adapt(bn_layers: Layers, *, n0: float) -> AbstractContextManager[None]:
     Returns
     -------
     context manager
-        For a ``with`` block; without one nothing changes.
+        Use it in a ``with`` statement; the call alone has no effect. Blocks must nest, also in threads that share a
+        layer.
 
     Raises
     ------
@@ -50,11 +51,10 @@ def adapt(bn_layers: Layers, *, n0: float) -> AbstractContextManager[None]:
     -----
     Nothing is stored: each call computes its own blend, the running averages do not change, and after the block
     evaluation is as before. A sample is one index of the first axis other than the channel axis, or one part of a
-    jagged batch. With a mask or lengths, n is the number of samples that have a value that counts, in each channel; how
-    many of their values count does not change n. A batch with a single value per channel needs an n0 above 0. A layer
-    with ``keep="output"`` keeps x here, as with "input".
-    In evaluation mode a `SyncBatchNorm` then blends with the batch of all ranks, and each call is a collective
-    operation.
+    jagged batch. With a mask or lengths, n is the number of samples that have a value that counts, in each channel, and
+    does not depend on how many of their values count. A batch with a single value per channel needs an n0 above 0. A
+    layer with ``keep="output"`` keeps x here, as with "input". In evaluation mode a `SyncBatchNorm` then blends with
+    the batch of all ranks, and each call is a collective operation.
 
     `backward` computes the gradients of what the forward pass computed: with w = n / (n0 + n), N values per channel,
     x_hat = (x - mean) * rstd and sums over the batch, ::
@@ -90,7 +90,7 @@ def adapt(bn_layers: Layers, *, n0: float) -> AbstractContextManager[None]:
     return _Adapting(layers, None if math.isinf(strength) else Blend(strength))
 
 
-class _Adapting(AbstractContextManager[None]):
+class _Adapting(ContextDecorator, AbstractContextManager[None]):
     # A block of `adapt`, which may be entered again.
 
     def __init__(self, layers: Sequence[TrackedNorm], blend: Blend | None) -> None:

@@ -30,9 +30,6 @@ set_unchecked: Callable[[object, str, Any], None] = object.__setattr__
 # Names of other libraries.
 RENAMED = {"weight": "gamma", "bias": "beta", "moving_mean": "running_mean", "moving_variance": "running_var",
            "epsilon": "eps"}
-# What to do in place of something that a layer does not have.
-INSTEAD = {"activation": "pass it to each call",
-           "freeze": "assign learn_affine = False to freeze its parameters; eval() keeps running averages constant"}
 
 
 class Checked:
@@ -45,7 +42,8 @@ class Checked:
     __slots__ = ()
     _checks: ClassVar[Mapping[str, Check]] = {}
     _names: ClassVar[frozenset[str]] = frozenset()      # of attributes that are annotated
-    _lacks: ClassVar[frozenset[str]] = frozenset()      # those that other layers have
+    # What to do in place of something that the class does not have.
+    _instead: ClassVar[Mapping[str, str]] = {"activation": "pass it to each call"}
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -69,10 +67,10 @@ def unknown(cls: type[Checked], name: str) -> str:
              if not (known.startswith("_") or isinstance(getattr_static(cls, known, None), Absent))]
     similar = get_close_matches(name, names, 1)
     hint = f"; did you mean {similar[0]}?" if similar else ""
-    if name in RENAMED and RENAMED[name] not in cls._lacks:
+    if name in cls._instead:
+        hint = f"; {cls._instead[name]}"
+    elif name in RENAMED:
         hint = f"; it is called {RENAMED[name]}"
-    elif name in INSTEAD:
-        hint = f"; {INSTEAD[name]}"
     return f"{with_article(cls)} has no attribute {name}{hint}"
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 STATE_NAMES = {"gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_var": "running_var",
                "renorm_mean": "renorm_mean", "renorm_var": "renorm_var"}
 
+FREEZING = ("freeze", "unfreeze", "use_running_stats", "update_running_stats")
+
 
 def warn(message: str, category: type[Warning]) -> None:
     """Issue a warning at the line that called fastbn, whatever lies between."""
@@ -61,6 +63,8 @@ class Norm(Checked, ABC):
 
     __slots__ = ("__dict__", "__weakref__", "_tape")        # `set_tape` takes half the time of an attribute
     _checks: ClassVar[Mapping[str, Check]] = CHECKS
+    _instead: ClassVar[Mapping[str, str]] = {
+        **Checked._instead, **dict.fromkeys(FREEZING, "assign learn_affine = False to freeze gamma and beta")}
     _modes: ClassVar[Mapping[str, bool]] = {"training": True, "learn_affine": True}     # and their defaults
 
     dtype: np.dtype[Any]
@@ -74,7 +78,7 @@ class Norm(Checked, ABC):
     grad_gamma: NDArray[Any] | Any
     grad_beta: NDArray[Any] | Any
     if not TYPE_CHECKING:       # a checker reports that these do not exist
-        weight, bias, freeze = Absent(), Absent(), Absent()
+        weight, bias, freeze, unfreeze = Absent(), Absent(), Absent(), Absent()
     _shape: tuple[int, ...]     # of gamma and beta
     # The last forward pass. Evaluation leaves the arguments of a Tape: to make one would slow a small call by a tenth.
     _tape: Tape | tuple[Any, Any, tuple[int, float]] | None
@@ -214,7 +218,7 @@ class Norm(Checked, ABC):
     def backward(self, dy: ArrayLike, out: NDArray[Any] | None = None) -> Any:
         """Compute the gradients of the last forward pass.
 
-        x, the parameters and the settings must be unchanged. Evaluation mode does not keep its inputs alive, but
+        x, the parameters, eps and axis must be unchanged. Evaluation mode does not keep its inputs alive, but
         backward needs x and, with a ReLU, the residual: keep references to the arrays themselves.
 
         Parameters

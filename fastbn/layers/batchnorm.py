@@ -253,7 +253,8 @@ class BatchNorm(NormWithOptions):
             reads = by_statistics or self.update_running_stats
         if padding is not ZERO or (type(x) is not ndarray and isinstance(x, tuple)):
             # Other ranks wait only for statistics of the batch.
-            with self._source.guard(FORWARD) if reads else nullcontext():
+            blends = self._blend is not None and not (self.training or by_statistics)
+            with self._source.guard(FORWARD) if reads or blends else nullcontext():
                 check_padding(padding)
                 jagged = isinstance(x, tuple) and is_jagged(x)
                 if jagged:

@@ -80,8 +80,8 @@ class Blend:
             return Batch.from_view(view, layer.num_threads)
         batch = source.reduce(lambda: read(view, selection, layer.num_threads))
         if not self.n0 and batch.single():
-            raise ValueError(f"a single value of x counts in {channels(batch.single())}, which has no variance; adapt "
-                             "by a larger batch, or with an n0 above 0")
+            raise ValueError(f"a single value of x counts in {channels(batch.single())}, so there is no variance; use "
+                             "a larger batch or an n0 above 0")
         return batch
 
     def mix(

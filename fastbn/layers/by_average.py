@@ -65,7 +65,7 @@ def _batch(layer: NormWithOptions, view: views.View, selection: Selection | None
     singles, source = layer._singles(), layer._source
     batch = source.reduce(lambda: read(view, selection, layer.num_threads))
     if batch.single() and singles.refused:
-        source.refuse_single(batch)
+        source.refuse_single(batch, settable=True)
     batch = singles.followed(batch)
     layer._follower.accepts(batch)
     return batch

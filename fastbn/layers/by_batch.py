@@ -92,7 +92,7 @@ class _Settling:
 
     def __call__(self, batch: Batch) -> Statistics:
         if self._singles.refused and batch.single():
-            self._layer._source.refuse_single(batch)
+            self._layer._source.refuse_single(batch, settable=True)
         if self._follows:
             self._layer._follower.accepts(self._singles.followed(batch))
         return self._singles.statistics(batch)

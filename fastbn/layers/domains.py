@@ -10,7 +10,7 @@ from fastbn import checkpoints
 from fastbn._core.checks import check_flag, listed
 from fastbn.checkpoints.kinds import register_whole
 from fastbn.layers.attributes import Check, Checked, check_vector, refusal, set_unchecked, unknown
-from fastbn.layers.base import STATE_NAMES
+from fastbn.layers.base import FREEZING, STATE_NAMES
 from fastbn.layers.batchnorm import BatchNorm
 from fastbn.layers.labels import Domain, check_domains, parts_of, prefix_of
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from fastbn.layers.masked import Padding
 
 PARAMETERS = ("gamma", "beta")
+# What each domain's layer has, and the bank has not.
+OF_A_LAYER = {name for name in (*BatchNorm._names, *dir(BatchNorm), *FREEZING) if not name.startswith(("_", "from_"))}
 
 
 def check_shared(owner: DomainSpecificBatchNorm, value: Any, name: str) -> NDArray[Any] | None:
@@ -110,6 +112,9 @@ class DomainSpecificBatchNorm(Checked):
         "share_affine": refusal("make a new layer"),
     }
 
+    _instead: ClassVar[Mapping[str, str]] = {
+        **Checked._instead, **{name: f"each domain has its own: layer[domain].{name}" for name in OF_A_LAYER}}
+
     num_features: int
     domains: tuple[Domain, ...]
     share_affine: bool
@@ -178,14 +183,14 @@ class DomainSpecificBatchNorm(Checked):
 
     def __contains__(self, domain: object) -> bool:
         """Return whether there is a domain of this label."""
-        return domain in self.domains
+        return isinstance(domain, (str, int)) and domain in self._layers
 
     if not TYPE_CHECKING:       # a checker reports that these do not exist
 
         def __getattr__(self, name: str) -> NoReturn:
-            """Raise an error, which tells where an attribute of `BatchNorm` is."""
-            if not name.startswith("_") and (hasattr(BatchNorm, name) or name in BatchNorm._names):
-                raise AttributeError(f"each domain has its own {name}; use layer[domain].{name}")
+            """Raise the error of a property, or one that tells where an attribute of `BatchNorm` is."""
+            if name in self._names or name.startswith("_") or hasattr(type(self), name):
+                object.__getattribute__(self, name)
             raise AttributeError(unknown(type(self), name))
 
     def _share(self) -> None:

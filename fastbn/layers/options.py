@@ -51,7 +51,8 @@ def check_axis(layer: NormWithOptions, value: Any, name: str) -> Axis:
 def refuse_samples(axes: Axis, name: str) -> None:
     """Raise an error for channels along the axis of the samples, which a virtual batch size divides."""
     if 0 in (axes if isinstance(axes, tuple) else (axes,)):
-        raise ValueError(f"{name} must not be 0, the axis of the samples, with a virtual_batch_size; got {axes}")
+        raise ValueError(f"{name} is {axes}; expected another one than axis 0 with virtual_batch_size, which groups "
+                         "the samples along it")
 
 
 def check_use(layer: NormWithOptions, value: Any, name: str) -> bool:

@@ -135,7 +135,7 @@ def forward(
     y = operands.target.finish() if selection is None else selection.put(
         operands.target, values, view.array, operands.out)
     if saved is None:
-        return y, batch, Tape(None, True, coded, selection=selection)
+        return y, batch, Tape(None, True, coded)
     return y, batch, Tape.of_batch(saved, selection, rows, counts)
 
 

@@ -14,6 +14,7 @@ from fastbn._core.checks import channels, check_flag, check_iterable
 from fastbn._core.extras import missing
 from fastbn.layers.batch import Batch, values_per_channel
 from fastbn.layers.batchnorm import BatchNorm
+from fastbn.layers.domains import DomainSpecificBatchNorm
 from fastbn.layers.renorm import BatchRenorm
 from fastbn.layers.running import Progress, RunningStatistics, Weights
 from fastbn.statistics.channel_stats import ChannelStats
@@ -153,11 +154,13 @@ class Gathering:
         return True
 
 
+OF_DOMAINS = "expected the layers of its domains, layer[domain]"
+
+
 def check_layers(bn_layers: Layers) -> list[BatchNorm | BatchRenorm]:
     """Return distinct layers with running averages, or raise an error."""
-    if hasattr(bn_layers, "domains"):
-        raise TypeError(f"bn_layers is a {type(bn_layers).__name__}; expected the layers of its domains, "
-                        "layer[domain]")
+    if isinstance(bn_layers, DomainSpecificBatchNorm):
+        raise TypeError(f"bn_layers is a DomainSpecificBatchNorm; {OF_DOMAINS}")
     if not isinstance(bn_layers, (BatchNorm, BatchRenorm, Iterable)):
         raise TypeError(f"bn_layers must be a BatchNorm or an iterable of them, got {type(bn_layers).__name__}")
     layers = [bn_layers] if isinstance(bn_layers, (BatchNorm, BatchRenorm)) else list(bn_layers)
@@ -165,7 +168,8 @@ def check_layers(bn_layers: Layers) -> list[BatchNorm | BatchRenorm]:
         raise ValueError("bn_layers is empty; expected one BatchNorm or more")
     for i, layer in enumerate(layers):
         if not isinstance(layer, (BatchNorm, BatchRenorm)):
-            raise TypeError(f"bn_layers[{i}] must be a BatchNorm or BatchRenorm, got {type(layer).__name__}")
+            hint = f"; {OF_DOMAINS}" if isinstance(layer, DomainSpecificBatchNorm) else ""
+            raise TypeError(f"bn_layers[{i}] must be a BatchNorm or BatchRenorm, got {type(layer).__name__}{hint}")
         if layer.running_mean is None or layer.running_var is None:
             raise ValueError(f"bn_layers[{i}] keeps no running averages; expected track_running_stats=True")
         if any(layer is other for other in layers[:i]):

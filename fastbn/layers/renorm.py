@@ -44,7 +44,7 @@ R_MAX, D_MAX = Ramp(1.0, 3.0, 5000, 40000), Ramp(0.0, 5.0, 5000, 25000)
 
 def check_schedule(owner: object, value: Any, name: str) -> Limit:
     """Return a number, or a callable as it is; a tuple has the arguments of a `Ramp`."""
-    if isinstance(value, tuple) and len(value) == len(fields(Ramp)):
+    if isinstance(value, (tuple, list)) and len(value) == len(fields(Ramp)):
         value = Ramp(*value)
     if isinstance(value, Ramp):
         check_limit(value.first, name)
@@ -52,9 +52,11 @@ def check_schedule(owner: object, value: Any, name: str) -> Limit:
     if callable(value):
         schedule: Callable[[int], float] = value
         return schedule
-    if value is None or isinstance(value, (str, tuple, list)):
-        raise TypeError(f"{name} must be a number, a callable or the arguments of a Ramp, {RAMP}; got {value!r}")
-    return check_limit(value, name)
+    try:
+        return check_limit(value, name)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be a number, a callable or a tuple {RAMP}, as for a Ramp, got {value!r}") from None
 
 
 @register_whole

@@ -88,7 +88,7 @@ class RMSNorm(TrailingNorm):
         "eps": lambda _, value, name: None if value is None else check_eps(value),
         "beta": refusal("an RMS norm has none"),
     }
-    _lacks: ClassVar[frozenset[str]] = frozenset({"beta"})
+    _instead: ClassVar[Mapping[str, str]] = {**TrailingNorm._instead, "bias": "an RMS norm has none"}
 
     def __init__(
         self,

@@ -100,7 +100,7 @@ def check_running(owner: RunningStatistics, value: Any, name: str) -> NDArray[An
 def check_average(owner: Any, value: Any, name: str) -> NDArray[Any] | None:
     """Return as `check_vector`; a variance must not be negative."""
     vector = check_vector(owner, value, name)
-    if name.endswith("_var") and vector is not None:
+    if name.endswith("_var") and vector is not None and vector.min() < 0:
         check_variance(vector, 1.0, name)
     return vector
 

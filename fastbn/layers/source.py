@@ -38,8 +38,8 @@ class Source(Protocol):
     def reduce(self, read: Callable[[], ChannelStats]) -> Batch:
         """Return the statistics of the whole batch; `read` returns those of the array at hand."""
 
-    def refuse_single(self, batch: Batch) -> NoReturn:
-        """Raise an error for a batch with a single value in some channels, and no variance."""
+    def refuse_single(self, batch: Batch, settable: bool = False) -> NoReturn:
+        """Raise an error for a batch with a single value in some channels; `settable` if the layer has on_single."""
 
     def reduce_gradient(self, read: Callable[[], NDArray[np.float64]]) -> NDArray[np.float64]:
         """Return sum dy and sum dy (x - mean), (2, C), of the whole batch; `read` returns those of the array."""
@@ -57,10 +57,10 @@ class Local:
         """Return the statistics of the array."""
         return Batch.from_stats(read())
 
-    def refuse_single(self, batch: Batch) -> NoReturn:
+    def refuse_single(self, batch: Batch, settable: bool = False) -> NoReturn:
         """Raise an error."""
         raise ValueError(f"a single value of x counts in {channels(batch.single())}, so there is no variance to learn "
-                         "from; use a larger batch, leave such a value out of the mask, set on_single of a BatchNorm, "
+                         f"from; use a larger batch, leave such a value out of the mask, {'set on_single, ' * settable}"
                          "or use eval()")
 
     def reduce_gradient(self, read: Callable[[], NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -92,7 +92,7 @@ class MicroBatches:
         """Return the statistics of all micro-batches, without reading the array again."""
         return self.batch
 
-    def refuse_single(self, batch: Batch) -> NoReturn:
+    def refuse_single(self, batch: Batch, settable: bool = False) -> NoReturn:
         """Raise an error."""
         have = "1 value per channel in total" if batch.size == 1 else (
             f"a single value that counts in {channels(batch.single())}")
@@ -149,14 +149,14 @@ class Ranks:
         count, mean, low, var = merge(every, parts[:, 1:])
         return Batch(int(count.max()), mean, var, low, counts=differing(count))
 
-    def refuse_single(self, batch: Batch) -> NoReturn:
+    def refuse_single(self, batch: Batch, settable: bool = False) -> NoReturn:
         """Raise an error, which is that of all ranks."""
         if self.whole:
-            Local().refuse_single(batch)
+            Local().refuse_single(batch, settable)
         have = "one value per channel" if batch.counts is None else (
             f"a single value that counts in {channels(batch.single())}")
         raise ValueError(f"all ranks together have {have}, so there is no variance to learn from; use a larger batch, "
-                         "on_single or eval()")
+                         f"{'set on_single, ' * settable}or use eval()")
 
     def reduce_gradient(self, read: Callable[[], NDArray[np.float64]]) -> NDArray[np.float64]:
         """Return the sums of all ranks, added in their order; a collective operation."""
@@ -239,4 +239,8 @@ def merge(
         d *= d
         d *= counts
         d += m2
-        return count, mean, low, total(d) / divisor
+        var = total(d) / divisor
+        far = np.isfinite(means).all(axis=0) & ~np.isfinite(mean)
+        if far.any():       # the differences of the means overflow, but not the mean of all
+            mean[far], low[far], var[far] = total(means * (counts / divisor))[far], 0, np.inf
+        return count, mean, low, var

@@ -17,7 +17,7 @@ from fastbn.checkpoints.state import EXTRA, check_tracked
 from fastbn.functional import batchnorm
 from fastbn.layers import passes
 from fastbn.layers.attributes import Check, forwarded, refusal, set_unchecked
-from fastbn.layers.base import flat, set_tape, warn
+from fastbn.layers.base import FREEZING, flat, set_tape, warn
 from fastbn.layers.source import BACKWARD, Local, Source
 from fastbn.layers.stored import StoredNorm
 from fastbn.layers.tape import Tape, alive
@@ -58,6 +58,9 @@ class TrackedNorm(StoredNorm):
         "averaging": refusal("make a new layer, or assign momentum, of which None is 'cumulative'"),
         "track_running_stats": refusal("assign running_mean and running_var, or None to do without"),
     }
+
+    _instead: ClassVar[Mapping[str, str]] = {**StoredNorm._instead, **dict.fromkeys(
+        FREEZING, "assign learn_affine = False to freeze gamma and beta, and call eval() for constant statistics")}
 
     num_features: int
     axis: Axis
@@ -155,7 +158,7 @@ class TrackedNorm(StoredNorm):
     def backward(self, dy: ArrayLike, out: NDArray[Any] | None = None) -> Any:
         """Compute the gradients of the last forward pass.
 
-        x, the parameters and the settings must be unchanged; after a forward pass in evaluation mode also the residual
+        x, the parameters, eps and axis must be unchanged; after a forward pass in evaluation mode also the residual
         and the running averages. Of such changes, only a result that was written over x or the residual is an error.
 
         After a forward pass in evaluation mode the running averages are constants, and dx = gamma * rstd * dy. With an

@@ -59,7 +59,7 @@ def weighted_moments(
             squares = (w * d * d).sum(axis=0)
             m2 = np.where(np.isinf(squares), squares, squares - e * step)
             mean, mean_low = two_sum(pivot, step)
-        part = Moments(count, mean, mean_low, np.where(m2 < 0, 0.0, m2)).with_nan()
+        part = Moments(count, mean, mean_low, np.where(m2 < 0, 0.0, m2)).with_nan()     # of sums that overflow
         if extrema:
             part.min, part.max = low, high
         out = out.merged(part)

@@ -177,6 +177,20 @@ def adapted():
         near(part(padded[mine, :steps], lengths=lengths[mine]), y[mine, :steps])
         values = padded[RANK, :lengths[RANK]]
         near(part((values, np.array([0, len(values)])))[0], y[RANK, :lengths[RANK]])
+    # An error in a jagged batch, or an argument, reaches all ranks.
+    with fastbn.adapt(part, n0=1):
+        for message, wrong in (
+                ("offsets must rise", lambda: part((values, np.array([0, len(values) + 1])))),
+                ("padding must be", lambda: part(padded[mine], padding="x"))):
+            if RANK == RANKS - 1:
+                expect(ValueError, message, wrong)
+            elif RANKS > 1:
+                expect(RuntimeError, f"rank {RANKS - 1} failed with ValueError", lambda: part(padded[mine]))
+    # Means that differ by more than the range of float64.
+    far = fastbn.SyncBatchNorm(3, dtype=np.float64, timeout=WAIT)
+    with np.errstate(all="ignore"):
+        far(np.full((2, 3), 1.7e308 if RANK % 2 else -1.7e308))
+    assert np.isfinite(far.running_mean).all()
     with fastbn.adapt(bn, n0=1):
         if RANK == RANKS - 1:
             expect(ValueError, "x has shape", lambda: bn(np.ones((2, 4))))

@@ -300,6 +300,23 @@ def test_errors(layers, n0, error, message):
         adapt(layers(), n0=n0)
 
 
+def test_samples_along_another_axis():
+    bn, x = layer(0), np.random.default_rng(0).normal(1, 2, (C, 7, 3))      # C, N, positions
+    other = layer(1)
+    with adapt([bn, other], n0=3):
+        np.testing.assert_allclose(bn(x), other(x.swapaxes(0, 1)).swapaxes(0, 1), rtol=0, atol=1e-12)
+
+
+def test_a_decorator():
+    bn, x = layer(), arrays()[0]
+
+    @adapt(bn, n0=2)
+    def adapted():
+        return bn(x)
+
+    assert abs(adapted() - bn(x)).max() > 0.1
+
+
 def test_a_call_that_is_refused_changes_nothing():
     bn = layer()
     x, _, dy = arrays()

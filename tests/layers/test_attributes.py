@@ -166,7 +166,16 @@ def test_freeze_is_a_method_of_batch_norm_alone(kind):
     layer = getattr(fastbn, kind)(3)
     with pytest.raises(AttributeError, match=f"^an? {kind} has no attribute freeze; assign learn_affine = False to"):
         layer.freeze()
+    with pytest.raises(AttributeError, match=f"^an? {kind} has no attribute use_running_stats; assign learn_affine"):
+        layer.use_running_stats = True
     assert not hasattr(layer, "freeze")
+    with pytest.raises(AttributeError, match=f"^an? {kind} has no attribute freez$"):
+        layer.freez = 1
+
+
+def test_an_rms_norm_has_no_bias():
+    with pytest.raises(AttributeError, match=r"^an RMSNorm has no attribute bias; an RMS norm has none$"):
+        _ = fastbn.RMSNorm(3).bias
 
 
 class Named(BatchNorm):

@@ -227,8 +227,12 @@ BAD = {
     "kind": (lambda _: DomainSpecificBatchNorm(C, [1.5]), TypeError, "domains must be strings or integers, got 1.5"),
     "number": (lambda _: DomainSpecificBatchNorm(C, 1.5), TypeError, "domains must be an integer, got 1.5"),
     "its average": (lambda bn: bn.running_mean, AttributeError,
-                    r"each domain has its own running_mean; use layer\[domain\]\.running_mean"),
-    "freeze": (lambda bn: bn.freeze(), AttributeError, r"own freeze; use layer\[domain\]\.freeze"),
+                    r"no attribute running_mean; each domain has its own: layer\[domain\]\.running_mean"),
+    "freeze": (lambda bn: bn.freeze(), AttributeError, r"no attribute freeze; .* layer\[domain\]\.freeze"),
+    "its eps": (lambda bn: bn.eps, AttributeError, r"no attribute eps; each domain .* layer\[domain\]\.eps"),
+    "assigned eps": (lambda bn: setattr(bn, "eps", 1), AttributeError, r"each domain .* layer\[domain\]\.eps"),
+    "from_torch": (lambda bn: bn.from_torch, AttributeError, "has no attribute from_torch$"),
+    "adapt a list": (lambda bn: fastbn.adapt([bn], n0=1), TypeError, r"got DomainSp.*; expected .*, layer\[domain\]"),
     "unknown attribute": (lambda bn: bn.domain, AttributeError, "has no attribute domain; did you mean domains"),
     "adapt": (lambda bn: fastbn.adapt(bn, n0=1), TypeError,
               r"bn_layers is a DomainSpecificBatchNorm; expected the layers of its domains, layer\[domain\]"),
@@ -247,6 +251,17 @@ def test_errors(name):
 def test_a_bank_has_the_domains_as_a_mapping_has_its_keys():
     bn = DomainSpecificBatchNorm(C, LABELS)
     assert (list(bn), len(bn), LABELS[0] in bn, "sketch" in bn) == ([*LABELS], 3, True, False)
+    assert np.ones(2) not in bn
+
+
+def test_an_error_in_a_property_is_not_hidden():
+    class Derived(DomainSpecificBatchNorm):
+        @property
+        def first(self):
+            return self._nothing
+
+    with pytest.raises(AttributeError, match="'Derived' object has no attribute '_nothing'"):
+        _ = Derived(C, LABELS).first
 
 
 def test_a_parameter_of_one_domain_is_that_of_all_if_they_share():

@@ -187,14 +187,14 @@ def test_the_setting(tmp_path):
 @pytest.mark.parametrize("axis", [0, (0, 1)])
 def test_channels_along_the_samples_are_refused(axis):
     sizes = 3 if axis == 0 else (3, 2)
-    with pytest.raises(ValueError, match="axis must not be 0, the axis of the samples, with a virtual_batch_size"):
+    with pytest.raises(ValueError, match="expected another one than axis 0 with virtual_batch_size, which groups"):
         BatchNorm(sizes, axis=axis, virtual_batch_size=2)
     bn = BatchNorm(sizes, axis=axis)
-    with pytest.raises(ValueError, match="axis must not be 0"):
+    with pytest.raises(ValueError, match="expected another one than axis 0"):
         bn.virtual_batch_size = 2
     assert bn.virtual_batch_size is None
     bn = BatchNorm(3, virtual_batch_size=2)
-    with pytest.raises(ValueError, match="axis must not be 0"):
+    with pytest.raises(ValueError, match="expected another one than axis 0"):
         bn.axis = 0
     assert bn.axis == 1
 
