@@ -38,8 +38,7 @@ def grouped(
     """
     size = check_integer(virtual_batch_size, "virtual_batch_size", 1)
     if view.axis == 0:
-        raise ValueError(f"axis is {axis}; expected another one than axis 0 with virtual_batch_size, which groups the "
-                         "samples along it")
+        raise samples_are_channels("axis", axis)
     batch = view.array.shape[0]
     if size >= batch or not view.size:
         return view, None
@@ -54,3 +53,9 @@ def grouped(
                          f"from; use a size that leaves two or more samples of the {counted(batch, 'sample')} in each "
                          "group")
     return view, size * (view.shape[0] // batch)
+
+
+def samples_are_channels(name: str, axis: int | tuple[int, ...]) -> ValueError:
+    """Return the error for channels along the axis of the samples."""
+    return ValueError(f"{name} is {axis}; expected another one than axis 0 with virtual_batch_size, which groups the "
+                      "samples along it")

@@ -251,9 +251,9 @@ class BatchNorm(NormWithOptions):
         if self.training and not by_statistics:
             by_statistics = not self.use_running_stats
             reads = by_statistics or self.update_running_stats
+        blends = self._blend is not None and not (self.training or by_statistics)
         if padding is not ZERO or (type(x) is not ndarray and isinstance(x, tuple)):
             # Other ranks wait only for statistics of the batch.
-            blends = self._blend is not None and not (self.training or by_statistics)
             with self._source.guard(FORWARD) if reads or blends else nullcontext():
                 check_padding(padding)
                 jagged = isinstance(x, tuple) and is_jagged(x)
@@ -263,12 +263,12 @@ class BatchNorm(NormWithOptions):
                         by_batch.refuse_groups(self, "jagged x")
             if jagged:
                 values, offsets = x
-                if self._blend is not None and not (self.training or by_statistics):
+                if blends:
                     y = self._blend.evaluate(
                         self, values, residual, activation, out, marks=Marks(None, None, padding), offsets=offsets)
                     return y, offsets
                 return self(values, residual, activation, out), offsets
-        if self._blend is not None and not (self.training or by_statistics):
+        if blends:
             return self._blend.evaluate(self, x, residual, activation, out, marks=Marks(mask, lengths, padding))
         if reads or mask is not None or lengths is not None or type(self._channels) is tuple or self.keep == "output":
             marks = None if mask is None and lengths is None else Marks(mask, lengths, padding)

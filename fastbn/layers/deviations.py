@@ -11,7 +11,8 @@ from fastbn._core import views
 from fastbn._core.checks import check_choice, check_eps, check_flag, check_momentum
 from fastbn._core.saved import check_variance
 from fastbn.layers.attributes import Check, set_unchecked
-from fastbn.layers.running import AveragingOptions, RunningStatistics, check_average
+from fastbn.layers.running import AveragingOptions, RunningStatistics
+from fastbn.layers.running_checks import check_average
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,7 +12,7 @@ from fastbn.checkpoints.kinds import register_whole
 from fastbn.layers.attributes import Check, Checked, check_vector, refusal, set_unchecked, unknown
 from fastbn.layers.base import FREEZING, STATE_NAMES
 from fastbn.layers.batchnorm import BatchNorm
-from fastbn.layers.labels import Domain, check_domains, parts_of, prefix_of
+from fastbn.layers.labels import Domain, check_domains, joined, parts_of, same_settings
 
 if TYPE_CHECKING:
     import os
@@ -324,10 +324,7 @@ class DomainSpecificBatchNorm(Checked):
         bns.1.running_var
         bns.1.num_batches_tracked
         """
-        states = {domain: self[domain].state_dict() for domain in self.domains}
-        shared = {name: states[self.domains[0]][name] for name in self._shared()}
-        return shared | {prefix_of(domain) + name: vector for domain, state in states.items()
-                         for name, vector in state.items() if name not in shared}
+        return joined({domain: self[domain].state_dict() for domain in self.domains}, self._shared())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load parameters and running averages of all domains: all of them or, after an error, none.
@@ -391,13 +388,7 @@ class DomainSpecificBatchNorm(Checked):
 
     def _arguments(self) -> dict[str, Any]:
         # Of the constructor, as `Norm` has them.
-        settings = self[self.domains[0]]._arguments()
-        for domain in self.domains:
-            other = self[domain]._arguments()
-            changed = [name for name in settings if name != "num_threads" and other[name] != settings[name]]
-            if changed:
-                raise ValueError(f"domains {self.domains[0]!r} and {domain!r} differ in {listed(changed)}, and a file "
-                                 "holds one set of settings")
+        settings = same_settings({domain: self[domain]._arguments() for domain in self.domains})
         return settings | {"domains": self.domains, "share_affine": self.share_affine}
 
     @property

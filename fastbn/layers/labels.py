@@ -39,6 +39,31 @@ def prefix_of(domain: Domain) -> str:
     return f"bns.{domain}."
 
 
+def joined(states: Mapping[Domain, Mapping[str, Any]], shared: Sequence[str]) -> dict[str, Any]:
+    """Return the state of all domains, in which what they share is there once; the inverse of `parts_of`."""
+    first = next(iter(states.values()))
+    return {name: first[name] for name in shared} | {
+        prefix_of(domain) + name: value for domain, state in states.items() for name, value in state.items()
+        if name not in shared}
+
+
+def same_settings(settings: Mapping[Domain, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the settings of the layers of all domains.
+
+    Raises
+    ------
+    ValueError
+        If they differ in more than the number of threads.
+    """
+    (first, common), *others = settings.items()
+    for domain, other in others:
+        changed = [name for name in common if name != "num_threads" and other[name] != common[name]]
+        if changed:
+            raise ValueError(f"domains {first!r} and {domain!r} differ in {listed(changed)}, and a file holds one set "
+                             "of settings")
+    return dict(common)
+
+
 def parts_of(state: object, domains: Iterable[Domain], shared: Sequence[str]) -> dict[Domain, dict[str, Any]]:
     """Return the part of a state that belongs to each domain, with the vectors that all of them share.
 

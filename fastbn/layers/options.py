@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from fastbn._core import views
 from fastbn._core.checks import check_choice, check_flag, check_integer
 from fastbn.checkpoints.settings import KEEP, ON_SINGLE
+from fastbn.functional.ghost import samples_are_channels
 from fastbn.layers.attributes import Check, set_unchecked
 from fastbn.layers.converted import ConvertedNorm
 from fastbn.layers.single import Singles
@@ -51,8 +52,7 @@ def check_axis(layer: NormWithOptions, value: Any, name: str) -> Axis:
 def refuse_samples(axes: Axis, name: str) -> None:
     """Raise an error for channels along the axis of the samples, which a virtual batch size divides."""
     if 0 in (axes if isinstance(axes, tuple) else (axes,)):
-        raise ValueError(f"{name} is {axes}; expected another one than axis 0 with virtual_batch_size, which groups "
-                         "the samples along it")
+        raise samples_are_channels(name, axes)
 
 
 def check_use(layer: NormWithOptions, value: Any, name: str) -> bool:

@@ -210,16 +210,17 @@ class BatchRenorm(TrackedNorm):
         TypeError, ValueError
             As `BatchNorm`; also if a callable limit returns something else than a limit.
         """
+        blends = self._blend is not None and not self.training
         if isinstance(x, tuple) and is_jagged(x):
             refuse_marks(mask, lengths)
             values, offsets = x
-            if not self.training and self._blend is not None:
+            if blends:
                 marks = Marks(None, None, padding)
                 y = self._blend.evaluate(self, values, residual, activation, out, marks=marks, offsets=offsets)
                 return y, offsets
             return self(values, residual, activation, out, padding=padding), offsets
         marks = Marks(mask, lengths, padding)
-        if not self.training and self._blend is not None:
+        if blends:
             return self._blend.evaluate(self, x, residual, activation, out, marks=marks)
         try:
             view = views.view(x, self.axis, self.num_features)

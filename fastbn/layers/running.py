@@ -14,11 +14,11 @@ import numpy as np
 
 from fastbn._core import views
 from fastbn._core.checks import channels, check_choice, check_flag, check_momentum
-from fastbn._core.saved import check_variance
 from fastbn.checkpoints.settings import AVERAGINGS, UPDATE_POLICIES
 from fastbn.checkpoints.state import MOST_BATCHES, check_exact, check_initial_weight, check_tracked
-from fastbn.layers.attributes import Check, Checked, check_vector, set_unchecked
+from fastbn.layers.attributes import Check, Checked, set_unchecked
 from fastbn.layers.batch import Batch, values_per_channel
+from fastbn.layers.running_checks import check_debias, check_running, check_running_momentum
 from fastbn.statistics.channel_stats import ChannelStats
 
 if TYPE_CHECKING:
@@ -87,41 +87,6 @@ class Progress(NamedTuple):
     tracked: int
     weights: Weights
     stats: ChannelStats | None
-
-
-def check_running(owner: RunningStatistics, value: Any, name: str) -> NDArray[Any] | None:
-    """Return as `check_vector`; None only if the averaging allows it."""
-    if value is None and (owner.debias or owner.stats is not None):
-        setting = "debias=True" if owner.debias else "averaging='exact'"
-        raise ValueError(f"{name} must be an array with {setting}, got None")
-    return check_average(owner, value, name)
-
-
-def check_average(owner: Any, value: Any, name: str) -> NDArray[Any] | None:
-    """Return as `check_vector`; a variance must not be negative."""
-    vector = check_vector(owner, value, name)
-    if name.endswith("_var") and vector is not None and vector.min() < 0:
-        check_variance(vector, 1.0, name)
-    return vector
-
-
-def check_debias(owner: RunningStatistics, value: Any, name: str) -> bool:
-    """Return a bool; True only for averages whose initial values have a weight that can be removed."""
-    debias = check_flag(value, name)
-    if debias and not owner.tracked:
-        raise ValueError("track_running_stats must be True with debias=True, got False")
-    if debias and owner.averaging != "ema":
-        raise ValueError(f"debias must be False with averaging={owner.averaging!r}, whose initial values have no "
-                         "weight; got True")
-    return debias
-
-
-def check_running_momentum(owner: RunningStatistics, value: Any, name: str) -> float | None:
-    """Return a momentum; None only without debias."""
-    momentum = check_momentum(value)
-    if momentum is None and owner.debias:
-        raise ValueError("momentum must be a number with debias=True, got None")
-    return momentum
 
 
 @dataclass(kw_only=True, slots=True, eq=False)

@@ -240,7 +240,8 @@ def merge(
         d *= counts
         d += m2
         var = total(d) / divisor
-        far = np.isfinite(means).all(axis=0) & ~np.isfinite(mean)
-        if far.any():       # the differences of the means overflow, but not the mean of all
+        finite = np.isfinite(mean)
+        if not finite.all():
+            far = np.isfinite(means).all(axis=0) & ~finite      # differences of means overflow, but not their mean
             mean[far], low[far], var[far] = total(means * (counts / divisor))[far], 0, np.inf
         return count, mean, low, var
