@@ -1,4 +1,7 @@
-"""``python -m examples.claims [NAME ...]``: measure claims, draw them, and write the page."""
+"""``python -m examples.claims [NAME ...]``: measure claims, and draw them.
+
+``python -m examples.claims --page`` writes docs/claims.md from the numbers in docs/claims.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from examples.claims import (
     weight_scale,
     whitening_cost,
 )
-from examples.claims.claim import Claim, add_arguments, run, settings
+from examples.claims.claim import RESULTS, SHORT, Claim, Plan, add_arguments, run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,21 +67,26 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
 
 def main() -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m examples.claims", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m examples.claims", description="Measure claims, and draw them.")
     parser.add_argument("names", nargs="*", metavar="NAME",
                         help=f"claims to measure: {', '.join(CLAIMS)} (default: all)")
-    parser.add_argument("--page", action="store_true", help="write the page from the numbers that are there")
+    parser.add_argument("--page", action="store_true",
+                        help="measure nothing, but write docs/claims.md from the numbers in docs/claims")
     add_arguments(parser)
     arguments = parser.parse_args()
     unknown = [name for name in arguments.names if name not in CLAIMS]
     if unknown:
         parser.error(f"there is no claim {unknown[0]!r}; expected {', '.join(CLAIMS)}")
-    plan, out = settings(arguments)
-    for name in [] if arguments.page else arguments.names or CLAIMS:
-        numbers = run(CLAIMS[name], plan, out)
-        sys.stdout.write(f"{name}: {numbers['run']['seconds']:g} s\n")
-    if not plan.short and all((out / f"{name}.json").exists() for name in CLAIMS):
-        out.with_suffix(".md").write_text(page(read(out)))      # beside the folder
+    if arguments.page:
+        if arguments.names:
+            parser.error(f"--page measures nothing; expected no names, got {arguments.names[0]}")
+        path = RESULTS.with_suffix(".md")
+        path.write_text(page(read(RESULTS)))
+        sys.stdout.write(f"{path}\n")
+        return 0
+    for name in arguments.names or CLAIMS:
+        numbers = run(CLAIMS[name], SHORT if arguments.short else Plan(), arguments.out)
+        sys.stdout.write(f"{arguments.out / name}.png, {numbers['run']['seconds']:g} s\n")
     return 0
 
 

@@ -15,7 +15,7 @@ from examples.claims.effect import paired, table
 from examples.claims.style import BLUE, GREY, ORANGE, axes, band, ticks
 from examples.nn import data
 from examples.nn.layers import Dropout, Linear, Reshape, activation, batch_norm
-from examples.nn.loop import Examples, accuracy, batches, step
+from examples.nn.loop import Examples, accuracy, batches, fit
 from examples.nn.losses import cross_entropy
 from examples.nn.model import Sequential
 from examples.nn.optimizers import SGD
@@ -46,15 +46,16 @@ def train(model: Sequential, train_set: Examples, seed: int, steps: int) -> None
     """Train a network."""
     optimizer = SGD(model.parameters(), RATE, momentum=0.9)
     order = batches(train_set, BATCH, np.random.default_rng([seed, 2]))
-    for _ in range(steps):
-        step(model, cross_entropy, optimizer, next(order))
+    fit(model, cross_entropy, optimizer, order, steps)
 
 
 def spread(model: Sequential, x: Any, size: int, rng: np.random.Generator) -> float:
-    """Return the deviation of the logits of one example over random batches that contain it, relative to all logits."""
+    """Return the deviation of the logits of one example over random batches that contain it, relative to all logits.
+
+    The rest of a batch is drawn with replacement, because large batches without it have too much in common.
+    """
     model.train()
-    logits = np.array([model(x[np.r_[0, 1 + rng.choice(len(x) - 1, size - 1, replace=False)]])[0]
-                       for _ in range(DRAWS)])
+    logits = np.array([model(x[np.r_[0, 1 + rng.choice(len(x) - 1, size - 1)]])[0] for _ in range(DRAWS)])
     return float(logits.std(axis=0).mean() / model(x).std())
 
 
@@ -91,10 +92,16 @@ def draw(figure: Figure, numbers: Mapping[str, Any]) -> None:
     right.set(xlabel="test accuracy in %", title=f"{FEW} training digits")
 
 
+def power(sizes: Any, noise: Any, least: int = 4) -> float:
+    """Return the power of the batch size that fits the spread best, over sizes from the least on."""
+    chosen = np.asarray(sizes) >= least
+    return float(np.polyfit(np.log(np.asarray(sizes)[chosen]), np.log(np.asarray(noise)[chosen]), 1)[0])
+
+
 def values(numbers: Mapping[str, Any]) -> dict[str, str]:
     """Return the numbers of the page."""
     noise = np.array(numbers["spread"]).mean(axis=0)
-    slope = np.polyfit(np.log(numbers["sizes"][1:]), np.log(noise[1:]), 1)[0]
+    slope = power(numbers["sizes"], noise)
     test = numbers["test"]
     rows = {name: (np.mean(numbers["train"][name]), np.mean(test[name])) for name in KINDS}
     return {

@@ -15,10 +15,9 @@ from examples.claims.claim import Claim, Plan, main
 from examples.claims.effect import paired, table
 from examples.claims.style import BLUE, GREY, INK, ORANGE, axes, ticks
 from examples.nn import data
-from examples.nn.layers import Activated, Convolution, GlobalAverage, Linear
-from examples.nn.loop import accuracy, batches, step
+from examples.nn.loop import accuracy, batches, fit
 from examples.nn.losses import cross_entropy
-from examples.nn.model import Sequential
+from examples.nn.networks import convolutional
 from examples.nn.optimizers import SGD
 
 if TYPE_CHECKING:
@@ -39,29 +38,25 @@ MEMBERS: dict[str, Callable[[int], Any]] = {
 }
 
 
-def network(name: str, rng: np.random.Generator) -> Sequential:
-    """Return a convolutional network with a member of the family."""
-    layers: list[Any] = []
-    for channels, filters, stride in ((1, 8, 1), (8, 16, 2), (16, 32, 1)):
-        layers += [Convolution(channels, filters, rng, stride=stride), Activated(MEMBERS[name](filters), "relu")]
-    return Sequential(*layers, GlobalAverage(), Linear(32, 10, rng, scale=np.sqrt(1 / 32)))
+def steps_of(size: int, examples: int, epochs: int, least: int) -> int:
+    """Return the number of training steps in batches of a size."""
+    return max(least, epochs * (examples // size))
 
 
 def error(name: str, size: int, seed: int, epochs: int, least: int) -> float:
     """Return the test error in percent, after some epochs, but at least some steps."""
     train_set, test_set = data.digits(seed)
-    model = network(name, np.random.default_rng([seed, 1]))
+    model = convolutional((8, 16, 32), (1, 2, 1), MEMBERS[name], np.random.default_rng([seed, 1]))
     optimizer = SGD(model.parameters(), RATE * size / UNIT, momentum=0.9)
     order = batches(train_set, size, np.random.default_rng([seed, 2]))
-    for _ in range(max(least, epochs * (len(train_set.x) // size))):
-        step(model, cross_entropy, optimizer, next(order))
+    fit(model, cross_entropy, optimizer, order, steps_of(size, len(train_set.x), epochs, least))
     return round(100 - accuracy(model, test_set), 2)
 
 
 def measure(plan: Plan) -> dict[str, Any]:
     """Train with each member of the family at each batch size."""
-    sizes = SIZES[4:] if plan.short else SIZES
-    items = [(name, size, seed, 1 if plan.short else EPOCHS, plan.steps(LEAST))
+    sizes = (SIZES[0], *SIZES[4:]) if plan.short else SIZES
+    items = [(name, size, seed, 0 if plan.short else EPOCHS, plan.steps(LEAST))
              for size in sizes for name in MEMBERS for seed in range(plan.seeds)]
     errors = np.reshape(plan.parallel(error, items, "batch size"), (len(sizes), len(MEMBERS), plan.seeds))
     return {"sizes": sizes, "errors": {name: errors[:, k].tolist() for k, name in enumerate(MEMBERS)}}
@@ -85,14 +80,18 @@ def values(numbers: Mapping[str, Any]) -> dict[str, str]:
     errors = {name: np.array(rows) for name, rows in numbers["errors"].items()}
     batch, group, at = errors["batch norm"], errors["group norm"], sizes.index
     best = int(batch.mean(axis=1).argmin())
+    examples = len(data.digits(0)[0].x)
+    epochs = [steps_of(size, examples, EPOCHS, LEAST) / (examples // size) for size in sizes]
     return {
         "epochs": str(EPOCHS), "least": str(LEAST),
         "sizes": " | ".join(map(str, sizes)), "columns": "---:|" * len(sizes),
+        "passes": " | ".join(f"{value:.0f}" for value in epochs),
         "table": table({name: [f"{value:.1f}" for value in rows.mean(axis=1)] for name, rows in errors.items()}),
+        "second": f"{np.sort(batch[at(16)])[-2]:.1f}", "largest": f"{batch[at(16)].max():.1f}",
         "one": paired(batch[0], group[0]).text(" points"),
         "rise": paired(batch[0], batch[at(64)]).text(" points"),
         "group_rise": paired(group[0], group[at(64)]).text(" points"),
-        "best": str(sizes[best]), "sweet": paired(batch[at(64)], batch[best]).text(" points"),
+        "best": str(sizes[best]),
         "sweet_small": paired(batch[at(16)], batch[at(64)]).text(" points"),
         "sweet_large": paired(batch[at(256)], batch[at(64)]).text(" points"),
     }

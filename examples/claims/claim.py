@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -22,8 +23,7 @@ from examples.nn.loop import progress
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-RESULTS = Path(__file__).parents[2] / "docs" / "claims"
-SHORT_RESULTS = Path("claims-short")
+RESULTS = Path(__file__).parents[2] / "docs" / "claims"     # the numbers of the page
 
 
 @dataclass(frozen=True)
@@ -99,20 +99,24 @@ def run(claim: Claim, plan: Plan, out: Path) -> dict[str, Any]:
     with threadpool_limits(1, user_api="blas"):
         numbers = claim.measure(plan)
     numbers["run"] = {"seconds": round(time.perf_counter() - started, 1), "seeds": plan.seeds, "short": plan.short}
+    numbers = {name: rounded(value) for name, value in numbers.items()}
     out.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(rounded(value))}" for name, value in numbers.items())
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}"
+                       for name, value in numbers.items())
     (out / f"{claim.name}.json").write_text(f"{{\n{lines}\n}}\n")
     picture(claim, numbers, out)
     return numbers
 
 
 def rounded(value: Any) -> Any:
-    """Return numbers with five digits."""
+    """Return numbers with five digits; None for what is not finite, which JSON does not have."""
     if isinstance(value, dict):
         return {name: rounded(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [rounded(item) for item in value]
-    return float(f"{value:.5g}") if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
 def picture(claim: Claim, numbers: Mapping[str, Any], out: Path) -> None:
@@ -125,8 +129,8 @@ def picture(claim: Claim, numbers: Mapping[str, Any], out: Path) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that all commands have."""
     parser.add_argument("--short", action="store_true", help="a tenth of the steps, and two seeds")
-    parser.add_argument("--out", type=folder, metavar="FOLDER",
-                        help=f"where pictures and numbers go (default: docs/claims; {SHORT_RESULTS} with --short)")
+    parser.add_argument("--out", type=folder, default=Path("claims"), metavar="FOLDER",
+                        help="where pictures and numbers go (default: claims)")
 
 
 def folder(text: str) -> Path:
@@ -141,18 +145,12 @@ def folder(text: str) -> Path:
     return path
 
 
-def settings(arguments: argparse.Namespace) -> tuple[Plan, Path]:
-    """Return how much to measure, and the folder for it: short runs do not replace measured numbers."""
-    default = SHORT_RESULTS if arguments.short else RESULTS
-    return SHORT if arguments.short else Plan(), arguments.out or default
-
-
 def main(claim: Claim) -> int:
     """Run one claim as a script."""
     parser = argparse.ArgumentParser(description=claim.title)
     add_arguments(parser)
-    plan, out = settings(parser.parse_args())
-    numbers = run(claim, plan, out)
+    arguments = parser.parse_args()
+    numbers = run(claim, SHORT if arguments.short else Plan(), arguments.out)
     lines = [f"{name}: {text}" for name, text in claim.values(numbers).items()]
-    sys.stdout.write("\n".join([*lines, f"{out / claim.name}.png, {numbers['run']['seconds']:g} s", ""]))
+    sys.stdout.write("\n".join([*lines, f"{arguments.out / claim.name}.png, {numbers['run']['seconds']:g} s", ""]))
     return 0

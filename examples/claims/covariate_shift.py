@@ -6,6 +6,7 @@ Ioffe and Szegedy (2015) explain batch norm by a reduction of the shift of the i
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,14 +15,14 @@ from examples.claims.claim import Claim, Plan, main
 from examples.claims.effect import paired, table
 from examples.claims.style import BLUE, GREY, ORANGE, axes, band
 from examples.nn import data
-from examples.nn.layers import Linear, Reshape, Stateless, activation, batch_norm
-from examples.nn.loop import Examples, accuracy, batches, step
+from examples.nn.layers import Activated, Linear, Reshape, Stateless, activation, batch_norm
+from examples.nn.loop import Examples, accuracy, batches, fit
 from examples.nn.losses import cross_entropy
 from examples.nn.model import Sequential
 from examples.nn.optimizers import SGD
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
@@ -60,7 +61,7 @@ class Noise(Stateless):
 
 
 def network(kind: str, rng: np.random.Generator) -> Sequential:
-    """Return a network of four hidden layers of sigmoids."""
+    """Return a network of four hidden layers of tanh."""
     layers: list[Any] = [Reshape(64)]
     for inputs in (64, *[HIDDEN] * (DEPTH - 1)):
         layers.append(Linear(inputs, HIDDEN, rng, bias=kind == "without", scale=np.sqrt(1 / inputs)))
@@ -121,12 +122,34 @@ def shift(model: Sequential, batch: Examples, rate: float) -> float:
     return float(np.mean(found))
 
 
-def drift(model: Sequential, x: NDArray[Any]) -> NDArray[Any]:
-    """Return mean and deviation of the inputs of the units of the last hidden layer, (2, HIDDEN)."""
-    model.train()
-    for layer in model.layers[:-2]:
+def moments(model: Sequential, x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return mean and deviation of the units of the last hidden layer, (2, HIDDEN): before and after batch norm.
+
+    The two are the same without batch norm.
+    """
+    last = max(k for k, layer in enumerate(model.layers[:-1]) if isinstance(layer, Linear))
+    found = []
+    for k, layer in enumerate(model.layers[:-2]):
         x = layer(x)
-    return np.stack([x.mean(axis=0), x.std(axis=0)])
+        if k in (last, len(model.layers) - 3):
+            found.append(np.stack([x.mean(axis=0), x.std(axis=0)]))
+    return found[0], found[-1]
+
+
+def drift(now: NDArray[Any], before: NDArray[Any]) -> float:
+    """Return the mean change of mean and deviation, relative to the deviation."""
+    return float((np.abs(now - before) / before[1]).mean())
+
+
+@contextmanager
+def probing(model: Sequential) -> Iterator[None]:
+    """Leave the running averages alone."""
+    norms = [layer.norm for layer in model.layers if isinstance(layer, Activated)]
+    for norm in norms:
+        norm.update_running_stats = False
+    yield
+    for norm in norms:
+        norm.update_running_stats = True
 
 
 def train(kind: str, seed: int, steps: int) -> dict[str, Any]:
@@ -135,20 +158,22 @@ def train(kind: str, seed: int, steps: int) -> dict[str, Any]:
     model = network(kind, np.random.default_rng([seed, 1]))
     optimizer, some = SGD(model.parameters(), RATE), batches(train_set, BATCH, np.random.default_rng([seed, 2]))
     probe = next(batches(train_set, 256, np.random.default_rng([seed, 3])))
-    found: dict[str, Any] = {name: [] for name in ("accuracy", "range", "change", "shift", "drift")}
-    before = drift(model, probe.x)
-    for k in range(steps):
-        if k % EVERY == 0:
-            found["accuracy"].append(accuracy(model, test_set))
+    found: dict[str, Any] = {name: [] for name in ("accuracy", "range", "change", "shift", "drift", "drift after")}
+    with probing(model):
+        before = moments(model, probe.x)
+    for _ in range(max(1, steps // EVERY)):
+        found["accuracy"].append(accuracy(model, test_set))
+        with probing(model):
             loss_range, change = landscape(model, probe, RATE)
             found["range"].append(loss_range)
             found["change"].append(change)
             found["shift"].append(shift(model, probe, RATE))
-        step(model, cross_entropy, optimizer, next(some))
-        if k % EVERY == EVERY - 1:
-            now = drift(model, probe.x)
-            found["drift"].append(float((np.abs(now - before) / before[1]).mean()))
-            before = now
+        fit(model, cross_entropy, optimizer, some, EVERY)
+        with probing(model):
+            now = moments(model, probe.x)
+        for name, a, b in zip(("drift", "drift after"), now, before, strict=True):
+            found[name].append(drift(a, b))
+        before = now
     return found
 
 
@@ -165,7 +190,7 @@ def measure(plan: Plan) -> dict[str, Any]:
 
 def draw(figure: Figure, numbers: Mapping[str, Any]) -> None:
     """Draw all five over training."""
-    titles = {"accuracy": "test accuracy in %", "shift": "covariate shift (gradient)", "drift": "drift of inputs",
+    titles = {"accuracy": "test accuracy in %", "shift": "covariate shift (gradient)", "drift": "drift before the norm",
               "range": "range of the loss", "change": "change of the gradient"}
     for panel, (name, title) in zip(axes(figure, len(titles)), titles.items(), strict=True):
         for kind, colour in zip(KINDS, (BLUE, ORANGE, GREY), strict=True):
@@ -179,7 +204,8 @@ def draw(figure: Figure, numbers: Mapping[str, Any]) -> None:
 def values(numbers: Mapping[str, Any]) -> dict[str, str]:
     """Return the numbers of the page."""
     mean = [{name: np.array(curves).mean(axis=1) for name, curves in numbers[kind].items()} for kind in KINDS]
-    titles = {"accuracy": ("test accuracy over the training, %", 1), "drift": ("drift of a layer's inputs", 3),
+    titles = {"accuracy": ("test accuracy over the training, %", 1), "drift": ("drift before the last norm", 2),
+              "drift after": ("drift after it", 3),
               "shift": ("change of a layer's gradient by steps below it", 2),
               "range": ("range of the loss along the gradient", 3), "change": ("largest change of the gradient", 2)}
     with_, without, noisy = mean
@@ -188,7 +214,8 @@ def values(numbers: Mapping[str, Any]) -> dict[str, str]:
         "least": f"{PROBES[0]:g}", "most": f"{PROBES[-1]:g}", "kinds": " | ".join(KINDS),
         "table": table({title: [f"{kind[name].mean():.{digits}f}" for kind in mean]
                         for name, (title, digits) in titles.items()}),
-        "drift": paired(with_["drift"], without["drift"]).text("", 3),
+        "drift": paired(with_["drift"], without["drift"]).text("", 2),
+        "after": f"{with_['drift after'].mean():.3f}",
         "shift": paired(with_["shift"], without["shift"]).text("", 2),
         "noisy": paired(noisy["accuracy"], without["accuracy"]).text(" points"),
         "noisy_shift": f"{noisy['shift'].mean() / without['shift'].mean():.1f}",

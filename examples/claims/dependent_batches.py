@@ -15,10 +15,10 @@ from examples.claims.claim import Claim, Plan, main
 from examples.claims.effect import paired, table
 from examples.claims.style import BLUE, GREY, ORANGE, axes
 from examples.nn import data
-from examples.nn.layers import Activated, Convolution, GlobalAverage, Linear
-from examples.nn.loop import Examples, accuracy, batches, step
+from examples.nn.layers import Activated
+from examples.nn.loop import Examples, accuracy, batches, fit
 from examples.nn.losses import cross_entropy
-from examples.nn.model import Sequential
+from examples.nn.networks import convolutional
 from examples.nn.optimizers import SGD
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
+
+    from examples.nn.model import Sequential
 
 STEPS, BATCH, RATE, TEST_BATCH = 400, 32, 0.05, 50
 MEMBERS: dict[str, Callable[[int], Any]] = {
@@ -38,14 +40,6 @@ SHIFTS: dict[str, Callable[[NDArray[Any], np.random.Generator], NDArray[Any]]] =
     "noise": lambda x, rng: x + rng.normal(0, 0.4, x.shape).astype(np.float32),
     "inverted and dark": lambda x, _: 0.4 * (1 - x)}
 STORED, ADAPTED, DOMAIN = "stored statistics", "adapt, n0 = 16", "statistics of the domain"
-
-
-def network(name: str, rng: np.random.Generator) -> Sequential:
-    """Return a convolutional network with a member of the family."""
-    layers: list[Any] = []
-    for channels, filters, stride in ((1, 16, 1), (16, 32, 2), (32, 32, 1)):
-        layers += [Convolution(channels, filters, rng, stride=stride), Activated(MEMBERS[name](filters), "relu")]
-    return Sequential(*layers, GlobalAverage(), Linear(32, 10, rng, scale=np.sqrt(1 / 32)))
 
 
 def mixed(examples: Examples, size: int, rng: np.random.Generator) -> Iterator[Examples]:
@@ -62,11 +56,10 @@ ORDERS: dict[str, Callable[..., Iterator[Examples]]] = {"shuffled": batches, "tw
 
 def trained(name: str, order: str, seed: int, steps: int) -> Sequential:
     """Return a trained network."""
-    model = network(name, np.random.default_rng([seed, 1]))
+    model = convolutional((16, 32, 32), (1, 2, 1), MEMBERS[name], np.random.default_rng([seed, 1]))
     optimizer = SGD(model.parameters(), RATE, momentum=0.9)
     some = ORDERS[order](data.digits(seed)[0], BATCH, np.random.default_rng([seed, 2]))
-    for _ in range(steps):
-        step(model, cross_entropy, optimizer, next(some))
+    fit(model, cross_entropy, optimizer, some, steps)
     return model
 
 

@@ -11,10 +11,11 @@ from examples.claims.claim import Claim, Plan, main
 from examples.claims.effect import paired, table
 from examples.claims.style import BLUE, GREY, axes
 from examples.nn import data
-from examples.nn.layers import Activated, Convolution, GlobalAverage, Linear, Reshape, activation
-from examples.nn.loop import accuracy, batches, step
+from examples.nn.layers import Activated, Linear, Reshape, activation
+from examples.nn.loop import accuracy, batches, fit
 from examples.nn.losses import cross_entropy
 from examples.nn.model import Sequential
+from examples.nn.networks import convolutional
 from examples.nn.optimizers import SGD
 
 if TYPE_CHECKING:
@@ -35,14 +36,6 @@ TASKS = {"digits, convolutions": 200, "digits, fully connected": 600, "wine": 30
 NO_POSITIONS = {"instance norm"}        # have no variance in a table
 
 
-def convolutional(member: Callable[[int], Any] | None, rng: np.random.Generator) -> Sequential:
-    """Return three convolutions."""
-    layers: list[Any] = []
-    for channels, filters, stride in ((1, 16, 1), (16, 32, 2), (32, 32, 1)):
-        layers += [Convolution(channels, filters, rng, stride=stride, bias=member is None), normalized(member, filters)]
-    return Sequential(*layers, GlobalAverage(), Linear(32, 10, rng, scale=np.sqrt(1 / 32)))
-
-
 def connected(member: Callable[[int], Any] | None, inputs: int, classes: int, rng: np.random.Generator) -> Sequential:
     """Return two hidden layers."""
     return Sequential(
@@ -60,14 +53,14 @@ def one(task: str, name: str, seed: int, steps: int) -> float:
     rng, member = np.random.default_rng([seed, 1]), MEMBERS[name]
     if task.startswith("digits"):
         train_set, test_set = data.digits(seed)
-        model = convolutional(member, rng) if task.endswith("convolutions") else connected(member, 64, 10, rng)
+        model = (convolutional((16, 32, 32), (1, 2, 1), member, rng) if task.endswith("convolutions")
+                 else connected(member, 64, 10, rng))
     else:
         train_set, test_set = data.table(task.replace(" ", "_"), seed)
         model = connected(member, train_set.x.shape[1], int(train_set.target.max()) + 1, rng)
     optimizer = SGD(model.parameters(), 0.05, momentum=0.9)
     some = batches(train_set, BATCH, np.random.default_rng([seed, 2]))
-    for _ in range(steps):
-        step(model, cross_entropy, optimizer, next(some))
+    fit(model, cross_entropy, optimizer, some, steps)
     return round(accuracy(model, test_set), 2)
 
 
@@ -98,11 +91,13 @@ def values(numbers: Mapping[str, Any]) -> dict[str, str]:
     """Return the numbers of the page."""
     rows = {name: [f"{np.mean(numbers[task][name]):.1f}" if name in numbers[task] else "" for task in TASKS]
             for name in MEMBERS}
-    first = numbers[next(iter(TASKS))]
+    first, second, *_ = (numbers[task] for task in TASKS)
     return {
         "batch": str(BATCH), "tasks": " | ".join(TASKS), "columns": "---:|" * len(TASKS), "table": table(rows),
         "none": paired(first["batch norm"], first["none"]).text(" points"),
         "group": paired(first["batch norm"], first["group norm"]).text(" points"),
+        "layer": paired(second["layer norm"], second["none"]).text(" points"),
+        "batch_connected": paired(second["batch norm"], second["none"]).text(" points"),
     }
 
 

@@ -6,18 +6,21 @@ and a convolutional network.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import fastbn
 from examples.claims.claim import Claim, Plan, main
 from examples.claims.effect import paired, span
 from examples.claims.style import COLOURS, NAMES, axes, band
 from examples.nn import data
-from examples.nn.layers import Convolution, GlobalAverage, Linear, Reshape, activation, batch_norm
-from examples.nn.loop import accuracy, batches, step
+from examples.nn.layers import Linear, Reshape, activation, batch_norm
+from examples.nn.loop import accuracy, batches, fit, step
 from examples.nn.losses import cross_entropy
 from examples.nn.model import Sequential
+from examples.nn.networks import convolutional
 from examples.nn.optimizers import SGD
 
 if TYPE_CHECKING:
@@ -46,11 +49,8 @@ def mlp(normalized: bool, rng: np.random.Generator) -> Sequential:
 
 def cnn(normalized: bool, rng: np.random.Generator) -> Sequential:
     """Return a network of three convolutions with ReLUs."""
-    layers: list[Any] = []
-    for channels, filters, stride in ((1, 16, 1), (16, 32, 2), (32, 64, 2)):
-        layers.append(Convolution(channels, filters, rng, stride=stride, bias=not normalized))
-        layers.append(batch_norm(filters, "relu") if normalized else activation("relu"))
-    return Sequential(*layers, GlobalAverage(), Linear(64, 10, rng, scale=1 / 8))
+    norm = partial(fastbn.BatchNorm, axis=-1) if normalized else None
+    return convolutional((16, 32, 64), (1, 2, 2), norm, rng)
 
 
 MODELS = {"mlp": mlp, "cnn": cnn}
@@ -97,9 +97,9 @@ def unit_input(model: Sequential, x: Any) -> list[float]:
     return [round(float(value), 3) for value in np.percentile(x[..., 0], PERCENTILES)]
 
 
-def reached(curve: list[float], every: int) -> float:
-    """Return the first step with the accuracy of the goal, or NaN."""
-    return next((k * every for k, value in enumerate(curve) if value >= GOAL), np.nan)
+def reached(curve: list[float], every: int) -> int | None:
+    """Return the first step with the accuracy of the goal, or None."""
+    return next((k * every for k, value in enumerate(curve) if value >= GOAL), None)
 
 
 def largest_rate(model: Any, normalized: bool, seed: int, steps: int, bar: Any) -> float:
@@ -111,7 +111,7 @@ def largest_rate(model: Any, normalized: bool, seed: int, steps: int, bar: Any) 
         network = model(normalized, np.random.default_rng([seed, 1]))
         optimizer = SGD(network.parameters(), rate)
         with np.errstate(all="ignore"):
-            losses = [step(network, cross_entropy, optimizer, next(order)) for _ in range(steps)]
+            losses = fit(network, cross_entropy, optimizer, order, steps)
         bar.update()
         if np.mean(losses[-10:]) < 0.5 * np.log(10):
             best = rate
@@ -142,7 +142,7 @@ def values(numbers: Mapping[str, Any]) -> dict[str, str]:
         rates = [np.array(group) for group in numbers[name]["largest rate"]]
         found |= {
             f"{name}_with": span(with_), f"{name}_without": span(without),
-            f"{name}_speed": paired(np.log2(without), np.log2(with_)).factor(),
+            f"{name}_speed": paired(*(np.log2(np.array(steps, float)) for steps in (without, with_))).factor(),
             f"{name}_rates": f"{span(rates[0])} with and {span(rates[1])} without",
         }
     for normalized, curve in zip(("with", "without"), numbers["mlp"]["percentiles"], strict=True):

@@ -16,7 +16,7 @@ from examples.claims.effect import paired, table
 from examples.claims.style import BLUE, GREY, ORANGE, axes
 from examples.nn import data
 from examples.nn.layers import Linear, Reshape, batch_norm
-from examples.nn.loop import Examples, batches, step
+from examples.nn.loop import Examples, batches, fit
 from examples.nn.losses import cross_entropy
 from examples.nn.model import Sequential
 from examples.nn.optimizers import SGD
@@ -68,8 +68,7 @@ def accuracies(seed: int, steps: int) -> dict[str, dict[str, list[float]]]:
         for name, settings in AVERAGES.items():
             model = network(np.random.default_rng([seed, 1]), **settings)
             optimizer, some = SGD(model.parameters(), RATE), batches(train_set, BATCH, np.random.default_rng([seed, 2]))
-            for _ in range(steps):
-                step(model, cross_entropy, optimizer, next(some))
+            fit(model, cross_entropy, optimizer, some, steps)
             if order != "shuffled":
                 last = ORDERS[order](train_set, BATCH, np.random.default_rng([seed, 3]))
                 for _ in range(steps // 10):

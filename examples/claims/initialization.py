@@ -13,7 +13,7 @@ from examples.claims.claim import Claim, Plan, main
 from examples.claims.style import COLOURS, NAMES, axes, band
 from examples.nn import data
 from examples.nn.layers import Linear, Reshape, activation, batch_norm
-from examples.nn.loop import accuracy, batches, step
+from examples.nn.loop import accuracy, batches, fit
 from examples.nn.losses import cross_entropy
 from examples.nn.model import Sequential
 from examples.nn.optimizers import SGD
@@ -43,8 +43,7 @@ def train(normalized: bool, scale: float, seed: int, steps: int) -> float:
     model = network(normalized, scale, np.random.default_rng([seed, 1]))
     optimizer, order = SGD(model.parameters(), RATE), batches(train_set, BATCH, np.random.default_rng([seed, 2]))
     with np.errstate(all="ignore"):     # some networks diverge
-        for _ in range(steps):
-            step(model, cross_entropy, optimizer, next(order))
+        fit(model, cross_entropy, optimizer, order, steps)
         return round(accuracy(model, test_set), 2)
 
 
@@ -81,9 +80,10 @@ def draw(figure: Figure, numbers: Mapping[str, Any]) -> None:
 def values(numbers: Mapping[str, Any]) -> dict[str, str]:
     """Return the numbers of the page."""
     worst = {name: np.array(numbers[name]).mean(axis=0).min() for name in ("with", "without")}
+    tested = np.log10(numbers["scales"][-1] / numbers["scales"][0])
     return {
         "steps": str(STEPS), "rate": f"{RATE:g}", "good": f"{GOOD:g}",
-        **{f"decades_{name}": f"{decades(numbers, name):.1f}" for name in worst},
+        **{f"decades_{name}": f"{decades(numbers, name):g} of {tested:g}" for name in worst},
         **{f"worst_{name}": f"{value:.1f}" for name, value in worst.items()},
     }
 

@@ -55,6 +55,11 @@ def step(model: Sequential, loss: Loss, optimizer: Optimizer, batch: Examples) -
     return value
 
 
+def fit(model: Sequential, loss: Loss, optimizer: Optimizer, some: Iterator[Examples], steps: int) -> list[float]:
+    """Take training steps with the next batches, and return the loss before each."""
+    return [step(model, loss, optimizer, next(some)) for _ in range(steps)]
+
+
 def accuracy(model: Sequential, examples: Examples) -> float:
     """Return the share of right predictions in evaluation mode, in percent; the mode is training afterwards."""
     right = model.eval()(examples.x).argmax(axis=1) == examples.target

@@ -1,5 +1,7 @@
 """The claims: short runs of their scripts, the numbers that were measured, and the page that has them."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ pytest.importorskip("sklearn", reason="the demo extra is not installed: no sciki
 pytest.importorskip("matplotlib", reason="the demo extra is not installed: no matplotlib")
 
 from examples.claims.__main__ import CLAIMS, main, page, read
+from examples.claims.batch_noise import power
 from examples.claims.claim import RESULTS, SHORT, run
 from examples.claims.effect import paired
 from examples.claims.gradient_flow import growth
@@ -66,8 +69,29 @@ def test_a_short_run_does_not_replace_measured_numbers(tmp_path, monkeypatch, ca
     monkeypatch.setattr("sys.argv", ["claims", "identity", "--short"])
     assert main() == 0
     assert (RESULTS / "identity.json").read_text() == before
-    assert (tmp_path / "claims-short" / "identity.png").exists()
-    assert capsys.readouterr().out.startswith("identity: ")
+    assert (tmp_path / "claims" / "identity.json").exists()
+    assert capsys.readouterr().out.startswith("claims/identity.png, ")
+
+
+def test_the_page_takes_no_names(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["claims", "--page", "identity"])
+    with pytest.raises(SystemExit) as ending:
+        main()
+    assert ending.value.code == 2
+    assert "--page measures nothing; expected no names, got identity" in capsys.readouterr().err
+
+
+def test_a_goal_that_was_not_reached_is_no_number(tmp_path):
+    numbers = run(CLAIMS["faster_training"], SHORT, tmp_path)
+    assert None in numbers["mlp"]["first"][1]       # a tenth of the steps without batch norm
+    assert json.loads((tmp_path / "faster_training.json").read_text()) == numbers
+    text = CLAIMS["faster_training"].values(numbers)
+    assert text["mlp_without"] == text["mlp_speed"] == "unknown, because not all seeds have a value"
+
+
+def test_effects_without_a_spread():
+    assert paired([1, 1], [1, 1]) == (0, 0, 0, 0)
+    assert paired([2, 2], [1, 1]).size == np.inf
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path, monkeypatch, capsys):
@@ -141,7 +165,7 @@ def test_batch_noise():
     numbers = MEASURED["batch_noise"]
     noise = np.array(numbers["spread"]).mean(axis=0)
     assert (np.diff(noise) < 0).all()
-    assert -0.6 < np.polyfit(np.log(numbers["sizes"][1:]), np.log(noise[1:]), 1)[0] < -0.4
+    assert -0.6 < power(numbers["sizes"], noise) < -0.4
     assert paired(numbers["test"]["batch norm"], numbers["test"]["neither"]).low > 0
 
 
@@ -187,3 +211,8 @@ def test_family():
     numbers = MEASURED["family"]["digits, convolutions"]
     assert paired(numbers["batch norm"], numbers["none"]).low > 0
     assert max(numbers, key=lambda name: mean(numbers[name])) == "batch norm"
+    for task in ("wine", "breast cancer"):      # no difference
+        table = MEASURED["family"][task]
+        for name in table.keys() - {"none"}:
+            effect = paired(table[name], table["none"])
+            assert effect.low <= 0 <= effect.high
